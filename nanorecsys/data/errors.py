@@ -1,0 +1,7 @@
+"""The error of every bad input of the data chapter."""
+
+from nanorecsys.errors import NanorecsysError
+
+
+class DataError(NanorecsysError):
+    """Data that cannot be fetched, read, split or loaded; names the file, and the line where there is one."""

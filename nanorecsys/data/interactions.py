@@ -1,0 +1,87 @@
+"""The types that every chapter shares: interactions, their data set, and histories."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Who did what when, one row an event, sorted by (user, timestamp, item).
+
+    Users and items are numbered from 0 without gaps, in the order of their raw ids. No two rows are equal in
+    (user, item, timestamp), so the order is total and does not depend on the order of the rows in the file.
+    """
+
+    user: np.ndarray  # int32 (n,)
+    item: np.ndarray  # int32 (n,)
+    rating: np.ndarray  # float32 (n,)
+    timestamp: np.ndarray  # int64 (n,), seconds since 1970-01-01 UTC
+    # sha256 over the raw ids in the order of their numbers: what makes a split's hash one over raw ids.
+    # Empty where the numbers have no raw ids behind them.
+    ids_sha256: str = ""
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def n_users(self) -> int:
+        return int(self.user[-1]) + 1 if len(self) else 0
+
+    @cached_property
+    def n_items(self) -> int:
+        return int(self.item.max()) + 1 if len(self) else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Interactions with the raw ids behind the numbers, and what is known of the items.
+
+    users: user Int32, user_id (Int64 or String).
+    items: item Int32, item_id (Int64 or String), title String (as published, with its year; the raw id where there
+    is none), year Int16 (null where the title does not end in one), genres List(String) (empty where none is listed).
+    Row i of either describes number i. Every item has an event: movies that nobody rated are left out.
+    """
+
+    name: str
+    interactions: Interactions
+    users: pl.DataFrame
+    items: pl.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """Every user's items in time order, as compressed sparse rows.
+
+    User u has `items[offsets[u]:offsets[u + 1]]`.
+    """
+
+    offsets: np.ndarray  # int64 (n_users + 1,)
+    items: np.ndarray  # int32 (n,)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Events of each user, int64 (n_users,)."""
+        return np.diff(self.offsets)
+
+
+def histories(interactions: Interactions, mask: np.ndarray | None = None) -> Histories:
+    """Every user's items in time order; a user without an event has an empty history.
+
+    Args:
+        interactions: n events of n_users users.
+        mask: bool (n,), the events to keep, such as `split.part == 0`; all of them by default.
+
+    >>> events = Interactions(
+    ...     user=np.array([0, 0, 1], np.int32), item=np.array([2, 0, 1], np.int32),
+    ...     rating=np.ones(3, np.float32), timestamp=np.array([5, 6, 1]))
+    >>> histories(events).offsets.tolist(), histories(events, events.item > 0).items.tolist()
+    ([0, 2, 3], [2, 1])
+    """
+    user = interactions.user if mask is None else interactions.user[mask]
+    item = interactions.item.copy() if mask is None else interactions.item[mask]
+    offsets = np.zeros(interactions.n_users + 1, np.int64)
+    np.cumsum(np.bincount(user, minlength=interactions.n_users), out=offsets[1:])
+    return Histories(offsets, item)
