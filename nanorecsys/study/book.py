@@ -1,0 +1,195 @@
+"""The book: assemble its sources with a run's executed notebooks, build it strictly, check what came out."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import yaml
+from bs4 import BeautifulSoup
+from rich.console import Console
+
+from nanorecsys.errors import NanorecsysError
+from nanorecsys.study.chapters import Chapter, chapters
+from nanorecsys.study.claims import JudgedClaim
+from nanorecsys.study.gate import check_chapter
+from nanorecsys.study.layout import Layout
+from nanorecsys.study.runner import STATE, locked
+from nanorecsys.study.summary import VERDICTS, figure
+
+RESULTS = "book/results"
+SUMMARY = "07_summary"
+RESULT_FILES = ("*.json", "*.csv")  # what the pages offer for download; raw rows stay in the run
+PUBLISHED = "published"
+
+
+class BookError(NanorecsysError):
+    """The book cannot be built, or what was built is wrong."""
+
+
+def build(where: Layout, run: str | None, console: Console) -> Path:
+    """Build the book over the run called `run`, or over the published results, and check it.
+
+    The last good pages stay in place until the new ones have passed.
+
+    Returns:
+        The folder of the pages, `_build/NAME/html`.
+
+    Raises:
+        BookError: no summary in that run, a warning of Sphinx, or a page that fails `check_html`.
+        GateError, RecordError: a notebook that may not be shown.
+    """
+    name = run or PUBLISHED
+    results = where.run(run) if run else where.published
+    if not (results / f"{SUMMARY}.ipynb").exists():
+        raise BookError(
+            f"{name} has no {SUMMARY}: the pages take their numbers from it",
+            f"nanorecsys run {name}" if run else "nanorecsys publish PROFILE",
+        )
+    work = where.build / name
+    source, output = work / "source", work / "output"
+    console.print(f"book  builds from {where.relative(results)}", highlight=False)
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.rmtree(output, ignore_errors=True)
+    assemble(where, results, source)
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", source, "--path-output", output]
+    log = work / "build.log"
+    with log.open("wb") as file:
+        done = subprocess.run([*command, "--all", "-W", "-n", "--keep-going"], stdout=file, stderr=file)
+    if done.returncode:
+        told = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
+        shown = "\n".join(f"    {line.replace(str(source), '.')}" for line in told[:20])
+        raise BookError(f"Sphinx ended with {done.returncode}:\n{shown}", f"the whole log: {where.relative(log)}")
+    html = output / "_build" / "html"
+    if problems := check_html(html, source / RESULTS):
+        raise BookError("the pages are wrong:\n" + "\n".join(f"    {p}" for p in problems[:30]))
+    pages = work / "html"
+    shutil.rmtree(pages, ignore_errors=True)
+    html.rename(pages)
+    shutil.rmtree(output)
+    console.print(f"book  open {where.relative(pages)}/index.html", highlight=False)
+    return pages
+
+
+def assemble(where: Layout, results: Path, source: Path) -> None:
+    """Lay out a Sphinx source: hand-written pages, those notebooks of `results` that may be shown, a fitting contents.
+
+    Raises:
+        GateError, RecordError: a notebook of `results` may not be shown.
+    """
+    shutil.copytree(where.root / "book", source / "book", ignore=shutil.ignore_patterns("results"))
+    shutil.copy(where.root / "_config.yml", source)
+    shown = [c for c in chapters(where).values() if (results / f"{c.name}.ipynb").exists()]
+    for chapter in shown:
+        check_chapter(chapter, results)
+        copy_results(chapter, results, source / RESULTS)
+    contents = yaml.safe_load((where.root / "_toc.yml").read_text())
+    names = {f"{RESULTS}/{c.name}" for c in shown}
+    for part in contents["parts"]:
+        part["chapters"] = [e for e in part["chapters"] if not e["file"].startswith(RESULTS) or e["file"] in names]
+    contents["parts"] = [part for part in contents["parts"] if part["chapters"]]
+    (source / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False))
+
+
+def copy_results(chapter: Chapter, results: Path, target: Path) -> None:
+    """Copy a chapter's executed notebook and its result files, without raw rows and the runner's note."""
+    (target / chapter.name).mkdir(parents=True, exist_ok=True)
+    shutil.copy(results / f"{chapter.name}.ipynb", target)
+    for pattern in RESULT_FILES:
+        for path in sorted((results / chapter.name).glob(pattern)):
+            if path.name != STATE:
+                shutil.copy(path, target / chapter.name)
+
+
+def publish(where: Layout, run: str, console: Console) -> None:
+    """Replace the published results by those of a finished run: every chapter there, whole and valid.
+
+    Raises:
+        BookError: a chapter of the study has not run.
+        GateError, RecordError: one may not be shown; what was published is untouched then.
+    """
+    results = where.run(run)
+    staged = where.published.with_name(".results")
+    with locked(results):
+        shutil.rmtree(staged, ignore_errors=True)
+        for chapter in chapters(where).values():
+            check_chapter(chapter, results)
+            copy_results(chapter, results, staged)
+        shutil.rmtree(where.published, ignore_errors=True)
+        staged.rename(where.published)
+    size = sum(p.stat().st_size for p in where.published.rglob("*") if p.is_file()) / 2**20
+    console.print(f"published {run}: {size:.1f} MiB in {where.relative(where.published)}", highlight=False)
+
+
+def check_run(where: Layout, run: str | None) -> list[str]:
+    """What is wrong with a run, or with the published results: a line a problem, none if all is well."""
+    results = where.run(run) if run else where.published
+    problems = []
+    for chapter in chapters(where).values():
+        try:
+            check_chapter(chapter, results)
+        except NanorecsysError as error:
+            problems.append(str(error))
+    pages = where.build / (run or PUBLISHED) / "html"
+    if not problems and pages.is_dir():
+        problems += check_html(pages, results)
+    return problems
+
+
+def check_html(html: Path, results: Path) -> list[str]:
+    """What is wrong with built pages: missing ones, numbers that differ from the JSON, dead links, foreign requests.
+
+    Args:
+        html: the built pages.
+        results: the result files that they were built from.
+    """
+    pages = {
+        path: BeautifulSoup(path.read_text(), "html.parser")
+        for path in sorted(html.rglob("*.html"))
+        if "_static" not in path.parts
+    }
+    expected = [html / "book" / f"{name}.html" for name in ("intro", "claims", "runs", "environment", "api")]
+    expected += [html / RESULTS / f"{path.stem}.html" for path in results.glob("*.ipynb")]
+    problems = [f"{path.relative_to(html)} was not built" for path in expected if path not in pages]
+    if not problems:
+        problems += _check_claims(pages[html / "book" / "claims.html"], results)
+    for path, page in pages.items():
+        problems += (f"{path.relative_to(html)}: {problem}" for problem in _check_links(path, page, pages, html))
+    return problems
+
+
+def _check_claims(page: BeautifulSoup, results: Path) -> Iterator[str]:
+    """Each claim's row must show the value and the verdict of claims.json."""
+    rows = {}
+    for row in page.select("table tr"):
+        cells = [cell.get_text(" ", strip=True) for cell in row.find_all(["td", "th"])]
+        rows[cells[0]] = cells
+    claims = msgspec.json.decode((results / SUMMARY / "claims.json").read_bytes(), type=list[JudgedClaim])
+    for claim in claims:
+        shown = rows.get(claim.id)
+        if shown is None:
+            yield f"claims.html: no row for {claim.id}"
+        elif figure(claim) not in shown or VERDICTS[claim.verdict] not in shown:
+            yield f"claims.html: {claim.id} shows {shown[3:]}, claims.json has {claim.value} ({claim.verdict})"
+
+
+def _check_links(path: Path, page: BeautifulSoup, pages: dict[Path, BeautifulSoup], html: Path) -> Iterator[str]:
+    """Links that lead nowhere, and files that a reader without a network would lack."""
+    for tag in page.find_all(["a", "img", "script", "link", "source", "iframe"]):
+        target = tag.get("href") if tag.name in ("a", "link") else tag.get("src")
+        if not target or target.startswith(("mailto:", "data:", "javascript:")):
+            continue
+        parts = urlsplit(target)
+        if parts.scheme or parts.netloc:
+            if tag.name != "a":
+                yield f"asks another host for {target}"
+            continue
+        file = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+        file = file / "index.html" if file.is_dir() else file
+        if not file.is_relative_to(html.resolve()) or not file.exists():
+            yield f"dead link {target}"
+        elif parts.fragment and file in pages and not pages[file].find(id=unquote(parts.fragment)):
+            yield f"dead anchor {target}"

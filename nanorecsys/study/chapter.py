@@ -1,0 +1,22 @@
+"""Chapter 07, the summary: every claim judged, every run listed, the numbers of the other pages glued."""
+
+from pathlib import Path
+from typing import Any
+
+from nanorecsys.study.chapters import EARLIER, Estimate
+from nanorecsys.study.claims import Claim
+from nanorecsys.study.summary import Summary
+
+NEEDS = EARLIER
+Result = Summary
+CLAIMS: tuple[Claim, ...] = ()
+
+
+def estimate(parameters: dict[str, Any]) -> Estimate:
+    """Reading a few records."""
+    return Estimate(memory_gib=0.5, disk_gib=0.01)
+
+
+def inputs(parameters: dict[str, Any]) -> list[Path]:
+    """Nothing outside the run."""
+    return []

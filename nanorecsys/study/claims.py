@@ -1,0 +1,90 @@
+"""Claims: every figure that the study promises, judged by code from the result records."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import msgspec
+
+Verdict = Literal["holds", "limited", "fails", "not_run"]
+Operator = Literal["==", ">=", "<="]
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a value has to reach: `value operator bound` holds; `limit`, a looser bound, is still `limited`."""
+
+    operator: Operator
+    bound: float
+    limit: float | None = None
+
+    def judge(self, value: float | None) -> Verdict:
+        """The verdict on a measured value; `None` (not measured in this run) is `not_run`.
+
+        >>> Target(">=", 0.155, limit=0.13).judge(0.14)
+        'limited'
+        """
+        if value is None:
+            return "not_run"
+        if self._meets(value, self.bound):
+            return "holds"
+        return "limited" if self.limit is not None and self._meets(value, self.limit) else "fails"
+
+    def _meets(self, value: float, bound: float) -> bool:
+        return {"==": value == bound, ">=": value >= bound, "<=": value <= bound}[self.operator]
+
+    def __str__(self) -> str:
+        return f"{self.operator} {self.bound:,.10g}"
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """One promise of a chapter.
+
+    Args:
+        id: `chapter.short_name`.
+        statement: one sentence, true if the verdict is `holds`.
+        value: the measured figure, from the chapter's result; None where this run did not measure it.
+        unit: of the value, empty for a count or a ratio.
+        target: what the value has to reach.
+        original: the figure of the earlier benchmark or of the published source, where there is one.
+        cell: anchor of the section that shows it, on the chapter's page.
+    """
+
+    id: str
+    statement: str
+    value: Callable[[Any], float | None]
+    unit: str
+    target: Target
+    original: float | str | None = None
+    cell: str = ""
+
+
+class JudgedClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of claims.json."""
+
+    id: str
+    chapter: str
+    statement: str
+    original: float | str | None
+    value: float | None
+    unit: str
+    target: str
+    verdict: Verdict
+
+
+def judge(chapter: str, claims: Iterable[Claim], result: Any | None) -> list[JudgedClaim]:
+    """Judge a chapter's claims from its result; `None` (the chapter has not run) makes each of them `not_run`."""
+    rows = []
+    for claim in claims:
+        value = None if result is None else claim.value(result)
+        rows.append(
+            JudgedClaim(
+                id=claim.id,
+                chapter=chapter,
+                statement=claim.statement,
+                original=claim.original,
+                value=None if value is None else float(value),
+                unit=claim.unit,
+                target=str(claim.target),
+                verdict=claim.target.judge(value),
+            )
+        )
+    return rows

@@ -1,0 +1,91 @@
+"""What a number needs beside it to be believed: machine, versions, threads, commit."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import psutil
+
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+LIBRARIES = (
+    *("numpy", "polars", "matplotlib", "torch", "onnxruntime", "faiss-cpu"),
+    *("aiohttp", "papermill", "jupyter-book"),
+)
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """The hardware and the interpreter; no host name, no path."""
+
+    cpu_model: str
+    cpu_flags: list[str]
+    cores: int
+    memory_gib: float
+    os: str
+    python: str
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a result comes from. `commit` ends in `+` where the tree held changes that are not committed."""
+
+    commit: str
+    started_utc: str
+    seconds: float
+    peak_rss_mib: float
+    machine: Machine
+    threads: dict[str, str]
+    versions: dict[str, str]
+    seeds: dict[str, int]
+
+
+def cpu_info(path: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]:
+    """Model name and those of `FLAGS` that the processor has; what `platform` knows where there is no such file."""
+    fields: dict[str, str] = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    present = set(fields.get("flags", "").split())
+    return fields.get("model name") or platform.processor() or "unknown", [f for f in FLAGS if f in present]
+
+
+def machine() -> Machine:
+    """This machine, with the cores that this process may use."""
+    model, flags = cpu_info()
+    return Machine(
+        cpu_model=model,
+        cpu_flags=flags,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the libraries that numbers depend on; those not installed are left out."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def threads() -> dict[str, str]:
+    """The thread settings of the numeric libraries: what the environment says, `all` where it says nothing."""
+    return {name: os.environ.get(name, "all") for name in THREAD_VARIABLES}
+
+
+def commit(root: Path) -> str:
+    """Short hash of the checked-out commit, `+` after it if tracked files are changed, `none` outside git."""
+    git = ["git", "-C", str(root)]
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    if head.returncode:
+        return "none"
+    status = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    return head.stdout.strip() + ("+" if status.stdout.strip() else "")

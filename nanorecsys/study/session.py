@@ -1,0 +1,158 @@
+"""What a notebook sees of the study: `start` checks its parameters, `finish` writes its result record.
+
+    chapter = study.start("01_data", globals())
+    ...
+    chapter.finish(Result(...), files={"interactions": "interactions.parquet"}, seeds={})
+
+The same two calls serve `nanorecsys run`, plain papermill from any folder, and a notebook opened by hand.
+"""
+
+import datetime
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import nbformat
+from myst_nb import glue as _glue
+
+from nanorecsys.errors import NanorecsysError
+from nanorecsys.study import provenance
+from nanorecsys.study.layout import Layout, layout
+from nanorecsys.study.parameters import OWN, chapter_module, check_values, read_parameters, unknown
+from nanorecsys.study.records import FILE, FORMAT, Record, read_record, write_record
+
+OUT_VARIABLE = "NANORECSYS_OUT"
+BY_HAND = "by-hand"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Upstream(Generic[T]):
+    """An earlier chapter of the same run: its record, and the folder of its files."""
+
+    folder: Path
+    record: Record[T]
+
+    def path(self, name: str) -> Path:
+        """Path of the file that the record calls `name`."""
+        return self.folder / self.record.files[name]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A chapter being run. `out` is its own folder: everything that it leaves goes there."""
+
+    name: str
+    out: Path
+    parameters: dict[str, Any]
+    result: type
+    where: Layout
+    started: float = field(default_factory=time.time)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the chapter began."""
+        return time.time() - self.started
+
+    def path(self, name: str) -> Path:
+        """Path of a file in the chapter's folder, by its name there."""
+        return self.out / name
+
+    def upstream(self, name: str) -> Upstream[Any]:
+        """The record and files of chapter `name` in the run that the parameter `run` names.
+
+        Raises:
+            NanorecsysError: it has not run there; the message gives the command.
+        """
+        folder = self.where.run(self.parameters[OWN]) / name
+        if not (folder / FILE).exists():
+            raise NanorecsysError(
+                f"{self.name} reads {name}, which has no result in run {self.parameters[OWN]!r}",
+                f"nanorecsys run {self.parameters[OWN]} --only {name}",
+            )
+        notebook = nbformat.read(self.where.notebooks / f"{name}.ipynb", as_version=4)
+        return Upstream(folder, read_record(folder, chapter_module(notebook, name)[1].Result))
+
+    def finish(
+        self, result: Any, files: Mapping[str, str] | None = None, seeds: Mapping[str, int] | None = None
+    ) -> None:
+        """Write the result record, and read it back so that a malformed one fails here.
+
+        Args:
+            result: an instance of the chapter's `Result`.
+            files: raw rows and artefacts in the chapter's folder, by what they are.
+            seeds: every seed that the result depends on.
+        """
+        record = Record(
+            format=FORMAT,
+            chapter=self.name,
+            parameters=self.parameters,
+            provenance=provenance.Provenance(
+                commit=provenance.commit(self.where.root),
+                started_utc=datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(timespec="seconds"),
+                seconds=round(self.seconds, 2),
+                peak_rss_mib=round(_peak_rss_mib(), 1),
+                machine=provenance.machine(),
+                threads=provenance.threads(),
+                versions=provenance.versions(),
+                seeds=dict(seeds or {}),
+            ),
+            files=dict(files or {}),
+            result=result,
+        )
+        write_record(self.out, record)
+        read_record(self.out, self.result)
+
+
+def start(name: str, namespace: Mapping[str, Any]) -> Session:
+    """Begin a chapter: check its parameters, make its folder, set the house style for figures.
+
+    Args:
+        name: the chapter, for example `01_data`.
+        namespace: the notebook's `globals()`, which hold the parameters.
+
+    Raises:
+        ParameterError: a value of the wrong type, or a name that is no parameter (papermill only logs these).
+    """
+    from nanorecsys.study import plots
+
+    where = layout()
+    notebook = nbformat.read(where.notebooks / f"{name}.ipynb", as_version=4)
+    parameters = read_parameters(notebook, name)
+    for key, value in namespace.items():
+        if key.startswith("_") or key == "In" or not isinstance(value, (int, float, str, list)):
+            continue
+        if key not in parameters:
+            raise unknown(key, parameters, name)
+    values = check_values(parameters, {key: namespace[key] for key in parameters}, name)
+    out = Path(os.environ.get(OUT_VARIABLE) or where.run(BY_HAND)) / name
+    out.mkdir(parents=True, exist_ok=True)
+    plots.use_house_style()
+    return Session(name, out, values, chapter_module(notebook, name)[1].Result, where)
+
+
+def glue(name: str, value: Any) -> None:
+    """Keep `value` under `name` for the pages of the book, shown by a `glue` role or directive.
+
+    Numbers become Python's own (a numpy scalar renders as nothing); anything else is kept as it is displayed.
+
+    Raises:
+        NanorecsysError: None, NaN or an infinity, which would render as nothing or as nonsense.
+    """
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if value is None or (isinstance(value, float) and not abs(value) < float("inf")):
+        raise NanorecsysError(f"glue {name!r}: expected a finite value, got {value!r}")
+    _glue(name, value, display=False)
+
+
+def _peak_rss_mib() -> float:
+    """Largest resident memory of this process and of its largest child that has ended, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(peaks) * unit / 2**20

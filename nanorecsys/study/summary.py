@@ -1,0 +1,148 @@
+"""The summary over a run's records: judged claims, a row a run, one tidy table of every figure."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import msgspec
+
+from nanorecsys.study import doctor
+from nanorecsys.study.chapters import Chapter, chapters
+from nanorecsys.study.claims import JudgedClaim, judge
+from nanorecsys.study.records import FILE, Record, encode, read_record, write_atomically
+from nanorecsys.study.session import Session
+from nanorecsys.study.tables import Table, cell, code, link, table
+
+VERDICTS = {"holds": "holds", "limited": "holds with a limit", "fails": "does not hold", "not_run": "not run"}
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of chapter 07: how many chapters had run, and how many claims got which verdict."""
+
+    chapters_run: list[str]
+    chapters_missing: list[str]
+    verdicts: dict[str, int]
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """A chapter of the study and its record in this run, None where it has not run."""
+
+    chapter: Chapter
+    record: Record | None
+
+
+def collect(session: Session) -> list[Collected]:
+    """The chapters before this one, in order, each with its record if it has run."""
+    run = session.where.run(session.parameters["run_name"])
+    earlier = [c for c in chapters(session.where).values() if c.name < session.name]
+    return [
+        Collected(c, read_record(run / c.name, c.result) if (run / c.name / FILE).exists() else None) for c in earlier
+    ]
+
+
+def judged_claims(collected: list[Collected]) -> list[JudgedClaim]:
+    """Every claim of every chapter with its verdict."""
+    return [
+        row
+        for item in collected
+        for row in judge(item.chapter.name, item.chapter.claims, item.record and item.record.result)
+    ]
+
+
+def summarise(collected: list[Collected], claims: list[JudgedClaim]) -> Summary:
+    """The counts that the record keeps."""
+    counts = Counter(claim.verdict for claim in claims)
+    return Summary(
+        chapters_run=[c.chapter.name for c in collected if c.record],
+        chapters_missing=[c.chapter.name for c in collected if not c.record],
+        verdicts={verdict: counts[verdict] for verdict in VERDICTS},
+    )
+
+
+def write_files(session: Session, collected: list[Collected], claims: list[JudgedClaim]) -> dict[str, str]:
+    """Write claims.json and results.csv (chapter, figure, value) and return them as the record's files."""
+    write_atomically(session.path("claims.json"), encode(claims))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("chapter", "figure", "value"))
+    for item in collected:
+        if item.record:
+            rows = flatten(msgspec.to_builtins(item.record.result))
+            writer.writerows((item.chapter.name, figure, value) for figure, value in rows)
+    write_atomically(session.path("results.csv"), text.getvalue().encode())
+    return {"claims": "claims.json", "results": "results.csv"}
+
+
+def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and scalars of nested mappings; lists are raw rows, not figures, and left out."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, (int, float, str)):
+        yield prefix, value
+
+
+def claims_table(claims: list[JudgedClaim]) -> Table:
+    """Claims as a table for the page."""
+    return table(
+        ("id", "claim", "original", "this run", "target", "verdict"),
+        (
+            (
+                code(c.id),
+                c.statement,
+                c.original,
+                figure(c),
+                f"{c.target} {c.unit}".strip(),
+                VERDICTS[c.verdict],
+            )
+            for c in claims
+        ),
+        align="llrrrl",
+    )
+
+
+def runs_table(collected: list[Collected]) -> Table:
+    """One row a notebook: when, from which commit, how long, how much memory."""
+    rows = []
+    for item in collected:
+        if item.record:
+            p = item.record.provenance
+            rows.append((item.chapter.name, p.started_utc, code(p.commit), p.seconds, p.peak_rss_mib))
+        else:
+            rows.append((item.chapter.name, "not run", None, None, None))
+    return table(("chapter", "started (UTC)", "commit", "seconds", "peak memory, MiB"), rows, align="lllrr")
+
+
+def parameters_table(collected: list[Collected]) -> Table:
+    """Every parameter of every notebook: meaning, default and the value of this run."""
+    rows = [
+        (item.chapter.name, code(name), p.help, code(repr(p.default)), code(repr(item.record.parameters[name])))
+        for item in collected
+        if item.record
+        for name, p in item.chapter.settable.items()
+    ]
+    return table(("chapter", "parameter", "meaning", "default", "this run"), rows)
+
+
+def headline_table(collected: list[Collected]) -> Table:
+    """The figures that each chapter puts first, in its own words."""
+    rows = [
+        (link(item.chapter.name, f"results/{item.chapter.name}.html"), label, figure)
+        for item in collected
+        if item.record
+        for label, figure in import_module(f"{item.chapter.package}.chapter").headline(item.record.result)
+    ]
+    return table(("chapter", "figure", "this study"), rows, align="llr")
+
+
+def environment_table() -> Table:
+    """What `nanorecsys doctor` said on the machine of this run."""
+    return table(("check", "found", "status"), ((c.name, c.value, c.status) for c in doctor.examine()))
+
+
+def figure(claim: JudgedClaim) -> str:
+    """A claim's value as the pages show it."""
+    return cell(None if claim.value is None else int(claim.value) if claim.value.is_integer() else claim.value)

@@ -1,0 +1,66 @@
+"""Tables for the pages, as HTML: what a notebook shows and what a glued table on another page can show are the same."""
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class Markup(str):
+    """Text that is HTML already; any other text is escaped."""
+
+    __slots__ = ()
+
+
+def code(text: str) -> Markup:
+    """`text` as code."""
+    return Markup(f"<code>{html.escape(text)}</code>")
+
+
+def link(text: str, target: str) -> Markup:
+    """A link, its target relative to the page that shows the table."""
+    return Markup(f'<a href="{html.escape(target)}">{html.escape(text)}</a>')
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that notebooks display."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    align: str
+
+    def _repr_html_(self) -> str:
+        def line(tag: str, cells: Iterable[str]) -> str:
+            styles = {"l": "text-align: left", "r": "text-align: right"}
+            filled = zip(cells, self.align, strict=True)
+            return "".join(f'<{tag} style="{styles[a]}">{content}</{tag}>' for content, a in filled)
+
+        head = line("th", self.header)
+        body = "\n".join(f"<tr>{line('td', row)}</tr>" for row in self.rows)
+        return f'<table class="dataframe">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str = "") -> Table:
+    """A table.
+
+    Args:
+        header: column titles.
+        rows: one sequence of cells a row; see `cell` for how they are shown.
+        align: one letter a column, `l` or `r`; left where it ends.
+    """
+    shown = tuple(tuple(c if isinstance(c, Markup) else html.escape(cell(c)) for c in row) for row in rows)
+    return Table(tuple(map(html.escape, header)), shown, align.ljust(len(header), "l"))
+
+
+def cell(value: Any) -> str:
+    """One cell: a dash for None, separators for whole numbers, four significant digits for fractions."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:,.4g}"
+    return str(value)

@@ -1,0 +1,138 @@
+"""A study of two small chapters in a folder of its own, run by the real runner with real kernels."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from nanorecsys.study.layout import Layout
+
+CHAPTER = '''
+"""A chapter of the test study."""
+import msgspec
+from nanorecsys.study.chapters import EARLIER, Estimate
+from nanorecsys.study.claims import Claim, Target
+
+NEEDS = {needs}
+CLAIMS = (Claim(id="{name}.total", statement="The total is large.", value=lambda r: r.total, unit="",
+                target=Target(">=", 5)),)
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    total: float
+
+def estimate(parameters):
+    return Estimate(memory_gib=parameters.get("memory_gib", 0.0), disk_gib=parameters.get("disk_gib", 0.0))
+
+def inputs(parameters):
+    return []
+'''
+
+ALPHA = """
+import time
+from mini.alpha.chapter import Result
+from mini.alpha.logic import total
+from nanorecsys import study
+chapter = study.start("01_alpha", globals())
+checkpoint = chapter.path("checkpoint")
+resumed = checkpoint.exists()
+(chapter.where.root / "executions.log").open("a").write("alpha-resumed\\n" if resumed else "alpha\\n")
+checkpoint.write_text("half way")
+print("halfway there")
+time.sleep(0 if resumed else sleep_s)
+if fail:
+    raise ValueError("this cell was told to fail")
+chapter.finish(Result(total=total(n_items)), files={"checkpoint": "checkpoint"}, seeds={"seed": seed})
+"""
+
+BETA = """
+from mini.beta.chapter import Result
+from nanorecsys import study
+chapter = study.start("02_beta", globals())
+(chapter.where.root / "executions.log").open("a").write("beta\\n")
+before = chapter.upstream("01_alpha")
+assert before.path("checkpoint").read_text() == "half way"
+chapter.finish(Result(total=before.record.result.total + extra))
+"""
+
+PARAMETERS = {
+    "01_alpha": """n_items: int = 3  # how many
+seed: int = 0  # where chance starts
+fail: bool = False  # make a cell fail
+sleep_s: float = 0.0  # how long it takes
+memory_gib: float = 0.0  # what it says it needs
+disk_gib: float = 0.0  # what it says it needs
+run_name: str = "quick"  # whose chapters it reads""",
+    "02_beta": """extra: float = 0.5  # added
+seed: int = 0  # where chance starts
+run_name: str = "quick"  # whose chapters it reads""",
+}
+
+
+class MiniStudy(Layout):
+    """The study's folders, and its command line."""
+
+    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run `nanorecsys` on this study."""
+        done = subprocess.run(self.command(*arguments), env=self.environment, capture_output=True, text=True)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-c", "from nanorecsys.cli import main; main()", *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"NANORECSYS_ROOT": str(self.root), "PYTHONPATH": str(self.root)}
+
+    def executions(self) -> list[str]:
+        """Which chapters were executed since the last call, in order."""
+        log = self.root / "executions.log"
+        names = log.read_text().split() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return names
+
+    def result(self, chapter: str, run: str = "quick") -> dict:
+        return json.loads((self.run(run) / chapter / "result.json").read_text())
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        text = (self.root / path).read_text()
+        assert old in text
+        (self.root / path).write_text(text.replace(old, new))
+
+
+def write_notebook(path: Path, package: str, parameters: str, body: str) -> None:
+    """A notebook source as the study commits them."""
+    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), *map(new_code_cell, body.split("\n---\n"))]
+    metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "nanorecsys": {"package": package},
+    }
+    nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
+
+
+@pytest.fixture
+def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MiniStudy:
+    """The test study, also importable in this process."""
+    where = MiniStudy(tmp_path)
+    where.profiles.mkdir(parents=True)
+    (where.profiles / "quick.yaml").write_text("01_alpha:\n  n_items: 4\n")
+    for chapter, body, needs in (("01_alpha", ALPHA, ()), ("02_beta", BETA, ("01_alpha",))):
+        name = chapter[3:]
+        write_notebook(where.notebooks / f"{chapter}.ipynb", f"mini.{name}", PARAMETERS[chapter], body)
+        package = tmp_path / "mini" / name
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / "chapter.py").write_text(CHAPTER.format(name=name, needs=needs))
+    (tmp_path / "mini" / "__init__.py").touch()
+    (tmp_path / "mini" / "alpha" / "logic.py").write_text("def total(n):\n    return float(n * 2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("NANORECSYS_ROOT", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    yield where
+    for name in [n for n in sys.modules if n.split(".")[0] == "mini"]:
+        del sys.modules[name]

@@ -1,0 +1,130 @@
+"""pyproject.toml, constraints.txt and environment.yml say the same, and the doctor sees what is installed."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from nanorecsys.study import doctor
+from nanorecsys.study.chapters import chapters
+from nanorecsys.study.gate import check_source
+from nanorecsys.study.layout import layout
+from nanorecsys.study.parameters import resolve
+from nanorecsys.study.runner import load_profile
+
+WHERE = layout()
+PROFILES = ("smoke", "quick", "full", "ml-20m", "ml-32m")
+PROJECT = tomllib.loads((WHERE.root / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def requirements():
+    return [Requirement(r) for r in (*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra))]
+
+
+def test_every_requirement_is_pinned_within_its_bounds():
+    pins = doctor.pins(WHERE)
+    assert pins["torch"] == "2.13.0"
+    for requirement in requirements():
+        assert requirement.specifier.contains(pins[doctor.canonical(requirement.name)], prereleases=True), requirement
+
+
+def test_the_pins_are_the_whole_tree_and_nothing_else():
+    """Walk what is installed from the requirements: each is pinned at its version, and each pin is reached."""
+    reached, waiting = {}, [(r, frozenset()) for r in requirements()]
+    while waiting:
+        requirement, extras = waiting.pop()
+        contexts = [{"extra": e} for e in ("", *extras)]
+        if requirement.marker and not any(requirement.marker.evaluate(c) for c in contexts):
+            continue
+        name = doctor.canonical(requirement.name)
+        if reached.get(name, frozenset()) >= requirement.extras and name in reached:
+            continue
+        reached[name] = reached.get(name, frozenset()) | requirement.extras
+        waiting += ((Requirement(r), frozenset(requirement.extras)) for r in metadata.requires(name) or ())
+    installed = {name: metadata.version(name).partition("+")[0] for name in reached}
+    assert doctor.pins(WHERE) == installed
+
+
+def test_conda_installs_the_project_under_the_same_constraints():
+    environment = yaml.safe_load((WHERE.root / "environment.yml").read_text())
+    python, pip, section = environment["dependencies"]
+    assert pip == "pip"
+    assert section["pip"] == ["-c constraints.txt", f"-e .[{','.join(EXTRAS)}]"]
+    assert f".[{','.join(EXTRAS)}]" in (WHERE.root / "Makefile").read_text()
+    assert Requirement("python" + PROJECT["requires-python"]).specifier.contains(python.partition("=")[2])
+
+
+def test_every_profile_sets_parameters_that_exist():
+    everything = {name: c.settable for name, c in chapters(WHERE).items()}
+    assert {p.stem for p in WHERE.profiles.glob("*.yaml")} == set(PROFILES)
+    for profile in PROFILES:
+        resolve(everything, load_profile(WHERE, profile), profile)
+
+
+@pytest.mark.parametrize("path", sorted(WHERE.notebooks.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebook_sources_are_committed_in_house_form(path):
+    notebook = nbformat.read(path, as_version=4)
+    check_source(notebook, path.stem)
+    assert notebook.cells[0].source.startswith("# ")
+    assert notebook.cells[0].source.splitlines()[0].endswith("?")
+    assert "**Cost**" in notebook.cells[1].source
+    assert sum(c.cell_type == "code" for c in notebook.cells) <= 25
+    assert any("# NBVAL_CHECK_OUTPUT" in c.source for c in notebook.cells)
+    assert "## What is next" in notebook.cells[-1].source
+
+
+def cli(*arguments, **environment):
+    command = [sys.executable, "-c", "from nanorecsys.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def test_the_doctor_reports_and_passes():
+    done = cli("doctor", COLUMNS="200")
+    assert done.returncode == 0, done.stdout
+    for word in ("CPU flags", "cores", "memory", "disk", "packages", "torch", "OMP_NUM_THREADS", "Chromium", "Redis"):
+        assert word in done.stdout
+
+
+def test_the_doctor_fails_with_the_remedy(monkeypatch, tmp_path):
+    def fails(checks):
+        assert not doctor.healthy(checks)
+        return {c.name: c for c in checks if c.status == "fails"}
+
+    monkeypatch.setattr(doctor, "pins", lambda _: {"numpy": "2.4.6", "no-such-package": "1.0"})
+    assert "no-such-package" in fails(doctor.examine())["packages"].value
+    monkeypatch.setattr(doctor, "pins", lambda _: {"numpy": "0.1"})
+    different = next(c for c in doctor.examine() if c.name == "packages")
+    assert (different.status, "instead of 0.1" in different.value) == ("warning", True)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: type("U", (), {"free": 2**20})())
+    assert "make room" in fails(doctor.examine())["disk"].remedy
+    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: type("M", (), {"available": 2**20, "total": 2**31})())
+    assert "end other programs" in fails(doctor.examine())["memory"].remedy
+
+
+def test_the_doctor_misses_browser_redis_and_data(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.setattr(doctor, "fetch", lambda _: (_ for _ in ()).throw(doctor.DataError("gone", "bring it back")))
+    found = {c.name: c for c in doctor.examine()}
+    assert found["Chromium"].status == found["Redis"].status == "warning"
+    assert "apt-get install chromium" in found["Chromium"].remedy
+    assert (found["bundled data set"].status, found["bundled data set"].remedy) == ("fails", "bring it back")
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("book",), ("publish",), ("check",), ("sweep",), ("doctor",)])
+def test_help_teaches(command):
+    done = cli(*command, "--help")
+    assert done.returncode == 0
+    assert len(done.stdout.split()) > 20
+
+
+def test_the_server_says_that_there_is_nothing_to_serve_yet():
+    done = subprocess.run([sys.executable, "-m", "server"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "expected a serving bundle" in done.stderr

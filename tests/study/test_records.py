@@ -1,0 +1,185 @@
+"""Records, claims, gate and fingerprints: what may be kept and shown."""
+
+import json
+
+import msgspec
+import nbformat
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from nanorecsys.errors import NanorecsysError
+from nanorecsys.study import provenance, session
+from nanorecsys.study.claims import Claim, Target, judge
+from nanorecsys.study.fingerprint import source_files
+from nanorecsys.study.gate import GateError, check_executed, check_source, failure
+from nanorecsys.study.records import FORMAT, Record, RecordError, read_record, write_record
+from nanorecsys.study.summary import flatten
+from nanorecsys.study.tables import code, table
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    hit_rate: float
+    n: int
+
+
+def record(**changes):
+    values = {
+        "format": FORMAT,
+        "chapter": "01_alpha",
+        "parameters": {"n": 1},
+        "provenance": provenance.Provenance(
+            commit="none",
+            started_utc="2026-01-01T00:00:00+00:00",
+            seconds=1.0,
+            peak_rss_mib=10.0,
+            machine=provenance.machine(),
+            threads=provenance.threads(),
+            versions=provenance.versions(),
+            seeds={"seed": 0},
+        ),
+        "files": {},
+        "result": Result(hit_rate=0.25, n=3),
+    }
+    return Record(**values | changes)
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    write_record(tmp_path, record())
+    assert read_record(tmp_path, Result) == record()
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda r: r | {"result": {"hit_rate": "high", "n": 3}}, "not a valid record"),
+        (lambda r: r | {"result": {"hit_rate": 0.5}}, "not a valid record"),
+        (lambda r: r | {"format": FORMAT + 1}, f"has format {FORMAT + 1}"),
+        (lambda r: {k: v for k, v in r.items() if k != "provenance"}, "not a valid record"),
+        (lambda r: r | {"files": {"rows": "rows.parquet"}}, "not there: rows.parquet"),
+    ],
+)
+def test_a_malformed_record_is_refused(tmp_path, damage, told):
+    path = write_record(tmp_path, record())
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(RecordError, match=told):
+        read_record(tmp_path, Result)
+
+
+def test_a_truncated_or_missing_record_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="found none"):
+        read_record(tmp_path, Result)
+    path = write_record(tmp_path, record())
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RecordError, match="not a valid record"):
+        read_record(tmp_path, Result)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_figure_that_is_not_finite_is_refused(tmp_path, value):
+    write_record(tmp_path, record(result=Result(hit_rate=value, n=3)))
+    with pytest.raises(RecordError):
+        read_record(tmp_path, Result)
+
+
+@given(value=st.floats(-1e6, 1e6), bound=st.floats(-1e6, 1e6), slack=st.floats(0, 1e6))
+def test_verdicts_follow_the_bounds(value, bound, slack):
+    for operator, limit, meets in ((">=", bound - slack, value >= bound), ("<=", bound + slack, value <= bound)):
+        verdict = Target(operator, bound, limit).judge(value)
+        assert (verdict == "holds") == meets
+        looser = value >= limit if operator == ">=" else value <= limit
+        assert (verdict == "fails") == (not meets and not looser)
+    assert Target("==", bound).judge(bound) == "holds"
+    assert Target(">=", bound).judge(None) == "not_run"
+
+
+def test_claims_of_a_chapter_that_has_not_run_say_so():
+    claim = Claim(id="a.b", statement="It is so.", value=lambda r: r.n, unit="", target=Target(">=", 3))
+    assert [c.verdict for c in judge("a", [claim], Result(hit_rate=0.1, n=3))] == ["holds"]
+    assert [c.verdict for c in judge("a", [claim], None)] == ["not_run"]
+
+
+def executed(**changes):
+    cell = new_code_cell("1 + 1", execution_count=1, metadata={"papermill": {"status": "completed"}})
+    cell.update(changes)
+    return new_notebook(cells=[new_markdown_cell("# A"), cell], metadata={"papermill": {"exception": None}})
+
+
+def test_the_gate_takes_a_whole_notebook_only():
+    check_executed(executed(), "x")
+    error = new_output("error", ename="ValueError", evalue="no", traceback=["\x1b[31mValueError\x1b[0m: no"])
+    with pytest.raises(GateError, match="cell 2 failed with ValueError: no"):
+        check_executed(executed(outputs=[error]), "x")
+    assert "ValueError: no" in failure(executed(outputs=[error]))
+    assert failure(executed()) is None
+    with pytest.raises(GateError, match="cell 2 was not executed"):
+        check_executed(executed(execution_count=None), "x")
+    with pytest.raises(GateError, match="did not complete"):
+        check_executed(executed(metadata={"papermill": {"status": "running"}}), "x")
+    broken = executed()
+    broken.metadata.papermill.exception = True
+    with pytest.raises(GateError, match="exception"):
+        check_executed(broken, "x")
+    check_source(executed(execution_count=None), "x")
+    with pytest.raises(GateError, match="holds outputs"):
+        check_source(executed(), "x")
+
+
+def test_sources_are_those_that_the_code_imports(tmp_path):
+    for name, content in {
+        "pkg/__init__.py": "",
+        "pkg/a.py": "from pkg.sub import b\n",
+        "pkg/sub/__init__.py": "from .c import thing\n",
+        "pkg/sub/b.py": "def f():\n    import pkg.late\n",
+        "pkg/sub/c.py": "thing = 1\n",
+        "pkg/late.py": "from . import deep\n",
+        "pkg/deep.py": "import numpy\n",
+        "pkg/unused.py": "",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    found = {p.relative_to(tmp_path).as_posix() for p in source_files("%matplotlib inline\nimport pkg.a", tmp_path)}
+    assert found == {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.py")} - {"pkg/unused.py"}
+
+
+def test_results_do_not_depend_on_the_runner_or_the_book():
+    from nanorecsys.study.layout import layout
+
+    where = layout()
+    notebook = nbformat.read(where.notebooks / "01_data.ipynb", as_version=4)
+    code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
+    names = {where.relative(p) for p in source_files(code, where.root)}
+    assert "nanorecsys/study/session.py" in names
+    assert not names & {f"nanorecsys/study/{n}.py" for n in ("runner", "book", "sweep", "doctor", "claims")}
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), np.float32("inf")])
+def test_glue_refuses_what_would_render_as_nothing(value):
+    with pytest.raises(NanorecsysError, match="finite"):
+        session.glue("x", value)
+
+
+def test_glue_turns_numpy_scalars_into_numbers(monkeypatch):
+    kept = {}
+    monkeypatch.setattr(session, "_glue", lambda name, value, display: kept.update({name: value}))
+    session.glue("x", np.int64(3))
+    session.glue("y", np.float32(0.5))
+    assert kept == {"x": 3, "y": 0.5}
+    assert {type(v) for v in kept.values()} == {int, float}
+
+
+def test_tables_and_flattened_figures():
+    shown = table(("a", "b"), [(1234567, 0.123456), (None, True), ("<b>", code("x"))], align="lr")._repr_html_()
+    for cell in ("1,234,567<", ">0.1235<", ">-<", ">yes<", ">&lt;b&gt;<", "><code>x</code><", "text-align: right"):
+        assert cell in shown
+    assert dict(flatten({"a": {"b": 1, "c": [1, 2]}, "d": "x"})) == {"a.b": 1, "d": "x"}
+
+
+def test_cpu_flags_are_those_that_matter(tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text("model name\t: Some CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nmodel name\t: Some CPU\n")
+    assert provenance.cpu_info(info) == ("Some CPU", ["avx2", "avx512_vnni"])

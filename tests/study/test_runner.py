@@ -1,0 +1,227 @@
+"""The runner: what runs, what is skipped, what survives a kill or a failure."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from rich.console import Console
+
+from nanorecsys.errors import NanorecsysError
+from nanorecsys.study import runner
+from nanorecsys.study.chapters import chapters
+from nanorecsys.study.parameters import resolve
+
+
+def test_runs_in_order_then_skips_everything(mini):
+    first = mini.cli("run")
+    assert mini.executions() == ["alpha", "beta"]
+    assert mini.result("01_alpha")["result"] == {"total": 8.0}  # the profile's n_items, not the notebook's
+    assert mini.result("02_beta")["result"] == {"total": 8.5}
+    assert "of 3  0:0" in first.stdout  # plain progress lines, since this is no terminal
+    again = mini.cli("run")
+    assert mini.executions() == []
+    assert "0 of 2 chapters ran" in again.stdout
+
+
+def test_a_change_reruns_exactly_what_depends_on_it(mini):
+    mini.cli("run")
+    mini.executions()
+    mini.cli("run", "-p", "02_beta.extra=1")
+    assert mini.executions() == ["beta"]
+    changed = mini.cli("run", "-p", "01_alpha.n_items=5", "-p", "extra=1.0")
+    assert mini.executions() == ["alpha", "beta"]
+    assert "n_items 4 -> 5" in changed.stdout
+    mini.cli("run", "-p", "n_items=5", "-p", "extra=1")
+    assert mini.executions() == []
+    mini.edit("mini/alpha/logic.py", "n * 2", "n * 3")  # code that only the first chapter imports
+    assert "mini/alpha/logic.py" in mini.cli("run", "-p", "n_items=5", "-p", "extra=1").stdout
+    assert mini.executions() == ["alpha", "beta"]
+    mini.edit("notebooks/02_beta.ipynb", "# added", "# what is added")
+    mini.cli("run", "-p", "n_items=5", "-p", "extra=1")
+    assert mini.executions() == ["beta"]
+    (mini.run("quick") / "01_alpha" / "checkpoint").unlink()
+    assert "lost or altered" in mini.cli("run", "-p", "n_items=5", "-p", "extra=1").stdout
+    assert mini.executions() == ["alpha", "beta"]
+    mini.cli("run", "--only", "02_beta", "--force", "-p", "n_items=5", "-p", "extra=1")
+    assert mini.executions() == ["beta"]
+
+
+def test_list_says_what_would_run_and_runs_nothing(mini):
+    assert "has not run" in mini.cli("run", "--list").stdout
+    mini.cli("run")
+    mini.executions()
+    shown = mini.cli("run", "--list", "-p", "extra=2").stdout
+    assert "up to date" in shown
+    assert "extra=2.0" in shown
+    assert mini.executions() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["-p", "n_itmes=5"], "did you mean n_items?"),
+        (["-p", "01_alpha.n_itmes=5"], "did you mean n_items?"),
+        (["-p", "1_alpha.n_items=5"], "did you mean 01_alpha?"),
+        (["-p", "n_items=many"], "n_items is int, not 'many' (str)"),
+        (["-p", "n_items=2.5"], "n_items is int, not 2.5 (float)"),
+        (["-p", "fail=1"], "fail is bool, not 1 (int)"),
+        (["-p", "run_name=other"], "no parameter 'run_name'"),
+        (["-p", "n_items"], "expected name=value"),
+        (["--only", "03_gamma"], "no chapter '03_gamma'"),
+        (["--from", "02_bta"], "did you mean 02_beta?"),
+        (["quik"], "did you mean quick?"),
+    ],
+)
+def test_a_wrong_argument_is_told_before_anything_runs(mini, arguments, told):
+    done = mini.cli("run", *arguments, check=False)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert mini.executions() == []
+    assert not mini.runs.exists()
+
+
+def test_a_failing_cell_is_told_and_the_last_good_result_stays(mini):
+    mini.cli("run")
+    good = {p: p.read_bytes() for p in mini.run("quick").rglob("*") if p.is_file() and not p.name.startswith(".")}
+    done = mini.cli("run", "-p", "fail=true", check=False)
+    assert done.returncode == 1
+    assert "01_alpha: cell" in done.stderr
+    assert "ValueError: this cell was told to fail" in done.stderr
+    assert "resume: nanorecsys run quick -p fail=true" in done.stderr
+    assert "Traceback (most recent call last):\n  File" not in done.stderr  # the runner's own
+    assert all(path.read_bytes() == content for path, content in good.items())
+    mini.executions()
+    mini.cli("run")
+    assert mini.executions() == []
+
+
+def test_a_dead_kernel_is_told(mini):
+    mini.edit("mini/alpha/logic.py", "return float(n * 2)", "import os; os._exit(1)")
+    done = mini.cli("run", check=False)
+    assert done.returncode == 1
+    assert "died" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_resumes_after_kill_9_in_mid_chapter(mini):
+    slow = ["run", "-p", "sleep_s=60"]
+    process = subprocess.Popen(
+        mini.command(*slow), env=mini.environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(mini.runs.glob("quick/.work/*/01_alpha/checkpoint")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (mini.run("quick") / "01_alpha").exists()
+    mini.cli(*slow)
+    assert mini.executions() == ["alpha", "alpha-resumed", "beta"]
+    assert mini.result("02_beta")["result"] == {"total": 8.5}
+    assert not list(mini.runs.glob("quick/.work/*"))
+
+
+class Killed(BaseException):
+    """Stands for `kill -9`: nothing catches it."""
+
+
+def killed_at(monkeypatch, call_number, function):
+    """Call `function` with a kill before its `call_number`-th change of the disk; True if it came to that."""
+    calls = 0
+
+    def breaking(real):
+        def call(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls == call_number:
+                raise Killed
+            return real(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for module, name in ((os, "rename"), (os, "replace"), (shutil, "rmtree")):
+            patch.setattr(module, name, breaking(getattr(module, name)))
+        try:
+            function()
+        except Killed:
+            return True
+    return False
+
+
+def test_sealing_survives_a_kill_at_every_step(mini, monkeypatch, tmp_path_factory):
+    run = mini.run("quick")
+    selected = [chapters(mini)["01_alpha"]]
+
+    def again(n_items=2):
+        parameters = resolve({"01_alpha": selected[0].settable}, {}, "quick", [f"n_items={n_items}"])
+        return runner.run_chapters(mini, run, selected, parameters, Console(quiet=True))
+
+    def kill(*_):
+        raise Killed
+
+    def killed_in(name):
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, name, kill)
+            with pytest.raises(Killed):
+                again()
+
+    again(n_items=1)
+    killed_in("_finish")
+    ready = tmp_path_factory.mktemp("ready") / "run"
+    killed_in("seal")
+    shutil.copytree(run, ready)
+    mini.executions()
+    step = 1
+    while killed_at(monkeypatch, step, again):
+        assert again() == []  # sealing goes on where it stopped, and nothing has to be executed
+        assert mini.result("01_alpha")["result"] == {"total": 4.0}
+        assert not list((run / ".work").glob("*"))
+        shutil.rmtree(run)
+        shutil.copytree(ready, run)
+        step += 1
+    assert step > 4
+    assert mini.executions() == []
+
+
+def test_a_second_run_of_the_same_profile_is_refused(mini):
+    with runner.locked(mini.run("quick")):
+        done = mini.cli("run", check=False)
+    assert done.returncode == 1
+    assert f"another run (process {os.getpid()})" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "told"), [("memory_gib", "GiB of memory"), ("disk_gib", "GiB of disk")])
+def test_too_little_memory_or_disk_is_refused_before_anything_runs(mini, name, told):
+    done = mini.cli("run", "-p", f"{name}=100000", check=False)
+    assert done.returncode == 1
+    assert "100000.0 " + told in done.stderr
+    assert mini.executions() == []
+
+
+def test_an_upstream_that_has_not_run_is_told_with_the_command(mini):
+    done = mini.cli("run", "--only", "02_beta", check=False)
+    assert done.returncode == 1
+    assert "02_beta reads 01_alpha, which has not run in quick" in done.stderr
+    assert "nanorecsys run quick --from 01_alpha" in done.stderr
+
+
+def test_the_executed_notebook_holds_no_path_of_this_machine(mini):
+    mini.cli("run")
+    for path in mini.run("quick").glob("*.ipynb"):
+        assert str(mini.root) not in path.read_text()
+    for path in mini.run("quick").rglob("*.json"):
+        assert str(mini.root) not in path.read_text()
+
+
+def test_an_installed_package_away_from_its_clone_says_so(monkeypatch, tmp_path):
+    from nanorecsys.study.layout import layout
+
+    monkeypatch.setenv("NANORECSYS_ROOT", str(tmp_path))
+    with pytest.raises(NanorecsysError, match="run from a clone"):
+        layout()

@@ -1,0 +1,42 @@
+"""Sweeps: a grid of parameters, resumable, one table and one page."""
+
+import csv
+
+import pytest
+
+from nanorecsys.study.chapters import chapters
+from nanorecsys.study.parameters import ParameterError
+from nanorecsys.study.sweep import parse_grid, point_name
+
+
+def test_a_grid_runs_once_and_compares(mini):
+    mini.cli("run")
+    mini.executions()
+    mini.cli("sweep", "02_beta", "-p", "extra=1,2.5", "-p", "seed=1,2")
+    assert mini.executions() == ["beta"] * 4
+    folder = mini.run("quick") / "sweeps" / "02_beta"
+    rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
+    assert [(r["extra"], r["seed"], r["total"]) for r in rows] == [
+        ("1.0", "1", "9.0"),
+        ("1.0", "2", "9.0"),
+        ("2.5", "1", "10.5"),
+        ("2.5", "2", "10.5"),
+    ]
+    page = (folder / "sweep.html").read_text()
+    assert "10.5" in page
+    assert "<svg" in page
+    assert str(mini.root) not in page
+    mini.cli("sweep", "02_beta", "-p", "extra=1,2.5,3", "-p", "seed=1,2")  # resumes: only the new points run
+    assert mini.executions() == ["beta"] * 2
+    mini.cli("run")  # and the study's own run is untouched
+    assert mini.executions() == []
+
+
+def test_grids_are_checked_before_anything_runs(mini):
+    parameters = chapters(mini)["02_beta"].settable
+    assert parse_grid(parameters, ["extra=1,2"]) == {"extra": [1.0, 2.0]}
+    for grid in (["extra=1,a"], ["extra="], ["extra"], ["extra=1,1.0"], ["extra=1", "extra=2"], ["run_name=a"], []):
+        with pytest.raises(ParameterError):
+            parse_grid(parameters, grid)
+    assert "did you mean extra" in mini.cli("sweep", "02_beta", "-p", "extr=1", check=False).stderr
+    assert point_name({"a": "x/y z", "b": 1}) == "a=x_y_z,b=1"
