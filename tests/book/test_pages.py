@@ -1,0 +1,162 @@
+"""The built pages: numbers equal the JSON, links live, nothing asked of another host; in a real browser too."""
+
+import json
+import shutil
+
+import msgspec
+import pytest
+from bs4 import BeautifulSoup
+from rich.console import Console
+
+from nanorecsys.data.result import DataResult
+from nanorecsys.study import book
+from nanorecsys.study.layout import Layout, layout
+from nanorecsys.study.records import read_record
+
+WHERE = layout()
+RUN = WHERE.run("smoke")
+PAGES = [
+    *("intro", "claims", "runs", "environment", "method", "api", "glossary", "bibliography"),
+    *("results/01_data", "results/07_summary"),
+]
+
+
+def text(pages, name):
+    return BeautifulSoup((pages / "book" / f"{name}.html").read_text(), "html.parser").find("article").get_text()
+
+
+def test_the_built_pages_pass_the_check(pages):
+    assert book.check_html(pages, RUN) == []
+    assert {p.relative_to(pages / "book").with_suffix("").as_posix() for p in (pages / "book").rglob("*.html")} == set(
+        PAGES
+    )
+
+
+def test_the_data_page_shows_the_record(pages):
+    shown = text(pages, "results/01_data")
+    found = read_record(RUN / "01_data", DataResult).result
+    assert (found.ratings, found.users, found.items) == (100_004, 671, 9_066)
+    for value in (
+        *(f"{found.ratings:,}", f"{found.users:,}", f"{found.items:,}", f"{found.history_max:,}"),
+        *(f"{found.gini:.2f}", f"{found.tied_event_share:.0%}", f"{found.padding_share:.0%}"),
+        f"{found.splits['leave_one_out'].mostly_future_share:.0%}",
+        *(split.sha256 for split in found.splits.values()),
+    ):
+        assert value in shown
+
+
+def test_runs_and_environment_show_the_provenance(pages):
+    record = json.loads((RUN / "01_data" / "result.json").read_text())
+    shown = text(pages, "runs")
+    for name, value in record["parameters"].items():
+        assert name == "run_name" or (name in shown and repr(value) in shown)
+    assert record["provenance"]["commit"] in shown
+    environment = text(pages, "environment")
+    assert record["provenance"]["machine"]["cpu_model"] in environment
+    assert record["provenance"]["versions"]["torch"] in environment
+
+
+def test_no_page_holds_a_path_of_this_machine(pages):
+    for path in pages.rglob("*"):
+        if path.suffix in (".html", ".ipynb", ".json", ".csv", ".js", ".txt", ".md"):
+            assert str(WHERE.root) not in path.read_text(errors="ignore"), path
+
+
+def test_the_check_finds_what_is_wrong(pages, tmp_path):
+    broken = tmp_path / "html"
+    shutil.copytree(pages, broken)
+    claims = broken / "book" / "claims.html"
+    claims.write_text(claims.read_text().replace(">9,066<", ">9,067<"))
+    intro = broken / "book" / "intro.html"
+    intro.write_text(
+        intro.read_text().replace(
+            "</article>",
+            '<a href="gone.html">x</a><a href="claims.html#gone">x</a><img src="https://example.org/x.png"></article>',
+        )
+    )
+    (broken / "book" / "runs.html").unlink()
+    problems = "\n".join(book.check_html(broken, RUN))
+    assert "book/runs.html was not built" in problems
+    shutil.copy(pages / "book" / "runs.html", broken / "book")
+    problems = "\n".join(book.check_html(broken, RUN))
+    for told in ("data.movies", "dead link gone.html", "dead anchor claims.html#gone", "another host"):
+        assert told in problems
+
+
+def test_the_book_needs_a_summary_and_shows_only_what_may_be_shown(tmp_path):
+    with pytest.raises(book.BookError, match="has no 07_summary"):
+        book.build(WHERE, "no-such-run", Console(quiet=True))
+    run = tmp_path / "run"
+    shutil.copytree(RUN, run)
+    notebook = json.loads((run / "01_data.ipynb").read_text())
+    next(c for c in notebook["cells"] if c["cell_type"] == "code")["execution_count"] = None
+    (run / "01_data.ipynb").write_text(json.dumps(notebook))
+    with pytest.raises(book.GateError, match="was not executed"):
+        book.assemble(WHERE, run, tmp_path / "source")
+    (run / "01_data.ipynb").unlink()
+    book.assemble(WHERE, run, tmp_path / "other")
+    contents = (tmp_path / "other" / "_toc.yml").read_text()
+    assert "01_data" not in contents
+    assert "07_summary" in contents
+
+
+def test_publish_takes_a_whole_run_or_nothing(tmp_path):
+    where = Layout(tmp_path)
+    for name in ("notebooks", "book"):
+        shutil.copytree(WHERE.root / name, tmp_path / name)
+    shutil.copytree(RUN, where.run("smoke"))
+    book.publish(where, "smoke", Console(quiet=True))
+    names = {p.relative_to(where.published).as_posix() for p in where.published.rglob("*") if p.is_file()}
+    assert names == {
+        *("01_data.ipynb", "01_data/result.json"),
+        *("07_summary.ipynb", "07_summary/result.json", "07_summary/claims.json", "07_summary/results.csv"),
+    }
+    (where.run("smoke") / "01_data" / "result.json").unlink()
+    with pytest.raises(book.NanorecsysError, match="01_data"):
+        book.publish(where, "smoke", Console(quiet=True))
+    assert names == {p.relative_to(where.published).as_posix() for p in where.published.rglob("*") if p.is_file()}
+
+
+def test_the_published_results_are_whole():
+    """What is committed under book/results passes the same gate as a run, and is small enough for git."""
+    assert book.check_run(WHERE, None) == []
+    claims = msgspec.json.decode((WHERE.published / "07_summary" / "claims.json").read_bytes())
+    assert claims
+    assert all(p.stat().st_size < 2_000_000 for p in WHERE.published.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_in_the_browser(browser, address, name, width, scheme):
+    problems = []
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: problems.append(str(e)))
+    page.on("request", lambda r: None if r.url.startswith((address, "data:")) else problems.append(r.url))
+    page.goto(f"{address}/book/{name}.html", wait_until="load")
+    assert problems == []
+    assert page.evaluate("document.documentElement.dataset.theme") == scheme
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    broken = "[...document.images].filter(i => !i.complete || i.naturalWidth === 0).map(i => i.src)"
+    assert page.evaluate(broken) == []
+    assert page.evaluate("[...document.images].filter(i => !i.alt).map(i => i.src)") == []
+    context.close()
+
+
+def test_search_finds_leakage(browser, address):
+    page = browser.new_page()
+    page.goto(f"{address}/search.html?q=leakage")
+    page.wait_for_selector("#search-results li a")
+    found = page.eval_on_selector_all("#search-results li a", "links => links.map(a => a.href)")
+    assert any("results/01_data.html" in link for link in found)
+    page.close()
+
+
+def test_the_landing_page_is_where_the_index_leads(browser, address):
+    page = browser.new_page()
+    page.goto(f"{address}/index.html")
+    page.wait_for_url("**/book/intro.html")
+    assert "two virtual CPUs" in page.inner_text("h1")
+    page.close()

@@ -1,0 +1,55 @@
+"""Every tier of tests, cheapest first, with the seconds of each; `make test` and `.ci/run` call it.
+
+Arguments go to every pytest of the first tiers: `python tests/tiers.py -k splits`.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+PYTEST = [sys.executable, "-m", "pytest", "-q"]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tiers; the first that fails ends it. Returns the exit code."""
+    nbval = ROOT / "data" / "runs" / "nbval"
+    tiers = [
+        ("unit and property tests", [*PYTEST, "--doctest-modules", "nanorecsys", *unit_folders(), *arguments], {}),
+        ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
+        ("notebooks under papermill", [*PYTEST, "tests/notebooks", *arguments], {}),
+        (
+            "notebooks run again (nbval)",
+            [*PYTEST, "--nbval-lax", "-x", "-W", "default", "data/runs/smoke", "--ignore-glob=*/.work/*"],
+            {"NANORECSYS_OUT": str(nbval)},
+        ),
+        ("the book, in a browser", [*PYTEST, "tests/book", *arguments], {}),
+    ]
+    seconds: list[tuple[str, float]] = []
+    code = 0
+    for name, command, environment in tiers:
+        print(f"\n== {name}", flush=True)
+        start = time.monotonic()
+        code = subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode
+        seconds.append((name, time.monotonic() - start))
+        if code and not (arguments and code == 5):  # a selection may leave a tier without tests
+            break
+        code = 0
+    print("\nseconds by tier")
+    for name, spent in seconds:
+        print(f"  {name:<30}{spent:7.1f}")
+    print(f"  {'all':<30}{sum(s for _, s in seconds):7.1f}{'  FAILED in the last one' if code else ''}")
+    return code
+
+
+def unit_folders() -> list[str]:
+    """The test folders of packages: all but those that need a run of the study."""
+    folders = sorted(p for p in (ROOT / "tests").iterdir() if p.is_dir() and any(p.glob("test_*.py")))
+    return [f"tests/{p.name}" for p in folders if p.name not in ("notebooks", "book")]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
