@@ -1,0 +1,68 @@
+# Every target makes or refreshes the environment that it needs; `make help` lists them.
+# VENV= (empty) uses the active environment, for example conda's, in place of .venv.
+VENV ?= .venv
+PYTHON ?= python3
+PROFILE ?= quick
+ARGS ?=
+
+BIN := $(if $(VENV),$(VENV)/bin/)
+RUN := $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
+PREFIX := $(if $(VENV),$(VENV),$(shell $(PYTHON) -c 'import sys; print(sys.prefix)'))
+INSTALLED := $(PREFIX)/.nanorecsys-installed
+export PYTHONPATH := $(CURDIR)
+
+.DEFAULT_GOAL := help
+.PHONY: help install study book test serve lint clean lock
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  PROFILE=smoke|quick|full|ml-20m|ml-32m   sizes of the study (quick)"
+	@echo "  ARGS='-p chapter.name=value ...'         more arguments for nanorecsys run, pytest or the server"
+	@echo "  VENV=                                    use the active environment instead of .venv"
+
+install: $(INSTALLED) ## make or refresh the environment (a minute or two at first, nothing afterwards)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "install  puts the pinned packages into $(if $(VENV),$(VENV),the active environment); a few minutes at first"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "install  expected Python 3.11 or newer, got $$($(PYTHON) -V): make PYTHON=python3.11"; exit 1; }
+	@$(if $(VENV),test -x $(RUN) || $(PYTHON) -m venv $(VENV))
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[study,test]' -c constraints.txt
+	@touch $@
+
+study: $(INSTALLED) ## run the study's notebooks and build the book over the results
+	@echo "study  runs profile $(PROFILE); unchanged chapters are skipped"
+	@$(BIN)nanorecsys run $(PROFILE) $(ARGS)
+	@$(BIN)nanorecsys book $(PROFILE)
+
+book: $(INSTALLED) ## build the book over the published results, without running a notebook
+	@echo "book  renders the published results"
+	@$(BIN)nanorecsys book
+
+test: $(INSTALLED) ## run every tier of tests
+	@echo "test  runs every tier; seconds by tier at the end"
+	@$(RUN) tests/tiers.py $(ARGS)
+
+serve: $(INSTALLED) ## start the server
+	@echo "serve  starts the server"
+	@$(RUN) -m server $(ARGS)
+
+lint: $(INSTALLED) ## check style
+	@echo "lint  checks style"
+	@$(BIN)ruff check .
+	@$(BIN)ruff format --check .
+
+clean: ## remove the environment, runs and pages; downloads stay
+	@echo "clean  removes .venv, data/runs, _build and caches"
+	@rm -rf .venv data/runs _build .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+lock: ## resolve the whole tree anew in a fresh environment and write constraints.txt
+	@echo "lock  resolves the tree in a fresh environment; a few minutes"
+	@rm -rf _build/lock && $(PYTHON) -m venv _build/lock
+	@_build/lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[study,test]'
+	@{ echo "# Exact pins of the whole resolved tree (Python 3.11, Linux); \`make lock\` writes it anew."; \
+		_build/lock/bin/python -m pip list --format freeze --exclude-editable --exclude pip --exclude setuptools \
+		| tr A-Z_ a-z- | sed 's/+cpu$$//'; } > constraints.txt
+	@rm -rf _build/lock

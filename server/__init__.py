@@ -1,0 +1,1 @@
+"""The serving module: `python -m server --bundle DIR`."""
