@@ -84,7 +84,7 @@ def assemble(where: Layout, results: Path, source: Path) -> None:
     shutil.copy(where.root / "_config.yml", source)
     shown = [c for c in chapters(where).values() if (results / f"{c.name}.ipynb").exists()]
     for chapter in shown:
-        check_chapter(chapter, results)
+        check_chapter(chapter, results, raw_rows=results != where.published)
         copy_results(chapter, results, source / RESULTS)
     contents = yaml.safe_load((where.root / "_toc.yml").read_text())
     names = {f"{RESULTS}/{c.name}" for c in shown}
@@ -130,7 +130,7 @@ def check_run(where: Layout, run: str | None) -> list[str]:
     problems = []
     for chapter in chapters(where).values():
         try:
-            check_chapter(chapter, results)
+            check_chapter(chapter, results, raw_rows=run is not None)
         except NanorecsysError as error:
             problems.append(str(error))
     pages = where.build / (run or PUBLISHED) / "html"

@@ -14,6 +14,9 @@ from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FILE
 
 
+NAMED = 3  # files named in a reason; the rest are counted
+
+
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     """Digest of everything that a chapter's result depends on, by part, so that a change can be named."""
 
@@ -44,7 +47,8 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
         ):
             names = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
             if names:
-                parts.append(f"{title} {', '.join(names)}")
+                more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+                parts.append(f"{title} {', '.join(names[:NAMED])}{more}")
         return "; ".join(parts)
 
 

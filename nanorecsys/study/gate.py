@@ -48,8 +48,8 @@ def check_source(notebook: nbformat.NotebookNode, name: str) -> None:
             raise GateError(f"{name}: cell {number} holds outputs", "strip the notebook before you commit it")
 
 
-def check_chapter(chapter: Chapter, run: Path) -> Record:
-    """Check what a run holds of `chapter`: its executed notebook and its typed record.
+def check_chapter(chapter: Chapter, run: Path, *, raw_rows: bool = True) -> Record:
+    """Check what a run, or the published results without raw rows, hold of `chapter`: notebook and typed record.
 
     Raises:
         GateError: the notebook is missing or may not be shown.
@@ -59,7 +59,7 @@ def check_chapter(chapter: Chapter, run: Path) -> Record:
     if not path.exists():
         raise GateError(f"{chapter.name} has not run in {run.name}", f"nanorecsys run {run.name} --only {chapter.name}")
     check_executed(nbformat.read(path, as_version=4), chapter.name)
-    return read_record(run / chapter.name, chapter.result)
+    return read_record(run / chapter.name, chapter.result, raw_rows=raw_rows)
 
 
 def failure(notebook: nbformat.NotebookNode) -> str | None:

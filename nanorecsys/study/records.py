@@ -46,8 +46,13 @@ def write_record(folder: Path, record: Record[Any]) -> Path:
     return folder / FILE
 
 
-def read_record(folder: Path, result: type[T]) -> Record[T]:
-    """The record of a chapter's folder, checked against the chapter's result type and its files.
+def read_record(folder: Path, result: type[T], *, raw_rows: bool = True) -> Record[T]:
+    """The record of a chapter's folder, checked against the chapter's result type.
+
+    Args:
+        folder: the chapter's, in a run or among the published results.
+        result: the chapter's result type.
+        raw_rows: whether the files that it names have to be there; published results come without them.
 
     Raises:
         RecordError: no record, not JSON, another format, a field missing, of a wrong type or not finite, or a file
@@ -70,7 +75,6 @@ def read_record(folder: Path, result: type[T]) -> Record[T]:
             f"{folder.name}/{FILE} is not a valid record: {error}",
             "rerun the chapter: nanorecsys run --force",
         ) from error
-    missing = [name for name in record.files.values() if not (folder / name).exists()]
-    if missing:
+    if raw_rows and (missing := [name for name in record.files.values() if not (folder / name).exists()]):
         raise RecordError(f"{folder.name}/{FILE} names files that are not there: {', '.join(missing)}")
     return record

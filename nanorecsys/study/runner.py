@@ -35,6 +35,7 @@ from nanorecsys.study.session import OUT_VARIABLE
 
 STATE = "run.json"
 WORK = ".work"
+KERNEL = {"PYTHONWARNINGS": "ignore:IProgress not found"}  # tqdm asks for widgets, which no page shows
 READY = ".ready"  # in a work folder: it passed the gate and only has to be moved
 
 
@@ -207,7 +208,7 @@ def run_chapters(
                     f"{chapter.name} reads {', '.join(absent)}, which has not run in {upstream.name}",
                     f"nanorecsys run {upstream.name} --from {absent[0]}",
                 )
-            console.print(f"{chapter.name}  runs: {why}", highlight=False, markup=False)
+            console.print(f"{chapter.name}  runs: {why}", highlight=False, markup=False, soft_wrap=True)
             seconds = _execute(
                 chapter,
                 parameters[chapter.name],
@@ -266,7 +267,7 @@ def _execute(
     last = state_of(chapter, run)
     with ChapterProgress(console, chapter.name, last.seconds if last else None) as progress:
         try:
-            with _environment({OUT_VARIABLE: str(work), "NANORECSYS_ROOT": str(where.root)}):
+            with _environment({OUT_VARIABLE: str(work), "NANORECSYS_ROOT": str(where.root), **KERNEL}):
                 papermill.execute_notebook(
                     chapter.notebook,
                     output,
@@ -306,13 +307,13 @@ def where_name(run: Path, where: Layout) -> str:
 
 
 def _finish(work: Path, chapter: Chapter, now: Fingerprint, seconds: float, where: Layout) -> None:
-    """Complete a work folder: scrub the notebook's paths, note the state, mark it ready."""
+    """Complete a work folder: scrub this machine's paths from the notebook, note the state, mark it ready."""
     path = work / f"{chapter.name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.papermill.update(
         input_path=where.relative(chapter.notebook), output_path=path.name, environment_variables={}
     )
-    write_atomically(path, nbformat.writes(notebook).encode())
+    write_atomically(path, nbformat.writes(notebook).replace(str(where.root), ".").encode())
     found = (p for p in work.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != STATE)
     files = {p.relative_to(work).as_posix(): p.stat().st_size for p in found}
     state = RunState(fingerprint=now, seconds=round(seconds, 2), files=files)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from nanorecsys.data.result import DataResult
 from nanorecsys.study import book
+from nanorecsys.study.gate import GateError
 from nanorecsys.study.layout import Layout, layout
 from nanorecsys.study.records import read_record
 
@@ -91,7 +92,7 @@ def test_the_book_needs_a_summary_and_shows_only_what_may_be_shown(tmp_path):
     notebook = json.loads((run / "01_data.ipynb").read_text())
     next(c for c in notebook["cells"] if c["cell_type"] == "code")["execution_count"] = None
     (run / "01_data.ipynb").write_text(json.dumps(notebook))
-    with pytest.raises(book.GateError, match="was not executed"):
+    with pytest.raises(GateError, match="was not executed"):
         book.assemble(WHERE, run, tmp_path / "source")
     (run / "01_data.ipynb").unlink()
     book.assemble(WHERE, run, tmp_path / "other")
