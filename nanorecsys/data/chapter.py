@@ -84,14 +84,8 @@ def inputs(parameters: dict[str, Any]) -> list[Path]:
 
 def headline(result: DataResult) -> list[tuple[str, str]]:
     """What the landing page says of this chapter."""
-    leave_one_out = result.splits["leave_one_out"]
+    leaking = result.splits["leave_one_out"].mostly_future_share
     return [
-        (
-            f"ratings of films by users in {result.dataset}",
-            f"{result.ratings:,} of {result.items:,} by {result.users:,}",
-        ),
-        (
-            "leave-one-out test events with most of the training data in their future",
-            f"{leave_one_out.mostly_future_share:.0%}",
-        ),
+        (f"ratings, films and people of {result.dataset}", f"{result.ratings:,} / {result.items:,} / {result.users:,}"),
+        ("leave-one-out test events with most of the training data in their future", f"{leaking:.0%}"),
     ]

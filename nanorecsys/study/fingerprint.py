@@ -13,7 +13,6 @@ from nanorecsys.study.chapters import Chapter
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FILE
 
-
 NAMED = 3  # files named in a reason; the rest are counted
 
 

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -124,6 +127,21 @@ def test_the_published_results_are_whole():
     claims = msgspec.json.decode((WHERE.published / "07_summary" / "claims.json").read_bytes())
     assert claims
     assert all(p.stat().st_size < 2_000_000 for p in WHERE.published.rglob("*") if p.is_file())
+
+
+def test_plain_jupyter_book_renders_the_published_results(tmp_path):
+    command = [
+        Path(sys.executable).with_name("jupyter-book"),
+        "build",
+        WHERE.root,
+        "--path-output",
+        tmp_path,
+        "-W",
+        "-n",
+    ]
+    done = subprocess.run([*command, "--all", "--keep-going"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert book.check_html(tmp_path / "_build" / "html", WHERE.published) == []
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -80,6 +80,21 @@ def test_a_wrong_parameter_stops_plain_papermill(arguments, told, tmp_path, monk
     assert told in done.stderr
 
 
+def test_running_a_notebook_again_catches_a_changed_result(tmp_path, monkeypatch):
+    """What the nbval tier relies on: a marked cell whose output differs fails."""
+    monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
+    text = (WHERE.run("smoke") / "07_summary.ipynb").read_text()
+    for name, content, code in (
+        ("same", text, 0),
+        ("other", text.replace("claims:  {'holds': ", "claims:  {'holds': 1"), 1),
+    ):
+        copy = tmp_path / f"{name}.ipynb"
+        copy.write_text(content)
+        command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "-W", "default", copy]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=WHERE.root)
+        assert done.returncode == code, done.stdout
+
+
 def test_a_summary_over_nothing_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
     papermill("notebooks/07_summary.ipynb", tmp_path / "o.ipynb", "-p", "run_name", "nothing", cwd=WHERE.root)

@@ -80,6 +80,27 @@ def test_notebook_sources_are_committed_in_house_form(path):
     assert "## What is next" in notebook.cells[-1].source
 
 
+def make(*arguments):
+    return subprocess.run(["make", "-C", WHERE.root, *arguments], capture_output=True, text=True)
+
+
+def test_make_knows_its_targets_and_says_what_it_does():
+    shown = make("help").stdout
+    for target in ("study", "book", "test", "serve", "lint", "clean"):
+        assert f"make {target} " in shown
+        planned = make("-n", "-W", "constraints.txt", target).stdout
+        assert f'echo "{target}  ' in planned
+        assert ("pip install" in planned) == (target != "clean")
+
+
+def test_make_uses_the_active_environment_where_venv_is_empty():
+    planned = make("-n", "-W", "pyproject.toml", "study", "VENV=", f"PYTHON={sys.executable}", "PROFILE=smoke").stdout
+    assert f"{sys.executable} -m pip install" in planned
+    assert "-m venv" not in planned
+    assert "\nnanorecsys run smoke" in planned
+    assert ".venv/bin/nanorecsys" not in planned
+
+
 def cli(*arguments, **environment):
     command = [sys.executable, "-c", "from nanorecsys.cli import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
