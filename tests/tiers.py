@@ -18,6 +18,7 @@ def main(arguments: list[str]) -> int:
     """Run the tiers; the first that fails ends it. Returns the exit code."""
     nbval = ROOT / "data" / "runs" / "nbval"
     tiers = [
+        ("style", [str(BIN / "ruff"), "check", "."], {}),
         ("unit and property tests", [*PYTEST, "--doctest-modules", "nanorecsys", *unit_folders(), *arguments], {}),
         ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
         ("notebooks under papermill", [*PYTEST, "tests/notebooks", *arguments], {}),
