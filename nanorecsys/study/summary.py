@@ -119,12 +119,12 @@ def runs_table(collected: list[Collected]) -> Table:
 def parameters_table(collected: list[Collected]) -> Table:
     """Every parameter of every notebook: meaning, default and the value of this run."""
     rows = [
-        (item.chapter.name, code(name), p.help, code(repr(p.default)), code(repr(item.record.parameters[name])))
+        (code(f"{item.chapter.name}.{name}"), p.help, code(repr(p.default)), code(repr(item.record.parameters[name])))
         for item in collected
         if item.record
         for name, p in item.chapter.settable.items()
     ]
-    return table(("chapter", "parameter", "meaning", "default", "this run"), rows)
+    return table(("parameter", "meaning", "default", "this run"), rows)
 
 
 def headline_table(collected: list[Collected]) -> Table:

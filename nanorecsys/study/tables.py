@@ -38,7 +38,7 @@ class Table:
 
         head = line("th", self.header)
         body = "\n".join(f"<tr>{line('td', row)}</tr>" for row in self.rows)
-        return f'<table class="dataframe">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+        return f'<table class="table dataframe">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str = "") -> Table:
