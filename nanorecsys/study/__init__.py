@@ -4,7 +4,7 @@ Notebooks import this package; it therefore holds only what a result can depend 
 sweeps are imported by the command line alone, so that a change to them leaves every result valid.
 """
 
-from nanorecsys.study.session import Session, glue, start
+from nanorecsys.study.session import Session, glue, machine_line, start
 from nanorecsys.study.tables import table
 
-__all__ = ["Session", "glue", "start", "table"]
+__all__ = ["Session", "glue", "machine_line", "start", "table"]

@@ -1,12 +1,13 @@
 """Claims: every figure that the study promises, judged by code from the result records."""
 
 from collections.abc import Callable, Iterable
+from operator import eq, ge, gt, le
 from typing import Any, Literal
 
 import msgspec
 
 Verdict = Literal["holds", "limited", "fails", "not_run"]
-Operator = Literal["==", ">=", "<="]
+Operator = Literal["==", ">", ">=", "<="]
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -29,7 +30,7 @@ class Target(msgspec.Struct, frozen=True):
         return "limited" if self.limit is not None and self._meets(value, self.limit) else "fails"
 
     def _meets(self, value: float, bound: float) -> bool:
-        return {"==": value == bound, ">=": value >= bound, "<=": value <= bound}[self.operator]
+        return {"==": eq, ">": gt, ">=": ge, "<=": le}[self.operator](value, bound)
 
     def __str__(self) -> str:
         return f"{self.operator} {self.bound:,.10g}"

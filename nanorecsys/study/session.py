@@ -151,6 +151,12 @@ def glue(name: str, value: Any) -> None:
     _glue(name, value, display=False)
 
 
+def machine_line() -> str:
+    """The machine in a few words, for captions."""
+    found = provenance.machine()
+    return f"{found.cpu_model}, {found.cores} cores, {found.memory_gib:.0f} GiB"
+
+
 def _peak_rss_mib() -> float:
     """Largest resident memory of this process and of its largest child that has ended, in MiB."""
     unit = 1 if sys.platform == "darwin" else 1024

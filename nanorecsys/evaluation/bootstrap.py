@@ -1,0 +1,64 @@
+"""Bootstrap intervals of a mean over users, plain and paired."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nanorecsys.evaluation.errors import EvaluationError
+
+# Resampled indices held at once.
+CHUNK_ELEMENTS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bootstrap percentile interval."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+
+
+def mean_interval(
+    values: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval of a (weighted) mean by resampling users (Efron and Tibshirani 1993, ch. 13).
+
+    Give the difference of two models' values on the same users for the paired interval of their difference.
+
+    Args:
+        values: float (m,), one a user.
+        weights: float (m,), not negative, not all zero; None is equal weights. Resampled with their values.
+        level: coverage of the interval.
+        resamples: number of bootstrap samples.
+        seed: same seed, same interval.
+
+    Raises:
+        EvaluationError: no values, or none with a weight.
+
+    Example:
+        >>> mean_interval(np.array([0.0, 1.0, 1.0, 0.0]))
+        Interval(estimate=0.5, low=0.0, high=1.0, level=0.95)
+    """
+    m = len(values)
+    weights = np.ones(m) if weights is None else weights
+    if not weights.any():
+        raise EvaluationError(f"none of {m} values has a weight: there is no mean", "Bootstrap another metric.")
+    rng = np.random.default_rng(seed)
+    weighted = values * weights
+    means = np.empty(resamples)
+    step = max(1, CHUNK_ELEMENTS // m)
+    for start in range(0, resamples, step):
+        drawn = rng.integers(0, m, (min(step, resamples - start), m))  # (resamples in the chunk, m)
+        total = weights[drawn].sum(axis=1)
+        # A sample of users that all weigh nothing counts as no success.
+        means[start : start + step] = weighted[drawn].sum(axis=1) / np.where(total > 0, total, 1)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(weighted.sum() / weights.sum()), float(low), float(high), level)

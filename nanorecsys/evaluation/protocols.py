@@ -1,0 +1,105 @@
+"""Tasks: what a model may know, and what it is asked.
+
+One rule for every model of the study: hyperparameters are chosen on the validation task (fit on train, asked
+for validation). The published row is the test task: the model is fitted anew, with those hyperparameters, on
+train and validation events, and a user's history at test time includes the validation events.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from nanorecsys.data import Histories, Interactions, histories
+from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split, split_sha256
+from nanorecsys.evaluation.errors import EvaluationError
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One question put to every model alike.
+
+    Args:
+        name: split and stage, for tables.
+        known: the events that a model may fit on; a user's are its history when it is scored, and its seen items.
+        seen: CSR of the same events, in time order.
+        targets: CSR of the items to be ranked. Items that the user has already are left out.
+        n_users, n_items: of the whole data set; some may have no known event.
+    """
+
+    name: str
+    known: Interactions
+    seen: Histories
+    targets: Histories
+    n_users: int
+    n_items: int
+
+
+def make_task(interactions: Interactions, split: Split, stage: Literal["validation", "test"]) -> Task:
+    """The validation or the test task of a split.
+
+    Args:
+        interactions: all events.
+        split: their parts.
+        stage: "validation" knows train, "test" knows train and validation.
+
+    Raises:
+        EvaluationError: no user has an event of that stage that it had not before.
+    """
+    asked = {"validation": VALIDATION, "test": TEST}[stage]
+    known = split.part < asked
+    # The first event of each (user, item) counts, unless the pair is known already.
+    pair = interactions.user.astype(np.int64) * interactions.n_items + interactions.item
+    new = np.flatnonzero((split.part == asked) & ~np.isin(pair, pair[known]))
+    _, first = np.unique(pair[new], return_index=True)
+    target = np.zeros(len(interactions), bool)
+    target[new[first]] = True
+    if not target.any():
+        raise EvaluationError(
+            f"the {stage} part of {split.name} has no item that is new to its user",
+            "Use data with more events, or without repeats.",
+        )
+    return Task(
+        name=f"{split.name}/{stage}",
+        known=replace(
+            interactions,
+            user=interactions.user[known],
+            item=interactions.item[known],
+            rating=interactions.rating[known],
+            timestamp=interactions.timestamp[known],
+        ),
+        seen=histories(interactions, known),
+        targets=histories(interactions, target),
+        n_users=interactions.n_users,
+        n_items=interactions.n_items,
+    )
+
+
+def last_events(interactions: Interactions, n: int = 10, min_history: int = 3) -> Split:
+    """Each user's last n events are the test, the n before them the validation, the rest training.
+
+    More targets a user than leave-one-out, so more power to tell models apart. A user with fewer than
+    2 n + min_history events has no validation events, one with fewer than n + min_history stays whole in
+    training.
+
+    Raises:
+        EvaluationError: no user is long enough for a validation part.
+
+    Example:
+        >>> user, item, time = np.zeros(7, np.int32), np.arange(7, dtype=np.int32), np.arange(7)
+        >>> last_events(Interactions(user, item, np.ones(7), time), n=2).part.tolist()
+        [0, 0, 0, 1, 1, 2, 2]
+    """
+    counts = np.bincount(interactions.user)
+    if counts.max(initial=0) < 2 * n + min_history:
+        raise EvaluationError(
+            f"no user has the {2 * n + min_history} events that two parts of {n} and a history need",
+            "Lower n, or use data with longer histories.",
+        )
+    count = counts[interactions.user]
+    # 1 for a user's last event
+    from_end = np.cumsum(counts)[interactions.user] - np.arange(len(interactions))
+    part = np.full(len(interactions), TRAIN, np.int8)
+    part[(from_end <= 2 * n) & (count >= 2 * n + min_history)] = VALIDATION
+    part[(from_end <= n) & (count >= n + min_history)] = TEST
+    return Split(f"last_{n}", part, split_sha256(interactions, part))

@@ -1,0 +1,7 @@
+"""Named errors of the models."""
+
+from nanorecsys.errors import NanorecsysError
+
+
+class ModelError(NanorecsysError):
+    """A model cannot have this shape, or cannot take this input."""

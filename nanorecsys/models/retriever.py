@@ -1,0 +1,325 @@
+"""The retriever: a causal transformer over a user's items, and the table of items that it points into.
+
+Both sides are unit vectors, so a score is their inner product, and `score / temperature` the logit.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nanorecsys.atomic import atomic_path
+from nanorecsys.models.errors import ModelError
+from nanorecsys.models.items import ItemContent, ItemTable
+
+
+@dataclass(frozen=True)
+class RetrieverConfig:
+    """Every size of the retriever; the defaults are the study shape.
+
+    Args:
+        d: size of the vectors.
+        layers, heads, hidden: of the transformer; `hidden` is the width of its SwiGLU.
+        window: the longest history that is read; of a longer one the last `window` events count.
+        positions: rotary (Su et al. 2021, RoFormer), or a learned vector a position, counted from the first
+            event that is read.
+        dropout: on the input and on what each half block adds.
+        content: items by id and content rather than by id alone.
+        id_dropout: see `ItemTable`.
+        temperature: what inner products are divided by before the softmax.
+    """
+
+    d: int = 256
+    layers: int = 4
+    heads: int = 8
+    hidden: int = 1024
+    window: int = 200
+    positions: Literal["rotary", "absolute"] = "rotary"
+    dropout: float = 0.3
+    content: bool = True
+    id_dropout: float = 0.1
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if self.d % (2 * self.heads):
+            raise ModelError(
+                f"d = {self.d} cannot be cut into {self.heads} heads of even size",
+                "Make d a multiple of 2 x heads.",
+            )
+        if self.positions not in ("rotary", "absolute"):
+            raise ModelError(f"positions are {self.positions!r}", 'Use "rotary" or "absolute".')
+        if min(self.layers, self.hidden, self.window) < 1:
+            raise ModelError("layers, hidden and window must be at least 1", "Raise the one that is not.")
+
+
+class Block(nn.Module):
+    """Pre-norm attention and SwiGLU (Shazeer 2020, GLU variants improve transformer), no biases."""
+
+    def __init__(self, config: RetrieverConfig) -> None:
+        super().__init__()
+        d = config.d
+        self.heads, self.dropout = config.heads, config.dropout
+        self.attention_norm = nn.RMSNorm(d)
+        self.feed_forward_norm = nn.RMSNorm(d)
+        self.query, self.key, self.value, self.out = (nn.Linear(d, d, bias=False) for _ in range(4))
+        self.gate, self.up = (nn.Linear(d, config.hidden, bias=False) for _ in range(2))
+        self.down = nn.Linear(config.hidden, d, bias=False)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
+        """One layer at every position.
+
+        Args:
+            x: (B, L, D).
+            rotation: cosines and sines (L, 1, D / heads), or None.
+            mask: additive, (B, 1, L, L); None for plain causal attention.
+        """
+        h = self.attention_norm(x)
+        q, k, v = self.heads_of(self.query(h)), self.heads_of(self.key(h)), self.heads_of(self.value(h))
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        unfused = self.training and mask is not None and x.device.type == "cpu"
+        return self.add(x, (attend_unfused if unfused else attend)(q, k, v, mask))
+
+    def at(self, x: Tensor, last: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The layer at one position of each row, which sees all positions up to itself.
+
+        Args:
+            x: (B, L, D).
+            last: int64 (B, 1, 1), the position.
+
+        Returns:
+            (B, 1, D).
+        """
+        h = self.attention_norm(x)
+        k, v = self.heads_of(self.key(h)), self.heads_of(self.value(h))
+        wide = last.expand(-1, 1, x.shape[-1])
+        q = self.heads_of(self.query(h.gather(1, wide)))
+        if rotation is not None:
+            cos, sin = rotation
+            k = rotate(k, cos, sin)
+            q = rotate(q, cos[last[:, 0]], sin[last[:, 0]])  # (B, 1, 1, D / heads)
+        seen = torch.arange(x.shape[1], device=x.device) <= last  # (B, 1, L)
+        mask = torch.where(seen[:, None], 0.0, -torch.inf).to(v.dtype)  # (B, 1, 1, L)
+        return self.add(x.gather(1, wide), attend(q, k, v, mask))
+
+    def add(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The residual stream after attention and feed-forward, (B, L, D)."""
+        x = x + functional.dropout(self.out(attended), self.dropout, self.training)
+        h = self.feed_forward_norm(x)
+        h = self.down(functional.silu(self.gate(h)) * self.up(h))
+        return x + functional.dropout(h, self.dropout, self.training)
+
+    def heads_of(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, heads, D / heads)."""
+        return x.unflatten(-1, (self.heads, -1))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + half) of x (B, L, heads, D / heads) by their position's angles."""
+    a, b = x.chunk(2, -1)
+    return x * cos + torch.cat([-b, a], -1) * sin
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Causal attention, or under an additive mask: three (B, L, heads, D / heads) -> (B, L, D)."""
+    q, k, v = (t.to(v.dtype).transpose(1, 2) for t in (q, k, v))  # (B, heads, L, D / heads)
+    attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    return attended.transpose(1, 2).flatten(2)
+
+
+def attend_unfused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """The same as `attend`, for training on a CPU: there PyTorch's fused backward pass takes 2.3 times as long."""
+    q, k, v = (t.to(v.dtype).transpose(1, 2) for t in (q, k, v))
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3) + mask).softmax(-1)  # (B, heads, L, L)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+
+class UserTower(nn.Module):
+    """From the vectors of a user's items to the vector of the user."""
+
+    def __init__(self, config: RetrieverConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.d)
+        size = config.d // config.heads
+        self.positions: nn.Parameter | None = None
+        if config.positions == "absolute":
+            self.positions = nn.Parameter(torch.randn(config.window, config.d) * 0.02)
+        else:
+            angle = torch.outer(torch.arange(config.window).float(), 1e4 ** (-torch.arange(0, size, 2) / size))
+            angle = torch.cat([angle, angle], -1)[:, None]  # (window, 1, D / heads)
+            self.register_buffer("cos", angle.cos(), persistent=False)
+            self.register_buffer("sin", angle.sin(), persistent=False)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                # What is added to the residual stream starts smaller, the more is added (GPT-2).
+                small = name.endswith(("out.weight", "down.weight"))
+                nn.init.normal_(weight, std=0.02 / (2 * config.layers) ** 0.5 if small else 0.02)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Users' vectors, the last layer computed where a history ends only.
+
+        Args:
+            x: unit vectors of the items, (B, L, D) with L <= window; histories are left-aligned.
+            lengths: int64 (B,), from 1 to L. What lies beyond a length has no effect.
+
+        Returns:
+            unit vectors (B, D).
+        """
+        positions = torch.arange(x.shape[1], device=x.device)
+        x, rotation = self.begin(x, positions)
+        for block in self.blocks[:-1]:
+            x = block(x, rotation, None)
+        x = self.blocks[-1].at(x, lengths[:, None, None] - 1, rotation)
+        return self.end(x)[:, 0]
+
+    def everywhere(self, x: Tensor, segments: Tensor) -> Tensor:
+        """Vectors at every position of rows that are packed with several histories each.
+
+        Args:
+            x: unit vectors of the items, (B, L, D).
+            segments: int64 (B, L), non-decreasing; a position sees earlier ones of its own segment only.
+
+        Returns:
+            unit vectors (B, L, D).
+        """
+        place = torch.arange(x.shape[1], device=x.device)
+        # Rotations depend on differences only; learned positions count from the start of the segment.
+        within = place
+        if self.positions is not None:
+            starts = torch.searchsorted(segments, segments)
+            within = place - starts
+        x, rotation = self.begin(x, within)
+        visible = (segments[:, :, None] == segments[:, None]) & (place[:, None] >= place)  # (B, L, L)
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        mask = torch.where(visible[:, None], 0.0, -torch.inf).to(dtype)
+        for block in self.blocks:
+            x = block(x, rotation, mask)
+        return self.end(x)
+
+    def begin(self, x: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """The residual stream (B, L, D) and the rotations; unit vectors are scaled to a mean square of 1."""
+        x = x * self.config.d**0.5
+        rotation = None
+        if self.positions is not None:
+            x = x + self.positions[positions]
+        else:
+            rotation = self.cos[: x.shape[1]], self.sin[: x.shape[1]]
+        return functional.dropout(x, self.config.dropout, self.training), rotation
+
+    def end(self, x: Tensor) -> Tensor:
+        return functional.normalize(self.norm(x).float(), dim=-1)
+
+
+class UserEncoder(nn.Module):
+    """What is exported and served: item numbers in, user vectors out, with the item table inside.
+
+    Args:
+        tower: the user tower.
+        table: unit vectors of the vocabulary (n_items + 1, d), as `ItemTable` gives them.
+    """
+
+    def __init__(self, tower: UserTower, table: Tensor) -> None:
+        super().__init__()
+        self.tower = tower
+        self.register_buffer("table", table)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Users' unit vectors (B, D).
+
+        Args:
+            items: int64 (B, L), vocabulary numbers (item + 1), left-aligned, 0 beyond the length. An empty
+                history is one 0 with length 1.
+            lengths: int64 (B,).
+        """
+        return self.tower(functional.embedding(items, self.table), lengths)
+
+
+class Retriever(nn.Module):
+    """Item table and user tower, trained together.
+
+    Args:
+        config: sizes.
+        known: bool (n_items,), whether training has an event of the item.
+        content: features of the items, needed with `config.content`.
+    """
+
+    def __init__(self, config: RetrieverConfig, known: np.ndarray, content: ItemContent | None = None) -> None:
+        super().__init__()
+        if config.content and (content is None or content.n_items != len(known)):
+            raise ModelError(
+                f"content is asked for, and {0 if content is None else content.n_items} of {len(known)} items have it",
+                "Pass item_content(dataset.items), or content=False.",
+            )
+        self.config = config
+        self.items = ItemTable(known, config.d, content if config.content else None, config.id_dropout)
+        self.tower = UserTower(config)
+
+    def forward(self, items: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """What training needs: vectors at every position, and of every item.
+
+        Args:
+            items: int64 (B, L), vocabulary numbers.
+            segments: int64 (B, L), see `UserTower.everywhere`.
+
+        Returns:
+            unit vectors (B, L, D) and (n_items + 1, D).
+        """
+        table = self.items()
+        return self.tower.everywhere(functional.embedding(items, table), segments), table
+
+    @torch.no_grad()
+    def item_vectors(self, content_only: bool = False) -> np.ndarray:
+        """Unit vectors of the items, float32 (n_items, d), without the padding.
+
+        Args:
+            content_only: as if no item's id were known.
+        """
+        table = self.items.content_only() if content_only else self._table()
+        return table[1:].cpu().numpy()
+
+    def encoder(self) -> UserEncoder:
+        """The user encoder with the table as it is now, in evaluation mode (and the tower, which it shares)."""
+        return UserEncoder(self.tower, self._table()).eval()
+
+    @torch.no_grad()
+    def _table(self) -> Tensor:
+        training = self.items.training
+        table = self.items.eval()()
+        self.items.train(training)
+        return table
+
+
+def save_retriever(path: Path, model: Retriever) -> None:
+    """Write weights, sizes and content as one file."""
+    content = model.items.content
+    state = {"config": asdict(model.config), "weights": model.state_dict(), "content": None}
+    if content is not None:
+        offsets, features = (torch.from_numpy(a) for a in (content.offsets, content.features))
+        state["content"] = {"offsets": offsets, "features": features, "names": list(content.names)}
+    with atomic_path(path) as part:
+        torch.save(state, part)
+
+
+def load_retriever(path: Path) -> Retriever:
+    """The model that `save_retriever` wrote, on the CPU and in evaluation mode.
+
+    Raises:
+        ModelError: there is no such file, or it is damaged.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = state["content"]
+        if content is not None:
+            content = ItemContent(content["offsets"].numpy(), content["features"].numpy(), tuple(content["names"]))
+        known = state["weights"]["items.keep"][1:, 0].numpy()
+        model = Retriever(RetrieverConfig(**state["config"]), known, content)
+        model.load_state_dict(state["weights"])
+    except Exception as error:  # torch raises half a dozen types for a damaged file
+        raise ModelError(f"{path} is not a saved retriever: {error}", "Run the training chapter again.") from error
+    return model.eval()

@@ -1,0 +1,298 @@
+"""What the training chapter does with models: fits over seeds, quality with intervals, ablations, neighbours."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from nanorecsys.data import Histories, Interactions
+from nanorecsys.evaluation import DotProduct, Evaluation, Task, evaluate, mean_interval, value, values
+from nanorecsys.models.retriever import Retriever, RetrieverConfig
+from nanorecsys.training.encode import encode_users
+from nanorecsys.training.fit import Fitted, fit_retriever, scorer
+from nanorecsys.training.loop import TrainingConfig
+from nanorecsys.training.result import Difference, ItemChoice, Quality, ScaleResult, TrainingResult, Variant
+
+RARE = 5  # events below which an item counts as rare
+RETRIEVER = "retriever"
+WARM = "global_temporal, users with a history"
+
+
+def quality(runs: Sequence[Evaluation]) -> Quality:
+    """One row of the quality table from the evaluations of a model's seeds on one task."""
+    hitrate, ndcg = (mean_interval(_over_seeds(runs, name)) for name in ("hitrate@10", "ndcg@10"))
+    means = {
+        name: float(np.mean([value(run, f"{name}@10") for run in runs])) for name in ("mrr", "ndcg_ips", "coverage")
+    }
+    return Quality(
+        hitrate=hitrate.estimate,
+        hitrate_low=hitrate.low,
+        hitrate_high=hitrate.high,
+        ndcg=ndcg.estimate,
+        ndcg_low=ndcg.low,
+        ndcg_high=ndcg.high,
+        **means,
+        users=len(runs[0].users),
+        seeds=len(runs),
+    )
+
+
+def difference(runs: Sequence[Evaluation], others: Sequence[Evaluation], against: str) -> Difference:
+    """NDCG@10 of a model's seeds minus another's on the same task, paired by user."""
+    found = mean_interval(_over_seeds(runs, "ndcg@10") - _over_seeds(others, "ndcg@10"))
+    return Difference(against=against, ndcg=found.estimate, low=found.low, high=found.high)
+
+
+def best_baseline(evaluations: Mapping[str, Evaluation]) -> str:
+    """The baseline with the highest NDCG@10 on the task: the one that is hardest to beat."""
+    return max(evaluations, key=lambda name: value(evaluations[name], "ndcg@10"))
+
+
+def rank(model: Retriever, task: Task) -> Evaluation:
+    """Rank a task's targets by a fitted retriever."""
+    return evaluate(scorer(model, task), task.targets, task.seen, task.n_items)
+
+
+def with_history(evaluation: Evaluation, task: Task) -> Evaluation:
+    """The rows of users that have a history when they are asked about."""
+    return evaluation.restricted(task.seen.lengths[evaluation.users[evaluation.target_row]] > 0)
+
+
+def choose_items(
+    task: Task,
+    items: pl.DataFrame,
+    model: RetrieverConfig,
+    training: TrainingConfig,
+    folder: Path,
+) -> dict[str, tuple[ItemChoice, Fitted]]:
+    """Fit the retriever with items by id alone and by id and content, and rank the validation task with each.
+
+    Args:
+        task: a validation task.
+        items: one row an item.
+        model: sizes; its `content` is set here.
+        training: schedule.
+        folder: for checkpoints, from which a killed run goes on.
+    """
+    counts = np.bincount(task.known.item, minlength=task.n_items)
+    found = {}
+    for name, content in (("id and content", True), ("id alone", False)):
+        fitted = fit_retriever(
+            task,
+            items,
+            replace(model, content=content),
+            training,
+            validate=True,
+            checkpoint_path=folder / f"items-{content}.pt",
+        )
+        result = rank(fitted.model, task)
+        rare = counts[result.target_item] < RARE
+        choice = ItemChoice(
+            ndcg=value(result, "ndcg@10"),
+            hitrate=value(result, "hitrate@10"),
+            ndcg_rare=value(result.restricted(rare), "ndcg@10") if rare.any() else 0.0,
+            rare_targets=int(rare.sum()),
+            best_epoch=fitted.trained.best_epoch,
+            seconds=float(fitted.trained.curve["seconds"].sum()),
+        )
+        found[name] = choice, fitted
+    return found
+
+
+def fit_seeds(
+    task: Task,
+    items: pl.DataFrame,
+    model: RetrieverConfig,
+    training: TrainingConfig,
+    seeds: Iterable[int],
+    stop_after: int,
+    folder: Path,
+) -> list[Fitted]:
+    """Fit the retriever on a test task once a seed, for as many epochs as validation chose."""
+    return [
+        fit_retriever(
+            task,
+            items,
+            model,
+            replace(training, seed=seed),
+            stop_after=stop_after,
+            checkpoint_path=folder / f"{task.name.replace('/', '-')}-{seed}.pt",
+        )
+        for seed in seeds
+    ]
+
+
+def ablate(
+    task: Task,
+    items: pl.DataFrame,
+    model: RetrieverConfig,
+    training: TrainingConfig,
+    variants: Mapping[str, Mapping[str, Any]],
+    seeds: Sequence[int],
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> dict[str, Variant]:
+    """Fit variants of one configuration, each with every seed, and rank the validation task.
+
+    Args:
+        task: a validation task.
+        items: one row an item.
+        model: the configuration that the variants change.
+        training: the schedule that they change.
+        variants: name to changes, each of a field of either configuration.
+        seeds: of each variant.
+        progress: wraps the names of the variants, to show how far it is.
+    """
+    rows = {}
+    for name in progress(list(variants)):
+        changes = variants[name]
+        shape = replace(model, **{k: v for k, v in changes.items() if hasattr(model, k)})
+        schedule = replace(training, **{k: v for k, v in changes.items() if hasattr(training, k)})
+        fits = [fit_retriever(task, items, shape, replace(schedule, seed=s), progress=False) for s in seeds]
+        found = [value(rank(fit.model, task), "ndcg@10") for fit in fits]
+        rows[name] = Variant(
+            ndcg=float(np.mean(found)),
+            lowest=min(found),
+            highest=max(found),
+            seeds=len(found),
+            seconds=float(np.mean([fit.trained.curve["seconds"].sum() for fit in fits])),
+        )
+    return rows
+
+
+def rank_shuffled(model: Retriever, task: Task, seed: int) -> Evaluation:
+    """Rank a task's targets after histories whose order is lost: what is left is what the order does not give."""
+    rng = np.random.default_rng(seed)
+    users = np.repeat(np.arange(task.n_users), task.seen.lengths)
+    order = np.lexsort((rng.random(len(users)), users))
+    shuffled = Histories(task.seen.offsets, task.seen.items[order])
+    vectors = encode_users(model, shuffled)
+    return evaluate(DotProduct(vectors, model.item_vectors()), task.targets, task.seen, task.n_items)
+
+
+def ties_reversed(interactions: Interactions) -> Interactions:
+    """The same events, those of one user and second in the opposite order: by item number, falling."""
+    order = np.lexsort((-interactions.item, interactions.timestamp, interactions.user))
+    return replace(
+        interactions,
+        user=interactions.user[order],
+        item=interactions.item[order],
+        rating=interactions.rating[order],
+        timestamp=interactions.timestamp[order],
+    )
+
+
+def changed_targets(task: Task, other: Task) -> float:
+    """Share of users with one target each in `task` whose target is another, or none, in `other`."""
+    asked = np.flatnonzero(task.targets.lengths)
+    mine = task.targets.items[task.targets.offsets[asked]]
+    theirs = np.full(task.n_users, -1)
+    others = np.flatnonzero(other.targets.lengths)
+    theirs[others] = other.targets.items[other.targets.offsets[others]]
+    return float((theirs[asked] != mine).mean())
+
+
+def neighbours(vectors: np.ndarray, titles: Sequence[str], items: Iterable[int], k: int = 5) -> list[tuple[str, ...]]:
+    """The title of each of `items`, and those of its k nearest by inner product.
+
+    Args:
+        vectors: float32 (n_items, d), unit norm.
+        titles: of all items.
+        items: whose neighbours to show.
+        k: how many.
+    """
+    rows = []
+    for item in items:
+        scores = vectors @ vectors[item]
+        scores[item] = -np.inf
+        rows.append((titles[item], *(titles[i] for i in np.argsort(-scores, kind="stable")[:k])))
+    return rows
+
+
+def rank_frame(runs: Mapping[str, Mapping[str, Sequence[Evaluation]]]) -> pl.DataFrame:
+    """The raw rows behind every quality: task, model, run, user int32, item int32, rank float64."""
+    return pl.concat(
+        run.rank_rows().select(
+            task=pl.lit(task), model=pl.lit(model), run=pl.lit(i), user="user", item="item", rank="rank"
+        )
+        for task, models in runs.items()
+        for model, evaluations in models.items()
+        for i, run in enumerate(evaluations)
+    )
+
+
+def _over_seeds(runs: Sequence[Evaluation], name: str) -> np.ndarray:
+    """A metric's value for each user, the mean over the seeds, float64 (m,)."""
+    return np.mean([values(run, name).values for run in runs], axis=0)
+
+
+def story(found: TrainingResult) -> dict[str, str]:
+    """The sentences of the page whose wording depends on how the numbers came out."""
+    own = {task: models[RETRIEVER] for task, models in found.quality.items()}
+    leave_one_out = own["leave_one_out"]
+    misses = [
+        f"{name} {value:.3f} against {target}"
+        for name, value, target in (
+            ("HitRate@10", leave_one_out.hitrate, 0.155),
+            ("NDCG@10", leave_one_out.ndcg, 0.085),
+        )
+        if found.is_study_shape and value < target
+    ]
+    sentences = [f"On {task.replace('_', ' ')}, {_against(margin)}" for task, margin in found.margin.items()]
+    answer = (
+        f"The retriever reaches HitRate@10 {leave_one_out.hitrate:.3f} and NDCG@10 {leave_one_out.ndcg:.3f} under "
+        f"leave-one-out. {' '.join(sentences)}"
+    )
+    if misses:
+        answer = f"This run falls short of what the study holds itself to: {'; '.join(misses)}. {answer}"
+    change = found.ranker.change
+    effect = _verdict(change, "it improves", "it spoils", "it does not measurably change")
+    return {
+        "answer": answer,
+        "margin_sentence": " ".join(sentences),
+        "temporal_sentence": _temporal(found),
+        "order_sentence": "order matters."
+        if found.shuffled_ndcg < found.ranker.before.ndcg
+        else "this model does not use it.",
+        "ranker_sentence": f"The ranker changes the NDCG@10 of its retriever by {change.ndcg:+.4f} "
+        f"({change.low:+.4f} to {change.high:+.4f}): {effect} the order.",
+        "scale_sentence": _scale(found.scale),
+    }
+
+
+def _against(margin: Difference) -> str:
+    place = _verdict(margin, "above", "below", "not measurably different from")
+    return (
+        f"its NDCG@10 is {place} that of the best baseline, {margin.against} "
+        f"({margin.ndcg:+.4f}, {margin.low:+.4f} to {margin.high:+.4f})."
+    )
+
+
+def _verdict(difference: Difference, better: str, worse: str, neither: str) -> str:
+    """The word that a paired interval allows."""
+    if difference.low > 0:
+        return better
+    return worse if difference.high < 0 else neither
+
+
+def _temporal(found: TrainingResult) -> str:
+    models = found.quality.get(WARM)
+    if not models:
+        return "The temporal split was not judged in this run."
+    best = max(models, key=lambda name: models[name].ndcg)
+    return (
+        f"Under the temporal split only {models[best].users} test users have a history; for them {best} is best of "
+        f"{len(models)} models (NDCG@10 {models[best].ndcg:.3f}, the retriever {models[RETRIEVER].ndcg:.3f})."
+    )
+
+
+def _scale(scale: ScaleResult | None) -> str:
+    if scale is None:
+        return "The rate at a larger size was not measured in this run; the full profile takes MovieLens 20M's."
+    return (
+        f"On a generated data set of {scale.ratings:,} ratings and {scale.items:,} items, {scale.steps} steps of the "
+        f"study shape ran at {scale.tokens_per_s:,.0f} tokens a second ({scale.device}): {scale.hours_an_epoch:.1f} "
+        f"hours an epoch, with {scale.peak_rss_gib:.1f} GiB at the peak."
+    )

@@ -1,0 +1,77 @@
+"""Data parallel training under torchrun: every process holds the model and a share of each batch's rows.
+
+    torchrun --nproc-per-node 2 -m nanorecsys.training --out data/cache/retriever
+
+All processes build the same batches from the same seed, take every world-th row, and sum their gradients, so that the
+loss and the step are those of one process with the whole batch. In one process every function here does nothing.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started, if it started any."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
+    """Sum gradients in place, and the loss, over the processes: one message for all of them.
+
+    A process that had no row of a short last batch has no gradients: zeros stand in for them.
+    """
+    if world() == 1:
+        return loss
+    parameters = list(parameters)
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in parameters]
+    flat = torch.cat([g.flatten() for g in gradients] + [loss.reshape(1)])
+    dist.all_reduce(flat)
+    parts = flat.split([g.numel() for g in gradients] + [1])
+    for gradient, part in zip(gradients, parts[:-1], strict=True):
+        gradient.copy_(part.view_as(gradient))
+    return parts[-1][0]
+
+
+def gather(value: Any) -> list[Any]:
+    """The value of every process, in the order of their ranks."""
+    if world() == 1:
+        return [value]
+    values = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(value: Any) -> Any:
+    """The value of the first process."""
+    if world() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

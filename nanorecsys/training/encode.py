@@ -1,0 +1,48 @@
+"""Users' vectors for evaluation and for the chapters that follow."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from nanorecsys.data import Histories
+from nanorecsys.models.retriever import Retriever
+from nanorecsys.training.batches import padded
+
+
+def encode_users(
+    model: Retriever, histories: Histories, users: np.ndarray | None = None, *, batch_tokens: int = 8192
+) -> np.ndarray:
+    """Unit vectors of users after their histories, float32 (B, d), in full precision.
+
+    Args:
+        histories: CSR; of one longer than the window the last `window` items count, an empty one is allowed.
+        users: int (B,); all by default.
+        batch_tokens: places of a batch; users of like length share one, so few of them are padding.
+    """
+    users = np.arange(len(histories.offsets) - 1) if users is None else users
+    window = model.config.window
+    vectors = np.empty((len(users), model.config.d), np.float32)
+    device = next(model.parameters()).device
+    encoder = model.encoder()
+    with torch.inference_mode():
+        for batch in alike(np.clip(histories.lengths[users], 1, window), batch_tokens):
+            items, lengths = (torch.from_numpy(a).to(device) for a in padded(histories, users[batch], window))
+            vectors[batch] = encoder(items, lengths).cpu().numpy()
+    return vectors
+
+
+def alike(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Batches of indices into `lengths`, from short to long, that fill at most `batch_tokens` places when padded.
+
+    >>> [batch.tolist() for batch in alike(np.array([5, 1, 2, 9]), 4)]
+    [[1, 2], [0], [3]]
+    """
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = lengths[order[start : start + batch_tokens]]
+        places = np.arange(1, len(longest) + 1) * longest
+        stop = start + max(1, int(np.searchsorted(places, batch_tokens, side="right")))
+        yield order[start:stop]
+        start = stop

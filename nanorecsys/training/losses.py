@@ -1,0 +1,210 @@
+"""The losses of the retriever, all with one signature, so that an ablation is a parameter.
+
+Every loss maps users' vectors, the item table and the targets to one number,
+
+    loss = sum_n w_n l_n,
+
+where l_n is the loss of target n, t its item, and s_j = u_n . v_j the logit of item j, with u_n the user's vector
+divided by the temperature. V is the number of items. The weights carry the mean: it has to be one over the global
+batch, of which a process may hold a share only. `candidates` draws the items that a whole global batch shares.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Targets that the full softmax handles at once: their logits stay in a last-level cache, and never exist for a whole
+# batch (at 4,000 targets and 27k items they would take 430 MB).
+CHUNK = 512
+
+
+class Loss(Protocol):
+    """What the training loop needs of a loss."""
+
+    def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Items to compare with, int64 (C,), repeats allowed; None for the whole catalogue.
+
+        Args:
+            targets: int64 (N,) of the global batch.
+            counts: (V + 1,) how often training has each item.
+            generator: on the CPU, alike on every process.
+        """
+
+    def __call__(
+        self,
+        users: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        candidates: Tensor | None,
+        counts: Tensor,
+    ) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            users: (N, D), divided by the temperature.
+            table: (V + 1, D); row 0 is padding and never a candidate.
+            targets: int64 (N,), from 1.
+            weights: (N,), in the precision that logits are summed in.
+            candidates, counts: as above.
+        """
+
+
+@dataclass(frozen=True)
+class FullSoftmax:
+    """Cross entropy over the catalogue: l = log sum_j exp s_j - s_t.
+
+    Computed with its gradient chunk by chunk, so that the logits of a batch never exist (the idea of Wijmans et al.
+    2024, Cut your losses in large-vocabulary language models).
+    """
+
+    def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> None:
+        return None
+
+    def __call__(self, users, table, targets, weights, candidates, counts):
+        device = users.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else users.dtype
+        return _FullSoftmax.apply(users, table[1:], targets - 1, weights, dtype)
+
+
+class _FullSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+        u, v = users.to(dtype), items.to(dtype)
+        loss = weights.new_zeros(())
+        users_grad = torch.empty_like(u)
+        items_grad = torch.zeros_like(items)
+        for start in range(0, len(u), CHUNK):
+            part = slice(start, start + CHUNK)
+            target, weight = targets[part, None], weights[part, None]
+            logits = (u[part] @ v.T).to(weights.dtype)  # (CHUNK, V)
+            log_sum = logits.logsumexp(1, keepdim=True)
+            loss += (weight * (log_sum - logits.gather(1, target))).sum()
+            # d loss / d s = w (softmax - onehot), in place of the logits
+            grad = logits.sub_(log_sum).exp_().mul_(weight)
+            grad = grad.scatter_add_(1, target, -weight).to(dtype)
+            users_grad[part] = grad @ v
+            items_grad += grad.T @ u[part]
+        ctx.save_for_backward(users_grad, items_grad)
+        ctx.dtype = users.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        users_grad, items_grad = ctx.saved_tensors
+        return users_grad.to(ctx.dtype) * grad, items_grad * grad, None, None, None
+
+
+@dataclass(frozen=True)
+class SampledSoftmax:
+    """Cross entropy over the target and k uniform negatives S that the batch shares:
+
+        l = log(exp s_t + V / k * sum_{j in S, j != t} exp s_j) - s_t
+
+    The factor makes the sum an unbiased estimate of the full one (Jean et al. 2015, On using very large target
+    vocabulary for neural machine translation, section 3, with a uniform proposal).
+    """
+
+    k: int = 1024
+
+    def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+        return _uniform(self.k, counts, generator)
+
+    def __call__(self, users, table, targets, weights, candidates, counts):
+        positive, negative = _logits(users, table, targets, candidates)
+        correction = torch.tensor((len(table) - 1) / self.k).log()
+        return _cross_entropy(positive, negative + correction, weights)
+
+
+@dataclass(frozen=True)
+class InBatch:
+    """InfoNCE over the batch's own targets B, which occur as often as they are popular, so logQ-corrected:
+
+        l = log(exp s_t + sum_{j in B, j != t} exp(s_j - log(|B| q_j))) - s_t,  q_j = count_j / sum_i count_i
+
+    (Yi et al. 2019, Sampling-bias-corrected neural modeling, eq. 3; but the positive is in the sum for certain and so
+    not corrected: Khrylchenko et al. 2025, Correcting the logQ correction.)
+    """
+
+    def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+        return targets
+
+    def __call__(self, users, table, targets, weights, candidates, counts):
+        positive, negative = _logits(users, table, targets, candidates)
+        expected = len(candidates) * counts[candidates] / counts.sum()
+        return _cross_entropy(positive, negative - expected.log(), weights)
+
+
+@dataclass(frozen=True)
+class BCE:
+    """Binary cross entropy against k uniform negatives S that the batch shares, together as heavy as the positive:
+
+        l = -log sigma(s_t) - 1/k sum_{j in S, j != t} log(1 - sigma(s_j))
+
+    (Kang and McAuley 2018, Self-attentive sequential recommendation, eq. 6, in expectation over its one negative.)
+    """
+
+    k: int = 256
+
+    def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+        return _uniform(self.k, counts, generator)
+
+    def __call__(self, users, table, targets, weights, candidates, counts):
+        positive, negative = _logits(users, table, targets, candidates)
+        return weights @ (functional.softplus(-positive) + functional.softplus(negative).sum(1) / self.k)
+
+
+@dataclass(frozen=True)
+class GBCE:
+    """Generalised BCE, which takes back the overconfidence that negative sampling brings:
+
+        l = -beta log sigma(s_t) - sum_{j in S, j != t} log(1 - sigma(s_j)),
+        beta = alpha (t (1 - 1 / alpha) + 1 / alpha),  alpha = k / (V - 1)
+
+    (Petrov and Macdonald 2023, gSASRec, eq. 7 and 11; t = 0 leaves the positive alone, t = 1 calibrates.)
+    """
+
+    k: int = 256
+    t: float = 0.75
+
+    def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+        return _uniform(self.k, counts, generator)
+
+    def __call__(self, users, table, targets, weights, candidates, counts):
+        positive, negative = _logits(users, table, targets, candidates)
+        # A catalogue of one item has no negatives to calibrate for.
+        alpha = min(1.0, self.k / max(len(table) - 2, 1))
+        beta = alpha * (self.t * (1 - 1 / alpha) + 1 / alpha)
+        return weights @ (beta * functional.softplus(-positive) + functional.softplus(negative).sum(1))
+
+
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {
+        "full_softmax": FullSoftmax(),
+        "sampled_softmax": SampledSoftmax(),
+        "in_batch": InBatch(),
+        "bce": BCE(),
+        "gbce": GBCE(),
+    }
+)
+
+
+def _uniform(k: int, counts: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randint(1, len(counts), (k,), generator=generator).to(counts.device)
+
+
+def _logits(users: Tensor, table: Tensor, targets: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of the targets (N,) and of the candidates (N, C), -inf where a candidate is the target itself."""
+    positive = (users * table[targets]).sum(1)
+    negative = (users @ table[candidates].T).to(positive.dtype)
+    return positive, negative.masked_fill(targets[:, None] == candidates, -torch.inf)
+
+
+def _cross_entropy(positive: Tensor, negative: Tensor, weights: Tensor) -> Tensor:
+    log_sum = torch.cat([positive[:, None], negative], 1).logsumexp(1)
+    return weights @ (log_sum - positive)

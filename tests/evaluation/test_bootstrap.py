@@ -1,0 +1,52 @@
+"""Bootstrap intervals against scipy and against known coverage (3 s)."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from nanorecsys.evaluation import EvaluationError, bootstrap, mean_interval
+
+
+def test_agrees_with_scipy():
+    values = np.random.default_rng(0).exponential(size=400)
+    ours = mean_interval(values, resamples=5000)
+    theirs = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert ours.estimate == pytest.approx(values.mean())
+    assert ours.low == pytest.approx(theirs.low, abs=0.01)
+    assert ours.high == pytest.approx(theirs.high, abs=0.01)
+
+
+def test_nine_intervals_in_ten_hold_the_truth():
+    rng = np.random.default_rng(0)
+    holds = 0
+    for seed in range(200):
+        found = mean_interval(rng.random(80) < 0.3, level=0.9, resamples=400, seed=seed)
+        holds += found.low <= 0.3 <= found.high
+    assert 165 <= holds <= 195  # 180 expected
+
+
+def test_weights_are_those_of_repeated_rows():
+    values, weights = np.array([0.0, 1.0, 0.5, 0.2]), np.array([1.0, 2.0, 3.0, 0.0])
+    assert mean_interval(values, weights).estimate == pytest.approx((2 * 1 + 3 * 0.5) / 6)
+    equal = mean_interval(values, np.full(4, 7.0))
+    plain = mean_interval(values)
+    assert (equal.low, equal.high) == pytest.approx((plain.low, plain.high))
+
+
+def test_same_seed_same_interval_whatever_the_chunks(monkeypatch):
+    values = np.random.default_rng(0).random(50)
+    one = mean_interval(values, seed=3)
+    assert one == mean_interval(values, seed=3)
+    assert one != mean_interval(values, seed=4)
+    monkeypatch.setattr(bootstrap, "CHUNK_ELEMENTS", 50 * 7)
+    other = mean_interval(values, seed=3)
+    assert (one.low, one.high) == pytest.approx((other.low, other.high))
+
+
+def test_no_weight_is_named():
+    with pytest.raises(EvaluationError, match="none of 2 values has a weight"):
+        mean_interval(np.ones(2), np.zeros(2))
+    with pytest.raises(EvaluationError, match="none of 0 values"):
+        mean_interval(np.ones(0))

@@ -1,0 +1,166 @@
+"""Metrics by hand, by property and against ranx (3 s)."""
+
+import doctest
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanorecsys.data import Histories
+from nanorecsys.evaluation import (
+    METRICS,
+    EvaluationError,
+    Interval,
+    bootstrap,
+    difference,
+    evaluate,
+    interval,
+    metrics,
+    protocols,
+    ranking,
+    summary,
+    value,
+    values,
+)
+from nanorecsys.evaluation.metrics import example
+
+numba.config.DISABLE_JIT = True  # before ranx is imported: compiling it takes half a minute, running it no time
+import ranx  # noqa: E402
+
+PER_USER = [name for name, metric in METRICS.items() if metric.over == "user"]
+
+
+@pytest.mark.parametrize("module", [bootstrap, metrics, protocols, ranking])
+def test_documented_examples(module):
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_every_metric_documents_its_formula_with_an_example(metric):
+    assert ">>>" in metric.function.__doc__
+    assert metric.description
+
+
+def test_by_hand():
+    found = example([3], [1, 12], [11.5])  # three users, four targets
+    assert value(found, "hitrate@10") == pytest.approx(2 / 3)
+    assert value(found, "hitrate@20") == 1
+    assert value(found, "mrr@10") == pytest.approx((1 / 3 + 1 + 0) / 3)
+    ideal_of_two = 1 + 1 / np.log2(3)
+    assert value(found, "ndcg@10") == pytest.approx((1 / np.log2(4) + 1 / ideal_of_two + 0) / 3)
+    late = (1 + 1 / np.log2(13)) / ideal_of_two
+    assert value(found, "ndcg@20") == pytest.approx((1 / np.log2(4) + late + 1 / np.log2(12.5)) / 3)
+
+
+def test_debiased_ndcg_weighs_rare_targets_up():
+    counts = {0: 100, 1: 2}
+    popular_found = value(example([1], [999], counts=counts), "ndcg_ips@10")
+    rare_found = value(example([999], [1], counts=counts), "ndcg_ips@10")
+    ratio = (100 / 2) ** 1.25  # (gamma + 1) / 2 with gamma 1.5
+    assert popular_found == pytest.approx(1 / (1 + ratio))
+    assert rare_found == pytest.approx(ratio / (1 + ratio))
+
+
+def test_debiased_ndcg_is_ndcg_when_all_items_are_equally_popular():
+    ranks = [[1], [4], [50]]
+    found = example(*ranks, counts={0: 7, 1: 7, 2: 7})
+    assert value(found, "ndcg_ips@10") == pytest.approx(value(found, "ndcg@10"))
+
+
+def test_targets_without_any_event_leave_the_debiased_ndcg_at_its_worst():
+    assert value(example([1]), "ndcg_ips@10") == METRICS["ndcg_ips"].worst
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(2, 400), min_size=1, max_size=30), min_size=1, max_size=8), st.integers(1, 100))
+def test_every_metric_is_between_worst_and_one(doubled_ranks, k):
+    ranks = [[rank / 2 for rank in row] for row in doubled_ranks]
+    found = example(*ranks, counts={i: i % 5 for i in range(sum(map(len, ranks)))})
+    for name in PER_USER:
+        assert METRICS[name].worst <= value(found, f"{name}@{k}") <= 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
+def test_a_perfect_order_is_one_and_a_hopeless_one_is_worst(n_targets):
+    counts = dict.fromkeys(range(sum(n_targets)), 3)
+    perfect = example(*[list(range(1, n + 1)) for n in n_targets], counts=counts)
+    hopeless = example(*[[1000.0] * n for n in n_targets], counts=counts)
+    for name in PER_USER:
+        assert value(perfect, f"{name}@5") == pytest.approx(1)
+        assert value(hopeless, f"{name}@5") == METRICS[name].worst
+
+
+def test_coverage_counts_listed_items_once():
+    lists = [[0, 1, -1], [1, 2, -1]]
+    found = example([1], [1], top=lists)
+    assert value(found, "coverage@1") == 2 / 4
+    assert value(found, "coverage@3") == 3 / 4
+    with pytest.raises(EvaluationError, match="k_max=4"):
+        value(found, "coverage@4")
+
+
+def test_agrees_with_ranx():
+    rng = np.random.default_rng(0)
+    n_users, n_items = 40, 60
+    scores = np.argsort(np.argsort(rng.random((n_users, n_items)), axis=1), axis=1).astype(np.float32)
+    scores += 1  # ranx takes a score of 0 for absent
+    roles = rng.choice(3, scores.shape, p=[0.08, 0.2, 0.72])
+    roles[:, 0] = 0
+    csr = {
+        name: Histories(
+            np.concatenate([[0], np.cumsum((roles == role).sum(axis=1))]),
+            np.nonzero(roles == role)[1].astype(np.int32),
+        )
+        for name, role in (("targets", 0), ("seen", 1))
+    }
+    found = evaluate(lambda users: scores[users].copy(), csr["targets"], csr["seen"], n_items)
+    qrels = ranx.Qrels({f"u{u}": {f"i{i}": 1 for i in np.flatnonzero(roles[u] == 0)} for u in range(n_users)})
+    run = ranx.Run(
+        {f"u{u}": {f"i{i}": float(scores[u, i]) for i in np.flatnonzero(roles[u] != 1)} for u in range(n_users)}
+    )
+    ours = [f"{name}@{k}" for name in ("hitrate", "ndcg", "mrr") for k in (1, 10, 20, 50)]
+    theirs = ranx.evaluate(qrels, run, [name.replace("hitrate", "hit_rate") for name in ours])
+    for name in ours:
+        assert value(found, name) == pytest.approx(theirs[name.replace("hitrate", "hit_rate")], abs=1e-6), name
+
+
+def test_summary_has_every_metric_at_every_cutoff():
+    table = summary(example([1], [30], counts={0: 1, 1: 1}), cutoffs=(1,))
+    assert table["metric"].to_list() == list(METRICS)
+    assert table.columns == ["metric", "k", "value"]
+
+
+def test_intervals_hold_the_estimate_and_pairs_cancel():
+    rng = np.random.default_rng(0)
+    ranks = rng.integers(1, 40, 300)
+    found = example(*[[rank] for rank in ranks])
+    better = example(*[[max(1, rank - 2)] for rank in ranks])
+    plain, paired = interval(found, "ndcg@10"), difference(better, found, "ndcg@10")
+    assert plain.estimate == pytest.approx(value(found, "ndcg@10"))
+    assert plain.low < plain.estimate < plain.high
+    assert 0 < paired.low < paired.estimate < paired.high
+    assert paired.high - paired.low < plain.high - plain.low
+    assert difference(found, found, "mrr@10") == Interval(0, 0, 0, 0.95)
+
+
+def test_the_debiased_difference_is_the_difference_of_the_debiased_values():
+    counts = {0: 9, 1: 2, 2: 1}
+    one, other = example([1], [30], [3], counts=counts), example([5], [2], [40], counts=counts)
+    expected = value(one, "ndcg_ips@10") - value(other, "ndcg_ips@10")
+    assert difference(one, other, "ndcg_ips@10").estimate == pytest.approx(expected)
+
+
+def test_bad_names_and_pairs_are_named():
+    found = example([1], [30])
+    for name in ("ndcg", "ndcg@", "ndcg@0", "ndcg@x", "recall@10"):
+        with pytest.raises(EvaluationError, match="no metric is called"):
+            values(found, name)
+    with pytest.raises(EvaluationError, match="same targets"):
+        difference(found, example([1]), "ndcg@10")
+    with pytest.raises(EvaluationError, match="no mean over users"):
+        interval(found, "coverage@1")

@@ -1,0 +1,167 @@
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanorecsys.models.errors import ModelError
+from nanorecsys.models.items import item_content
+from nanorecsys.models.retriever import Retriever, RetrieverConfig, load_retriever, save_retriever
+
+N_ITEMS = 12
+SMALL = RetrieverConfig(d=16, layers=3, heads=2, hidden=24, window=10, dropout=0.2, content=False)
+
+
+def retriever(config=SMALL):
+    torch.manual_seed(0)
+    items = pl.DataFrame(
+        {
+            "title": [f"word{i // 2}" for i in range(N_ITEMS)],
+            "year": [1990 + i for i in range(N_ITEMS)],
+            "genres": [["a"]] * N_ITEMS,
+        }
+    )
+    return Retriever(config, np.ones(N_ITEMS, bool), item_content(items) if config.content else None).eval()
+
+
+def with_large_weights(model):
+    """So that attention and positions matter as much as they do after training."""
+    with torch.no_grad():
+        for weight in model.tower.parameters():
+            weight.mul_(20 if weight.dim() == 2 else 1)
+    return model
+
+
+MODELS = {
+    positions: with_large_weights(retriever(replace(SMALL, positions=positions)))
+    for positions in ("rotary", "absolute")
+}
+
+
+@pytest.mark.parametrize("positions", MODELS)
+@given(histories=st.lists(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=10), min_size=1, max_size=4))
+@settings(max_examples=20, deadline=None)
+def test_encoder_equals_packed_rows_whatever_else_is_in_the_batch(positions, histories):
+    model = MODELS[positions]
+    items = torch.zeros(len(histories), 10, dtype=torch.int64)
+    for row, history in enumerate(histories):
+        items[row, : len(history)] = torch.tensor(history)
+    lengths = torch.tensor([len(history) for history in histories])
+    with torch.no_grad():
+        encoded = model.encoder()(items, lengths)
+        # Each at the end of a row of its own, after someone else's history.
+        packed, segments = torch.full_like(items, 7), torch.zeros_like(items)
+        for row, history in enumerate(histories):
+            packed[row, 10 - len(history) :] = torch.tensor(history)
+            segments[row, 10 - len(history) :] = 1
+        everywhere, _ = model(packed, segments)
+    torch.testing.assert_close(encoded, everywhere[:, -1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoded.norm(dim=1), torch.ones(len(histories)))
+
+
+@pytest.mark.parametrize("positions", MODELS)
+def test_a_place_does_not_see_what_comes_after(positions):
+    model = MODELS[positions]
+    items = torch.tensor([[1, 2, 3, 4, 5]])
+    with torch.no_grad():
+        before = model(items, torch.zeros_like(items))[0]
+        items[0, 3] = 9
+        after = model(items, torch.zeros_like(items))[0]
+    torch.testing.assert_close(before[:, :3], after[:, :3])
+    assert (before[:, 3:] - after[:, 3:]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("positions", MODELS)
+def test_order_matters(positions):
+    encoder = MODELS[positions].encoder()
+    with torch.no_grad():
+        forward, backward = encoder(torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]]), torch.tensor([4, 4]))
+    assert (forward - backward).abs().max() > 0.01
+
+
+def test_attention_for_training_equals_the_fused_one():
+    model = with_large_weights(retriever(replace(SMALL, dropout=0.0)))
+    items = torch.randint(1, N_ITEMS, (3, 10))
+    segments = torch.tensor([[0] * 4 + [1] * 6, [0] * 10, [0] + [1] * 9])
+    with torch.no_grad():
+        fused, _ = model(items, segments)
+        training, _ = model.train()(items, segments)
+    torch.testing.assert_close(training, fused, atol=1e-5, rtol=0)
+
+
+def test_every_parameter_gets_a_gradient():
+    for config in (replace(SMALL, content=True), replace(SMALL, positions="absolute")):
+        model = retriever(config)
+        users, table = model(torch.tensor([[0, 3, 4]]), torch.tensor([[0, 1, 1]]))
+        (users[0] @ table[5]).sum().backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_dropout_acts_in_training_only():
+    model = retriever()
+    items = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        assert torch.equal(*(model(items, items * 0)[0] for _ in range(2)))
+        model.train()
+        assert not torch.equal(*(model(items, items * 0)[0] for _ in range(2)))
+
+
+def test_item_vectors_leave_padding_out_and_keep_the_mode():
+    model = retriever(replace(SMALL, content=True, id_dropout=1.0)).train()
+    vectors = model.item_vectors()
+    assert (vectors.shape, vectors.dtype) == ((N_ITEMS, 16), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+    assert model.items.training
+    assert np.abs(vectors - model.item_vectors(content_only=True)).max() > 1e-3
+
+
+@pytest.mark.parametrize("content", [True, False])
+def test_saved_and_loaded_is_the_same(tmp_path, content):
+    model = retriever(replace(SMALL, content=content))
+    save_retriever(tmp_path / "retriever.pt", model)
+    loaded = load_retriever(tmp_path / "retriever.pt")
+    assert loaded.config == model.config
+    np.testing.assert_array_equal(loaded.item_vectors(), model.item_vectors())
+    np.testing.assert_array_equal(loaded.item_vectors(content_only=True), model.item_vectors(content_only=True))
+    items, lengths = torch.tensor([[1, 5]]), torch.tensor([2])
+    assert torch.equal(loaded.encoder()(items, lengths), model.encoder()(items, lengths))
+
+
+def test_a_damaged_or_missing_file_is_a_named_error(tmp_path):
+    path = tmp_path / "retriever.pt"
+    with pytest.raises(ModelError, match=r"retriever\.pt"):
+        load_retriever(path)
+    save_retriever(path, retriever())
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ModelError, match="not a saved retriever"):
+        load_retriever(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"heads": 3}, "cannot be cut"), ({"positions": "none"}, "positions are"), ({"layers": 0}, "at least 1")],
+)
+def test_impossible_shapes_are_named_errors(change, message):
+    with pytest.raises(ModelError, match=message):
+        replace(SMALL, **change)
+
+
+def test_content_asked_for_and_not_given_is_a_named_error():
+    with pytest.raises(ModelError, match="0 of 12 items"):
+        Retriever(replace(SMALL, content=True), np.ones(N_ITEMS, bool))
+
+
+def test_encoder_exports_with_symbolic_batch_and_length():
+    model = retriever()
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=SMALL.window)
+    program = torch.export.export(
+        model.encoder(),
+        (torch.ones(2, 5, dtype=torch.int64), torch.tensor([5, 2])),
+        dynamic_shapes={"items": {0: batch, 1: length}, "lengths": {0: batch}},
+    )
+    for shape in ((1, 1), (3, 10)):
+        items, lengths = torch.randint(1, N_ITEMS, shape), torch.randint(1, shape[1] + 1, shape[:1])
+        torch.testing.assert_close(program.module()(items, lengths), model.encoder()(items, lengths))

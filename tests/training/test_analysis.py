@@ -1,0 +1,81 @@
+"""What the training chapter says: quality over seeds, margins, neighbours, ties, sentences chosen by the numbers."""
+
+import numpy as np
+import pytest
+
+from nanorecsys.data import Interactions, leave_one_out
+from nanorecsys.evaluation import DotProduct, evaluate, make_task, value
+from nanorecsys.training import analysis
+from nanorecsys.training.result import Difference
+
+
+@pytest.fixture(scope="module")
+def task():
+    rng = np.random.default_rng(0)
+    users, items = 40, 30
+    rows = [(u, i, t) for u in range(users) for t, i in enumerate(rng.choice(items, 8, replace=False))]
+    user, item, time = (np.array(column) for column in zip(*rows, strict=True))
+    interactions = Interactions(
+        user.astype(np.int32), item.astype(np.int32), np.ones(len(user), np.float32), time.astype(np.int64)
+    )
+    return make_task(interactions, leave_one_out(interactions), "test")
+
+
+def run(task, seed):
+    rng = np.random.default_rng(seed)
+    users, items = (rng.normal(size=(n, 4)).astype(np.float32) for n in (task.n_users, task.n_items))
+    return evaluate(DotProduct(users, items), task.targets, task.seen, task.n_items)
+
+
+def test_quality_is_the_mean_over_the_seeds(task):
+    runs = [run(task, seed) for seed in range(3)]
+    found = analysis.quality(runs)
+    assert found.ndcg == pytest.approx(np.mean([value(r, "ndcg@10") for r in runs]))
+    assert found.hitrate == pytest.approx(np.mean([value(r, "hitrate@10") for r in runs]))
+    assert found.ndcg_low < found.ndcg < found.ndcg_high
+    assert (found.users, found.seeds) == (40, 3)
+
+
+def test_a_difference_is_paired(task):
+    one, other = run(task, 0), run(task, 1)
+    assert analysis.difference([one], [one], "itself") == Difference(against="itself", ndcg=0.0, low=0.0, high=0.0)
+    found = analysis.difference([one], [other], "other")
+    assert found.ndcg == pytest.approx(value(one, "ndcg@10") - value(other, "ndcg@10"))
+    assert found.low < found.ndcg < found.high
+    better = max((one, other), key=lambda r: value(r, "ndcg@10"))
+    assert {"one": one, "other": other}[analysis.best_baseline({"one": one, "other": other})] is better
+
+
+def test_neighbours_are_the_nearest_and_never_the_item_itself():
+    vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [-1, 0]], np.float32)
+    assert analysis.neighbours(vectors, "abcd", [0, 2], k=2) == [("a", "b", "c"), ("c", "b", "a")]
+
+
+def test_the_other_tie_rule_changes_tied_targets_only():
+    events = Interactions(
+        user=np.array([0, 0, 0, 0, 1, 1, 1, 1], np.int32),
+        item=np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32),
+        rating=np.ones(8, np.float32),
+        timestamp=np.array([1, 2, 3, 3, 1, 2, 3, 4]),
+    )
+    other = analysis.ties_reversed(events)
+    assert other.item.tolist() == [0, 1, 3, 2, 0, 1, 2, 3]
+    tasks = [make_task(x, leave_one_out(x), "test") for x in (events, other)]
+    assert analysis.changed_targets(*tasks) == 0.5
+    assert analysis.changed_targets(tasks[0], tasks[0]) == 0.0
+
+
+def test_raw_rows_name_task_model_and_run(task):
+    rows = analysis.rank_frame({"t": {"m": [run(task, 0), run(task, 1)], "n": [run(task, 2)]}})
+    assert rows.columns == ["task", "model", "run", "user", "item", "rank"]
+    assert rows.group_by("model").len().sort("model")["len"].to_list() == [80, 40]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [(0.01, 0.02, "above"), (-0.02, -0.01, "below"), (-0.01, 0.01, "not measurably different")],
+)
+def test_a_sentence_follows_the_interval(low, high, word):
+    sentence = analysis._against(Difference(against="Markov", ndcg=(low + high) / 2, low=low, high=high))
+    assert word in sentence
+    assert "Markov" in sentence

@@ -1,0 +1,80 @@
+from itertools import chain, pairwise
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanorecsys.data import Histories
+from nanorecsys.training.batches import batches, epoch, padded, rows_of_epoch
+
+HISTORIES = st.lists(st.lists(st.integers(0, 50), max_size=30), min_size=1, max_size=8)
+
+
+def csr(histories):
+    offsets = np.cumsum([0, *map(len, histories)])
+    return Histories(offsets.astype(np.int64), np.array(list(chain(*histories)), np.int32))
+
+
+@given(HISTORIES.filter(any), st.integers(1, 12), st.integers(0, 9))
+@settings(deadline=None)
+def test_every_event_is_the_target_of_one_place_after_what_came_before(histories, window, seed):
+    rows = epoch(csr(histories), window, np.random.default_rng(seed))
+    items, segments, targets = (column.numpy() for column in (rows.items, rows.segments, rows.targets))
+    n_events = sum(map(len, histories))
+    assert items.shape == (rows_of_epoch(n_events, window), window)
+    filled = targets > 0
+    assert filled.sum() == n_events  # no place is wasted but in one row
+    assert sum(not row.all() for row in filled) <= 1
+    assert sorted(targets[filled] - 1) == sorted(chain(*histories))
+    assert (np.diff(segments) >= 0).all()
+    assert not items[~filled].any()
+
+    # An event follows another within one segment just as often as it does in the histories, less the cuts.
+    followed = sorted((a + 1, b + 1) for history in histories for a, b in pairwise(history))
+    firsts = sorted(history[0] + 1 for history in histories if history)
+    assert sorted(zip(items[filled & (items > 0)], targets[filled & (items > 0)], strict=True)) == followed
+    assert sorted(targets[filled & (items == 0)]) == firsts
+    for row in range(len(items)):
+        for place in range(1, window):
+            if filled[row, place] and segments[row, place] == segments[row, place - 1]:
+                # The context of a place ends with the target of the place before it.
+                assert items[row, place] == targets[row, place - 1]
+                assert items[row, place - 1] > 0
+
+
+@given(HISTORIES.filter(any), st.integers(2, 12))
+@settings(deadline=None)
+def test_contexts_are_as_long_as_the_row_allows(histories, window):
+    rows = epoch(csr(histories), window, np.random.default_rng(0))
+    items, segments = rows.items.numpy(), rows.segments.numpy()
+    inside = (items[:, 1:] > 0) & (items[:, :-1] > 0) & (segments[:, 1:] != segments[:, :-1])
+    # Between two places with a history, a segment ends only where the next one's empty history stands.
+    assert not inside.any()
+
+
+def test_epochs_differ_and_seeds_repeat():
+    histories = csr([list(range(25)), list(range(7)), [3]])
+    first, again, other = (epoch(histories, 5, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert (first.items == again.items).all()
+    assert (first.items != other.items).any()
+
+
+def test_batches_are_consecutive_rows_and_shares_a_partition():
+    rows = epoch(csr([list(range(23))]), 5, np.random.default_rng(0))
+    parts = list(batches(rows, 2))
+    assert [len(part.items) for part in parts] == [2, 2, 1]
+    assert (np.concatenate([part.targets for part in parts]) == rows.targets.numpy()).all()
+    shares = [part.share(rank, 2) for part in parts for rank in (0, 1)]
+    assert [len(share.items) for share in shares] == [1, 1, 1, 1, 1, 0]
+
+
+def test_padded_keeps_the_last_items_left_aligned():
+    items, lengths = padded(csr([[5, 6, 7], [], [8]]), np.array([2, 0, 1]), 2)
+    assert items.tolist() == [[9, 0], [7, 8], [0, 0]]
+    assert lengths.tolist() == [1, 2, 1]
+    assert items.dtype == np.int64
+
+
+def test_padded_without_any_event():
+    items, lengths = padded(csr([[], []]), np.array([0, 1]), 4)
+    assert (items.tolist(), lengths.tolist()) == ([[0], [0]], [1, 1])

@@ -1,0 +1,260 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nanorecsys.data import Histories, histories, leave_one_out
+from nanorecsys.evaluation import evaluate, make_task, value
+from nanorecsys.models.retriever import Retriever
+from nanorecsys.training.encode import encode_users
+from nanorecsys.training.errors import TrainingError
+from nanorecsys.training.fit import fit_retriever, scorer
+from nanorecsys.training.loop import TrainingConfig, train
+from nanorecsys.training.losses import LOSSES
+from tests.training.sequences import SHORT, SMALL, titles, walks
+
+EVENTS = walks()
+HISTORIES = histories(EVENTS)
+
+
+def fresh(config=SMALL, n_items=30, seed=0):
+    torch.manual_seed(seed)
+    return Retriever(config, np.ones(n_items, bool))
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_learns_the_walk(loss):
+    task = make_task(EVENTS, leave_one_out(EVENTS), "test")
+    fitted = fit_retriever(task, titles(), SMALL, replace(SHORT, epochs=12, loss=loss), progress=False)
+    result = evaluate(scorer(fitted.model, task), task.targets, task.seen, task.n_items)
+    # Chance is 1 in 17 unseen items.
+    assert value(result, "hitrate@1") > 0.7
+
+
+def test_content_and_absolute_positions_learn_it_too():
+    task = make_task(EVENTS, leave_one_out(EVENTS), "test")
+    model = replace(SMALL, content=True, positions="absolute", id_dropout=0.1)
+    fitted = fit_retriever(task, titles(), model, replace(SHORT, epochs=12), progress=False)
+    result = evaluate(scorer(fitted.model, task), task.targets, task.seen, task.n_items)
+    assert value(result, "hitrate@1") > 0.5
+
+
+def test_bf16_learns_it_too():
+    task = make_task(EVENTS, leave_one_out(EVENTS), "test")
+    fitted = fit_retriever(task, titles(), SMALL, replace(SHORT, epochs=12, precision="bf16"), progress=False)
+    result = evaluate(scorer(fitted.model, task), task.targets, task.seen, task.n_items)
+    assert value(result, "hitrate@1") > 0.7
+    assert all(p.dtype == torch.float32 for p in fitted.model.parameters())
+
+
+def test_same_seed_same_weights_and_another_seed_others():
+    models = []
+    for seed in (1, 1, 2):
+        model = fresh(seed=0)
+        train(model, HISTORIES, replace(SHORT, seed=seed), progress=False)
+        models.append(weights(model))
+    assert torch.equal(models[0], models[1])
+    assert not torch.equal(models[0], models[2])
+
+
+@pytest.mark.parametrize("loss", ["full_softmax", "sampled_softmax"])
+def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_result(tmp_path, loss):
+    config = replace(SHORT, loss=loss)
+    whole = fresh()
+    expected = train(whole, HISTORIES, config, validate=count_up(), progress=False)
+
+    class KilledError(Exception):
+        pass
+
+    validate = count_up()
+
+    def die_in_epoch_2(model):
+        if validate.calls:
+            raise KilledError
+        return validate(model)
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(KilledError):
+        # The last checkpoint lies in the middle of the second epoch, of 9 steps.
+        train(
+            fresh(),
+            HISTORIES,
+            config,
+            validate=die_in_epoch_2,
+            checkpoint_path=path,
+            checkpoint_steps=7,
+            progress=False,
+        )
+    resumed = fresh(seed=5)
+    got = train(resumed, HISTORIES, config, validate=validate, checkpoint_path=path, checkpoint_steps=7, progress=False)
+    assert torch.equal(weights(resumed), weights(whole))
+    assert got.curve.drop("seconds").equals(expected.curve.drop("seconds"))
+    assert got.best_epoch == expected.best_epoch
+
+
+def count_up():
+    """A validation that gets better with every call."""
+
+    def validate(model):
+        validate.calls += 1
+        return validate.calls
+
+    validate.calls = 0
+    return validate
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.training.test_loop import HISTORIES, LONG, fresh, weights
+from nanorecsys.training.loop import train
+model = fresh()
+curve = train(model, HISTORIES, LONG, checkpoint_path=Path(sys.argv[1]), checkpoint_steps=4, progress=False).curve
+print(curve["loss"].to_list(), weights(model).sum().item())
+"""
+LONG = replace(SHORT, epochs=12)
+
+
+def test_kill_9_leaves_a_checkpoint_that_ends_alike(tmp_path):
+    def start(name):
+        return subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path / name)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    killed = start("killed.pt")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    killed.stdout.close()
+    resumed, whole = start("killed.pt"), start("whole.pt")
+    assert resumed.communicate()[0] == whole.communicate()[0] != ""
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    first, again = fresh(), fresh(seed=5)
+    expected = train(first, HISTORIES, SHORT, checkpoint_path=path, progress=False)
+    got = train(again, HISTORIES, SHORT, checkpoint_path=path, progress=False)
+    assert got.curve.equals(expected.curve)
+    assert torch.equal(weights(first), weights(again))
+
+
+@pytest.mark.parametrize(
+    ("histories", "config"),
+    [(HISTORIES, replace(SHORT, learning_rate=1e-3)), (histories(walks(seed=1)), SHORT)],
+    ids=["other settings", "other data"],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, histories, config):
+    path = tmp_path / "checkpoint.pt"
+    train(fresh(), HISTORIES, SHORT, stop_after=1, checkpoint_path=path, progress=False)
+    with pytest.raises(TrainingError, match="other settings or other data"):
+        train(fresh(), histories, config, checkpoint_path=path, progress=False)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(TrainingError, match="is not a checkpoint"):
+        train(fresh(), HISTORIES, SHORT, checkpoint_path=path, progress=False)
+
+
+def test_early_stopping_keeps_the_best_weights():
+    scores = iter([0.1, 0.3, 0.2, 0.3, 0.9])
+    seen = []
+
+    def validate(model):
+        assert not model.training
+        seen.append(weights(model))
+        return next(scores)
+
+    model = fresh()
+    trained = train(model, HISTORIES, replace(SHORT, epochs=9, patience=2), validate=validate, progress=False)
+    assert trained.best_epoch == 2
+    assert trained.curve["validation"].to_list() == [0.1, 0.3, 0.2, 0.3]
+    assert torch.equal(weights(model), seen[1])
+
+
+def test_a_refit_follows_the_schedule_as_far_as_it_goes():
+    scores = iter([0.1, 0.3, 0.2])
+    chosen, refitted = fresh(), fresh()
+    best = train(chosen, HISTORIES, SHORT, validate=lambda model: next(scores), progress=False).best_epoch
+    train(refitted, HISTORIES, SHORT, stop_after=best, progress=False)
+    assert torch.equal(weights(chosen), weights(refitted))
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_a_remedy():
+    model = fresh()
+    with torch.no_grad():
+        model.tower.norm.weight[0] = torch.nan
+    with pytest.raises(TrainingError, match=r"step 1 \(epoch 1\) has loss nan") as error:
+        train(model, HISTORIES, SHORT, progress=False)
+    assert "learning_rate" in error.value.remedy
+
+
+def test_progress_shows_the_time_left(capsys):
+    train(fresh(), HISTORIES, SHORT)
+    shown = capsys.readouterr().err
+    assert "27/27" in shown
+    assert "<00:0" in shown
+
+
+@pytest.mark.parametrize(("change", "message"), [({"loss": "hinge"}, "no loss 'hinge'"), ({"epochs": 0}, "at least 1")])
+def test_impossible_settings_are_named_errors(change, message):
+    with pytest.raises(TrainingError, match=message):
+        TrainingConfig(**change)
+
+
+def test_no_event_is_a_named_error():
+    with pytest.raises(TrainingError, match="no event"):
+        train(fresh(), Histories(np.zeros(4, np.int64), np.zeros(0, np.int32)), SHORT)
+
+
+def test_a_history_longer_than_the_window_counts_by_its_last_items():
+    model = fresh().eval()
+    long, short = (Histories(np.array([0, n]), np.arange(30 - n, 30, dtype=np.int32)) for n in (25, 8))
+    np.testing.assert_array_equal(encode_users(model, long), encode_users(model, short))
+
+
+def test_users_without_and_with_one_event_and_items_of_the_test_part_only():
+    model = fresh()
+    # User 1 has nothing, user 2 one event, and no event has the items 5 to 29.
+    few = Histories(np.array([0, 4, 4, 5]), np.array([0, 1, 2, 3, 4], np.int32))
+    train(model, few, SHORT, progress=False)
+    vectors = encode_users(model.eval(), few)
+    assert vectors.shape == (3, 16)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    assert np.isfinite(vectors @ model.item_vectors().T).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_data_set_of_one_item(loss):
+    model = fresh(n_items=1)
+    one = Histories(np.array([0, 2, 3]), np.zeros(3, np.int32))
+    trained = train(model, one, replace(SHORT, loss=loss), progress=False)
+    assert trained.curve["loss"].is_finite().all()
+    assert encode_users(model.eval(), one).shape == (2, 16)
+
+
+def test_users_are_encoded_alike_in_any_batch():
+    model = fresh().eval()
+    lengths = np.array([0, 3, 14, 1, 9])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    uneven = Histories(offsets, np.random.default_rng(0).integers(0, 30, offsets[-1]).astype(np.int32))
+    apart = encode_users(model, uneven, batch_tokens=1)
+    np.testing.assert_allclose(encode_users(model, uneven), apart, atol=1e-6)
+    np.testing.assert_allclose(encode_users(model, uneven, np.array([4, 1])), apart[[4, 1]], atol=1e-6)

@@ -1,0 +1,31 @@
+import polars as pl
+import pytest
+
+from nanorecsys.data import histories
+from nanorecsys.training.throughput import measure, summarise
+from tests.training.sequences import SHORT, SMALL, walks
+
+
+def test_every_variant_is_timed_in_every_repeat_and_padding_is_no_token():
+    known = histories(walks(n_users=64, length=5))  # 5 batches of 8 full rows
+    rows = measure(known, 30, None, SMALL, SHORT, steps=2, repeats=3, progress=False)
+    assert rows.sort("variant", "repeat")["repeat"].to_list() == [1, 2, 3] * 3
+    tokens = {row["variant"]: row["tokens"] for row in rows.iter_rows(named=True)}
+    # Two steps of 8 rows and 8 places: histories of 5 events have 4 targets in the padded loop.
+    assert tokens == {"padded, fp32": 2 * 8 * 4, "packed, fp32": 2 * 8 * 8, "packed, bf16": 2 * 8 * 8}
+
+
+def test_rates_are_compared_within_a_repeat():
+    rows = pl.DataFrame(
+        {
+            "variant": ["padded, fp32", "packed, bf16"] * 3,
+            "repeat": [1, 1, 2, 2, 3, 3],
+            "tokens": [10, 10] * 3,
+            "seconds": [1.0, 0.5, 10.0, 2.0, 1.0, 0.25],  # the second repeat on a machine that was busy
+        }
+    )
+    table = summarise(rows, histories(walks(length=20)), window=10)
+    fast = table.filter(variant="packed, bf16").row(0, named=True)
+    assert fast["times_padded"] == pytest.approx(4)
+    assert (fast["tokens_per_s"], fast["lowest"], fast["highest"]) == pytest.approx((20, 5, 40))
+    assert fast["sequences_per_s"] == pytest.approx(2)
