@@ -11,6 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+# The tests' models are so small that a second thread costs more than it brings, most of all on a shared machine.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 
 
@@ -34,7 +36,7 @@ def main(arguments: list[str]) -> int:
     for name, command, environment in tiers:
         print(f"\n== {name}", flush=True)
         start = time.monotonic()
-        code = subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode
+        code = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT | environment).returncode
         seconds.append((name, time.monotonic() - start))
         if code and not (arguments and code == 5):  # a selection may leave a tier without tests
             break

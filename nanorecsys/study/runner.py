@@ -37,7 +37,7 @@ STATE = "run.json"
 WORK = ".work"
 KERNEL = {
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm asks for widgets, which no page shows
-    "OMP_WAIT_POLICY": "passive",  # threads that wait spinning slow a shared machine several times
+    "GOMP_SPINCOUNT": "20000",  # threads that wait spinning for longer slow a shared machine several times
 }
 READY = ".ready"  # in a work folder: it passed the gate and only has to be moved
 
