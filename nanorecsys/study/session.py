@@ -12,7 +12,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -109,12 +109,12 @@ class Session:
         read_record(self.out, self.result)
 
 
-def start(name: str, namespace: Mapping[str, Any]) -> Session:
+def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
     """Begin a chapter: check its parameters, make its folder, set the house style for figures.
 
     Args:
         name: the chapter, for example `01_data`.
-        namespace: the notebook's `globals()`, which hold the parameters.
+        namespace: the notebook's `globals()`, which hold the parameters; they get their types there.
 
     Raises:
         ParameterError: a value of the wrong type, or a name that is no parameter (papermill only logs these).
@@ -129,7 +129,12 @@ def start(name: str, namespace: Mapping[str, Any]) -> Session:
             continue
         if key not in parameters:
             raise unknown(key, parameters, name)
-    values = check_values(parameters, {key: namespace[key] for key in parameters}, name)
+    given = {key: namespace[key] for key in parameters}
+    for key, value in given.items():
+        if parameters[key].type == "list" and isinstance(value, str):  # papermill's -p passes a list as its text
+            given[key] = parameters[key].parse(value, name)
+    values = check_values(parameters, given, name)
+    namespace.update(values)
     out = Path(os.environ.get(OUT_VARIABLE) or where.run(BY_HAND)) / name
     out.mkdir(parents=True, exist_ok=True)
     plots.use_house_style()
