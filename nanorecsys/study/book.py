@@ -125,7 +125,7 @@ def publish(where: Layout, run: str, console: Console) -> None:
 
 
 def check_run(where: Layout, run: str | None) -> list[str]:
-    """What is wrong with a run, or with the published results: a line a problem, none if all is well."""
+    """What is wrong with a run, or with the published results, and with pages built since: a line a problem."""
     results = where.run(run) if run else where.published
     problems = []
     for chapter in chapters(where).values():
@@ -134,7 +134,8 @@ def check_run(where: Layout, run: str | None) -> list[str]:
         except NanorecsysError as error:
             problems.append(str(error))
     pages = where.build / (run or PUBLISHED) / "html"
-    if not problems and pages.is_dir():
+    summary = results / f"{SUMMARY}.ipynb"
+    if not problems and pages.is_dir() and pages.stat().st_mtime >= summary.stat().st_mtime:  # not of an older run
         problems += check_html(pages, results)
     return problems
 
