@@ -21,7 +21,7 @@ WHERE = layout()
 RUN = WHERE.run("smoke")
 PAGES = [
     *("intro", "claims", "runs", "environment", "method", "api", "glossary", "bibliography"),
-    *("results/01_data", "results/07_summary"),
+    *(f"results/{path.stem}" for path in sorted(WHERE.notebooks.glob("*.ipynb"))),
 ]
 
 
@@ -111,9 +111,11 @@ def test_publish_takes_a_whole_run_or_nothing(tmp_path):
     shutil.copytree(RUN, where.run("smoke"))
     book.publish(where, "smoke", Console(quiet=True))
     names = {p.relative_to(where.published).as_posix() for p in where.published.rglob("*") if p.is_file()}
+    chapters = [path.stem for path in WHERE.notebooks.glob("*.ipynb")]
     assert names == {
-        *("01_data.ipynb", "01_data/result.json"),
-        *("07_summary.ipynb", "07_summary/result.json", "07_summary/claims.json", "07_summary/results.csv"),
+        *(f"{chapter}.ipynb" for chapter in chapters),
+        *(f"{chapter}/result.json" for chapter in chapters),
+        *("07_summary/claims.json", "07_summary/results.csv"),
     }
     (where.run("smoke") / "01_data" / "result.json").unlink()
     with pytest.raises(book.NanorecsysError, match="01_data"):
