@@ -46,7 +46,6 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         unit: of the value, empty for a count or a ratio.
         target: what the value has to reach.
         original: the figure of the earlier benchmark or of the published source, where there is one.
-        cell: anchor of the section that shows it, on the chapter's page.
     """
 
     id: str
@@ -55,7 +54,6 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     target: Target
     original: float | str | None = None
-    cell: str = ""
 
 
 class JudgedClaim(msgspec.Struct, frozen=True, kw_only=True):
