@@ -11,8 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-# The tests' models are so small that a second thread costs more than it brings, most of all on a shared machine.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+# The unit tests' models are so small that a second thread costs more than it brings, most of all on a shared machine.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 
 
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     nbval = ROOT / "data" / "runs" / "nbval"
     tiers = [
         ("style", [str(BIN / "ruff"), "check", "."], {}),
-        ("unit and property tests", [*PYTEST, "--doctest-modules", "nanorecsys", *unit_folders(), *arguments], {}),
+        ("unit and property tests", [*PYTEST, "--doctest-modules", "nanorecsys", *unit_folders(), *arguments], ONE_THREAD),
         ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
         ("notebooks under papermill", [*PYTEST, "tests/notebooks", *arguments], {}),
         (
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     for name, command, environment in tiers:
         print(f"\n== {name}", flush=True)
         start = time.monotonic()
-        code = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT | environment).returncode
+        code = subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode
         seconds.append((name, time.monotonic() - start))
         if code and not (arguments and code == 5):  # a selection may leave a tier without tests
             break

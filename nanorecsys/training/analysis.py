@@ -12,12 +12,15 @@ from nanorecsys.data import Histories, Interactions
 from nanorecsys.evaluation import DotProduct, Evaluation, Task, evaluate, mean_interval, value, values
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.training.encode import encode_users
+from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import Fitted, fit_retriever, scorer
 from nanorecsys.training.loop import TrainingConfig
+from nanorecsys.training.losses import LOSSES
 from nanorecsys.training.result import Difference, ItemChoice, Quality, ScaleResult, TrainingResult, Variant
 
 RARE = 5  # events below which an item counts as rare
 RETRIEVER = "retriever"
+BASE = "base: full softmax"
 WARM = "global_temporal, users with a history"
 
 
@@ -123,6 +126,28 @@ def fit_seeds(
         )
         for seed in seeds
     ]
+
+
+def variants(model: RetrieverConfig, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The base, and the changes that `names` stand for (all if there is none), by the title that figures give them.
+
+    >>> variants(RetrieverConfig(window=100), ["gbce", "half_window"])
+    {'base: full softmax': {}, 'loss: gbce': {'loss': 'gbce'}, 'window halved': {'window': 50}}
+
+    Raises:
+        TrainingError: there is no such variant.
+    """
+    known = {
+        **{name: (f"loss: {name}", {"loss": name}) for name in LOSSES if name != "full_softmax"},
+        "id_alone": ("items by id alone", {"content": False}),
+        "absolute": ("positions: absolute", {"positions": "absolute"}),
+        "half_window": ("window halved", {"window": model.window // 2}),
+        "one_layer": ("one layer", {"layers": 1}),
+        "twice_layers": ("twice the layers", {"layers": 2 * model.layers}),
+    }
+    if unknown := [name for name in names if name not in known]:
+        raise TrainingError(f"there is no variant {unknown[0]!r}", f"Use any of {', '.join(known)}.")
+    return {BASE: {}} | dict(known[name] for name in names or known)
 
 
 def ablate(

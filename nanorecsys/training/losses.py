@@ -82,12 +82,10 @@ class _FullSoftmax(torch.autograd.Function):
         for start in range(0, len(u), CHUNK):
             part = slice(start, start + CHUNK)
             target, weight = targets[part, None], weights[part, None]
-            logits = (u[part] @ v.T).to(weights.dtype)  # (CHUNK, V)
-            log_sum = logits.logsumexp(1, keepdim=True)
-            loss += (weight * (log_sum - logits.gather(1, target))).sum()
-            # d loss / d s = w (softmax - onehot), in place of the logits
-            grad = logits.sub_(log_sum).exp_().mul_(weight)
-            grad = grad.scatter_add_(1, target, -weight).to(dtype)
+            log_p = (u[part] @ v.T).log_softmax(1, dtype=weights.dtype)  # (CHUNK, V)
+            loss -= (weight * log_p.gather(1, target)).sum()
+            # d loss / d s = w (softmax - onehot), in place of the log-probabilities
+            grad = log_p.exp_().mul_(weight).scatter_add_(1, target, -weight).to(dtype)
             users_grad[part] = grad @ v
             items_grad += grad.T @ u[part]
         ctx.save_for_backward(users_grad, items_grad)

@@ -5,7 +5,9 @@ import pytest
 
 from nanorecsys.data import Interactions, leave_one_out
 from nanorecsys.evaluation import DotProduct, evaluate, make_task, value
+from nanorecsys.models.retriever import RetrieverConfig
 from nanorecsys.training import analysis
+from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.result import Difference
 
 
@@ -79,3 +81,8 @@ def test_a_sentence_follows_the_interval(low, high, word):
     sentence = analysis._against(Difference(against="Markov", ndcg=(low + high) / 2, low=low, high=high))
     assert word in sentence
     assert "Markov" in sentence
+
+
+def test_a_variant_that_does_not_exist_is_named_with_those_that_do():
+    with pytest.raises(TrainingError, match=r"(?s)no variant 'gbc'.*half_window"):
+        analysis.variants(RetrieverConfig(), ["gbc"])
