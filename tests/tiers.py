@@ -21,7 +21,11 @@ def main(arguments: list[str]) -> int:
     nbval = ROOT / "data" / "runs" / "nbval"
     tiers = [
         ("style", [str(BIN / "ruff"), "check", "."], {}),
-        ("unit and property tests", [*PYTEST, "--doctest-modules", "nanorecsys", *unit_folders(), *arguments], ONE_THREAD),
+        (
+            "unit and property tests",
+            [*PYTEST, "--doctest-modules", "nanorecsys", *unit_folders(), *arguments],
+            ONE_THREAD,
+        ),
         ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
         ("notebooks under papermill", [*PYTEST, "tests/notebooks", *arguments], {}),
         (

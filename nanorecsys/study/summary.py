@@ -100,7 +100,7 @@ def claims_table(claims: list[JudgedClaim]) -> Table:
             )
             for c in claims
         ),
-        align="llrrrl",
+        align="lwrrrl",
     )
 
 
@@ -124,7 +124,7 @@ def parameters_table(collected: list[Collected]) -> Table:
         if item.record
         for name, p in item.chapter.settable.items()
     ]
-    return table(("parameter", "meaning", "default", "this run"), rows)
+    return table(("parameter", "meaning", "default", "this run"), rows, align="lw")
 
 
 def headline_table(collected: list[Collected]) -> Table:
@@ -135,7 +135,7 @@ def headline_table(collected: list[Collected]) -> Table:
         if item.record
         for label, figure in import_module(f"{item.chapter.package}.chapter").headline(item.record.result)
     ]
-    return table(("chapter", "figure", "this study"), rows, align="llr")
+    return table(("chapter", "figure", "this study"), rows, align="lwr")
 
 
 def environment_table() -> Table:

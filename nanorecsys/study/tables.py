@@ -32,7 +32,7 @@ class Table:
 
     def _repr_html_(self) -> str:
         def line(tag: str, cells: Iterable[str]) -> str:
-            styles = {"l": "text-align: left", "r": "text-align: right"}
+            styles = {"l": "text-align: left", "r": "text-align: right", "w": "text-align: left; min-width: 11rem"}
             filled = zip(cells, self.align, strict=True)
             return "".join(f'<{tag} style="{styles[a]}">{content}</{tag}>' for content, a in filled)
 
@@ -47,7 +47,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str = "")
     Args:
         header: column titles.
         rows: one sequence of cells a row; see `cell` for how they are shown.
-        align: one letter a column, `l` or `r`; left where it ends.
+        align: one letter a column, `l`, `r`, or `w` for left and wide enough for a sentence; left where it ends.
     """
     shown = tuple(tuple(c if isinstance(c, Markup) else html.escape(cell(c)) for c in row) for row in rows)
     return Table(tuple(map(html.escape, header)), shown, align.ljust(len(header), "l"))

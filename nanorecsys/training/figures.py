@@ -27,6 +27,8 @@ def learning_curves(curves: Mapping[str, pl.DataFrame]) -> Figure:
     right.set(xlabel="epoch", ylabel="training loss")
     for axis in (left, right):
         axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        axis.margins(x=0.1)
+        axis.set_xlim(left=0.5)
     return figure
 
 
