@@ -1,4 +1,4 @@
-"""The command line: `nanorecsys run`, `book`, `publish`, `check`, `sweep`, `doctor`."""
+"""The command line: `nanorecsys run`, `book`, `publish`, `check`, `sweep`, `bundle`, `doctor`."""
 
 import sys
 
@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nanorecsys.errors import NanorecsysError
+from nanorecsys.export.command import bundle
 
 PARAMETER_HELP = (
     "Set a parameter: chapter.name=value, or name=value in every chapter that has it. Repeatable. "
@@ -178,3 +179,6 @@ def doctor() -> None:
     Console().print(table)
     if not healthy(checks):
         sys.exit(1)
+
+
+cli.add_command(bundle)

@@ -77,22 +77,3 @@ def batches(rows: Batch, size: int) -> Iterator[Batch]:
     for start in range(0, len(rows.items), size):
         part = slice(start, start + size)
         yield Batch(rows.items[part], rows.segments[part], rows.targets[part])
-
-
-def padded(histories: Histories, users: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """The last `window` items of some users, as `UserEncoder` takes them.
-
-    Args:
-        users: int (B,).
-
-    Returns:
-        items int64 (B, L), vocabulary numbers, left-aligned and 0 beyond the length, L the longest of these
-        histories; lengths int64 (B,). An empty history is one 0 of length 1.
-    """
-    kept = np.minimum(histories.lengths[users], window)
-    lengths = np.maximum(kept, 1)
-    place = np.arange(lengths.max(initial=1))
-    source = (histories.offsets[users + 1] - kept)[:, None] + place
-    inside = place < kept[:, None]
-    items = np.where(inside, histories.items.take(source, mode="clip") + 1, 0) if len(histories.items) else inside * 0
-    return items.astype(np.int64), lengths

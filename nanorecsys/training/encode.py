@@ -1,13 +1,11 @@
 """Users' vectors for evaluation and for the chapters that follow."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 
 from nanorecsys.data import Histories
+from nanorecsys.data.padding import alike, padded
 from nanorecsys.models.retriever import Retriever
-from nanorecsys.training.batches import padded
 
 
 def encode_users(
@@ -30,19 +28,3 @@ def encode_users(
             items, lengths = (torch.from_numpy(a).to(device) for a in padded(histories, users[batch], window))
             vectors[batch] = encoder(items, lengths).cpu().numpy()
     return vectors
-
-
-def alike(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Batches of indices into `lengths`, from short to long, that fill at most `batch_tokens` places when padded.
-
-    >>> [batch.tolist() for batch in alike(np.array([5, 1, 2, 9]), 4)]
-    [[1, 2], [0], [3]]
-    """
-    order = np.argsort(lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        longest = lengths[order[start : start + batch_tokens]]
-        places = np.arange(1, len(longest) + 1) * longest
-        stop = start + max(1, int(np.searchsorted(places, batch_tokens, side="right")))
-        yield order[start:stop]
-        start = stop

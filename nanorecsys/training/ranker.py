@@ -17,11 +17,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from nanorecsys.data import Histories
+from nanorecsys.data.padding import alike, padded
 from nanorecsys.evaluation import Scorer, Task
 from nanorecsys.models.ranker import FittedRanker, ItemSide, Ranker, RankerConfig, item_features
 from nanorecsys.models.retriever import Retriever
-from nanorecsys.training.batches import padded
-from nanorecsys.training.encode import alike
 from nanorecsys.training.errors import TrainingError
 
 # Scores that exist at once while candidates are mined, float32 elements.

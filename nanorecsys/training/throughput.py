@@ -20,6 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from nanorecsys.data import Histories
+from nanorecsys.data.padding import padded
 from nanorecsys.models.items import ItemContent
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.training import batches
@@ -120,7 +121,7 @@ def _padded(model: Retriever, histories: Histories, training: TrainingConfig) ->
     model.train()
 
     def step() -> int:
-        rows, _ = batches.padded(histories, rng.choice(users, size), config.window + 1)
+        rows, _ = padded(histories, rng.choice(users, size), config.window + 1)
         rows = np.pad(rows, ((0, 0), (0, config.window + 1 - rows.shape[1])))
         items, targets = (torch.from_numpy(part).to(device) for part in (rows[:, :-1], rows[:, 1:]))
         table = model.items()

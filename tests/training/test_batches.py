@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanorecsys.data import Histories
-from nanorecsys.training.batches import batches, epoch, padded, rows_of_epoch
+from nanorecsys.data.padding import padded
+from nanorecsys.training.batches import batches, epoch, rows_of_epoch
 
 HISTORIES = st.lists(st.lists(st.integers(0, 50), max_size=30), min_size=1, max_size=8)
 

@@ -1,0 +1,42 @@
+"""Histories as the padded batches that a user tower takes, with little padding."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from nanorecsys.data.interactions import Histories
+
+
+def padded(histories: Histories, users: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last `window` items of some users, as a user tower takes them.
+
+    Args:
+        users: int (B,).
+
+    Returns:
+        items int64 (B, L), vocabulary numbers (item + 1), left-aligned and 0 beyond the length, L the longest of these
+        histories; lengths int64 (B,). An empty history is one 0 of length 1.
+    """
+    kept = np.minimum(histories.lengths[users], window)
+    lengths = np.maximum(kept, 1)
+    place = np.arange(lengths.max(initial=1))
+    source = (histories.offsets[users + 1] - kept)[:, None] + place
+    inside = place < kept[:, None]
+    items = np.where(inside, histories.items.take(source, mode="clip") + 1, 0) if len(histories.items) else inside * 0
+    return items.astype(np.int64), lengths
+
+
+def alike(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Batches of indices into `lengths`, from short to long, that fill at most `batch_tokens` places when padded.
+
+    >>> [batch.tolist() for batch in alike(np.array([5, 1, 2, 9]), 4)]
+    [[1, 2], [0], [3]]
+    """
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = lengths[order[start : start + batch_tokens]]
+        places = np.arange(1, len(longest) + 1) * longest
+        stop = start + max(1, int(np.searchsorted(places, batch_tokens, side="right")))
+        yield order[start:stop]
+        start = stop

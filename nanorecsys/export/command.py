@@ -1,0 +1,166 @@
+"""`nanorecsys bundle`: build the serving bundle from a finished run, or check one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from nanorecsys.errors import NanorecsysError
+
+if TYPE_CHECKING:
+    from nanorecsys.export.bundle import Manifest, Parts
+    from nanorecsys.study.session import Upstream
+
+DATA, TRAINING, EXPORT, ANN = "01_data", "02_training", "03_export", "04_ann"
+T = TypeVar("T")
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """What a bundle reads of the export chapter's result."""
+
+    chosen: str
+    chosen_is_int8: bool
+
+
+class Recommended(msgspec.Struct, frozen=True):
+    """A FAISS factory string and search parameters."""
+
+    factory: str
+    search: str = ""
+
+
+class Searched(msgspec.Struct, frozen=True):
+    """What a bundle reads of the search chapter's result."""
+
+    recommended: Recommended
+
+
+@click.command()
+@click.argument("profile", default="quick")
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the bundle goes; data/runs/PROFILE/bundle by default.",
+)
+@click.option(
+    "--check",
+    "checked",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Verify the bundle in DIR and build none; exit code 1 with what is wrong.",
+)
+def bundle(profile: str, output: Path | None, checked: Path | None) -> None:
+    """Build the serving bundle from the run of PROFILE: all that the server reads, checked before it is put in place.
+
+    The index is the one that chapter 04 recommends; exact search where it has not run. An older bundle stays until
+    the new one is whole.
+
+    \b
+    Examples:
+      nanorecsys bundle full --output /srv/bundle
+      nanorecsys bundle --check /srv/bundle
+    """
+    from nanorecsys.export.bundle import build_bundle, check_bundle
+    from nanorecsys.study.layout import layout
+
+    if checked and output:
+        raise click.UsageError("--check builds nothing: leave --output out")
+    if checked:
+        show(check_bundle(checked), checked)
+        return
+    where = layout()
+    run = where.run(profile)
+    manifest = build_bundle(output or run / "bundle", gather(run))
+    show(manifest, output or Path(where.relative(run / "bundle")))
+
+
+def gather(run: Path) -> "Parts":
+    """The parts of a bundle from a run's folder.
+
+    Histories and popularity count all events, so that a user's newest ones are served.
+
+    Raises:
+        NanorecsysError: a chapter has not run there, is older than one that it reads, or lacks a file; the remedy is
+            the command to run.
+    """
+    import numpy as np
+
+    from nanorecsys.data import histories, load_prepared
+    from nanorecsys.export.bundle import Parts
+    from nanorecsys.study.records import FILE
+
+    data, training = _chapter(run, DATA, dict[str, Any]), _chapter(run, TRAINING, dict[str, Any])
+    export = _chapter(run, EXPORT, Exported)
+    for earlier, later in ((data, training), (training, export)):
+        if later.record.provenance.started_utc < earlier.record.provenance.started_utc:
+            raise NanorecsysError(
+                f"{later.folder.name} in run {run.name!r} is older than {earlier.folder.name}, which it reads",
+                f"nanorecsys run {run.name}",
+            )
+    searched = (run / ANN / FILE).exists()
+    index = _chapter(run, ANN, Searched).record.result.recommended if searched else Recommended("Flat")
+    dataset = load_prepared(run / DATA).dataset
+    return Parts(
+        tower=_file(export, "tower"),
+        tower_fp32=_file(export, "tower_fp32"),
+        ranker=_file(export, "ranker"),
+        item_vectors=np.load(_file(training, "item_vectors")),
+        items=dataset.items,
+        histories=histories(dataset.interactions),
+        user_ids=np.array(dataset.users["user_id"].to_list()),
+        popularity=np.bincount(dataset.interactions.item, minlength=len(dataset.items)),
+        dataset=dataset.name,
+        commit=export.record.provenance.commit,
+        window=training.record.parameters["window"],
+        tower_variant=export.record.result.chosen,
+        tower_is_int8=export.record.result.chosen_is_int8,
+        index_factory=index.factory,
+        index_search=index.search,
+    )
+
+
+def show(manifest: "Manifest", folder: Path) -> None:
+    """Print a bundle's files, their sizes, and how to serve it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("file", "KiB", "array", "sha256", title=f"serving bundle {folder}")
+    table.columns[1].justify = "right"
+    for name, file in manifest.files.items():
+        array = f"{file.dtype} {tuple(file.shape)}" if file.shape is not None else ""
+        table.add_row(name, f"{file.bytes / 1024:,.1f}", array, file.sha256[:12])
+    total = sum(file.bytes for file in manifest.files.values())
+    table.add_row("all", f"{total / 1024:,.1f}", "", "")
+    console = Console(highlight=False)
+    console.print(table)
+    precision = "int8" if manifest.tower_is_int8 else "fp32"
+    search = f" with {manifest.index_search}" if manifest.index_search else ""
+    console.print(
+        f"{manifest.dataset}: {manifest.n_users:,} users, {manifest.n_items:,} items; window {manifest.window}, "
+        f"d {manifest.d}\ntower {manifest.tower_variant} ({precision}); index {manifest.index_factory}{search}",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(f"serve it: python -m server --bundle {folder}", markup=False, soft_wrap=True)
+
+
+def _chapter(run: Path, name: str, result: type[T]) -> "Upstream[T]":
+    from nanorecsys.study.records import FILE, read_record
+    from nanorecsys.study.session import Upstream
+
+    if not (run / name / FILE).exists():
+        raise NanorecsysError(
+            f"a bundle is made from {name}, which has no result in run {run.name!r}", f"nanorecsys run {run.name}"
+        )
+    return Upstream(run / name, read_record(run / name, result))
+
+
+def _file(chapter: "Upstream[Any]", name: str) -> Path:
+    if name not in chapter.record.files:
+        raise NanorecsysError(
+            f"{chapter.folder.name} lists no file {name!r}, which a bundle is made from",
+            f"nanorecsys run {chapter.folder.parent.name} --only {chapter.folder.name} --force",
+        )
+    return chapter.path(name)

@@ -1,0 +1,179 @@
+import numpy as np
+import onnx
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanorecsys.export.ranker import (
+    compare_rankers,
+    export_ranker,
+    export_ranker_gathered,
+    original_ranker_shape,
+    ranker_tables,
+)
+from nanorecsys.export.runtime import session
+from nanorecsys.models.ranker import FittedRanker, ItemSide, Ranker, RankerConfig
+
+N_ITEMS, D, F = 150, 16, 5
+
+
+def fitted(n_items=N_ITEMS, d=D, features=F, hidden=(12, 8), seed=0):
+    """Weights as large as training leaves them: scores reach about 15, and every input matters."""
+    torch.manual_seed(seed)
+    ranker = Ranker(RankerConfig(d=d, features=features, hidden=hidden, temperature=0.07)).eval()
+    with torch.no_grad():
+        ranker.out.weight.normal_()
+        ranker.out.bias.fill_(0.5)
+    vectors, content = (torch.nn.functional.normalize(torch.randn(n_items, d), dim=-1) for _ in range(2))
+    return FittedRanker(
+        ranker, ItemSide(vectors, content, torch.rand(n_items, features), torch.rand(n_items) < 0.8), (), pl.DataFrame()
+    )
+
+
+def requests(n_items, d, batch, candidates, seed=0):
+    rng = np.random.default_rng(seed)
+    users = rng.standard_normal((batch, d)).astype(np.float32)
+    return users / np.linalg.norm(users, axis=1, keepdims=True), rng.integers(n_items, size=(batch, candidates))
+
+
+@torch.no_grad()
+def by_torch(ranker, users, items):
+    items = torch.from_numpy(items)
+    inputs = ranker.items.read(items, torch.zeros_like(items, dtype=torch.bool))
+    return ranker.ranker(torch.from_numpy(users), *inputs).numpy()
+
+
+@pytest.fixture(scope="module")
+def ranker():
+    return fitted()
+
+
+@pytest.fixture(scope="module")
+def folder(ranker, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranker")
+    export_ranker(ranker, folder / "inside.onnx")
+    export_ranker_gathered(ranker, folder / "gathered.onnx")
+    original_ranker_shape(N_ITEMS, D, F, folder / "original.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runner(folder):
+    return session(folder / "inside.onnx")
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 100])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_equals_torch(ranker, folder, runner, batch, candidates):
+    users, items = requests(N_ITEMS, D, batch, candidates)
+    expected = by_torch(ranker, users, items)
+    scores = runner.run(None, {"users": users, "items": items})[0]
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=1e-6)
+    vectors, first = ranker_tables(ranker)
+    inputs = {"users": users, "vectors": vectors[items], "first": first[items]}
+    gathered = session(folder / "gathered.onnx").run(None, inputs)[0]
+    np.testing.assert_allclose(gathered, expected, atol=1e-5, rtol=1e-6)
+
+
+def test_every_part_of_the_input_matters(ranker, runner):
+    """Or a graph without it would pass for equal."""
+    users, items = requests(N_ITEMS, D, 2, 100)
+    whole = runner.run(None, {"users": users, "items": items})[0]
+    assert np.abs(whole).max() > 5
+    for part in ("user", "item", "product", "features"):
+        without = fitted()
+        with torch.no_grad():
+            getattr(without.ranker, part).weight.zero_()
+        assert np.abs(by_torch(without, users, items) - whole).max() > 0.1
+
+
+def test_unknown_items_are_read_from_their_content(ranker, runner):
+    side = ranker.items
+    unknown = np.flatnonzero(~side.known.numpy())
+    assert 0 < len(unknown) < N_ITEMS
+    users, _ = requests(N_ITEMS, D, 1, 1)
+    scores = runner.run(None, {"users": users, "items": unknown[None]})[0]
+    np.testing.assert_allclose(scores, by_torch(ranker, users, unknown[None]), atol=1e-5, rtol=1e-6)
+    everything_known = FittedRanker(
+        ranker.ranker, ItemSide(side.vectors, side.content_vectors, side.features, side.known | True), (), ranker.curve
+    )
+    assert (np.abs(scores - by_torch(everything_known, users, unknown[None])) > 1e-3).all()
+
+
+def test_a_candidate_has_one_score_however_often_and_wherever_it_comes(runner):
+    users, items = requests(N_ITEMS, D, 1, 20)
+    once = runner.run(None, {"users": users, "items": items})[0]
+    twice = runner.run(None, {"users": users, "items": np.concatenate([items, items[:, ::-1]], 1)})[0]
+    np.testing.assert_allclose(twice[:, :20], twice[:, :19:-1], atol=1e-6)
+    np.testing.assert_allclose(twice[:, :20], once, atol=1e-6)
+
+
+def test_the_same_request_gives_the_same_bytes(folder, runner):
+    users, items = requests(N_ITEMS, D, 3, 100)
+    inputs = {"users": users, "items": items}
+    answers = {s.run(None, inputs)[0].tobytes() for s in (runner, runner, session(folder / "inside.onnx"))}
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize("item", [-1, -N_ITEMS, N_ITEMS, 2**40])
+@pytest.mark.parametrize("model", ["inside", "original"])
+def test_an_item_that_is_not_there_is_an_error(folder, model, item):
+    users, items = requests(N_ITEMS, D, 1, 3)
+    items[0, 1] = item
+    with pytest.raises(Exception, match="out of data bounds"):
+        session(folder / f"{model}.onnx").run(None, {"users": users, "items": items})
+
+
+@pytest.mark.parametrize("model", ["inside", "gathered", "original"])
+def test_batch_and_candidates_are_symbolic(folder, model):
+    graph = onnx.load(folder / f"{model}.onnx").graph
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in [*graph.input, *graph.output]
+    }
+    items = {"vectors": ["B", "C", D], "first": ["B", "C", 12]} if model == "gathered" else {"items": ["B", "C"]}
+    assert shapes == {"users": ["B", D], "scores": ["B", "C"]} | items
+
+
+@given(
+    n_items=st.integers(1, 30),
+    d=st.integers(1, 24),
+    features=st.integers(3, 6),
+    hidden=st.lists(st.integers(1, 20), min_size=1, max_size=3).map(tuple),
+    batch=st.integers(1, 4),
+    candidates=st.integers(0, 40),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=25, deadline=None)
+def test_equals_torch_at_any_shape(tmp_path_factory, n_items, d, features, hidden, batch, candidates, seed):
+    path = tmp_path_factory.mktemp("any") / "ranker.onnx"
+    ranker = fitted(n_items, d, features, hidden, seed)
+    export_ranker(ranker, path)
+    users, items = requests(n_items, d, batch, candidates, seed)
+    scores = session(path).run(None, {"users": users, "items": items})[0]
+    np.testing.assert_allclose(scores, by_torch(ranker, users, items), atol=2e-5, rtol=2e-6)
+
+
+def test_timings_of_all_variants(ranker, folder):
+    paths = {variant: folder / f"{variant}.onnx" for variant in ("inside", "gathered", "original")}
+    rows = compare_rankers(paths, ranker_tables(ranker), repeats=20)
+    assert rows.columns == ["variant", "repeat", "ms"]
+    assert (
+        rows.group_by("variant").agg(pl.col("repeat").sort()).sort("variant")["repeat"].to_list()
+        == [list(range(20))] * 3
+    )
+    assert (rows["ms"] > 0).all()
+
+
+def test_at_most_half_the_time_of_the_originals_shape(tmp_path):
+    """At the sizes of the study; the ratio is one of medians of the same repeats."""
+    ranker = fitted(1000, 256, 22, (128, 64))
+    paths = {"ours": tmp_path / "ours.onnx", "original": tmp_path / "original.onnx"}
+    export_ranker(ranker, paths["ours"])
+    original_ranker_shape(1000, 256, 22, paths["original"])
+    rows = compare_rankers(paths, ranker_tables(ranker), repeats=50)
+    median = dict(rows.group_by("variant").agg(pl.col("ms").median()).iter_rows())
+    assert median["ours"] <= 0.5 * median["original"]
