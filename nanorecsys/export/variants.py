@@ -21,6 +21,7 @@ from nanorecsys.export.names import (
     EXPORTED,
     FUSED,
     INT8_CHANNEL,
+    INT8_MIXED,
     INT8_PADDED,
     INT8_STATIC,
     INT8_TABLE,
@@ -155,6 +156,8 @@ def _write(encoder: UserEncoder, histories: Histories, folder: Path, name: str, 
             return quantize.static(source, path, calibration(histories, window))
         if name == INT8_WEIGHTS:
             return quantize.weight_only(source, path)
+        if name == INT8_MIXED:
+            return quantize.mixed(source, path)
         return quantize.dynamic(source, path, per_channel=name in (INT8_CHANNEL, INT8_TABLE), tables=name == INT8_TABLE)
     finally:
         source.unlink(missing_ok=True)

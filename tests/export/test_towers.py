@@ -1,5 +1,7 @@
 """Every way to run the tower gives the vectors that PyTorch gives."""
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from nanorecsys.data import Histories
 from nanorecsys.export import quantize, variants
 from nanorecsys.export.errors import ExportError
-from nanorecsys.export.graph import fused_tower
+from nanorecsys.export.graph import Graph, fused_tower
 from nanorecsys.export.names import COMPILED, CORE, FUSED, INT8_CHANNEL, INT8_PADDED, TORCH_PADDED, VARIANTS
 from nanorecsys.export.runtime import Encoder, encode_users, session
 from nanorecsys.export.torch_export import EveryPosition, export_encoder
@@ -100,16 +102,35 @@ def quantized(name, source, target, batch):
         return quantize.static(source, target, [batch])
     if name == "weights only":
         return quantize.weight_only(source, target)
+    if name == "mixed":
+        return quantize.mixed(source, target)
     return quantize.dynamic(source, target, per_channel=name != "tensor", tables=name == "tables")
 
 
-@pytest.mark.parametrize("name", ["tensor", "channel", "tables", "static", "weights only"])
+@pytest.mark.parametrize("name", ["tensor", "channel", "tables", "static", "weights only", "mixed"])
 def test_int8_quantizes_every_product_and_stays_close(name, fused_path, encoder, batch, tmp_path):
     products = sum(n.op_type == "MatMul" for n in onnx.load(fused_path).graph.node)
     assert quantized(name, fused_path, tmp_path / "int8.onnx", batch) == products
     found, expected = Encoder(tmp_path / "int8.onnx")(*batch), in_torch(encoder, *batch)
     assert (found * expected).sum(1).min() > 0.98
     assert np.abs(found - expected).max() > 1e-5  # it is another model
+
+
+def test_mixed_keeps_an_outlier_from_costing_the_numbers_beside_it(tmp_path):
+    """One number a thousand times the others: with one scale for all of them, they all round to nothing."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 960)).astype(np.float32)
+    x[:, 0] = 1000
+    weight = rng.normal(size=(960, 16)).astype(np.float32)
+    weight[0] = 0
+    graph = Graph()
+    found = graph.add("MatMul", "x", graph.weight("down_0", weight))
+    onnx.save(graph.model({"x": (1, ["B", 960])}, ("y", ["B", 16]), found), tmp_path / "product.onnx")
+    error = {}
+    for name, way in (("channel", partial(quantize.dynamic, per_channel=True)), ("mixed", quantize.mixed)):
+        assert way(tmp_path / "product.onnx", tmp_path / f"{name}.onnx") == 1
+        error[name] = np.abs(session(tmp_path / f"{name}.onnx").run(None, {"x": x})[0] - x @ weight).max()
+    assert error["mixed"] < 0.5 * error["channel"]
 
 
 def test_tables_in_int8_make_the_file_smaller(fused_path, tmp_path):
