@@ -1,0 +1,137 @@
+"""What each generator promises of its samples. About 2 s."""
+
+import numpy as np
+import pytest
+
+from nanorecsys.scaleup import GENERATORS, UnknownGeneratorError, VectorsError, generate
+from nanorecsys.scaleup.generators import by_name
+from nanorecsys.scaleup.generators.gaussian import covariance_root
+from nanorecsys.scaleup.generators.mixture import kmeans
+from nanorecsys.scaleup.generators.neighbours import intrinsic_dimension, nearest
+
+NEAR_BY = ("local", "tangent")
+
+
+def sample(name: str, vectors: np.ndarray, n: int = 4000, total: int | None = None) -> np.ndarray:
+    return by_name(name).fit(vectors, total or 10 * len(vectors)).sample(n, np.random.default_rng(0))
+
+
+def nearest_distance(made: np.ndarray, real: np.ndarray) -> np.ndarray:
+    nearest_real = real[(made @ real.T).argmax(axis=1)]
+    return np.linalg.norm(made - nearest_real, axis=1)  # 2 - 2 cos would lose small distances in float32
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_samples_are_unit_float32_and_differ(name: str, curved: np.ndarray) -> None:
+    made = sample(name, curved)
+    assert made.dtype == np.float32
+    assert made.shape == (4000, curved.shape[1])
+    np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
+    assert len(np.unique(made, axis=0)) == len(made)
+
+
+@pytest.mark.parametrize("name", ["independent", "gaussian", "mixture"])
+def test_mean_and_variance_of_each_dimension(name: str, correlated: np.ndarray) -> None:
+    made = sample(name, correlated)
+    np.testing.assert_allclose(made.mean(axis=0), correlated.mean(axis=0), atol=0.005)
+    np.testing.assert_allclose(made.std(axis=0), correlated.std(axis=0), rtol=0.1)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("independent", False), ("gaussian", True), ("mixture", True)])
+def test_covariance_is_kept_or_lost(name: str, kept: bool, correlated: np.ndarray) -> None:
+    correlation = np.corrcoef(sample(name, correlated), rowvar=False)[0, 1]
+    assert np.corrcoef(correlated, rowvar=False)[0, 1] > 0.95
+    assert (correlation > 0.9) == kept
+    assert (abs(correlation) < 0.1) == (not kept)
+
+
+def test_mixture_recovers_planted_clusters(clustered: np.ndarray) -> None:
+    made = sample("mixture", clustered)
+    axis = made[:, :3].argmax(axis=1)
+    np.testing.assert_allclose(np.bincount(axis) / len(made), [1 / 6, 1 / 3, 1 / 2], atol=0.03)
+    assert made[np.arange(len(made)), axis].min() > 0.8  # none between the clusters
+    one_gaussian = sample("gaussian", clustered)
+    assert np.mean(one_gaussian[:, :3].max(axis=1) > 0.8) < 0.8  # which a single Gaussian cannot do
+
+
+def test_kmeans_finds_planted_clusters(clustered: np.ndarray) -> None:
+    centres, labels = kmeans(clustered, 3)
+    assert sorted(np.bincount(labels)) == [300, 600, 900]
+    np.testing.assert_allclose(np.sort(centres[:, :3], axis=0)[-1], 1, atol=0.05)
+
+
+def test_kmeans_of_equal_points_ends() -> None:
+    centres, labels = kmeans(np.ones((20, 2), np.float32), 3)
+    assert np.isfinite(centres).all()
+    assert len(labels) == 20
+
+
+@pytest.mark.parametrize("name", NEAR_BY)
+def test_new_items_lie_near_the_surface(name: str, curved: np.ndarray) -> None:
+    spacing = np.median(nearest(curved, 2)[1][:, 1])
+    made, global_ones = (np.median(nearest_distance(sample(n, curved), curved)) for n in (name, "gaussian"))
+    assert made < 3 * spacing < global_ones
+
+
+@pytest.mark.parametrize("name", NEAR_BY)
+def test_new_items_are_no_copies(name: str, curved: np.ndarray) -> None:
+    spacing = np.median(nearest(curved, 2)[1][:, 1])
+    jittered = curved + np.float32(1e-3 * spacing)
+    assert np.mean(nearest_distance(jittered, curved) < 0.1 * spacing) > 0.9  # the measure sees copies
+    assert np.mean(nearest_distance(sample(name, curved), curved) < 0.1 * spacing) < 0.1
+
+
+def test_noise_shrinks_with_the_size_of_the_catalogue(curved: np.ndarray) -> None:
+    small, large = (np.median(nearest_distance(sample("tangent", curved, total=t), curved)) for t in (6000, 600_000))
+    # of intrinsic dimension 2, so a hundred times as many lie ten times as dense; on a curved surface roughly
+    assert 4 < small / large < 20
+
+
+def test_intrinsic_dimension_of_a_surface(curved: np.ndarray) -> None:
+    assert 1.6 < intrinsic_dimension(nearest(curved, 16)[1]) < 2.6
+
+
+def test_nearest_puts_the_item_first_also_among_copies() -> None:
+    vectors = np.repeat(np.eye(4, dtype=np.float32), 2, axis=0)
+    ids, distances = nearest(vectors, 3)
+    assert ids[:, 0].tolist() == list(range(8))
+    assert ids[:, 1].tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+    np.testing.assert_allclose(distances, np.tile(np.array([0, 0, np.sqrt(2)], np.float32), (8, 1)), atol=1e-6)
+
+
+def test_copies_among_the_items_are_taken(curved: np.ndarray) -> None:
+    doubled = np.repeat(curved[:100], 20, axis=0)
+    for name in GENERATORS:
+        assert np.isfinite(sample(name, doubled, 500)).all()
+
+
+def test_covariance_root_of_fewer_items_than_dimensions() -> None:
+    covariance = np.cov(np.random.default_rng(0).normal(size=(3, 8)), rowvar=False)
+    root = covariance_root(covariance)
+    np.testing.assert_allclose(root.T @ root, covariance, atol=1e-5)
+
+
+def test_unknown_generator_lists_the_known(curved: np.ndarray) -> None:
+    with pytest.raises(UnknownGeneratorError, match=r"'locla'.*\n.*independent, gaussian, mixture, local"):
+        generate(curved, 1000, "locla")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda v: v.astype(np.float64), "float64"),
+        (lambda v: v[0], r"\(16,\)"),
+        (lambda v: v * np.float32(1.1), "not unit norm, the first in row 0: 1.1"),
+        (lambda v: np.where(np.arange(len(v))[:, None] == 7, np.float32(np.nan), v), "1 item .* row 7"),
+        (lambda v: v[:15], "15 item vectors are fewer than the 16"),
+    ],
+)
+def test_unfit_vectors_are_refused(change, says: str, curved: np.ndarray) -> None:
+    with pytest.raises(VectorsError, match=says):
+        generate(change(curved), 1000, "local")
+
+
+def test_fewer_items_than_real_ones_are_refused(curved: np.ndarray) -> None:
+    with pytest.raises(VectorsError, match="599 items cannot keep 600"):
+        generate(curved, 599)
+    assert len(generate(curved, 599, keep_real=False)) == 599
