@@ -1,4 +1,4 @@
-"""The command line: `nanorecsys run`, `book`, `publish`, `check`, `sweep`, `bundle`, `doctor`."""
+"""The command line: `nanorecsys run`, `book`, `publish`, `check`, `sweep`, `bundle`, `ann`, `doctor`."""
 
 import sys
 
@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from nanorecsys.ann.command import ann
 from nanorecsys.errors import NanorecsysError
 from nanorecsys.export.command import bundle
 
@@ -182,3 +183,4 @@ def doctor() -> None:
 
 
 cli.add_command(bundle)
+cli.add_command(ann)

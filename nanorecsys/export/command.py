@@ -87,6 +87,7 @@ def gather(run: Path) -> "Parts":
     """
     import numpy as np
 
+    from nanorecsys.ann.indexes import build_index
     from nanorecsys.data import histories, load_prepared
     from nanorecsys.export.bundle import Parts
     from nanorecsys.study.records import FILE
@@ -102,11 +103,12 @@ def gather(run: Path) -> "Parts":
     searched = (run / ANN / FILE).exists()
     index = _chapter(run, ANN, Searched).record.result.recommended if searched else Recommended("Flat")
     dataset = load_prepared(run / DATA).dataset
+    item_vectors = np.load(_file(training, "item_vectors"))
     return Parts(
         tower=_file(export, "tower"),
         tower_fp32=_file(export, "tower_fp32"),
         ranker=_file(export, "ranker"),
-        item_vectors=np.load(_file(training, "item_vectors")),
+        item_vectors=item_vectors,
         items=dataset.items,
         histories=histories(dataset.interactions),
         user_ids=np.array(dataset.users["user_id"].to_list()),
@@ -118,11 +120,12 @@ def gather(run: Path) -> "Parts":
         tower_is_int8=export.record.result.chosen_is_int8,
         index_factory=index.factory,
         index_search=index.search,
+        index=build_index(index.factory, item_vectors).index,  # with the bounds that the chapter measured it with
     )
 
 
 def show(manifest: "Manifest", folder: Path) -> None:
-    """Print a bundle's files, their sizes, and how to serve it."""
+    """Print a bundle's files, their sizes, and how to check it."""
     from rich.console import Console
     from rich.table import Table
 
@@ -143,7 +146,7 @@ def show(manifest: "Manifest", folder: Path) -> None:
         markup=False,
         soft_wrap=True,
     )
-    console.print(f"serve it: python -m server --bundle {folder}", markup=False, soft_wrap=True)
+    console.print(f"check it: nanorecsys bundle --check {folder}", markup=False, soft_wrap=True)
 
 
 def _chapter(run: Path, name: str, result: type[T]) -> "Upstream[T]":

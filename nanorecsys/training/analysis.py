@@ -16,10 +16,17 @@ from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import Fitted, fit_retriever, scorer
 from nanorecsys.training.loop import TrainingConfig
 from nanorecsys.training.losses import LOSSES
-from nanorecsys.training.result import Difference, ItemChoice, Quality, ScaleResult, TrainingResult, Variant
+from nanorecsys.training.result import (
+    RETRIEVER,
+    Difference,
+    ItemChoice,
+    Quality,
+    ScaleResult,
+    TrainingResult,
+    Variant,
+)
 
 RARE = 5  # events below which an item counts as rare
-RETRIEVER = "retriever"
 BASE = "base: full softmax"
 WARM = "global_temporal, users with a history"
 

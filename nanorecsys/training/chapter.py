@@ -7,8 +7,7 @@ from typing import Any
 from nanorecsys.data.load import DEFAULT_DATASET
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.claims import Claim, Target
-from nanorecsys.training.analysis import RETRIEVER
-from nanorecsys.training.result import TrainingResult
+from nanorecsys.training.result import RETRIEVER, TrainingResult
 
 NEEDS = ("01_data",)
 Result = TrainingResult

@@ -2,6 +2,8 @@
 
 import msgspec
 
+RETRIEVER = "retriever"  # its name beside the baselines
+
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
     """A model on one task, over its seeds: means over users, with 95 % bootstrap intervals over users."""

@@ -835,7 +835,7 @@ def run(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_command_builds_from_a_run(run: Path) -> None:
     done = CliRunner().invoke(command.bundle, [])
     assert done.exit_code == 0, done.output
-    for text in (*FILES, "all", "tower int8_static (int8)", "python -m server --bundle data/runs/quick/bundle"):
+    for text in (*FILES, "all", "tower int8_static (int8)", "nanorecsys bundle --check data/runs/quick/bundle"):
         assert text in done.output
     bundle: Bundle = open_bundle(run / "bundle")
     assert (bundle.manifest.index_factory, bundle.manifest.commit) == ("Flat", "commit of 03_export")

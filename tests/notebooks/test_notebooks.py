@@ -56,6 +56,28 @@ def test_plain_papermill_runs_from_the_root_and_from_elsewhere(name, folder, tmp
     assert (tmp_path / "out" / name / "result.json").exists()
 
 
+def test_the_index_chapter_runs_on_another_size_and_other_indexes(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
+    small = {"run_name": "smoke", "n_items": 9500, "specs": '["Flat", "IVF32,SQ8"]', "generator": "gaussian"}
+    small |= {"points": 2, "timed_queries": 20, "confirm_rounds": 1, "rounds": 1, "prefixes": 1}
+    values = [word for name, value in small.items() for word in ("-p", name, str(value))]
+    papermill("notebooks/04_ann.ipynb", tmp_path / "out.ipynb", *values, cwd=WHERE.root)
+    result = json.loads((tmp_path / "out" / "04_ann" / "result.json").read_text())["result"]
+    assert (result["n_items"], result["generator"]) == (9500, "gaussian")
+    assert {b["factory"] for b in result["builds"]} == {"Flat", "IVF32,SQ8"}
+
+
+def test_the_smoke_run_makes_a_bundle_that_is_whole(tmp_path):
+    command = [BIN / "nanorecsys", "bundle"]
+    done = subprocess.run([*command, "smoke", "--output", tmp_path / "bundle"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([*command, "--check", tmp_path / "bundle"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    recommended = json.loads((WHERE.run("smoke") / "04_ann" / "result.json").read_text())["result"]["recommended"]
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert (manifest["index_factory"], manifest["index_search"]) == (recommended["factory"], recommended["search"])
+
+
 def test_plain_papermill_keeps_its_results_apart_from_the_study(tmp_path):
     before = (WHERE.run("smoke") / "07_summary" / "result.json").read_bytes()
     papermill("notebooks/07_summary.ipynb", tmp_path / "o.ipynb", "-p", "run_name", "smoke", cwd=WHERE.root)

@@ -145,7 +145,7 @@ def test_help_teaches(command):
     assert len(done.stdout.split()) > 20
 
 
-def test_the_server_says_that_there_is_nothing_to_serve_yet():
+def test_the_server_says_that_there_is_none_yet():
     done = subprocess.run([sys.executable, "-m", "server"], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "expected a serving bundle" in done.stderr
+    assert "has no server yet" in done.stderr

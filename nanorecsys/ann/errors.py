@@ -1,0 +1,35 @@
+"""Named errors of the nearest-neighbour search. A sweep writes down those of a specification, by name, and goes on."""
+
+from nanorecsys.errors import NanorecsysError
+
+
+class AnnError(NanorecsysError):
+    """A sweep or an export cannot be done as asked."""
+
+
+class SpecificationError(AnnError):
+    """An index specification that cannot be built or searched on these vectors."""
+
+
+class FactoryError(SpecificationError):
+    """No index is written so."""
+
+
+class DivisibilityError(SpecificationError):
+    """A product quantizer's number of parts does not divide the dimensions."""
+
+
+class ListsError(SpecificationError):
+    """More inverted lists than vectors to train them with."""
+
+
+class VectorsError(SpecificationError):
+    """Vectors that are not finite, not of unit norm, not float32 or not two-dimensional."""
+
+
+class NeighboursError(SpecificationError):
+    """More neighbours asked for than there are vectors."""
+
+
+class SettingError(SpecificationError):
+    """A search setting that the index does not have."""

@@ -1,0 +1,137 @@
+"""Exact neighbours by brute force, recall against them with ties counted, and where a search puts held-out items.
+
+Computed by matrix products in numpy, not by the library whose indexes are judged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nanorecsys.ann.indexes import check_neighbours
+from nanorecsys.data import Histories
+from nanorecsys.evaluation.ranking import expand
+
+# Scores that single precision cannot tell apart: 256 products of unit vectors carry an error of some 1e-7.
+TIE = 1e-6
+BLOCK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Exact:
+    """What an exact search of n vectors finds.
+
+    Args:
+        scores: float32 (q, k), falling.
+        items: int32 (q, k), equal scores in ascending order of item.
+        n: vectors that were searched.
+        hits: for each cutoff, the sorted keys (query * n + item) of every item whose score is at least that of the
+            cutoff's last neighbour, ties included.
+    """
+
+    scores: np.ndarray
+    items: np.ndarray
+    n: int
+    hits: dict[int, np.ndarray]
+
+    def recall(self, items: np.ndarray, cutoff: int) -> np.ndarray:
+        """Recall of the first `cutoff` items that a search found for each query, float32 (q,).
+
+        An item counts if its exact score is at least that of the cutoff-th exact neighbour, up to `TIE`; an item that
+        is listed twice counts once.
+
+        Args:
+            items: int (q, at least cutoff), -1 where nothing was found.
+            cutoff: one of those that `hits` has.
+        """
+        first = np.sort(items[:, :cutoff], axis=1)
+        fresh = np.ones(first.shape, bool)
+        fresh[:, 1:] = first[:, 1:] != first[:, :-1]
+        keys = np.arange(len(first))[:, None] * self.n + first
+        inside = _among(keys, self.hits[cutoff]) & fresh & (first >= 0)
+        return np.minimum(inside.sum(axis=1) / cutoff, 1).astype(np.float32)
+
+
+def exact_neighbours(vectors: np.ndarray, queries: np.ndarray, k: int, cutoffs: Sequence[int] | None = None) -> Exact:
+    """The k nearest of each query by inner product.
+
+    Args:
+        vectors: float32 (n, d).
+        queries: float32 (q, d).
+        k: neighbours that are listed.
+        cutoffs: those that recall will be asked at, at most k; k itself by default.
+
+    Raises:
+        NeighboursError: k is above n.
+
+    Example:
+        >>> twins = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
+        >>> found = exact_neighbours(twins, twins[:1], k=1)
+        >>> found.items.tolist(), found.recall(np.array([[2]]), 1).tolist()
+        ([[0]], [1.0])
+    """
+    n = len(vectors)
+    check_neighbours(k, n)
+    cutoffs = tuple(dict.fromkeys(cutoffs or (k,)))
+    scores = np.empty((len(queries), k), np.float32)
+    items = np.empty((len(queries), k), np.int32)
+    hits: dict[int, list[np.ndarray]] = {c: [] for c in cutoffs}
+    block = max(1, BLOCK_BYTES // (4 * n))
+    for start in range(0, len(queries), block):
+        found = queries[start : start + block] @ vectors.T  # (b, n)
+        part = slice(start, start + len(found))
+        bar = -np.partition(-found, k - 1, axis=1)[:, k - 1, None]
+        row, item = np.nonzero(found >= bar)
+        order = np.lexsort((item, -found[row, item], row))
+        row, item = row[order], item[order]
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        kept = place < k  # ties beyond the k-th go to hits, not into the list
+        items[part] = item[kept].reshape(-1, k)
+        scores[part] = np.take_along_axis(found, items[part].astype(np.int64), axis=1)
+        for cutoff in cutoffs:
+            row, item = np.nonzero(found >= scores[part, cutoff - 1, None] - TIE)
+            hits[cutoff].append((row + start) * n + item)
+    return Exact(scores, items, n, {c: np.concatenate(keys) for c, keys in hits.items()})
+
+
+def target_ranks(scores: np.ndarray, items: np.ndarray, seen: Histories, targets: np.ndarray, n: int) -> np.ndarray:
+    """Rank of each user's held-out item in a search's answer without the items that the user has seen, float64 (u,).
+
+    Equal scores count by their mean rank, as everywhere in the study; infinite where the item was not found.
+
+    Args:
+        scores: float32 (u, k), as the search returned them.
+        items: int64 (u, k), -1 where nothing was found.
+        seen: CSR over the same users in the same order.
+        targets: int (u,).
+        n: size of the catalogue.
+    """
+    users = np.arange(len(items))[:, None]
+    row, entry = expand(seen.offsets[:-1], seen.offsets[1:])
+    known = np.sort(row * n + seen.items[entry])
+    kept = (items >= 0) & ~_among(users * n + items, known)
+    mine = kept & (items == targets[:, None])
+    score = np.where(mine, scores, -np.inf).max(axis=1)
+    higher = (kept & (scores > score[:, None])).sum(axis=1)
+    same = (kept & (scores == score[:, None])).sum(axis=1)
+    return np.where(mine.any(axis=1), 1 + higher + (same - 1) / 2, np.inf)
+
+
+def list_lengths(seen: np.ndarray, n: int, cutoff: int = 10) -> np.ndarray:
+    """Neighbours to ask for so that `cutoff` are left when the seen items are removed, int64 (u,).
+
+    Rounded up to a power of two, at least 128, so that users share batches; at most n.
+
+    >>> list_lengths(np.array([5, 130, 5000]), n=3000).tolist()
+    [128, 256, 3000]
+    """
+    wanted = np.maximum(seen + cutoff, 128)
+    return np.minimum(2 ** np.ceil(np.log2(wanted)).astype(np.int64), n)
+
+
+def _among(keys: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Which of `keys` are among the sorted `ordered`: bool, the shape of `keys`."""
+    if not len(ordered):
+        return np.zeros(keys.shape, bool)
+    place = np.searchsorted(ordered, keys)
+    return ordered[np.minimum(place, len(ordered) - 1)] == keys

@@ -1,0 +1,161 @@
+"""The figures of the nearest-neighbour chapter. A title says what was searched, synthetic vectors included."""
+
+from collections.abc import Sequence
+
+import matplotlib.ticker as ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nanorecsys.ann.limits import MIB, Limits
+from nanorecsys.ann.result import Confirmed, Operating, Recommended
+from nanorecsys.study.plots import INK, MUTED, PALETTE, axes, direct_label
+
+# Families share a colour by what they do; direct labels tell them apart.
+_GROUPS = (
+    ("exact", PALETTE[6], ("Flat",)),
+    ("codes, whole scan", PALETTE[4], ("scalar quantizer", "PQ fast scan, refined", "RaBitQ, refined")),
+    ("inverted lists", PALETTE[0], ("IVF-Flat", "IVF-SQ8", "IVF-PQ", "OPQ, IVF-PQ", "IVF-PQ fast scan, refined")),
+    ("RaBitQ fast scan", PALETTE[3], ("RaBitQ fast scan, refined",)),
+    ("graphs", PALETTE[2], ("HNSW", "HNSW-SQ", "NSG", "usearch")),
+)
+_LOSS_FLOOR = 1e-5  # where a recall of one is drawn
+
+
+def pareto(points: Sequence[Operating], chosen: Recommended | None, title: str) -> Figure:
+    """Recall against exact search (what is missing, log) and P50 (log), every point; the front as a line.
+
+    Args:
+        points: all that were measured.
+        chosen: the recommended index, marked; None for none.
+        title: what was searched.
+    """
+    figure, (axis,) = axes(height=4.8)
+    for name, color, families in _GROUPS:
+        own = [p for p in points if p.family in families]
+        axis.plot([p.p50_ms.middle for p in own], [_loss(p) for p in own], ".", color=color, markersize=6, label=name)
+    other = [p for p in points if not any(p.family in families for *_, families in _GROUPS)]
+    if other:
+        axis.plot([p.p50_ms.middle for p in other], [_loss(p) for p in other], ".", color=MUTED, label="as given")
+    front = sorted((p for p in points if p.on_front), key=lambda p: p.p50_ms.middle)
+    axis.plot([p.p50_ms.middle for p in front], [_loss(p) for p in front], color=PALETTE[5], linewidth=1.2)
+    if chosen:
+        mark = next(p for p in points if (p.factory, p.search) == (chosen.factory, chosen.search))
+        axis.plot([mark.p50_ms.middle], [_loss(mark)], "o", markersize=12, markerfacecolor="none", color=PALETTE[5])
+    axis.set(xscale="log", yscale="log", title=title, xlabel="P50, ms a query", ylabel="missed of the exact neighbours")
+    axis.invert_yaxis()
+    axis.margins(x=0.2, y=0.08)
+    _plain_log(axis.xaxis)
+    axis.legend(loc="upper left", fontsize=9)
+    last = {p.factory: p for p in front}  # of each index on the front its most exact point
+    label_places(axis, [(p.p50_ms.middle, _loss(p), p.factory) for p in last.values()], size=8.5)
+    return figure
+
+
+def floor(points: Sequence[Operating], limits: Limits, title: str) -> Figure:
+    """P50 of every scan against the bytes that it reads, above the line of what reading them takes.
+
+    Args:
+        points: one a specification; graphs, which do not scan, are left out.
+        limits: of the machine.
+        title: what was searched.
+    """
+    figure, (axis,) = axes(height=4.2)
+    scans = [p for p in points if p.read_mib is not None]
+    sizes = [p.read_mib for p in scans]
+    ends = [min(sizes) / 2, max(sizes) * 2]
+    axis.plot(ends, [s * MIB / limits.memory_gb_per_s / 1e6 for s in ends], color=MUTED, linestyle="--", linewidth=1.2)
+    direct_label(axis, ends[0], ends[0] * MIB / limits.memory_gb_per_s / 1e6, "main memory", MUTED, dx=12, dy=-2)
+    for p in scans:
+        color = PALETTE[6] if p.family == "Flat" else PALETTE[0]
+        axis.plot([p.read_mib, p.read_mib], [p.floor_ms, p.p50_ms.middle], color="#BBBBBB", linewidth=1, zorder=1)
+        axis.plot([p.read_mib], [p.floor_ms], "_", color=PALETTE[5], markersize=9)
+        axis.plot([p.read_mib], [p.p50_ms.middle], "o", color=color, markersize=5)
+    axis.set(xscale="log", yscale="log", title=title, xlabel="MiB read a query", ylabel="ms a query")
+    _plain_log(axis.xaxis)
+    _plain_log(axis.yaxis)
+    label_places(axis, [(p.read_mib, p.p50_ms.middle, p.factory) for p in scans])
+    return figure
+
+
+def memory(points: Sequence[Operating], bound_bytes: float, title: str) -> Figure:
+    """Bytes a vector against what is missed (log), one point a specification, the bound of the rule as a line.
+
+    Args:
+        points: one a specification.
+        bound_bytes: what the rule allows.
+        title: what was searched.
+    """
+    figure, (axis,) = axes(height=4.2)
+    axis.axvline(bound_bytes, color=MUTED, linestyle="--", linewidth=1)
+    for p in points:
+        color = next((c for _, c, families in _GROUPS if p.family in families), MUTED)
+        axis.plot([p.bytes_a_vector], [_loss(p)], "o", color=color, markersize=5)
+    axis.set(xscale="log", yscale="log", title=title, xlabel="bytes a vector", ylabel="missed of the exact neighbours")
+    axis.invert_yaxis()
+    axis.margins(x=0.25, y=0.1)
+    _plain_log(axis.xaxis)
+    label_places(axis, [(p.bytes_a_vector, _loss(p), p.factory) for p in points])
+    return figure
+
+
+def confirmation(points: Sequence[Confirmed], title: str) -> Figure:
+    """P50 and P99 of the finalists, range over rounds as a line, times Flat beside them."""
+    figure, (axis,) = axes(height=0.9 + 0.36 * len(points))
+    for place, p in enumerate(reversed(points)):
+        for spread, color in ((p.p50_ms, PALETTE[0]), (p.p99_ms, PALETTE[5])):
+            axis.plot([spread.low, spread.high], [place, place], color=color)
+            axis.plot([spread.middle], [place], "o", color=color, markersize=5)
+        axis.annotate(
+            f"{p.times_flat:.1f}x",
+            (p.p99_ms.high, place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+        )
+    axis.set(xscale="log", title=title, xlabel="ms a query: P50 (blue), P99 (red)", yticks=range(len(points)))
+    axis.set_yticklabels([f"{p.factory} {p.search}".strip() for p in points][::-1], fontsize=9)
+    axis.margins(x=0.12)
+    _plain_log(axis.xaxis)
+    return figure
+
+
+def label_places(axis: Axes, points: Sequence[tuple[float, float, str]], size: float = 6.5) -> None:
+    """Names beside points where there is room: to the right, the left, above or below; a point without room gets none.
+
+    Args:
+        axis: a panel whose scales and limits are final.
+        points: x, y and name; the first ones are served first.
+        size: of the type, in points.
+    """
+    scale = axis.figure.dpi / 72
+    taken: list[tuple[float, float, float, float]] = []
+    for x, y, name in points:
+        centre_x, centre_y = axis.transData.transform((x, y))
+        width, height = 0.62 * size * len(name) * scale, 1.25 * size * scale
+        for dx, dy, align in ((5, 0, "left"), (-5, 0, "right"), (5, size, "left"), (-5, -size, "right")):
+            left = centre_x + dx * scale - (width if align == "right" else 0)
+            bottom = centre_y + dy * scale - height / 2
+            box = (left, bottom, left + width, bottom + height)
+            if not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
+                taken.append(box)
+                axis.annotate(
+                    name,
+                    (x, y),
+                    xytext=(dx, dy),
+                    textcoords="offset points",
+                    ha=align,
+                    va="center",
+                    fontsize=size,
+                    color=INK,
+                )
+                break
+
+
+def _loss(point: Operating) -> float:
+    return max(1 - point.recall_k, _LOSS_FLOOR)
+
+
+def _plain_log(axis) -> None:
+    axis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())

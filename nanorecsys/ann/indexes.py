@@ -1,0 +1,326 @@
+"""Indexes behind one small protocol: build, set, search, save, load. Scores are inner products of unit vectors.
+
+index = build_index("IVF256,SQ8", vectors)
+index.set("nprobe=16")
+scores, items = index.search(queries, 100)
+index.save(path); load_index("IVF256,SQ8", path)
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+
+from nanorecsys.ann.errors import (
+    DivisibilityError,
+    FactoryError,
+    ListsError,
+    NeighboursError,
+    SettingError,
+    SpecificationError,
+    VectorsError,
+)
+from nanorecsys.ann.specs import kind, lists
+
+NORM_TOLERANCE = 1e-3
+BRUTE_FORCE_BELOW = 50_000  # vectors for which NSG's neighbours by brute force are found sooner than by descent
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What bounds the time of a build. Threads are the process's, see `faiss.omp_set_num_threads`.
+
+    Args:
+        threads: of usearch, which has its own.
+        opq_iterations: of the rotation's training and of the codes in each, three times as many in the first; FAISS's
+            defaults of 50, 4 and 40 take minutes.
+        opq_points: vectors that it trains on.
+        nsg_neighbours: of the graph that NSG prunes.
+        hnsw_beam: width of the search for a new vector's neighbours.
+    """
+
+    threads: int = 1
+    opq_iterations: int = 3
+    opq_points: int = 8192
+    nsg_neighbours: int = 32
+    hnsw_beam: int = 64
+
+
+class Index(Protocol):
+    """A built index. Vectors are float32, unit norm."""
+
+    def set(self, search: str) -> None:
+        """Take a search setting, as `specs.GRIDS` has them; "" leaves everything as it is."""
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 (q, k), falling, and items int64 (q, k), -1 where fewer than k were found."""
+
+    def save(self, path: Path) -> None:
+        """Write the index."""
+
+
+class FaissIndex:
+    """An index of `faiss.index_factory`."""
+
+    def __init__(self, index: faiss.Index) -> None:
+        self.index = index
+        self._search = index.search
+
+    def set(self, search: str) -> None:
+        """See `Index`.
+
+        Raises:
+            SettingError: FAISS does not know the setting for this index.
+        """
+        rest = []
+        for part in filter(None, search.split(",")):
+            name, _, value = part.partition("=")
+            if name in _OWN_SETTINGS:
+                _OWN_SETTINGS[name](_innermost(self.index), int(value))
+            else:
+                rest.append(part)
+        if rest:
+            try:
+                faiss.ParameterSpace().set_index_parameters(self.index, ",".join(rest))
+            except RuntimeError as error:
+                raise SettingError(
+                    f"the setting {search!r} does not fit: {_reason(error)}", "See nanorecsys.ann.specs.GRIDS."
+                ) from error
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Index`."""
+        return self._search(queries, k)
+
+    def save(self, path: Path) -> None:
+        """See `Index`."""
+        faiss.write_index(self.index, str(path))
+
+
+class UsearchIndex:
+    """A graph of the usearch library. `threads` are those of one call: one query still runs on one."""
+
+    def __init__(self, index: Any, threads: int = 1) -> None:
+        self.index = index
+        self.threads = threads
+
+    def set(self, search: str) -> None:
+        """See `Index`."""
+        for part in filter(None, search.split(",")):
+            name, _, value = part.partition("=")
+            if name != "ef":
+                raise SettingError(f"usearch has no setting {name!r}", "Its only one is ef.")
+            self.index.expansion_search = int(value)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Index`."""
+        found = self.index.search(queries, k, threads=self.threads)
+        scores, items = np.atleast_2d(1 - found.distances), np.atleast_2d(found.keys).astype(np.int64)
+        counts = np.atleast_1d(getattr(found, "counts", items.shape[1]))
+        items[np.arange(items.shape[1]) >= counts[:, None]] = -1
+        return scores, items
+
+    def save(self, path: Path) -> None:
+        """See `Index`."""
+        self.index.save(str(path))
+
+
+def build_index(factory: str, vectors: np.ndarray, options: BuildOptions | None = None) -> Index:
+    """Train an index on the vectors and add them, numbered from 0.
+
+    Args:
+        factory: see `nanorecsys.ann.specs`.
+        vectors: float32 (n, d), unit norm.
+        options: bounds of the build.
+
+    Raises:
+        SpecificationError: one of its subclasses, for a factory string that is unknown or does not fit the vectors,
+            or vectors that are not finite and of unit norm.
+    """
+    options = options or BuildOptions()
+    check_vectors(vectors)
+    if kind(factory) == "usearch":
+        return _build_usearch(factory, vectors, options)
+    check_factory(factory, *vectors.shape)
+    try:
+        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise FactoryError(
+            f"FAISS knows no index {factory!r} for {vectors.shape[1]} dimensions: {_reason(error)}",
+            "See its guidelines on the index factory.",
+        ) from error
+    _bound(index, factory, vectors, options)
+    try:
+        index.train(vectors)
+        index.add(vectors)
+    except RuntimeError as error:
+        raise SpecificationError(f"{factory}: {_reason(error)}", "Take another specification.") from error
+    return FaissIndex(index)
+
+
+def load_index(factory: str, path: Path) -> Index:
+    """An index that `save` wrote."""
+    if kind(factory) == "usearch":
+        return UsearchIndex(_usearch().Index.restore(str(path)))
+    return FaissIndex(faiss.read_index(str(path)))
+
+
+def check_vectors(vectors: np.ndarray) -> None:
+    """Refuse what no inner-product index should be given.
+
+    Raises:
+        VectorsError: not float32 (n, d), a value that is not finite, or a norm that is not one.
+    """
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or not len(vectors):
+        raise VectorsError(f"expected float32 (n, d), got {vectors.dtype} {vectors.shape}", "Convert them first.")
+    norms = np.linalg.norm(vectors, axis=1)
+    if not np.isfinite(norms).all():
+        row = int(np.flatnonzero(~np.isfinite(norms))[0])
+        raise VectorsError(f"vector {row} of {len(vectors)} is not finite", "Look for a diverged training.")
+    worst = int(np.abs(norms - 1).argmax())
+    if abs(norms[worst] - 1) > NORM_TOLERANCE:
+        raise VectorsError(
+            f"vector {worst} has norm {norms[worst]:.4g}, not 1: graph indexes lose most of their recall on such",
+            "Divide every vector by its norm, or add the norm-completing dimension.",
+        )
+
+
+def check_factory(factory: str, n: int, d: int) -> None:
+    """Refuse a FAISS string that cannot be trained on n vectors of d dimensions, before it is tried.
+
+    Raises:
+        DivisibilityError: the parts of a product quantizer do not divide the dimensions.
+        ListsError: more inverted lists than vectors.
+    """
+    if lists(factory) > n:
+        raise ListsError(f"{factory} has {lists(factory)} lists for {n} vectors", "Take fewer lists.")
+    for part in factory.split(","):
+        if found := re.fullmatch(r"O?PCAR?(\d+)|OPQ\d+_(\d+)", part):
+            d = int(found[1] or found[2])
+        elif (found := re.match(r"O?PQ(\d+)", part)) and d % int(found[1]):
+            raise DivisibilityError(
+                f"{factory}: {found[1]} parts do not divide {d} dimensions", "Take a divisor of the dimensions."
+            )
+
+
+def check_neighbours(k: int, n: int) -> None:
+    """Refuse a search for more neighbours than there are.
+
+    Raises:
+        NeighboursError: k is above n, or below 1.
+    """
+    if not 1 <= k <= n:
+        raise NeighboursError(f"{k} neighbours asked for among {n} vectors", f"Take k from 1 to {n}.")
+
+
+def code_bytes(index: Index) -> int | None:
+    """Bytes that a scan reads for one vector; None where nothing is scanned (graphs).
+
+    That is the code, and for a RaBitQ index its factors as well; what refinement reads is not in it.
+    """
+    if not isinstance(index, FaissIndex):
+        return None
+    inner = _innermost(index.index)
+    if isinstance(inner, (faiss.IndexHNSW, faiss.IndexNSG)):
+        return None
+    if isinstance(inner, faiss.IndexIVF):
+        return int(inner.code_size)
+    return int(inner.sa_code_size())
+
+
+def refined_bytes(index: Index) -> int:
+    """Bytes of one vector that refinement reads again; 0 where there is none."""
+    if isinstance(index, FaissIndex):
+        outer = faiss.downcast_index(index.index)
+        if isinstance(outer, faiss.IndexRefine):
+            return int(faiss.downcast_index(outer.refine_index).sa_code_size())
+    return 0
+
+
+def visited(index: Index, queries: np.ndarray, probes: int) -> np.ndarray | None:
+    """Vectors in the lists that each query visits, int64 (q,); None where there are no lists."""
+    inner = _innermost(index.index) if isinstance(index, FaissIndex) else None
+    if not isinstance(inner, faiss.IndexIVF):
+        return None
+    sizes = np.array([inner.invlists.list_size(i) for i in range(inner.nlist)])
+    for transform in _transforms(index.index):
+        queries = transform.apply(queries)
+    _, found = inner.quantizer.search(queries, min(probes, inner.nlist))
+    return sizes[found].sum(axis=1)
+
+
+def _bound(index: faiss.Index, factory: str, vectors: np.ndarray, options: BuildOptions) -> None:
+    """Set what bounds the time of a build."""
+    for transform in _transforms(index):
+        if isinstance(transform, faiss.OPQMatrix):
+            transform.niter = transform.niter_pq = options.opq_iterations
+            transform.niter_pq_0 = 3 * options.opq_iterations
+            transform.max_train_points = options.opq_points
+    inner = _innermost(index)
+    if isinstance(inner, faiss.IndexNSG):
+        inner.GK = min(options.nsg_neighbours, len(vectors) - 1)
+        inner.build_type = int(len(vectors) > BRUTE_FORCE_BELOW)
+        inner.nndescent_L = inner.GK + 20
+    elif isinstance(inner, faiss.IndexHNSW):
+        inner.hnsw.efConstruction = options.hnsw_beam
+
+
+def _set_beam(index: faiss.Index, value: int) -> None:
+    index.nsg.search_L = value
+
+
+def _set_query_bits(index: faiss.Index, value: int) -> None:
+    index.qb = value
+
+
+_OWN_SETTINGS: dict[str, Callable[[faiss.Index, int], None]] = {"search_L": _set_beam, "qb": _set_query_bits}
+
+
+def _innermost(index: faiss.Index) -> faiss.Index:
+    """The index within refinement and transforms, as its own class."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        return _innermost(index.base_index)
+    return _innermost(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+
+
+def _transforms(index: faiss.Index) -> list[faiss.VectorTransform]:
+    """What is applied to a vector before it is searched, in order."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        return _transforms(index.base_index)
+    if not isinstance(index, faiss.IndexPreTransform):
+        return []
+    own = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
+    return own + _transforms(index.index)
+
+
+def _usearch() -> Any:
+    """usearch is not among what the package needs, only among what the study does."""
+    from usearch import index
+
+    return index
+
+
+def _build_usearch(factory: str, vectors: np.ndarray, options: BuildOptions) -> UsearchIndex:
+    found = re.fullmatch(r"usearch:M(\d+)(?:,(f32|bf16|f16|i8))?", factory)
+    if not found or int(found[1]) < 2:
+        raise FactoryError(f"{factory!r} is no usearch index", "Write usearch:M16, or usearch:M16,bf16 or ,i8.")
+    index = _usearch().Index(
+        ndim=vectors.shape[1],
+        metric="ip",
+        dtype=found[2] or "f32",
+        connectivity=int(found[1]),
+        expansion_add=options.hnsw_beam,
+    )
+    index.add(np.arange(len(vectors)), vectors, threads=options.threads)
+    return UsearchIndex(index)
+
+
+def _reason(error: RuntimeError) -> str:
+    """FAISS's own words, without the place in its source."""
+    text = str(error).partition(" at /")[2] or str(error)
+    return text.partition(": ")[2].removeprefix("Error: ") or text

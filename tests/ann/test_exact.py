@@ -1,0 +1,95 @@
+"""Exact neighbours, recall with ties and duplicates, and ranks of held-out items, each against plain loops. 1 s."""
+
+import numpy as np
+import pytest
+
+from nanorecsys.ann.errors import NeighboursError
+from nanorecsys.ann.exact import exact_neighbours, list_lengths, target_ranks
+from nanorecsys.data import Histories
+from tests.ann.vectors import clustered, unit, users
+
+
+def brute_recall(vectors, query, answer, k):
+    """Recall in double precision, one item at a time."""
+    scores = [sum(float(a) * float(b) for a, b in zip(v, query, strict=True)) for v in vectors]
+    bar = sorted(scores, reverse=True)[k - 1]
+    hits = {i for i in answer[:k] if i >= 0 and scores[i] >= bar - 1e-6}
+    return min(len(hits), k) / k
+
+
+@pytest.fixture(scope="module")
+def duplicated():
+    """Vectors of which many are copies of others, so that ties straddle every cutoff."""
+    base = clustered(60, d=8)
+    return base[np.random.default_rng(3).integers(0, 60, 400)]
+
+
+def test_neighbours_are_those_of_a_full_sort(duplicated):
+    queries = users(20, d=8)
+    found = exact_neighbours(duplicated, queries, k=30)
+    scores = queries @ duplicated.T
+    for row, items in enumerate(found.items):
+        assert items.tolist() == np.lexsort((np.arange(400), -scores[row]))[:30].tolist()
+        assert len(set(items.tolist())) == 30
+
+
+@pytest.mark.parametrize("cutoff", [1, 7, 30])
+def test_recall_is_that_of_brute_force_with_ties_and_duplicates(duplicated, cutoff):
+    queries = users(20, d=8)
+    exact = exact_neighbours(duplicated, queries, k=30, cutoffs=(cutoff,))
+    rng = np.random.default_rng(0)
+    good = exact.items.astype(np.int64)
+    answers = np.where(rng.random(good.shape) < 0.7, good, rng.integers(-1, 400, good.shape))
+    expected = [brute_recall(duplicated, q, a, cutoff) for q, a in zip(queries, answers, strict=True)]
+    assert exact.recall(answers, cutoff) == pytest.approx(expected)
+    assert 0 < np.mean(expected) < 1
+
+
+def test_another_copy_of_a_neighbour_is_a_hit_and_a_repeated_one_is_not():
+    vectors = unit(np.array([[1, 0], [1, 0], [1, 0], [0, 1], [1, 1]]))
+    exact = exact_neighbours(vectors, vectors[:1], k=2)
+    assert exact.recall(np.array([[2, 1]]), 2).tolist() == [1.0]
+    assert exact.recall(np.array([[2, 2]]), 2).tolist() == [0.5]
+    assert exact.recall(np.array([[2, 4]]), 2).tolist() == [0.5]
+    assert exact.recall(np.array([[-1, -1]]), 2).tolist() == [0.0]
+
+
+def test_all_equal_vectors_make_every_answer_right():
+    vectors = np.tile(unit(np.ones((1, 4))), (50, 1))
+    exact = exact_neighbours(vectors, vectors[:2], k=5)
+    assert exact.recall(np.array([[40, 41, 42, 43, 44], [0, 9, 8, 7, 6]]), 5).tolist() == [1.0, 1.0]
+
+
+def test_blocks_of_queries_change_nothing(duplicated, monkeypatch):
+    queries = users(20, d=8)
+    whole = exact_neighbours(duplicated, queries, k=10)
+    monkeypatch.setattr("nanorecsys.ann.exact.BLOCK_BYTES", 3 * 4 * len(duplicated))
+    parts = exact_neighbours(duplicated, queries, k=10)
+    assert np.array_equal(whole.items, parts.items)
+    assert np.array_equal(whole.hits[10], parts.hits[10])
+
+
+def test_more_neighbours_than_vectors_is_a_named_error():
+    with pytest.raises(NeighboursError, match="51 neighbours asked for among 50"):
+        exact_neighbours(clustered(50), users(2), k=51)
+
+
+def test_ranks_leave_out_what_the_user_has_seen_and_share_ties():
+    seen = Histories(np.array([0, 2, 2, 3]), np.array([5, 6, 1], np.int32))
+    scores = np.array([[0.9, 0.8, 0.7, 0.6], [0.9, 0.9, 0.9, 0.1], [0.5, 0.4, 0.3, 0.2]], np.float32)
+    items = np.array([[5, 3, 6, 2], [7, 8, 9, 4], [1, 2, -1, -1]])
+    ranks = target_ranks(scores, items, seen, np.array([2, 8, 9]), n=10)
+    assert ranks.tolist() == [2.0, 2.0, np.inf]
+
+
+def test_a_seen_item_of_one_user_still_counts_for_another():
+    seen = Histories(np.array([0, 1, 1]), np.array([3], np.int32))
+    scores, items = np.array([[0.9, 0.5]] * 2, np.float32), np.array([[3, 4]] * 2)
+    assert target_ranks(scores, items, seen, np.array([4, 4]), n=10).tolist() == [1.0, 2.0]
+
+
+def test_enough_is_asked_for_to_leave_ten():
+    seen = np.array([0, 20, 118, 119, 700])
+    lengths = list_lengths(seen, n=100_000)
+    assert (lengths >= seen + 10).all()
+    assert lengths.tolist() == [128, 128, 128, 256, 1024]

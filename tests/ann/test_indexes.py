@@ -1,0 +1,180 @@
+"""Every specification of the table builds, searches and survives saving; every mistake has its named error. 15 s."""
+
+import re
+
+import faiss
+import numpy as np
+import pytest
+
+from nanorecsys.ann import specs
+from nanorecsys.ann.errors import (
+    AnnError,
+    DivisibilityError,
+    FactoryError,
+    ListsError,
+    NeighboursError,
+    SettingError,
+    VectorsError,
+)
+from nanorecsys.ann.exact import exact_neighbours
+from nanorecsys.ann.indexes import (
+    BuildOptions,
+    build_index,
+    check_neighbours,
+    code_bytes,
+    load_index,
+    refined_bytes,
+    visited,
+)
+from nanorecsys.ann.measure_worker import read_bytes
+from tests.ann.vectors import clustered, users
+
+D, K = 32, 10
+
+
+def small(factory):
+    """A specification of the table with lists and parts that fit 1,200 vectors of 32 dimensions."""
+    factory = re.sub(r"IVF\d+", "IVF16", factory)
+    factory = re.sub(r"PQ\d+x4", "PQ16x4", factory)
+    return re.sub(r"PQ\d+np", "PQ8x4np", re.sub(r"OPQ\d+", "OPQ8", factory))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return clustered(1200, D)
+
+
+@pytest.fixture(scope="module")
+def exact(vectors):
+    return exact_neighbours(vectors, users(40, D), K)
+
+
+@pytest.mark.parametrize("factory", dict.fromkeys(small(s.factory) for s in specs.TABLE))
+def test_every_specification_builds_finds_more_with_its_dearest_setting_and_survives_saving(
+    factory, vectors, exact, tmp_path
+):
+    index = build_index(factory, vectors, BuildOptions(opq_iterations=1, nsg_neighbours=24))
+    grid, queries = specs.settings(factory, 8), users(40, D)
+    recalls = []
+    for search in (grid[0], grid[-1]):
+        index.set(search)
+        scores, items = index.search(queries, K)
+        assert items.shape == scores.shape == (40, K)
+        recalls.append(exact.recall(items, K).mean())
+    assert recalls[1] >= recalls[0]
+    assert recalls[1] > 0.35  # chance is below 0.01; PQ of 8 parts, the coarsest, finds 0.44
+    index.save(tmp_path / "index")
+    again = load_index(factory, tmp_path / "index")
+    again.set(grid[-1])
+    assert np.array_equal(again.search(queries, K)[1], items)
+
+
+def test_the_table_has_what_the_study_promises():
+    factories = {s.factory for s in specs.TABLE}
+    grid = {f"IVF{lists},PQ{parts}np" for lists in (256, 512, 1024) for parts in (32, 64)}
+    assert grid | {"Flat", "SQfp16", "SQ8", "SQ6", "SQ4", "IVF256,Flat", "IVF256,SQ8"} <= factories
+    assert len(factories) == len(specs.TABLE)
+    assert {s.family for s in specs.choose("core")} == set(specs.FAMILIES)
+    assert specs.GRIDS["ivf"] == tuple(f"nprobe={2**i}" for i in range(8))
+
+
+def test_given_specifications_replace_the_table_and_flat_is_always_first():
+    chosen = specs.choose("core", ["IVF256,SQ8", "IVF9,Flat"])
+    assert [(s.factory, s.family) for s in chosen] == [
+        ("Flat", "Flat"),
+        ("IVF256,SQ8", "IVF-SQ8"),
+        ("IVF9,Flat", specs.OTHER),
+    ]
+    with pytest.raises(AnnError, match="no table 'most'"):
+        specs.choose("most")
+    with pytest.raises(AnnError, match="is text, not 3"):
+        specs.choose("core", [3])
+
+
+@pytest.mark.parametrize("factory", [s.factory for s in specs.TABLE])
+@pytest.mark.parametrize("points", [1, 3, 5, 8, 50])
+def test_no_specification_gets_more_settings_than_the_budget(factory, points):
+    grid = specs.settings(factory, points)
+    assert 1 <= len(grid) <= points
+    assert len(set(grid)) == len(grid)
+
+
+@pytest.mark.parametrize(
+    ("factory", "error", "told"),
+    [
+        ("Nope", FactoryError, "knows no index 'Nope'"),
+        ("", FactoryError, "knows no index ''"),
+        ("usearch:Q5", FactoryError, "is no usearch index"),
+        ("PQ7np", DivisibilityError, "7 parts do not divide 32"),
+        ("IVF16,PQ12x4fs,RFlat", DivisibilityError, "12 parts do not divide 32"),
+        ("OPQ8_16,IVF16,PQ32x4np", DivisibilityError, "32 parts do not divide 16"),
+        ("OPQ5,PQ5np", DivisibilityError, "5 parts do not divide 32"),
+        ("IVF5000,Flat", ListsError, "5000 lists for 1200 vectors"),
+    ],
+)
+def test_a_specification_that_does_not_fit_has_a_named_error(factory, error, told, vectors):
+    with pytest.raises(error, match=re.escape(told)):
+        build_index(factory, vectors)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda v: np.where(np.arange(len(v))[:, None] == 7, np.nan, v).astype(np.float32), "vector 7 of 1200 is not"),
+        (lambda v: (v * np.where(np.arange(len(v)) == 3, 2, 1)[:, None]).astype(np.float32), "vector 3 has norm 2"),
+        (lambda v: v.astype(np.float64), "got float64"),
+        (lambda v: v[0], r"got float32 \(32,\)"),
+        (lambda v: v[:0], r"got float32 \(0, 32\)"),
+    ],
+)
+@pytest.mark.parametrize("factory", ["Flat", "usearch:M8"])
+def test_vectors_that_are_not_finite_unit_and_float32_have_a_named_error(change, told, factory, vectors):
+    with pytest.raises(VectorsError, match=told):
+        build_index(factory, change(vectors))
+
+
+def test_neighbours_beyond_the_vectors_have_a_named_error():
+    check_neighbours(5, 5)
+    with pytest.raises(NeighboursError):
+        check_neighbours(6, 5)
+    with pytest.raises(NeighboursError):
+        check_neighbours(0, 5)
+
+
+def test_a_setting_that_the_index_lacks_has_a_named_error(vectors):
+    with pytest.raises(SettingError, match="does not fit"):
+        build_index("Flat", vectors).set("nprobe=4")
+    with pytest.raises(SettingError, match="no setting 'nprobe'"):
+        build_index("usearch:M8", vectors).set("nprobe=4")
+    with pytest.raises(SettingError, match="no search setting"):
+        specs.parse_setting("nprobe:4")
+
+
+@pytest.mark.parametrize(
+    ("factory", "size"), [("Flat", 128), ("SQfp16", 64), ("SQ8", 32), ("SQ6", 24), ("SQ4", 16), ("PQ16x4fs,RFlat", 8)]
+)
+def test_a_scan_reads_every_code_and_refinement_its_candidates(factory, size, vectors):
+    index = build_index(factory, vectors)
+    assert code_bytes(index) == size
+    refined = 3 * K * 128 if "RFlat" in factory else 0
+    search = "k_factor_rf=3" if refined else ""
+    assert refined_bytes(index) == (128 if refined else 0)
+    assert read_bytes(index, factory, search, users(5, D), K, 1200) == 1200 * size + refined
+
+
+def test_lists_are_read_as_far_as_they_are_visited(vectors):
+    index = build_index("IVF16,SQ8", vectors)
+    queries = users(30, D)
+    assert visited(index, queries, 16).tolist() == [1200] * 30
+    one = visited(index, queries, 1)
+    assert 0 < one.mean() < 300
+    assert read_bytes(index, "IVF16,SQ8", "nprobe=1", queries, K, 1200) == one.mean() * 32 + 16 * 4 * 32
+    assert read_bytes(build_index("HNSW8", vectors), "HNSW8", "", queries, K, 1200) is None
