@@ -10,7 +10,7 @@ def main() -> int:
     parser.add_argument("--bundle", metavar="DIR", help="serving bundle, as `nanorecsys bundle` builds it")
     parser.parse_args()
     print("error: this version has no server yet", file=sys.stderr)
-    print("  -> `nanorecsys bundle` builds what it will read, `nanorecsys bundle --check DIR` verifies it", file=sys.stderr)
+    print("  -> `nanorecsys bundle` builds what it will read, and verifies it with --check DIR", file=sys.stderr)
     return 1
 
 
