@@ -86,8 +86,13 @@ class Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=11, producer_name="nanorecsys")
 
 
-def fused_tower(encoder: UserEncoder) -> onnx.ModelProto:
+def fused_tower(encoder: UserEncoder, *, by_row: bool = False) -> onnx.ModelProto:
     """The encoder as one ONNX graph in single precision, the last layer at the last position only.
+
+    Args:
+        by_row: divide what goes into the last product of each feed-forward by the largest of its position, and
+            multiply what comes out. It changes nothing here, and what dynamic int8 makes of it: what a gate lets
+            through has outliers at some positions, and one scale for all of them leaves the others few steps.
 
     Returns:
         a model with the inputs items int64 (B, L) and lengths int64 (B,), as `UserEncoder.forward` has them, and the
@@ -117,7 +122,7 @@ def fused_tower(encoder: UserEncoder) -> onnx.ModelProto:
             a = g.add("Attention", q, k, v, q_num_heads=config.heads, kv_num_heads=config.heads, is_causal=1)
         x, h = g.add_and_norm(x, g.matmul(a, f"out_{i}", block.out), f"feed_forward_{i}", block.feed_forward_norm)
         following = tower.norm if block is tower.blocks[-1] else tower.blocks[i + 1].attention_norm
-        x, h = g.add_and_norm(x, feed_forward(g, h, i, block), f"norm_{i + 1}", following)
+        x, h = g.add_and_norm(x, feed_forward(g, h, i, block, by_row), f"norm_{i + 1}", following)
         if block is not tower.blocks[-1]:
             project = _multiplied(g, h, i + 1, tower.blocks[i + 1])
     vectors = g.add("Squeeze", g.add("LpNormalization", h, axis=-1, p=2), one)
@@ -178,7 +183,12 @@ def _take(g: Graph, x: str, position: str, d: int) -> str:
     return g.add("GatherElements", x, wide, axis=1)
 
 
-def feed_forward(g: Graph, h: str, i: int, block: Block) -> str:
-    """SwiGLU; QuickGelu with alpha 1 is x sigma(x)."""
+def feed_forward(g: Graph, h: str, i: int, block: Block, by_row: bool = False) -> str:
+    """SwiGLU; QuickGelu with alpha 1 is x sigma(x). See `fused_tower` for `by_row`."""
     gate = g.add("QuickGelu", g.matmul(h, f"gate_{i}", block.gate), domain=MICROSOFT, alpha=1.0)
-    return g.matmul(g.add("Mul", gate, g.matmul(h, f"up_{i}", block.up)), f"down_{i}", block.down)
+    h = g.add("Mul", gate, g.matmul(h, f"up_{i}", block.up))
+    if not by_row:
+        return g.matmul(h, f"down_{i}", block.down)
+    largest = g.add("ReduceMax", g.add("Abs", h), g.weight("last_axis", np.full(1, 2)), keepdims=1)  # (B, L, 1)
+    largest = g.add("Max", largest, g.weight("least", np.float32(1e-9)))
+    return g.add("Mul", g.matmul(g.add("Div", h, largest), f"down_{i}", block.down), largest)

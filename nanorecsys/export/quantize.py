@@ -1,7 +1,7 @@
-"""int8 in six ways, each checked to have quantized something: a quantizer that finds nothing says nothing."""
+"""int8 in several ways, each checked to have quantized something: a quantizer that finds nothing says nothing."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from nanorecsys.export.quiet import quiet
 
 # Operators that multiply by int8 weights, as the quantizers write them.
 INTEGER = {"MatMulInteger", "QLinearMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits"}
-BLOCK = 32  # weights that share a scale where they are quantized by blocks
+BLOCK = 32  # weights that share a scale in weight-only quantization
 Batch = tuple[np.ndarray, np.ndarray]
 
 
@@ -69,22 +69,14 @@ def weight_only(source: Path, target: Path) -> int:
     Returns:
         the number of quantized nodes.
     """
-    _in_blocks(source, target, lambda weight: True)
+    with quiet():
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer  # it configures logging
+
+        model = onnx.load(source)
+        quantizer = MatMulNBitsQuantizer(model, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4)
+        quantizer.process()
+    quantizer.model.save_model_to_file(str(target))
     return _checked(target)
-
-
-def mixed(source: Path, target: Path) -> int:
-    """`weight_only` for the products that leave a feed-forward, `dynamic` by channel for all others.
-
-    What a gate lets through has outliers, and one scale for all of it costs more precision than all other products
-    together; by blocks of 32 it has a scale of its own every few numbers.
-
-    Returns:
-        the number of quantized nodes.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        _in_blocks(source, Path(folder) / "blocks.onnx", lambda weight: weight.startswith("down_"))
-        return dynamic(Path(folder) / "blocks.onnx", target, per_channel=True)
 
 
 def quantized_nodes(model: onnx.ModelProto) -> int:
@@ -109,19 +101,6 @@ def _prepared(source: Path) -> Iterator[Path]:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         yield prepared
-
-
-def _in_blocks(source: Path, target: Path, takes: Callable[[str], bool]) -> None:
-    """8-bit blocks for the products whose weight's name `takes`."""
-    model = onnx.load(source)
-    others = [n.name for n in model.graph.node if n.op_type == "MatMul" and not takes(n.input[1])]
-    with quiet():
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer  # it configures logging
-
-        options = {"bits": 8, "block_size": BLOCK, "is_symmetric": True, "accuracy_level": 4}
-        quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=others, **options)
-        quantizer.process()
-    quantizer.model.save_model_to_file(str(target))
 
 
 def _checked(target: Path) -> int:

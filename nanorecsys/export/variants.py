@@ -20,11 +20,11 @@ from nanorecsys.export.names import (
     COMPILED,
     EXPORTED,
     FUSED,
-    INT8_CHANNEL,
-    INT8_MIXED,
     INT8_PADDED,
+    INT8_ROWS,
     INT8_STATIC,
     INT8_TABLE,
+    INT8_TENSOR,
     INT8_WEIGHTS,
     TORCH,
     TORCH_PADDED,
@@ -151,14 +151,14 @@ def _write(encoder: UserEncoder, histories: Histories, folder: Path, name: str, 
         if name == INT8_PADDED:
             export_encoder(EveryPosition(encoder), window, source, EARLIER_OPSET)
         else:
-            onnx.save(fused_tower(encoder), source)
+            onnx.save(fused_tower(encoder, by_row=name == INT8_ROWS), source)
         if name == INT8_STATIC:
             return quantize.static(source, path, calibration(histories, window))
         if name == INT8_WEIGHTS:
             return quantize.weight_only(source, path)
-        if name == INT8_MIXED:
-            return quantize.mixed(source, path)
-        return quantize.dynamic(source, path, per_channel=name in (INT8_CHANNEL, INT8_TABLE), tables=name == INT8_TABLE)
+        return quantize.dynamic(
+            source, path, per_channel=name not in (INT8_PADDED, INT8_TENSOR), tables=name == INT8_TABLE
+        )
     finally:
         source.unlink(missing_ok=True)
 

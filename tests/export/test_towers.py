@@ -1,6 +1,6 @@
 """Every way to run the tower gives the vectors that PyTorch gives."""
 
-from functools import partial
+import copy
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nanorecsys.data import Histories
 from nanorecsys.export import quantize, variants
 from nanorecsys.export.errors import ExportError
-from nanorecsys.export.graph import Graph, fused_tower
+from nanorecsys.export.graph import Graph, feed_forward, fused_tower
 from nanorecsys.export.names import COMPILED, CORE, FUSED, INT8_CHANNEL, INT8_PADDED, TORCH_PADDED, VARIANTS
 from nanorecsys.export.runtime import Encoder, encode_users, session
 from nanorecsys.export.torch_export import EveryPosition, export_encoder
@@ -102,12 +102,10 @@ def quantized(name, source, target, batch):
         return quantize.static(source, target, [batch])
     if name == "weights only":
         return quantize.weight_only(source, target)
-    if name == "mixed":
-        return quantize.mixed(source, target)
     return quantize.dynamic(source, target, per_channel=name != "tensor", tables=name == "tables")
 
 
-@pytest.mark.parametrize("name", ["tensor", "channel", "tables", "static", "weights only", "mixed"])
+@pytest.mark.parametrize("name", ["tensor", "channel", "tables", "static", "weights only"])
 def test_int8_quantizes_every_product_and_stays_close(name, fused_path, encoder, batch, tmp_path):
     products = sum(n.op_type == "MatMul" for n in onnx.load(fused_path).graph.node)
     assert quantized(name, fused_path, tmp_path / "int8.onnx", batch) == products
@@ -116,21 +114,35 @@ def test_int8_quantizes_every_product_and_stays_close(name, fused_path, encoder,
     assert np.abs(found - expected).max() > 1e-5  # it is another model
 
 
-def test_mixed_keeps_an_outlier_from_costing_the_numbers_beside_it(tmp_path):
-    """One number a thousand times the others: with one scale for all of them, they all round to nothing."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(5, 960)).astype(np.float32)
-    x[:, 0] = 1000
-    weight = rng.normal(size=(960, 16)).astype(np.float32)
-    weight[0] = 0
-    graph = Graph()
-    found = graph.add("MatMul", "x", graph.weight("down_0", weight))
-    onnx.save(graph.model({"x": (1, ["B", 960])}, ("y", ["B", 16]), found), tmp_path / "product.onnx")
+def test_a_scale_a_row_keeps_one_position_from_costing_the_others(encoder, tmp_path):
+    """One position whose gate opens far: with one scale for all of them, the others are left a few steps."""
+    block = copy.deepcopy(encoder.tower.blocks[0])
+    with torch.no_grad():
+        for layer in (block.gate, block.up):
+            layer.weight[:, 0] = 8 * layer.weight.abs().max()
+    x = np.random.default_rng(0).normal(size=(1, 6, 16)).astype(np.float32)
+    x[..., 0] = 0
+    x[0, 0] = 0
+    x[0, 0, 0] = 3
+    h = torch.from_numpy(x)
+    with torch.inference_mode():
+        expected = block.down(torch.nn.functional.silu(block.gate(h)) * block.up(h)).numpy()
     error = {}
-    for name, way in (("channel", partial(quantize.dynamic, per_channel=True)), ("mixed", quantize.mixed)):
-        assert way(tmp_path / "product.onnx", tmp_path / f"{name}.onnx") == 1
-        error[name] = np.abs(session(tmp_path / f"{name}.onnx").run(None, {"x": x})[0] - x @ weight).max()
-    assert error["mixed"] < 0.5 * error["channel"]
+    for by_row in (False, True):
+        graph = Graph()
+        found = feed_forward(graph, "h", 0, block, by_row)
+        onnx.save(graph.model({"h": (1, ["B", "L", 16])}, ("y", ["B", "L", 16]), found), tmp_path / "part.onnx")
+        exact = session(tmp_path / "part.onnx").run(None, {"h": x})[0]
+        np.testing.assert_allclose(exact, expected, rtol=1e-4, atol=1e-3)
+        assert quantize.dynamic(tmp_path / "part.onnx", tmp_path / "int8.onnx", per_channel=True) == 3
+        found = session(tmp_path / "int8.onnx").run(None, {"h": x})[0]
+        error[by_row] = np.abs(found - expected)[0, 1:].mean()
+    assert error[True] < 0.5 * error[False]
+
+
+def test_a_scale_a_row_changes_nothing_in_single_precision(encoder, batch):
+    found = Encoder(fused_tower(encoder, by_row=True).SerializeToString())(*batch)
+    np.testing.assert_allclose(found, in_torch(encoder, *batch), atol=1e-5)
 
 
 def test_tables_in_int8_make_the_file_smaller(fused_path, tmp_path):
