@@ -64,7 +64,7 @@ def floor(points: Sequence[Operating], limits: Limits, title: str) -> Figure:
     sizes = [p.read_mib for p in scans]
     ends = [min(sizes) / 2, max(sizes) * 2]
     axis.plot(ends, [s * MIB / limits.memory_gb_per_s / 1e6 for s in ends], color=MUTED, linestyle="--", linewidth=1.2)
-    direct_label(axis, ends[0], ends[0] * MIB / limits.memory_gb_per_s / 1e6, "main memory", MUTED, dx=12, dy=-2)
+    direct_label(axis, ends[1], ends[1] * MIB / limits.memory_gb_per_s / 1e6, "main memory", MUTED, dx=-12, dy=6)
     for p in scans:
         color = PALETTE[6] if p.family == "Flat" else PALETTE[0]
         axis.plot([p.read_mib, p.read_mib], [p.floor_ms, p.p50_ms.middle], color="#BBBBBB", linewidth=1, zorder=1)

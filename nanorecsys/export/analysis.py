@@ -61,7 +61,7 @@ def story(found: ExportResult) -> dict[str, str]:
         .replace("better from", "better than")
     )
     rule = (
-        f"The rule leaves out {', '.join(excluded)}: the interval reaches a loss of more than {LOSS:.0%}."
+        f"The rule leaves out {'; '.join(excluded)}: the interval reaches a loss of more than {LOSS:.0%}."
         if excluded
         else f"Every exported variant keeps its NDCG@10: no interval reaches a loss of {LOSS:.0%}."
     )
