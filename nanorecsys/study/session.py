@@ -131,7 +131,7 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
             raise unknown(key, parameters, name)
     given = {key: namespace[key] for key in parameters}
     for key, value in given.items():
-        if parameters[key].type == "list" and isinstance(value, str):  # papermill's -p passes a list as its text
+        if parameters[key].type in ("list", "bool") and isinstance(value, str):  # papermill's -p passes their text
             given[key] = parameters[key].parse(value, name)
     values = check_values(parameters, given, name)
     namespace.update(values)

@@ -42,9 +42,10 @@ def test_papermill_prints_every_parameter_with_its_meaning(name):
         assert parameter.help in done.stdout
 
 
-# The cheap ones: nbval runs every chapter by hand once more.
-@pytest.mark.parametrize("name", ["01_data", "07_summary"])
-@pytest.mark.parametrize("folder", ["root", "elsewhere"])
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [*((name, "elsewhere") for name in CHAPTERS), *((name, "root") for name in ("01_data", "07_summary"))],
+)
 def test_plain_papermill_runs_from_the_root_and_from_elsewhere(name, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
     smoke = json.loads((WHERE.run("smoke") / name / "result.json").read_text())["parameters"]
