@@ -14,7 +14,7 @@ import numpy as np
 
 from nanorecsys.ann.errors import SpecificationError
 from nanorecsys.ann.indexes import BuildOptions, build_index, check_neighbours
-from nanorecsys.ann.memory import forget_peak, peak_resident_bytes, resident_bytes
+from nanorecsys.memory import forget_peak, peak_resident_bytes, resident_bytes
 
 
 class Request(msgspec.Struct, frozen=True):

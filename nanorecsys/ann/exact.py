@@ -10,7 +10,7 @@ import numpy as np
 
 from nanorecsys.ann.indexes import check_neighbours
 from nanorecsys.data import Histories
-from nanorecsys.evaluation.ranking import expand
+from nanorecsys.evaluation.ranking import expand, top_items
 
 # Scores that single precision cannot tell apart: 256 products of unit vectors carry an error of some 1e-7.
 TIE = 1e-6
@@ -80,14 +80,8 @@ def exact_neighbours(vectors: np.ndarray, queries: np.ndarray, k: int, cutoffs: 
     for start in range(0, len(queries), block):
         found = queries[start : start + block] @ vectors.T  # (b, n)
         part = slice(start, start + len(found))
-        bar = -np.partition(-found, k - 1, axis=1)[:, k - 1, None]
-        row, item = np.nonzero(found >= bar)
-        order = np.lexsort((item, -found[row, item], row))
-        row, item = row[order], item[order]
-        place = np.arange(len(row)) - np.searchsorted(row, row)
-        kept = place < k  # ties beyond the k-th go to hits, not into the list
-        items[part] = item[kept].reshape(-1, k)
-        scores[part] = np.take_along_axis(found, items[part].astype(np.int64), axis=1)
+        items[part] = top = top_items(found, k)  # ties beyond the k-th go to hits, not into the list
+        scores[part] = np.take_along_axis(found, top, axis=1)
         for cutoff in cutoffs:
             row, item = np.nonzero(found >= scores[part, cutoff - 1, None] - TIE)
             hits[cutoff].append((row + start) * n + item)

@@ -41,6 +41,7 @@ from nanorecsys.ann.specs import lists, parse_setting
 from nanorecsys.data import Histories
 
 BATCH = 1000  # of the throughput measure, and of the largest batch
+SMALL_BATCH = 32
 WARM_UP = 20  # queries before each series
 CHUNK = 25  # queries of one point in a row, where points alternate
 
@@ -69,7 +70,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         cutoffs: of recall, at most k.
         rounds: of everything timed.
         queries: one at a time, of each point in each round.
-        small_batch: queries of a call of the small batch.
         threads: of the throughput measure.
         alternate: keep all indexes in memory and let their points alternate every few queries, one at a time only.
         tenth: measure Flat on every tenth vector as well, as point -1.
@@ -81,7 +81,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     cutoffs: list[int]
     rounds: int
     queries: int
-    small_batch: int = 32
     threads: int = 2
     alternate: bool = False
     tenth: bool = False
@@ -195,7 +194,7 @@ class Measurement:
     def _batches(self, index: Index, point: int, number: int) -> None:
         self._pin(index, 1)
         large = [(BATCH, 1)] if number == 0 else []  # one call is an average over a thousand queries already
-        for size, calls in [(self.plan.small_batch, 4), *large]:
+        for size, calls in [(SMALL_BATCH, 4), *large]:
             for call in range(min(calls, -(-len(self.queries) // size))):
                 part = self.queries[call * size : (call + 1) * size]
                 start = time.perf_counter_ns()

@@ -6,7 +6,7 @@ the names that it lacks: `search_L` (NSG), `qb` (bits of a query in RaBitQ) and 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -148,11 +148,6 @@ def choose(table: str = "core", specs: Sequence[str] = ()) -> tuple[Specificatio
         raise AnnError(f"an index specification is text, not {wrong[0]!r}", 'For example specs=["Flat", "IVF256,SQ8"].')
     known = {s.factory: s for s in TABLE}
     return tuple(known.get(f, Specification(f, OTHER)) for f in dict.fromkeys((BASELINE, *specs)))
-
-
-def families(specs: Iterable[Specification]) -> set[str]:
-    """Families of the table that are among `specs`."""
-    return {s.family for s in specs} & set(FAMILIES)
 
 
 def parse_setting(search: str) -> dict[str, int]:

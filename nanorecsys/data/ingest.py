@@ -3,7 +3,6 @@
 `python -m nanorecsys.data.ingest CSV FOLDER` is the measured process: its peak memory is that of the work alone.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from nanorecsys.data.read import Source, open_events, read_events
 from nanorecsys.data.result import IngestResult
 from nanorecsys.data.split import global_temporal, leave_one_out
 from nanorecsys.data.synthetic import write_ratings_csv
+from nanorecsys.memory import peak_resident_bytes
 
 
 def measure(directory: Path | str, n_ratings: int, n_users: int, n_items: int, seed: int) -> IngestResult:
@@ -83,7 +83,7 @@ def _ingest(csv: Path, prepared: Path) -> IngestResult:
         file_mib=csv.stat().st_size / 2**20,
         seconds=seconds,
         total_s=sum(seconds.values()),
-        peak_rss_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,  # it counts in KiB
+        peak_rss_gib=peak_resident_bytes() / 2**30,
     )
 
 

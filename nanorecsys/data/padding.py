@@ -40,3 +40,16 @@ def alike(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
         stop = start + max(1, int(np.searchsorted(places, batch_tokens, side="right")))
         yield order[start:stop]
         start = stop
+
+
+def padded_batches(
+    histories: Histories, users: np.ndarray, window: int, batch_tokens: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Batches of users of like length: their places in `users`, and what `padded` makes of their histories.
+
+    Args:
+        users: int (B,).
+        batch_tokens: places of a batch; 1 for one user at a time.
+    """
+    for batch in alike(np.clip(histories.lengths[users], 1, window), batch_tokens):
+        yield batch, *padded(histories, users[batch], window)

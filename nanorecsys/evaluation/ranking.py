@@ -141,7 +141,7 @@ def evaluate(score: Scorer, targets: Histories, seen: Histories, n_items: int, *
         scores[row, seen.items[entry]] = -np.inf
         part = slice(first_target[start], first_target[stop])
         rank[part] = _mean_ranks(scores, target_row[part] - start, targets.items[part], block)
-        top[start:stop] = _top(scores, k)
+        top[start:stop] = top_items(scores, k)
     return Evaluation(
         users=users,
         target_row=target_row,
@@ -226,7 +226,7 @@ def _mean_ranks(scores: np.ndarray, row: np.ndarray, item: np.ndarray, chunk: in
     return rank
 
 
-def _top(scores: np.ndarray, k: int) -> np.ndarray:
+def top_items(scores: np.ndarray, k: int) -> np.ndarray:
     """The k best items of each row (b, k), equal scores by ascending item, -1 for removed ones."""
     b, n_items = scores.shape
     # The k-th best score. Negated: numpy selects from the front 30 times faster when most scores are equal (zero).

@@ -12,7 +12,7 @@ Using a state takes no torch, only its export does.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,15 +22,12 @@ import polars as pl
 
 from nanorecsys.data import Histories
 from nanorecsys.export.errors import ExportError
-from nanorecsys.export.runtime import session
+from nanorecsys.export.runtime import Encode, session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from nanorecsys.models.retriever import RetrieverConfig, UserEncoder
-
-# Users' vectors float32 (B, d) from items int64 (B, L) and lengths int64 (B,), such as `runtime.Encoder`.
-Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 # Positions that the graph has rotations for, 2 MB at 32 values a head. A full encode starts again from 0.
 LONGEST = 16_384

@@ -7,8 +7,11 @@ import numpy as np
 import onnxruntime as ort
 
 from nanorecsys.data import Histories
-from nanorecsys.data.padding import alike, padded
+from nanorecsys.data.padding import padded_batches
 from nanorecsys.export.errors import ExportError
+
+# Users' vectors float32 (B, d) from items int64 (B, L) and lengths int64 (B,), such as an `Encoder`.
+Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def session(model: Path | bytes, threads: int = 1, *, profile: Path | None = None) -> ort.InferenceSession:
@@ -54,13 +57,10 @@ class Encoder:
         """Users' vectors, float32 (B, d).
 
         Args:
-            items: int64 (B, L), L at most the window: vocabulary numbers as `padded` lays them out.
+            items: int64 (B, L), L at most the window: vocabulary numbers, laid out as by `data.padding.padded`.
             lengths: int64 (B,), from 1.
         """
         return self.session.run(None, {"items": items, "lengths": lengths})[0]
-
-
-Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def encode_users(
@@ -82,8 +82,8 @@ def encode_users(
     if not len(users):
         raise ExportError("there is no user to encode", "Pass at least one.")
     vectors = None
-    for batch in alike(np.clip(histories.lengths[users], 1, window), batch_tokens):
-        found = encode(*padded(histories, users[batch], window))
+    for batch, items, lengths in padded_batches(histories, users, window, batch_tokens):
+        found = encode(items, lengths)
         if vectors is None:
             vectors = np.empty((len(users), found.shape[1]), np.float32)
         vectors[batch] = found

@@ -56,6 +56,22 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     original: float | str | None = None
 
 
+def keeps_time(chapter: str, limits: str) -> Claim:
+    """The claim that a chapter, whose result has `seconds` and `seconds_limit`, keeps to its limit.
+
+    Args:
+        chapter: the part of the claim's id before the dot.
+        limits: those of the profiles, in words.
+    """
+    return Claim(
+        id=f"{chapter}.time",
+        statement=f"The chapter takes no more than its share of time: {limits}.",
+        value=lambda r: r.seconds / r.seconds_limit,
+        unit="of the limit",
+        target=Target("<=", 1.0, limit=1.25),
+    )
+
+
 class JudgedClaim(msgspec.Struct, frozen=True, kw_only=True):
     """A row of claims.json."""
 

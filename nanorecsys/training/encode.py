@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from nanorecsys.data import Histories
-from nanorecsys.data.padding import alike, padded
+from nanorecsys.data.padding import padded_batches
 from nanorecsys.models.retriever import Retriever
 
 
@@ -19,12 +19,11 @@ def encode_users(
         batch_tokens: places of a batch; users of like length share one, so few of them are padding.
     """
     users = np.arange(len(histories.offsets) - 1) if users is None else users
-    window = model.config.window
     vectors = np.empty((len(users), model.config.d), np.float32)
     device = next(model.parameters()).device
     encoder = model.encoder()
     with torch.inference_mode():
-        for batch in alike(np.clip(histories.lengths[users], 1, window), batch_tokens):
-            items, lengths = (torch.from_numpy(a).to(device) for a in padded(histories, users[batch], window))
+        for batch, *arrays in padded_batches(histories, users, model.config.window, batch_tokens):
+            items, lengths = (torch.from_numpy(a).to(device) for a in arrays)
             vectors[batch] = encoder(items, lengths).cpu().numpy()
     return vectors

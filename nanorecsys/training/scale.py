@@ -4,7 +4,6 @@
 training together.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import torch
 from nanorecsys.data import leave_one_out, load_dataset
 from nanorecsys.data.synthetic import write_ratings_csv
 from nanorecsys.evaluation import make_task
+from nanorecsys.memory import peak_resident_bytes
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.training import batches
 from nanorecsys.training.errors import TrainingError
@@ -82,7 +82,7 @@ def _train(csv: Path, steps: int) -> ScaleResult:
         tokens_per_s=rate,
         hours_an_epoch=len(task.seen.items) / rate / 3600,
         load_s=loaded,
-        peak_rss_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        peak_rss_gib=peak_resident_bytes() / 2**30,
         device=device,
     )
 
