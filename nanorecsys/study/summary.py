@@ -100,7 +100,7 @@ def claims_table(claims: list[JudgedClaim]) -> Table:
             )
             for c in claims
         ),
-        align="lwrrrl",
+        align="lwlrll",
     )
 
 
