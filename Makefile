@@ -4,6 +4,8 @@ VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
 ARGS ?=
+# what `make serve` serves
+BUNDLE ?= data/runs/$(PROFILE)/bundle
 
 BIN := $(if $(VENV),$(VENV)/bin/)
 RUN := $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
@@ -19,6 +21,7 @@ help: ## say what there is
 	@echo
 	@echo "  PROFILE=smoke|quick|full|ml-20m|ml-32m   sizes of the study (quick)"
 	@echo "  ARGS='-p chapter.name=value ...'         more arguments for nanorecsys run, pytest or the server"
+	@echo "  BUNDLE=DIR                               what make serve serves (data/runs/PROFILE/bundle)"
 	@echo "  VENV=                                    use the active environment instead of .venv"
 
 install: $(INSTALLED) ## make or refresh the environment (a minute or two at first, nothing afterwards)
@@ -44,9 +47,14 @@ test: $(INSTALLED) ## run every tier of tests
 	@echo "test  runs every tier; seconds by tier at the end"
 	@$(RUN) tests/tiers.py $(ARGS)
 
-serve: $(INSTALLED) ## start the server
-	@echo "serve  starts the server"
-	@$(RUN) -m server $(ARGS)
+serve: $(INSTALLED) $(BUNDLE)/manifest.json ## start the server; its bundle is built first where there is none
+	@echo "serve  starts the server over $(BUNDLE)"
+	@$(RUN) -m server --bundle $(BUNDLE) $(ARGS)
+
+$(BUNDLE)/manifest.json: | $(INSTALLED)
+	@echo "serve  runs the chapters that a bundle is made from, profile $(PROFILE); unchanged ones are skipped"
+	@$(BIN)nanorecsys run $(PROFILE) --only 01_data --only 02_training --only 03_export --only 04_ann
+	@$(BIN)nanorecsys bundle $(PROFILE) --output $(BUNDLE)
 
 lint: $(INSTALLED) ## check style
 	@echo "lint  checks style"

@@ -1,17 +1,30 @@
-"""Command line of the server."""
+"""`python -m server`: read the settings, and serve."""
 
-import argparse
+import logging
+import os
 import sys
+import tempfile
+
+from nanorecsys.errors import NanorecsysError
+from server.settings import parse
 
 
 def main() -> int:
-    """Say plainly that there is no server yet: this version builds the bundle that one will read."""
-    parser = argparse.ArgumentParser(prog="python -m server", description="Serve recommendations from a bundle.")
-    parser.add_argument("--bundle", metavar="DIR", help="serving bundle, as `nanorecsys bundle` builds it")
-    parser.parse_args()
-    print("error: this version has no server yet", file=sys.stderr)
-    print("  -> `nanorecsys bundle` builds what it will read, and verifies it with --check DIR", file=sys.stderr)
-    return 1
+    """Serve until a signal ends it; the exit status."""
+    logging.basicConfig(format="%(asctime)s %(process)d %(levelname)s %(message)s", level=logging.INFO)
+    logging.getLogger("faiss").setLevel(logging.WARNING)
+    try:
+        settings = parse(sys.argv[1:])
+        with tempfile.TemporaryDirectory(prefix="nanorecsys-metrics-") as folder:
+            # the workers' metrics meet in files; prometheus_client looks for the folder when it is first imported
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+            from server.supervisor import Server
+
+            Server(settings).run()
+    except NanorecsysError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from nanorecsys.study.records import read_record
 WHERE = layout()
 RUN = WHERE.run("smoke")
 PAGES = [
-    *("intro", "claims", "runs", "environment", "method", "api", "glossary", "bibliography"),
+    *("intro", "claims", "runs", "environment", "method", "server", "api", "glossary", "bibliography"),
     *(f"results/{path.stem}" for path in sorted(WHERE.notebooks.glob("*.ipynb"))),
 ]
 

@@ -145,7 +145,9 @@ def test_help_teaches(command):
     assert len(done.stdout.split()) > 20
 
 
-def test_the_server_says_that_there_is_none_yet():
-    done = subprocess.run([sys.executable, "-m", "server"], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "has no server yet" in done.stderr
+def test_make_serve_builds_a_bundle_only_where_there_is_none(tmp_path):
+    assert "nanorecsys bundle smoke" in make("-n", "serve", "PROFILE=smoke", f"BUNDLE={tmp_path}").stdout
+    (tmp_path / "manifest.json").write_text("{}")
+    planned = make("-n", "serve", "PROFILE=smoke", f"BUNDLE={tmp_path}", "ARGS=--port 9").stdout
+    assert "nanorecsys bundle" not in planned
+    assert f"-m server --bundle {tmp_path} --port 9" in planned

@@ -1,0 +1,130 @@
+"""A bounded queue before a few compute threads: requests of like length are computed together.
+
+A free thread takes the oldest request and whatever else waits and has about its length; nothing waits for company. A
+request that has waited beyond the deadline is turned away, since its client has better uses for an early refusal.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from server import metrics
+from server.engine import Engine, Query, Ranked, Stages
+from server.errors import OverloadedError
+
+ALIKE = 1.25  # lengths in a batch differ by this factor at most, or by SHORT
+SHORT = 8
+COMPUTE_NICE = 5  # compute threads give way to the event loop's, so that quick answers do not wait for a batch
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    engine: Engine
+    query: Query
+    length: int
+    since: float
+    answer: asyncio.Future[tuple[Ranked, float, Stages]]
+
+
+class Batcher:
+    """Computes queries for the event loop that it is used on.
+
+    Args:
+        threads: that compute; 0: on the event loop itself, one query at a time, which blocks it.
+        max_batch: queries at once.
+        max_queue: queries that may wait.
+        deadline_s: longest wait.
+    """
+
+    def __init__(self, threads: int, max_batch: int, max_queue: int, deadline_s: float) -> None:
+        self._pool = ThreadPoolExecutor(threads, "compute", initializer=_give_way) if threads else None
+        self._free = threads
+        self._max_batch, self._max_queue, self._deadline_s = max_batch, max_queue, deadline_s
+        self._queue: deque[_Waiting] = deque()
+
+    async def compute(self, engine: Engine, query: Query) -> tuple[Ranked, float, Stages]:
+        """The answer, milliseconds in the queue, and those of its batch in each stage.
+
+        Raises:
+            OverloadedError: the queue is full, or the deadline passed before a thread was free.
+        """
+        if self._pool is None:
+            (ranked,), stages = engine([query])
+            metrics.BATCH.observe(1)
+            return ranked, 0.0, stages
+        if len(self._queue) >= self._max_queue:
+            metrics.SHED.labels("queue").inc()
+            raise OverloadedError(f"{self._max_queue} requests wait already")
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(engine, query, engine.length(query), loop.time(), loop.create_future())
+        self._queue.append(waiting)
+        self._start(loop)
+        try:
+            return await waiting.answer
+        finally:
+            metrics.QUEUE.set(len(self._queue))
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand out batches as long as there is a free thread and someone who waits."""
+        while self._free and (batch := self._next(loop.time())):
+            self._free -= 1
+            begun = loop.time()
+            call: Callable[[], tuple[list[Ranked], Stages]] = lambda b=batch: b[0].engine([w.query for w in b])  # noqa: E731
+            work = loop.run_in_executor(self._pool, call)
+            work.add_done_callback(lambda done, batch=batch, begun=begun: self._end(loop, batch, begun, done))
+        metrics.QUEUE.set(len(self._queue))
+
+    def _next(self, now: float) -> list[_Waiting]:
+        """The oldest request that may still be computed, with others like it."""
+        while self._queue and (self._queue[0].answer.done() or now - self._queue[0].since > self._deadline_s):
+            late = self._queue.popleft()
+            if not late.answer.done():  # done: cancelled, its client has gone
+                metrics.SHED.labels("deadline").inc()
+                late.answer.set_exception(OverloadedError(f"no thread was free within {self._deadline_s * 1e3:g} ms"))
+        if not self._queue:
+            return []
+        first = self._queue.popleft()
+        batch, rest = [first], deque()
+        for waiting in self._queue:
+            short, long = sorted((first.length, waiting.length))
+            alike = waiting.engine is first.engine and long <= max(short * ALIKE, short + SHORT)
+            if len(batch) < self._max_batch and alike and not waiting.answer.done():
+                batch.append(waiting)
+            else:
+                rest.append(waiting)
+        self._queue = rest
+        metrics.BATCH.observe(len(batch))
+        return batch
+
+    def _end(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[_Waiting],
+        begun: float,
+        done: "asyncio.Future[tuple[list[Ranked], Stages]]",
+    ) -> None:
+        self._free += 1
+        error = done.exception()
+        for row, waiting in enumerate(batch):
+            if waiting.answer.done():
+                continue
+            if error:
+                waiting.answer.set_exception(error)
+            else:
+                answers, stages = done.result()
+                waiting.answer.set_result((answers[row], (begun - waiting.since) * 1e3, stages))
+        self._start(loop)
+
+    def close(self) -> None:
+        """Let the threads go."""
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _give_way() -> None:
+    # on Linux a thread has a priority of its own, under its own number
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + COMPUTE_NICE)

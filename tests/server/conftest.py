@@ -1,0 +1,85 @@
+"""A bundle of small models that were really exported, and the PyTorch models that they came from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from nanorecsys.data import Histories
+from nanorecsys.export.bundle import Parts, build_bundle
+from nanorecsys.export.ranker import export_ranker
+from nanorecsys.export.torch_export import export_encoder
+from nanorecsys.models.ranker import save_ranker
+from nanorecsys.models.retriever import Retriever, RetrieverConfig, save_retriever
+from tests.export.test_ranker_export import fitted
+
+N_ITEMS, N_USERS, D, WINDOW = 300, 40, 16, 10
+
+
+@dataclass(frozen=True)
+class Small:
+    """Folders of the bundle and of the models; histories by user number; ids of users are 1000 more, of items 5."""
+
+    bundle: Path
+    models: Path
+    histories: list[np.ndarray]
+    vectors: np.ndarray
+
+
+def build_small(folder: Path, seed: int = 0, target: Path | None = None) -> Small:
+    """Build it; another seed makes other weights."""
+    folder.mkdir(exist_ok=True, parents=True)
+    torch.manual_seed(seed)
+    config = RetrieverConfig(d=D, layers=2, heads=2, hidden=24, window=WINDOW, dropout=0.0, content=False)
+    model = Retriever(config, np.ones(N_ITEMS, bool)).eval()
+    with torch.no_grad():
+        for weight in model.tower.parameters():
+            weight.mul_(10 if weight.dim() == 2 else 1)
+    ranker = fitted(N_ITEMS, D, seed=seed)
+    save_retriever(folder / "retriever.pt", model)
+    save_ranker(folder / "ranker.pt", ranker)
+    export_encoder(model.encoder(), WINDOW, folder / "tower.onnx")
+    export_ranker(ranker, folder / "ranker.onnx")
+    rng = np.random.default_rng(0)
+    # user 0 has seen all but five items, user 1 nothing
+    histories = [rng.permutation(N_ITEMS)[: N_ITEMS - 5], np.array([], int)]
+    histories += [rng.integers(N_ITEMS, size=n) for n in rng.integers(1, 30, size=N_USERS - 2)]
+    events = np.concatenate(histories).astype(np.int32)
+    vectors = model.item_vectors()
+    target = target or folder / "bundle"
+    build_bundle(
+        target,
+        Parts(
+            tower=folder / "tower.onnx",
+            tower_fp32=folder / "tower.onnx",
+            ranker=folder / "ranker.onnx",
+            item_vectors=vectors,
+            items=pl.DataFrame(
+                {
+                    "item": pl.Series(range(N_ITEMS), dtype=pl.Int32),
+                    "item_id": [5 + i for i in range(N_ITEMS)],
+                    "title": [f"Film {i} (1990)" for i in range(N_ITEMS)],
+                    "year": pl.Series([1990] * N_ITEMS, dtype=pl.Int16),
+                    "genres": [["Drama"]] * N_ITEMS,
+                }
+            ),
+            histories=Histories(np.concatenate([[0], np.cumsum([len(h) for h in histories])]), events),
+            user_ids=np.arange(1000, 1000 + N_USERS),
+            popularity=np.bincount(events, minlength=N_ITEMS),
+            dataset="small",
+            commit="0123456789ab",
+            window=WINDOW,
+            tower_variant="fp32, as exported",
+            tower_is_int8=False,
+        ),
+    )
+    return Small(target, folder, histories, vectors)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """The bundle, read only."""
+    return build_small(tmp_path_factory.mktemp("small"))

@@ -1,0 +1,103 @@
+"""Caches keep what they are given; Redis may come and go. 3 s."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from server import cache
+from server.cache import MemoryCache, NoCache, RedisCache, open_cache
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path, port: int):
+    """A real one, without a file; its process."""
+    process = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
+                break
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_memory_forgets_the_least_recently_used_and_the_old():
+    async def main():
+        kept = MemoryCache(2, ttl_s=0.2)
+        await kept.put(b"a", b"1")
+        await kept.put(b"b", b"2")
+        assert await kept.get(b"a") == b"1"
+        await kept.put(b"c", b"3")
+        assert [await kept.get(k) for k in (b"a", b"b", b"c")] == [b"1", None, b"3"]
+        await asyncio.sleep(0.25)
+        assert await kept.get(b"c") is None
+
+    asyncio.run(main())
+
+
+def test_a_setting_names_the_cache():
+    assert isinstance(open_cache("none", 1, 1), NoCache)
+    assert isinstance(open_cache("memory", 1, 1), MemoryCache)
+    assert isinstance(open_cache("redis://127.0.0.1:1/0", 1, 1), RedisCache)
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server here: apt-get install it")
+def test_redis_is_shared_and_may_come_and_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "REDIS_PAUSE_S", 0.1)
+    port = free_port()
+
+    async def main():
+        one, other = (RedisCache(f"redis://127.0.0.1:{port}/0", ttl_s=60) for _ in range(2))
+        assert await one.get(b"a") is None  # not there yet: nothing is raised
+        assert one.failures == 1
+        with redis_server(tmp_path, port):
+            await asyncio.sleep(0.15)
+            await one.put(b"a", b"1")
+            assert await other.get(b"a") == b"1"
+        assert await one.get(b"a") is None
+        failures, start = one.failures, time.monotonic()
+        for _ in range(100):
+            await one.get(b"a")
+            await one.put(b"a", b"1")
+        assert one.failures - failures <= 1 + (time.monotonic() - start) / 0.1  # left alone, not asked 200 times
+        with redis_server(tmp_path, port):
+            await asyncio.sleep(0.15)
+            await one.put(b"a", b"2")
+            assert await one.get(b"a") == b"2"
+        await one.close()
+        await other.close()
+
+    asyncio.run(main())
+
+
+def test_a_redis_that_does_not_answer_costs_its_timeout_once(monkeypatch):
+    monkeypatch.setattr(cache, "REDIS_TIMEOUT_S", 0.05)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+
+        async def main():
+            kept = RedisCache(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", ttl_s=60)
+            for _ in range(50):
+                assert await kept.get(b"a") is None
+            await kept.close()
+            return kept.failures
+
+        assert asyncio.run(main()) == 1

@@ -1,0 +1,106 @@
+"""An answer is what a direct computation gives, in whatever batch it was made. 5 s."""
+
+import numpy as np
+import pytest
+
+from nanorecsys.export.bundle import open_bundle
+from server.engine import KEPT, Query, Ranked, open_engine
+from server.errors import SettingsError
+from tests.server.conftest import N_ITEMS, WINDOW, Small, build_small
+
+
+@pytest.fixture(scope="module")
+def engine(small):
+    return open_engine(small.bundle)
+
+
+def directly(small: Small, items: np.ndarray, exclude_seen: bool = True, candidates: int = 100):
+    """Item numbers and scores, one user at a time, from nothing but the models and all inner products."""
+    bundle = open_bundle(small.bundle)
+    recent = items[-WINDOW:]
+    user = bundle.encoder(recent[None].astype(np.int64) + 1, np.array([len(recent)]))
+    products = bundle.item_vectors @ user[0]
+    if exclude_seen:
+        products[items] = -np.inf
+    best = np.argsort(-products, kind="stable")[:candidates]
+    best = best[np.isfinite(products[best])]
+    scores = bundle.ranker.run(None, {"users": user, "items": best[None]})[0][0]
+    order = np.argsort(-scores, kind="stable")[:KEPT]
+    return best[order], scores[order]
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("user", [0, 2, 3, 17, 39])
+def test_equals_a_direct_computation(small, engine, user, exclude_seen):
+    history = small.histories[user]
+    (ranked,), _ = engine([Query(history.astype(np.int64), exclude_seen)])
+    items, scores = directly(small, history, exclude_seen)
+    np.testing.assert_allclose(ranked.scores, scores, atol=1e-4)
+    assert set(ranked.items) == set(items)
+    assert len(set(ranked.items)) == len(ranked.items)
+    if exclude_seen:
+        assert not set(ranked.items) & set(history)
+
+
+def test_who_has_seen_nearly_all_gets_the_rest(small, engine):
+    (ranked,), _ = engine([Query(small.histories[0].astype(np.int64), exclude_seen=True)])
+    assert set(ranked.items) == set(range(N_ITEMS)) - set(small.histories[0])
+    assert np.isfinite(ranked.scores).all()
+
+
+def test_a_batch_changes_nothing(small, engine):
+    queries = [Query(h.astype(np.int64), exclude_seen=True) for h in small.histories if len(h)]
+    together, stages = engine(queries)
+    for query, ranked in zip(queries, together, strict=True):
+        (alone,), _ = engine([query])
+        np.testing.assert_allclose(ranked.scores, alone.scores, atol=1e-4)
+        assert set(ranked.items) == set(alone.items)
+    assert min(stages.encode, stages.retrieve, stages.rank) > 0
+
+
+def test_only_the_window_counts_but_all_of_the_history_is_left_out(small, engine):
+    tail = np.arange(WINDOW)
+    (short,), _ = engine([Query(tail, exclude_seen=False)])
+    (long,), _ = engine([Query(np.concatenate([np.arange(50, 80), tail]), exclude_seen=False)])
+    np.testing.assert_allclose(long.scores, short.scores, atol=1e-5)
+    (left,), _ = engine([Query(np.concatenate([np.arange(50, 80), tail]), exclude_seen=True)])
+    assert not set(left.items) & {*range(50, 80), *range(WINDOW)}
+
+
+def test_padding_changes_nothing_but_the_work(small, engine):
+    padded = open_engine(small.bundle, pad=True)
+    query = Query(np.array([3, 1, 4]), exclude_seen=True)
+    assert (engine.length(query), padded.length(query)) == (3, WINDOW)
+    np.testing.assert_allclose(padded([query])[0][0].scores, engine([query])[0][0].scores, atol=1e-4)
+
+
+def test_torch_gives_the_same(small, engine):
+    torch_engine = open_engine(small.bundle, "torch", small.models)
+    assert torch_engine.pad
+    for history in small.histories[2:12]:
+        query = Query(history.astype(np.int64), exclude_seen=True)
+        (a,), _ = engine([query])
+        (b,), _ = torch_engine([query])
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-3)
+        assert len(set(a.items) & set(b.items)) >= 98
+
+
+def test_torch_models_of_another_catalogue_are_refused(small, tmp_path):
+    from tests.export.test_bundle import N_ITEMS as OTHER
+    from tests.server.films import build
+
+    assert OTHER != N_ITEMS
+    with pytest.raises(SettingsError, match="the bundle"):
+        open_engine(build(tmp_path), "torch", small.models)
+
+
+def test_another_bundle_has_another_id(small, engine, tmp_path):
+    assert open_engine(small.bundle).id == engine.id
+    assert open_engine(build_small(tmp_path, seed=1).bundle).id != engine.id
+
+
+def test_bytes_keep_everything():
+    ranked = Ranked(np.array([3, 1], np.int32), np.array([0.5, -2], np.float32))
+    again = Ranked.from_bytes(ranked.to_bytes())
+    assert again.items.tolist() == [3, 1]
+    assert again.scores.tolist() == [0.5, -2.0]

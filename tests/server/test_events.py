@@ -1,0 +1,38 @@
+"""Events are on the disk when acknowledged, and every worker sees them. 1 s."""
+
+import pytest
+
+from server.errors import SettingsError
+from server.events import EventLog
+
+
+def test_an_event_is_seen_by_all_and_kept(tmp_path):
+    one, other = EventLog(tmp_path / "log"), EventLog(tmp_path / "log")
+    one.append(7, "a")
+    other.append(7, 3)
+    one.append("seven", 4)
+    for log in (one, other):
+        assert log.of_user(7) == ["a", 3]
+        assert log.of_user("seven") == [4]  # 7 and "7" are two users
+        assert log.of_user("7") == []
+        log.close()
+    again = EventLog(tmp_path / "log")
+    assert again.of_user(7) == ["a", 3]
+    again.close()
+
+
+def test_a_list_in_use_does_not_grow(tmp_path):
+    log = EventLog(tmp_path / "log")
+    log.append(1, 1)
+    before = log.of_user(1)
+    log.append(1, 2)
+    assert log.of_user(1) == [1, 2]
+    assert before == [1]
+    log.close()
+
+
+def test_a_file_that_is_something_else_is_refused(tmp_path):
+    (tmp_path / "log").write_text("no database" * 200)
+    with pytest.raises(SettingsError, match="cannot keep events there"):
+        EventLog(tmp_path / "log")
+    assert (tmp_path / "log").read_text().startswith("no database")

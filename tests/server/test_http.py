@@ -1,0 +1,211 @@
+"""The interface over real sockets: answers, what makes them stale, and what a client may get wrong. 10 s."""
+
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from tests.server.conftest import N_ITEMS, Small
+from tests.server.films import Running, serving
+from tests.server.test_engine import directly
+
+
+@pytest.fixture(scope="module")
+def server(small, tmp_path_factory):
+    """One worker; nothing in its log is a traceback when it ends."""
+    folder = tmp_path_factory.mktemp("served")
+    arguments = ["--events", str(folder / "events.sqlite"), "--read-timeout-s", "0.5", "--max-body", "20000"]
+    with serving(small.bundle, folder, *arguments) as running:
+        yield running
+    assert "Traceback" not in running.log.read_text()
+
+
+def call(server: Running, path: str, body: object = None, content_type: str = "application/json", method: str = ""):
+    """Status, headers and JSON (or text) of an answer."""
+    data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        server.url + path, data, {"Content-Type": content_type} if data is not None else {}, method=method or None
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            status, headers, text = answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        status, headers, text = error.code, error.headers, error.read()
+    return status, headers, json.loads(text) if "json" in headers["Content-Type"] else text.decode()
+
+
+def recommend(server: Running, **asked):
+    status, headers, answer = call(server, "/recommend", asked)
+    assert status == 200, answer
+    return headers, answer
+
+
+def stages(headers) -> dict[str, float]:
+    return {name: float(ms) for name, ms in (part.split(";dur=") for part in headers["Server-Timing"].split(", "))}
+
+
+def metric(server: Running, name: str) -> float:
+    lines = call(server, "/metrics")[2].splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_answers_what_a_direct_computation_gives(small: Small, server, k):
+    _, answer = recommend(server, user_id=1007, k=k)
+    items, scores = directly(small, small.histories[7])
+    assert [item["score"] for item in answer["items"]] == pytest.approx(scores[:k].tolist(), abs=1e-3)
+    assert {item["item_id"] for item in answer["items"]} <= {5 + i for i in items}
+    assert answer["items"][0]["title"] == f"Film {answer['items'][0]['item_id'] - 5} (1990)"
+
+
+def test_a_history_and_the_user_who_has_it_get_the_same(small, server):
+    history = [5 + int(i) for i in small.histories[8]]
+    by_history = recommend(server, history=history, k=20)[1]["items"]
+    assert by_history == recommend(server, user_id=1008, k=20)[1]["items"]
+
+
+def test_the_second_answer_comes_from_the_cache_whatever_k(server):
+    first_headers, first = recommend(server, user_id=1011)
+    second_headers, second = recommend(server, user_id=1011, k=50, include_titles=False)
+    assert (first["source"], second["source"]) == ("model", "cache")
+    assert list(stages(first_headers)) == ["cache", "queue", "encode", "retrieve", "rank", "total"]
+    assert list(stages(second_headers)) == ["cache", "total"]
+    times = stages(first_headers)
+    assert sum(ms for stage, ms in times.items() if stage != "total") <= times["total"]
+    assert [i["item_id"] for i in second["items"][:10]] == [i["item_id"] for i in first["items"]]
+    assert "title" not in second["items"][0]
+    assert int(second_headers["X-Worker"]) > 0
+
+
+def test_seen_items_come_when_asked_for(small, server):
+    seen = {5 + int(i) for i in small.histories[12]}
+    fresh = {i["item_id"] for i in recommend(server, user_id=1012, k=100)[1]["items"]}
+    everything = {i["item_id"] for i in recommend(server, user_id=1012, k=100, exclude_seen=False)[1]["items"]}
+    assert not fresh & seen
+    assert everything & seen
+
+
+def test_an_event_changes_the_next_answer(small, server):
+    before = recommend(server, user_id=1013, k=100)[1]
+    assert recommend(server, user_id=1013)[1]["source"] == "cache"
+    watched = before["items"][0]["item_id"]
+    assert call(server, "/events", {"user_id": 1013, "item_id": watched})[::2] == (201, {"user_id": 1013, "events": 1})
+    after = recommend(server, user_id=1013, k=100)[1]
+    assert after["source"] == "model"
+    assert watched not in {i["item_id"] for i in after["items"]}
+    history = [5 + int(i) for i in small.histories[13]] + [watched]
+    assert after["items"] == recommend(server, history=history, k=100)[1]["items"]
+
+
+def test_who_has_no_history_gets_what_is_popular(server):
+    for asked in ({"user_id": 1001}, {"history": []}):
+        answer = recommend(server, **asked)[1]
+        assert answer["source"] == "fallback"
+        scores = [i["score"] for i in answer["items"]]
+        assert scores == sorted(scores, reverse=True)
+    call(server, "/events", {"user_id": 1001, "item_id": 5})
+    assert recommend(server, user_id=1001)[1]["source"] == "model"
+
+
+def test_equal_requests_in_flight_are_computed_once(server):
+    before = metric(server, "nanorecsys_batch_size_sum"), metric(server, "nanorecsys_coalesced_total")
+    history = list(range(5, 5 + N_ITEMS, 2))
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: recommend(server, history=history)[1]["items"], range(16)))
+    assert all(answer == answers[0] for answer in answers)
+    assert metric(server, "nanorecsys_batch_size_sum") == before[0] + 1
+    assert metric(server, "nanorecsys_coalesced_total") >= before[1]
+
+
+def test_items_are_found_by_title(server):
+    found = call(server, f"/items/search?q={quote('film 29')}&limit=3")[2]["items"]
+    assert len(found) == 3
+    assert all(item["title"].startswith("Film 29") for item in found)
+    assert found[0].keys() == {"item_id", "title", "year", "genres"}
+
+
+def test_health_and_metrics(server):
+    assert call(server, "/healthz")[0] == 200
+    status, _, ready = call(server, "/readyz")
+    assert (status, ready["status"], len(ready["bundle"])) == (200, "ready", 12)
+    recommend(server, user_id=1020)
+    text = call(server, "/metrics")[2]
+    for name in (
+        'requests_total{route="/recommend",status="200"}',
+        'answers_total{source="model"}',
+        'stage_seconds_bucket{le="0.0016",stage="encode"}',
+        "queue_depth",
+        "batch_size_count",
+        "loop_lag_seconds_count",
+    ):
+        assert f"nanorecsys_{name}" in text
+
+
+JSON = "application/json"
+BAD = {
+    "malformed": ("/recommend", b'{"user_id": ', JSON, 400),
+    "no unicode": ("/recommend", b'{"user_id": "\xff"}', JSON, 400),
+    "empty": ("/recommend", b"", JSON, 400),
+    "a list": ("/recommend", [1], JSON, 422),
+    "neither": ("/recommend", {"k": 3}, JSON, 422),
+    "both": ("/recommend", {"user_id": 1002, "history": [5]}, JSON, 422),
+    "k 0": ("/recommend", {"user_id": 1002, "k": 0}, JSON, 422),
+    "k 101": ("/recommend", {"user_id": 1002, "k": 101}, JSON, 422),
+    "k text": ("/recommend", {"user_id": 1002, "k": "3"}, JSON, 422),
+    "k true": ("/recommend", {"user_id": 1002, "k": True}, JSON, 422),
+    "user null in a list": ("/recommend", {"history": [None]}, JSON, 422),
+    "misspelt": ("/recommend", {"user_id": 1002, "kk": 3}, JSON, 422),
+    "unknown user": ("/recommend", {"user_id": 7}, JSON, 404),
+    "a huge number": ("/recommend", {"user_id": 10**40}, JSON, 404),
+    "user as text": ("/recommend", {"user_id": "1002"}, JSON, 404),
+    "unknown item": ("/recommend", {"history": [5, 1]}, JSON, 404),
+    "long history": ("/recommend", {"history": [5] * 9000}, JSON, 413),
+    "a form": ("/recommend", b"user_id=5", "application/x-www-form-urlencoded", 415),
+    "event of nobody": ("/events", {"user_id": 7, "item_id": 5}, JSON, 404),
+    "event of nothing": ("/events", {"user_id": 1002, "item_id": 1}, JSON, 404),
+    "half an event": ("/events", {"user_id": 1002}, JSON, 422),
+    "get": ("/recommend", None, JSON, 405),
+    "nowhere": ("/recommendations", None, JSON, 404),
+    "no words": ("/items/search?q=", None, JSON, 422),
+    "too many words": (f"/items/search?q={'a' * 201}", None, JSON, 422),
+    "a bad limit": ("/items/search?q=a&limit=x", None, JSON, 422),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_gets_a_problem_description(server, name):
+    path, body, content_type, expected = BAD[name]
+    status, headers, problem = call(server, path, body, content_type)
+    assert status == expected
+    assert headers["Content-Type"].startswith("application/problem+json")
+    assert problem.keys() == {"type", "title", "status", "detail"}
+    assert problem["status"] == expected
+    assert len(problem["detail"]) > 10
+
+
+def test_a_slow_client_is_told_and_holds_up_nobody(server):
+    with socket.create_connection((urlsplit(server.url).hostname, urlsplit(server.url).port)) as slow:
+        head = f"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 100\r\n\r\n"
+        slow.sendall(head.encode() + b'{"user')
+        start = time.monotonic()
+        recommend(server, user_id=1021)
+        assert time.monotonic() - start < 0.5
+        slow.settimeout(5)
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_it_listens_on_the_loopback_alone(server):
+    port = urlsplit(server.url).port
+    addresses = {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
+    for address in addresses - {"127.0.0.1"}:
+        if not address.startswith("127."):
+            with pytest.raises(OSError, match="refused"):
+                socket.create_connection((address, port), timeout=1)
+    with open("/proc/net/tcp") as table:
+        listening = {line.split()[1] for line in table if f":{port:04X} " in line and " 0A " in line}
+    assert listening == {f"0100007F:{port:04X}"}

@@ -1,0 +1,315 @@
+"""Workers that drain, reload, die and are replaced, and what happens when there is too much to do. 35 s."""
+
+import asyncio
+import os
+import shutil
+import signal
+import statistics
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from nanorecsys.data import Histories
+from nanorecsys.export.bundle import Parts, build_bundle
+from nanorecsys.export.ranker import export_ranker
+from nanorecsys.export.torch_export import export_encoder
+from nanorecsys.models.retriever import Retriever, RetrieverConfig
+from tests.export.test_ranker_export import fitted
+from tests.server.conftest import N_USERS, build_small
+from tests.server.films import Running, serving
+from tests.server.test_cache import free_port, redis_server
+
+USERS = range(1002, 1000 + N_USERS)
+
+
+@dataclass
+class Seen:
+    """What clients saw: statuses, sources, bundles and workers of answers, errors by kind."""
+
+    statuses: Counter = field(default_factory=Counter)
+    sources: Counter = field(default_factory=Counter)
+    bundles: list[str] = field(default_factory=list)
+    workers: Counter = field(default_factory=Counter)
+    errors: Counter = field(default_factory=Counter)
+
+
+async def clients(
+    url: str, number: int, until: Callable[[], bool], make_body: Callable[[int], dict], keep: bool = True
+) -> Seen:
+    """Clients that ask one request after the other until told to stop, over connections that they keep or do not."""
+    seen = Seen()
+    count = iter(range(10**9))
+
+    async def client() -> None:
+        connector = aiohttp.TCPConnector(force_close=not keep)
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(10)) as session:
+            while not until():
+                try:
+                    async with session.post(f"{url}/recommend", json=make_body(next(count))) as answer:
+                        body = await answer.json(content_type=None)
+                        seen.statuses[answer.status] += 1
+                        seen.workers[int(answer.headers["X-Worker"])] += 1
+                        if answer.status == 200:
+                            seen.sources[body["source"]] += 1
+                            seen.bundles.append(body["bundle"])
+                        else:
+                            assert int(answer.headers["Retry-After"]) >= 1
+                except aiohttp.ClientError as error:
+                    seen.errors[type(error)] += 1
+                    await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(client() for _ in range(number)))
+    return seen
+
+
+def under_load(
+    url: str, act: Callable[[], Awaitable[None]], body: Callable[[int], dict], number: int = 8, keep: bool = True
+) -> Seen:
+    """What clients see while something happens."""
+
+    async def main() -> Seen:
+        done = asyncio.Event()
+        load = asyncio.create_task(clients(url, number, done.is_set, body, keep))
+        await asyncio.sleep(0.3)
+        await act()
+        done.set()
+        return await load
+
+    return asyncio.run(main())
+
+
+async def a_moment() -> None:
+    """Nothing happens."""
+    await asyncio.sleep(0.5)
+
+
+def any_user(number: int) -> dict:
+    return {"user_id": USERS[number % len(USERS)], "k": 5}
+
+
+@pytest.fixture
+def own(small, tmp_path):
+    """A copy of the bundle that a test may replace."""
+    shutil.copytree(small.bundle, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def workers_of(running: Running) -> set[int]:
+    found = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    return {int(pid) for pid in found}
+
+
+def test_sigterm_answers_what_was_accepted(own, tmp_path):
+    with serving(own, tmp_path, "--workers", "2", "--lame-duck-s", "0.5", "--cache", "none") as running:
+
+        async def stop() -> None:
+            os.kill(running.pid, signal.SIGTERM)
+            start = time.monotonic()
+            while running.poll() is None and time.monotonic() - start < 10:
+                await asyncio.sleep(0.05)
+
+        seen = under_load(running.url, stop, any_user)
+        assert running.poll() == 0
+    assert set(seen.statuses) == {200}
+    # whoever could connect got an answer; afterwards there is nobody to connect to
+    assert set(seen.errors) == {aiohttp.ClientConnectorError}
+
+
+def test_sighup_takes_up_a_new_bundle_without_a_failed_request(own, tmp_path):
+    with serving(own, tmp_path, "--workers", "2", "--cache", "none") as running:
+
+        async def reload() -> None:
+            await asyncio.to_thread(build_small, tmp_path / "new", 1, own)
+            os.kill(running.pid, signal.SIGHUP)
+            await asyncio.sleep(3)
+
+        before = workers_of(running)
+        seen = under_load(running.url, reload, any_user)
+        assert workers_of(running) == before
+    assert set(seen.statuses) == {200}
+    assert not seen.errors
+    assert len(set(seen.bundles)) == 2
+    assert len(set(seen.bundles[-50:])) == 1
+    assert seen.bundles[0] != seen.bundles[-1]
+
+
+def test_a_broken_bundle_is_refused_and_the_old_one_stays(own, tmp_path):
+    with serving(own, tmp_path, "--cache", "none") as running:
+
+        async def reload() -> None:
+            (own / "ranker.onnx").write_bytes(b"broken")
+            os.kill(running.pid, signal.SIGHUP)
+            await asyncio.sleep(1)
+
+        seen = under_load(running.url, reload, any_user)
+        log = running.log.read_text()
+    assert set(seen.statuses) == {200}
+    assert len(set(seen.bundles)) == 1
+    assert "reload refused" in log
+    assert "ranker.onnx" in log
+    assert "Traceback" not in log
+
+
+def test_a_broken_bundle_at_the_start_is_told_in_a_sentence(own, tmp_path):
+    (own / "ranker.onnx").write_bytes(b"broken")
+    with pytest.raises(AssertionError) as raised, serving(own, tmp_path):
+        pass
+    assert "error: " in str(raised.value)
+    assert "ranker.onnx" in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+
+
+def test_a_killed_worker_is_replaced_while_the_other_answers(own, tmp_path):
+    with serving(own, tmp_path, "--workers", "2", "--cache", "none") as running:
+        victim, other = sorted(workers_of(running))
+        answered = []
+
+        async def kill() -> None:
+            os.kill(victim, signal.SIGKILL)
+            async with aiohttp.ClientSession() as session:
+                start = time.monotonic()
+                while len(workers_of(running) - {victim}) < 2 and time.monotonic() - start < 10:
+                    async with session.get(f"{running.url}/healthz") as answer:
+                        answered.append(answer.status)
+            await asyncio.sleep(1)
+
+        seen = under_load(running.url, kill, any_user)
+        now = workers_of(running)
+        assert len(now - {victim}) == 2
+        assert set(under_load(running.url, a_moment, any_user, keep=False).workers) == now
+    assert set(seen.statuses) == {200}
+    assert set(answered) <= {200}
+    assert seen.workers[other] > 0
+    # only what the dead worker had at work, or in its sockets: at most one request of each client
+    assert sum(seen.errors.values()) <= 8
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server here: apt-get install it")
+def test_redis_may_go_and_come_back_in_mid_run(own, tmp_path):
+    port = free_port()
+    with serving(own, tmp_path, "--workers", "2", "--cache", f"redis://127.0.0.1:{port}/0") as running:
+
+        async def come_and_go() -> None:
+            with redis_server(tmp_path, port):
+                await asyncio.sleep(2)
+            await asyncio.sleep(1)
+            with redis_server(tmp_path, port):
+                await asyncio.sleep(2)
+
+        seen = under_load(running.url, come_and_go, any_user)
+        assert "Traceback" not in running.log.read_text()
+    assert set(seen.statuses) == {200}
+    assert not seen.errors
+    assert min(seen.sources["cache"], seen.sources["model"]) > 0
+
+
+def test_an_event_reaches_every_worker_and_outlives_them(own, tmp_path):
+    async def post(url: str) -> None:
+        async with aiohttp.ClientSession() as session:
+            for item in (5, 6):
+                async with session.post(f"{url}/events", json={"user_id": 1001, "item_id": item}) as answer:
+                    assert answer.status == 201
+                    assert (await answer.json())["events"] == item - 4
+
+    body = {"user_id": 1001, "k": 3}  # without an event there is only the fallback
+    for start in range(2):
+        with serving(own, tmp_path, "--workers", "2") as running:
+            if start == 0:
+                asyncio.run(post(running.url))
+            seen = under_load(running.url, a_moment, lambda _: body, keep=False)
+            assert len(seen.workers) == 2
+            assert set(seen.sources) <= {"model", "cache"}
+
+
+def test_the_onnx_engine_never_loads_torch(own, tmp_path):
+    with serving(own, tmp_path) as running:
+        maps = [Path(f"/proc/{pid}/maps").read_text() for pid in workers_of(running)]
+    assert maps
+    assert all("onnxruntime" in text and "torch" not in text for text in maps)
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory):
+    """A bundle whose histories all take about as long as the study's longest."""
+    folder = tmp_path_factory.mktemp("heavy")
+    n_items, d, window, users = 300, 256, 100, 200
+    torch.manual_seed(0)
+    config = RetrieverConfig(d=d, layers=3, heads=8, hidden=1024, window=window, dropout=0.0, content=False)
+    model = Retriever(config, np.ones(n_items, bool)).eval()
+    export_encoder(model.encoder(), window, folder / "tower.onnx")
+    export_ranker(fitted(n_items, d), folder / "ranker.onnx")
+    events = np.random.default_rng(0).integers(n_items, size=(users, window)).astype(np.int32)
+    parts = Parts(
+        tower=folder / "tower.onnx",
+        tower_fp32=folder / "tower.onnx",
+        ranker=folder / "ranker.onnx",
+        item_vectors=model.item_vectors(),
+        items=pl.DataFrame(
+            {
+                "item": pl.Series(range(n_items), dtype=pl.Int32),
+                "item_id": list(range(n_items)),
+                "title": [f"Film {i}" for i in range(n_items)],
+                "year": pl.Series([1990] * n_items, dtype=pl.Int16),
+                "genres": [["Drama"]] * n_items,
+            }
+        ),
+        histories=Histories(np.arange(users + 1) * window, events.ravel()),
+        user_ids=np.arange(users),
+        popularity=np.bincount(events.ravel(), minlength=n_items),
+        dataset="heavy",
+        commit="0123456789ab",
+        window=window,
+        tower_variant="fp32, as exported",
+        tower_is_int8=False,
+    )
+    build_bundle(folder / "bundle", parts)
+    return folder / "bundle"
+
+
+def longest_pauses(url: str, seconds: float) -> list[float]:
+    """Seconds that each of a series of /healthz takes while clients keep the server busy."""
+    times: list[float] = []
+
+    async def probe() -> None:
+        async with aiohttp.ClientSession() as session:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                start = time.perf_counter()
+                async with session.get(f"{url}/healthz") as answer:
+                    assert answer.status == 200
+                times.append(time.perf_counter() - start)
+                await asyncio.sleep(0.005)
+
+    under_load(url, probe, lambda n: {"user_id": n % 200, "k": 5}, number=3)
+    return times
+
+
+def test_computing_does_not_block_the_event_loop(heavy, tmp_path):
+    median = {}
+    for threads in ("0", "1"):
+        with serving(heavy, tmp_path, "--threads", threads, "--cache", "none", "--max-batch", "1") as running:
+            median[threads] = statistics.median(longest_pauses(running.url, 1.0))
+    assert median["1"] < 0.5 * median["0"], median
+
+
+def test_overload_is_refused_early_or_degraded_when_asked(heavy, tmp_path):
+    arguments = ["--cache", "none", "--max-queue", "4", "--deadline-ms", "200", "--threads", "1", "--max-batch", "1"]
+
+    with serving(heavy, tmp_path, *arguments) as running:
+        capacity = under_load(running.url, a_moment, lambda n: {"user_id": n % 200, "k": 5}, number=3)
+        crowd = under_load(running.url, a_moment, lambda n: {"user_id": n % 200, "k": 5}, number=16)
+        degraded = under_load(running.url, a_moment, lambda n: {"user_id": n % 200, "k": 5, "degrade": True}, number=16)
+    assert set(capacity.statuses) == {200}
+    assert set(crowd.statuses) == {200, 503}
+    assert crowd.statuses[200] > 0.5 * capacity.statuses[200]
+    assert set(degraded.statuses) == {200}
+    assert set(degraded.sources) == {"model", "fallback"}
+    assert not capacity.errors + crowd.errors + degraded.errors
