@@ -13,7 +13,7 @@ from aiohttp import web
 from server import metrics
 from server.engine import Engine, Ranked
 from server.errors import ProblemError
-from server.schema import Accepted, Answer, Event, Found, FoundItem, Item, Problem, Request
+from server.schema import MAX_FOUND, MAX_QUERY, Accepted, Answer, Event, Found, FoundItem, Item, Problem, Request
 from server.service import Service, Timings
 from server.settings import Settings
 
@@ -21,7 +21,6 @@ log = logging.getLogger("server")
 SERVICE = web.AppKey("service", Service)
 JSON, PROBLEM = "application/json", "application/problem+json"
 LAG_PERIOD_S = 0.05
-MAX_QUERY, MAX_FOUND = 200, 50
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _encode = msgspec.json.Encoder().encode
