@@ -62,10 +62,7 @@ class Batcher:
         waiting = _Waiting(engine, query, engine.length(query), loop.time(), loop.create_future())
         self._queue.append(waiting)
         self._start(loop)
-        try:
-            return await waiting.answer
-        finally:
-            metrics.QUEUE.set(len(self._queue))
+        return await waiting.answer
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Hand out batches as long as there is a free thread and someone who waits."""

@@ -10,6 +10,8 @@ import redis.asyncio
 import redis.exceptions
 from cachetools import TTLCache
 
+from server import metrics
+
 REDIS_TIMEOUT_S = 0.05  # a healthy Redis answers in well under a millisecond, computing takes a few
 REDIS_PAUSE_S = 1.0  # after a failure Redis is left alone for so long
 
@@ -75,7 +77,6 @@ class RedisCache:
         )
         self._ttl_ms = int(ttl_s * 1000)
         self._paused_until = 0.0
-        self.failures = 0
 
     async def get(self, key: bytes) -> bytes | None:
         if time.monotonic() < self._paused_until:
@@ -95,7 +96,7 @@ class RedisCache:
             self._pause()
 
     def _pause(self) -> None:
-        self.failures += 1
+        metrics.CACHE_FAILURES.inc()
         self._paused_until = time.monotonic() + REDIS_PAUSE_S
 
     async def close(self) -> None:
