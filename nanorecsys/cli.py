@@ -1,4 +1,4 @@
-"""The command line: `nanorecsys run`, `book`, `publish`, `check`, `sweep`, `bundle`, `ann`, `doctor`."""
+"""The command line: `nanorecsys run`, `book`, `publish`, `check`, `sweep`, `bundle`, `ann`, `load`, `doctor`."""
 
 import sys
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from nanorecsys.ann.command import ann
 from nanorecsys.errors import NanorecsysError
 from nanorecsys.export.command import bundle
+from nanorecsys.loadtest.command import load
 
 PARAMETER_HELP = (
     "Set a parameter: chapter.name=value, or name=value in every chapter that has it. Repeatable. "
@@ -184,3 +185,4 @@ def doctor() -> None:
 
 cli.add_command(bundle)
 cli.add_command(ann)
+cli.add_command(load)

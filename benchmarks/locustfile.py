@@ -1,0 +1,60 @@
+"""A second opinion on the server, by Locust: the load test's mix of cold and hot users, from a generator not our own.
+
+Locust is no dependency of the study. In an environment of its own:
+
+    python3 -m venv /tmp/locust && /tmp/locust/bin/pip install locust==2.47.0
+    /tmp/locust/bin/locust -f benchmarks/locustfile.py --headless -H http://127.0.0.1:8000 \\
+        --ids ids.txt -u 100 -r 20 -t 60s --throughput 5
+
+`--ids` names a file with one user id a line, such as
+`python -c "import numpy; print(*numpy.load('BUNDLE/user_ids.npy'), sep='\\n')" > ids.txt`. Warm the server's cache
+first, with `nanorecsys load URL --bundle BUNDLE`, or leave the first minute out.
+
+Locust's users wait for their answers, so its latency is that of a closed loop: where the server stalls, the requests
+that would have come meanwhile are not sent, and its percentiles lie below those of `nanorecsys load`. With
+`--throughput` each user keeps a pace as long as its answers are faster than that; without, it asks at once again.
+"""
+
+import itertools
+import random
+from pathlib import Path
+
+from locust import FastHttpUser, constant_throughput, events, task
+
+
+@events.init_command_line_parser.add_listener
+def options(parser) -> None:
+    """Those of the workload, beside Locust's own."""
+    parser.add_argument("--ids", required=True, metavar="FILE", help="user ids, one a line")
+    parser.add_argument("--cold-share", type=float, default=0.3, help="of requests, by users who come only once")
+    parser.add_argument("--hot-users", type=int, default=1000, help="users who make up the others")
+    parser.add_argument("--throughput", type=float, default=0.0, help="requests a second of each of Locust's users")
+    parser.add_argument("--k", type=int, default=10, help="items asked for")
+    parser.add_argument("--seed", type=int, default=0, help="of users and mix")
+
+
+@events.init.add_listener
+def population(environment, **_: object) -> None:
+    """Read the users once, for all of Locust's."""
+    asked = environment.parsed_options
+    lines = Path(asked.ids).read_text().split()
+    ids = [int(line) for line in lines] if all(line.isdigit() for line in lines) else lines
+    environment.mix = random.Random(asked.seed)
+    environment.mix.shuffle(ids)
+    environment.hot = ids[: asked.hot_users]
+    environment.cold = itertools.cycle(ids[asked.hot_users :] or ids)
+    if asked.throughput:
+        Visitor.wait_time = constant_throughput(asked.throughput)
+
+
+class Visitor(FastHttpUser):
+    """Asks for recommendations, now for a hot user and now for a cold one."""
+
+    @task
+    def recommend(self) -> None:
+        """One request, reported by whether its user is cold."""
+        there = self.environment
+        cold = there.mix.random() < there.parsed_options.cold_share
+        user = next(there.cold) if cold else there.mix.choice(there.hot)
+        body = {"user_id": user, "k": there.parsed_options.k, "include_titles": False}
+        self.client.post("/recommend", json=body, name="cold" if cold else "hot")
