@@ -278,6 +278,23 @@ def gemm_floor_ms(limits: Limits, n: int, d: int) -> float:
     return 2 * n * d / limits.gemm_gflops["1"] / 1e6
 
 
+def energy_sentence(curves: Mapping[str, np.ndarray], kept: Sequence[int]) -> str:
+    """How much of the squared length the kept directions hold, of each set of vectors.
+
+    Args:
+        curves: cumulative shares by direction, see `nanorecsys.ann.corpus.energy`.
+        kept: directions that indexes keep; a sixteenth and a half of all where there are none.
+    """
+    shares = next(iter(curves.values()))
+    counts = sorted(set(kept)) or [max(1, len(shares) // 16), max(1, len(shares) // 2)]
+    counts = list(dict.fromkeys((counts[0], counts[-1])))
+    parts = (
+        f"{' and '.join(f'{own[c - 1]:.0%}' for c in counts)} of the length squared of {name}"
+        for name, own in curves.items()
+    )
+    return f"The first {' and '.join(map(str, counts))} of {len(shares)} directions hold {'; '.join(parts)}."
+
+
 def story(found: AnnResult) -> dict[str, str]:
     """The sentences of the page whose wording depends on how the numbers came out."""
     r = found.recommended
@@ -301,6 +318,7 @@ def story(found: AnnResult) -> dict[str, str]:
         "size_sentence": _sizes(found),
         "floor_sentence": _floor(found),
         "second_opinion_sentence": _second_opinion(found),
+        "projection_sentence": _projection(found),
         "failure_sentence": _failures(found),
     }
 
@@ -409,6 +427,23 @@ def _second_opinion(found: AnnResult) -> str:
         f"A second library's graph ({theirs.factory}, {_ms(theirs.p50_ms.middle)}) {said} FAISS's own "
         f"({ours.factory}, {_ms(ours.p50_ms.middle)}) at that recall."
     )
+
+
+def _projection(found: AnnResult) -> str:
+    """The same index with its projection fitted on users and, as a control, on items."""
+    by_factory = {p.factory: p for p in found.best}
+    for factory, users in by_factory.items():
+        items = by_factory.get(factory.replace("Users", "Items")) if factory.startswith("Users") else None
+        if items is not None:
+            first, second = (
+                f"a recall of {p.recall_k:.4f} in {_ms(p.p50_ms.middle)}{f' with {p.search}' if p.search else ''}"
+                for p in (users, items)
+            )
+            return (
+                f"How much is due to users: {factory} reaches {first}; the same index with its projection fitted on "
+                f"items reaches {second}."
+            )
+    return "No index of this run was fitted on users and, as a control, on items as well."
 
 
 def _failures(found: AnnResult) -> str:

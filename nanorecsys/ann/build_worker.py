@@ -18,13 +18,17 @@ from nanorecsys.memory import forget_peak, peak_resident_bytes, resident_bytes
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What to build: vectors from a .npy into a file, fit for searches of k neighbours."""
+    """What to build: vectors from a .npy into a file, fit for searches of k neighbours.
+
+    `users` is a .npy of users' vectors, "" for none.
+    """
 
     factory: str
     vectors: str
     out: str
     k: int
     options: BuildOptions
+    users: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,13 +45,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 def build(request: Request) -> Outcome:
     """Do what is asked, and measure it."""
     vectors = np.load(request.vectors)
+    users = np.load(request.users) if request.users else None
     faiss.omp_set_num_threads(request.options.threads)
     before = resident_bytes()
     forget_peak()
     start = time.perf_counter()
     try:
         check_neighbours(request.k, len(vectors))
-        index = build_index(request.factory, vectors, request.options)
+        index = build_index(request.factory, vectors, request.options, users)
     except SpecificationError as error:
         return Outcome(error=type(error).__name__, message=error.message)
     built = time.perf_counter()

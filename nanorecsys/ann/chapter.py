@@ -6,6 +6,7 @@ from typing import Any
 
 from nanorecsys.ann.analysis import outside_zero
 from nanorecsys.ann.result import AnnResult
+from nanorecsys.ann.specs import TABLE
 from nanorecsys.data.load import DEFAULT_DATASET
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.claims import Claim, Target, keeps_time
@@ -73,7 +74,7 @@ CLAIMS = (
 def estimate(parameters: dict[str, Any]) -> Estimate:
     """The largest index with its vectors, what building it takes, and all indexes on the disk while it runs."""
     n = max(parameters["n_items"], 30_000)
-    indexes = len(parameters["specs"]) or 36
+    indexes = len(parameters["specs"]) or len(TABLE)
     return Estimate(memory_gib=1.5 + n * 6e3 / 2**30, disk_gib=0.2 + n * indexes * 1e3 / 2**30)
 
 

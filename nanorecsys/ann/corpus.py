@@ -91,12 +91,36 @@ def expand_corpus(
     return Corpus(vectors, len(real), generator)
 
 
-def user_prefixes(task: Task, count: int) -> tuple[Histories, np.ndarray]:
-    """The first 1/count, 2/count, .. of what each user with a target had seen, the whole last.
+def set_apart(task: Task, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Users whose vectors indexes may be fitted on, and the others, who are measured: no user is among both.
+
+    Args:
+        task: a test task.
+        share: of the users with a target, drawn at random for the first group; 0 for none.
+        seed: of the draw.
+
+    Returns:
+        Two rising int32 arrays.
+
+    Raises:
+        AnnError: the share is below 0, or leaves nobody to be measured.
+    """
+    users = np.flatnonzero(task.targets.lengths).astype(np.int32)
+    count = round(share * len(users))
+    if not 0 <= count < len(users):
+        raise AnnError(f"training_users is {share} of {len(users)} users", "Use a share from 0 to below 1, as 0.2.")
+    chosen = np.zeros(len(users), bool)
+    chosen[np.random.default_rng(seed).permutation(len(users))[:count]] = True
+    return users[chosen], users[~chosen]
+
+
+def user_prefixes(task: Task, count: int, users: np.ndarray | None = None) -> tuple[Histories, np.ndarray]:
+    """The first 1/count, 2/count, .. of what each user had seen, the whole last.
 
     Args:
         task: a test task.
         count: prefixes of each user.
+        users: int32, those with a target by default.
 
     Returns:
         CSR of count * u histories, and the users int32 (u,): history p * u + i is the p-th prefix of user i.
@@ -114,7 +138,8 @@ def user_prefixes(task: Task, count: int) -> tuple[Histories, np.ndarray]:
     """
     if count < 1:
         raise AnnError(f"prefixes is {count}", "Use 1 for whole histories alone, or more.")
-    users = np.flatnonzero(task.targets.lengths).astype(np.int32)
+    if users is None:
+        users = np.flatnonzero(task.targets.lengths).astype(np.int32)
     start, length = task.seen.offsets[users], task.seen.lengths[users]
     lengths = np.concatenate([-(-length * p // count) for p in range(1, count + 1)])
     starts = np.tile(start, count)
@@ -137,6 +162,25 @@ def user_queries(histories: Histories, users: np.ndarray, encode: Callable[[Hist
     check_vectors(vectors)
     repeats = len(vectors) // len(users)
     return Queries(vectors, np.tile(users, repeats), histories.lengths.astype(np.int32), users)
+
+
+def energy(vectors: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Mean squared length of unit vectors in the first 1, 2, .. of some orthonormal directions, float64 (directions,).
+
+    Args:
+        vectors: float32 (n, d).
+        axes: (d, directions).
+
+    Example:
+        >>> energy(np.array([[1, 0], [0, 1], [1, 0]], np.float32), np.eye(2)).round(2).tolist()
+        [0.67, 1.0]
+    """
+    return np.cumsum(((vectors @ axes.astype(np.float32)) ** 2).mean(axis=0, dtype=np.float64))
+
+
+def principal(vectors: np.ndarray) -> np.ndarray:
+    """Principal directions of vectors, not centred, the longest first: columns, float64 (d, d)."""
+    return np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)[1][:, ::-1]
 
 
 def describe(vectors: np.ndarray, directions: int = 16) -> tuple[int, float, float, str]:

@@ -19,6 +19,10 @@ class DivisibilityError(SpecificationError):
     """A product quantizer's number of parts does not divide the dimensions."""
 
 
+class DirectionsError(SpecificationError):
+    """A projection to the users' directions that has none, more than there are, or no user vectors to be fitted on."""
+
+
 class ListsError(SpecificationError):
     """More inverted lists than vectors to train them with."""
 

@@ -1,13 +1,15 @@
 """The figures of the nearest-neighbour chapter. A title says what was searched, synthetic vectors included."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.ticker as ticker
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nanorecsys.ann.limits import MIB, Limits
 from nanorecsys.ann.result import Confirmed, Operating, Recommended
+from nanorecsys.ann.specs import USERS_FAMILY
 from nanorecsys.study.plots import INK, MUTED, PALETTE, axes, direct_label
 
 # Families share a colour by what they do; direct labels tell them apart.
@@ -15,10 +17,31 @@ _GROUPS = (
     ("exact", PALETTE[6], ("Flat",)),
     ("codes, whole scan", PALETTE[4], ("scalar quantizer", "PQ fast scan, refined", "RaBitQ, refined")),
     ("inverted lists", PALETTE[0], ("IVF-Flat", "IVF-SQ8", "IVF-PQ", "OPQ, IVF-PQ", "IVF-PQ fast scan, refined")),
+    ("users' directions", PALETTE[1], (USERS_FAMILY,)),
     ("RaBitQ fast scan", PALETTE[3], ("RaBitQ fast scan, refined",)),
     ("graphs", PALETTE[2], ("HNSW", "HNSW-SQ", "NSG", "usearch")),
 )
 _LOSS_FLOOR = 1e-5  # where a recall of one is drawn
+
+
+def energy(curves: Mapping[str, np.ndarray], kept: Sequence[int], title: str) -> Figure:
+    """Cumulative share of squared length by direction, one line a set, and the sizes that the table projects to.
+
+    Args:
+        curves: of each set, see `nanorecsys.ann.corpus.energy`.
+        kept: directions that indexes keep, as dashed lines.
+        title: what was searched.
+    """
+    figure, (axis,) = axes(height=3.6)
+    for count in kept:
+        axis.axvline(count, color="#BBBBBB", linestyle="--", linewidth=1, zorder=1)
+    for (name, shares), color in zip(curves.items(), (PALETTE[1], PALETTE[5], PALETTE[0]), strict=False):
+        axis.plot(np.arange(1, len(shares) + 1), shares, color=color, label=name)
+    axis.set(xscale="log", title=title, xlabel="directions", ylabel="share of squared length", ylim=(0, 1.02))
+    axis.xaxis.set_major_locator(ticker.LogLocator(2))
+    _plain_log(axis.xaxis)
+    axis.legend(loc="upper left", fontsize=9)
+    return figure
 
 
 def pareto(points: Sequence[Operating], chosen: Recommended | None, title: str) -> Figure:

@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 
 from nanorecsys.ann.errors import (
+    DirectionsError,
     DivisibilityError,
     FactoryError,
     ListsError,
@@ -24,9 +25,10 @@ from nanorecsys.ann.errors import (
     SpecificationError,
     VectorsError,
 )
-from nanorecsys.ann.specs import kind, lists
+from nanorecsys.ann.specs import PROJECTED, directions, kind, lists, needs_users
 
 NORM_TOLERANCE = 1e-3
+ITEMS_WEIGHT = 1e-3  # of the items beside the users in the fit of a projection: enough to order what no user takes
 BRUTE_FORCE_BELOW = 50_000  # vectors for which NSG's neighbours by brute force are found sooner than by descent
 
 
@@ -128,17 +130,20 @@ class UsearchIndex:
         self.index.save(str(path))
 
 
-def build_index(factory: str, vectors: np.ndarray, options: BuildOptions | None = None) -> Index:
+def build_index(
+    factory: str, vectors: np.ndarray, options: BuildOptions | None = None, users: np.ndarray | None = None
+) -> Index:
     """Train an index on the vectors and add them, numbered from 0.
 
     Args:
         factory: see `nanorecsys.ann.specs`.
         vectors: float32 (n, d), unit norm.
         options: bounds of the build.
+        users: float32 (q, d), unit norm, vectors of users that a `Users` string is fitted on; else not read.
 
     Raises:
         SpecificationError: one of its subclasses, for a factory string that is unknown or does not fit the vectors,
-            or vectors that are not finite and of unit norm.
+            vectors that are not finite and of unit norm, or users' vectors that are needed and not there.
     """
     options = options or BuildOptions()
     check_vectors(vectors)
@@ -146,13 +151,18 @@ def build_index(factory: str, vectors: np.ndarray, options: BuildOptions | None 
         return _build_usearch(factory, vectors, options)
     check_factory(factory, *vectors.shape)
     try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        # FAISS's random rotation keeps a place in the chain for the projection, and its type in the file
+        written = PROJECTED.sub(r"RR\2,", factory, count=1) if PROJECTED.match(factory) else factory
+        index = faiss.index_factory(vectors.shape[1], written, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise FactoryError(
             f"FAISS knows no index {factory!r} for {vectors.shape[1]} dimensions: {_reason(error)}",
             "See its guidelines on the index factory.",
         ) from error
-    _bound(index, factory, vectors, options)
+    _bound(index, vectors, options)
+    if PROJECTED.match(factory):
+        fitted_on = users if needs_users(factory) else vectors
+        _project(index, users_projection(vectors, fitted_on, directions(factory)))
     try:
         index.train(vectors)
         index.add(vectors)
@@ -197,6 +207,12 @@ def check_factory(factory: str, n: int, d: int) -> None:
     """
     if lists(factory) > n:
         raise ListsError(f"{factory} has {lists(factory)} lists for {n} vectors", "Take fewer lists.")
+    if PROJECTED.match(factory):
+        if not 1 <= directions(factory) <= d:
+            raise DirectionsError(
+                f"{factory} keeps {directions(factory)} directions of {d}", f"Take from 1 to {d} of them."
+            )
+        d = directions(factory)
     for part in factory.split(","):
         if found := re.fullmatch(r"O?PCAR?(\d+)|OPQ\d+_(\d+)", part):
             d = int(found[1] or found[2])
@@ -204,6 +220,43 @@ def check_factory(factory: str, n: int, d: int) -> None:
             raise DivisibilityError(
                 f"{factory}: {found[1]} parts do not divide {d} dimensions", "Take a divisor of the dimensions."
             )
+
+
+def users_projection(vectors: np.ndarray, users: np.ndarray | None, count: int, seed: int = 0) -> np.ndarray:
+    """The directions in which users' vectors have most of their squared length, rotated at random among themselves.
+
+    Not centred, since an inner product is not either. Rotated, the directions are alike, as the parts of a product
+    quantizer should be: each has as many bits. Directions that no user takes come in the order of the items' length.
+
+    Args:
+        vectors: float32 (n, d), the items.
+        users: float32 (q, d), unit norm.
+        count: directions, at most d.
+        seed: of the rotation.
+
+    Returns:
+        Orthonormal rows, float32 (count, d).
+
+    Raises:
+        DirectionsError: there are no users' vectors.
+        VectorsError: they are not finite, of unit norm and of d dimensions.
+    """
+    if users is None or not len(users):
+        raise DirectionsError(
+            "a projection to the users' directions is fitted on users' vectors, and there are none",
+            "Set users apart for it (training_users above 0), or take a specification without Users.",
+        )
+    check_vectors(users)
+    if users.shape[1] != vectors.shape[1]:
+        raise VectorsError(
+            f"users' vectors have {users.shape[1]} dimensions, the items' {vectors.shape[1]}", "Take one model's."
+        )
+    moments = sum(
+        weight * (own.T @ own).astype(np.float64) / len(own) for weight, own in ((1, users), (ITEMS_WEIGHT, vectors))
+    )
+    _, axes = np.linalg.eigh(moments)
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((count, count)))
+    return np.ascontiguousarray(rotation @ axes[:, ::-1][:, :count].T, np.float32)
 
 
 def check_neighbours(k: int, n: int) -> None:
@@ -240,6 +293,12 @@ def refined_bytes(index: Index) -> int:
     return 0
 
 
+def fixed_bytes(index: FaissIndex, factory: str) -> int:
+    """Bytes that every query reads whatever it finds: matrices that it is multiplied by, and all centroids."""
+    matrices = sum(4 * t.d_in * t.d_out for t in _transforms(index.index))
+    return matrices + 4 * lists(factory) * _innermost(index.index).d
+
+
 def visited(index: Index, queries: np.ndarray, probes: int) -> np.ndarray | None:
     """Vectors in the lists that each query visits, int64 (q,); None where there are no lists."""
     inner = _innermost(index.index) if isinstance(index, FaissIndex) else None
@@ -252,7 +311,7 @@ def visited(index: Index, queries: np.ndarray, probes: int) -> np.ndarray | None
     return sizes[found].sum(axis=1)
 
 
-def _bound(index: faiss.Index, factory: str, vectors: np.ndarray, options: BuildOptions) -> None:
+def _bound(index: faiss.Index, vectors: np.ndarray, options: BuildOptions) -> None:
     """Set what bounds the time of a build."""
     for transform in _transforms(index):
         if isinstance(transform, faiss.OPQMatrix):
@@ -266,6 +325,13 @@ def _bound(index: faiss.Index, factory: str, vectors: np.ndarray, options: Build
         inner.nndescent_L = inner.GK + 20
     elif isinstance(inner, faiss.IndexHNSW):
         inner.hnsw.efConstruction = options.hnsw_beam
+
+
+def _project(index: faiss.Index, matrix: np.ndarray) -> None:
+    """Put a projection in the place that the factory kept for it."""
+    (transform,) = _transforms(index)
+    faiss.copy_array_to_vector(matrix.ravel(), transform.A)
+    transform.is_trained = transform.is_orthonormal = True
 
 
 def _set_beam(index: faiss.Index, value: int) -> None:

@@ -32,12 +32,13 @@ from nanorecsys.ann.indexes import (
     UsearchIndex,
     build_index,
     code_bytes,
+    fixed_bytes,
     load_index,
     refined_bytes,
     visited,
 )
 from nanorecsys.ann.limits import Limits, best_of, measure_limits
-from nanorecsys.ann.specs import lists, parse_setting
+from nanorecsys.ann.specs import parse_setting
 from nanorecsys.data import Histories
 
 BATCH = 1000  # of the throughput measure, and of the largest batch
@@ -244,15 +245,16 @@ class Measurement:
 def read_bytes(index: Index, factory: str, search: str, queries: np.ndarray, k: int, n: int) -> float | None:
     """Bytes that one query reads on average where the index scans codes, whole or by lists; None for graphs.
 
-    Codes of the lists that are visited, all centroids, and the vectors of the candidates that are refined.
+    Codes of the lists that are visited, all centroids and matrices, and the vectors of the candidates that are refined.
     """
     size = code_bytes(index)
     if size is None:
         return None
     setting = parse_setting(search)
     counts = visited(index, queries, setting.get("nprobe", 1))
-    scanned = n * size if counts is None else counts.mean() * size + lists(factory) * 4 * queries.shape[1]
-    return float(scanned + min(k * setting.get("k_factor_rf", 1), n) * refined_bytes(index))
+    scanned = n * size if counts is None else counts.mean() * size
+    candidates = min(k * setting.get("k_factor_rf", 1), n)
+    return float(fixed_bytes(index, factory) + scanned + candidates * refined_bytes(index))
 
 
 def main(path: Path) -> None:

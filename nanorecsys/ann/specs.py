@@ -3,6 +3,13 @@
 A specification is a string of `faiss.index_factory`, or `usearch:M32` (optionally `usearch:M32,bf16` or `,i8`) for the
 other library's graph with M links an item. A search setting is a string of `faiss.ParameterSpace`, `nprobe=16`, or of
 the names that it lacks: `search_L` (NSG), `qb` (bits of a query in RaBitQ) and `ef` (usearch).
+
+`Users128,` before a FAISS string projects vectors and queries to the 128 directions in which users' vectors have most
+of their length, and rotates them there at random; the rest of the string searches that space, except for a refinement,
+which reads whole vectors. A score depends on nothing of an item but its part along the user's vector, so that a
+quantizer that knows where users are spends no bits elsewhere. The directions are fitted on vectors of users who are not
+measured, see `nanorecsys.ann.corpus.set_apart`; `Items128,` takes the items' own instead, as a control. (Guo et al.,
+2020, https://arxiv.org/abs/1908.10396, fit a quantizer's loss to the scores instead.)
 """
 
 import re
@@ -26,6 +33,8 @@ class Specification(msgspec.Struct, frozen=True):
 
 
 BASELINE = "Flat"
+USERS_FAMILY = "users' directions, PQ fast scan, refined"
+PROJECTED = re.compile(r"(Users|Items)(\d+),")
 OTHER = "as given"  # the family of a specification that is not in the table
 
 # `np` skips the annealing of polysemous codes, which takes minutes and changes no recall.
@@ -54,6 +63,14 @@ TABLE = (
     Specification("IVF128,PQ128x4fs,RFlat", "IVF-PQ fast scan, refined"),
     Specification("IVF256,PQ64x4fs,RFlat", "IVF-PQ fast scan, refined"),
     Specification("IVF256,PQ128x4fs,Refine(SQ8)", "IVF-PQ fast scan, refined"),
+    Specification("IVF128,PQ128x4fs,Refine(SQfp16)", "IVF-PQ fast scan, refined"),
+    Specification("Users128,PQ128x4fs,Refine(SQfp16)", USERS_FAMILY),
+    Specification("Users192,PQ192x4fs,Refine(SQfp16)", USERS_FAMILY),
+    Specification("Users96,IVF128,PQ96x4fs,Refine(SQfp16)", USERS_FAMILY),
+    Specification("Users128,IVF128,PQ128x4fs,Refine(SQfp16)", USERS_FAMILY, core=True),
+    Specification("Users128,IVF128,PQ128x4fs,RFlat", USERS_FAMILY),
+    Specification("Items128,IVF128,PQ128x4fs,Refine(SQfp16)", "IVF-PQ fast scan, refined", core=True),
+    Specification("Users160,IVF64,PQ160x4fs,Refine(SQfp16)", USERS_FAMILY, core=True),
     Specification("RaBitQ,RFlat", "RaBitQ, refined", core=True),
     Specification("RaBitQ4", "RaBitQ, refined"),
     Specification("RaBitQfs,RFlat", "RaBitQ fast scan, refined", core=True),
@@ -74,7 +91,7 @@ _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16)
 # A beam narrower than the neighbours asked for is widened to them by the libraries.
 _BEAMS = (100, 112, 128, 160, 192, 256, 384, 512)
 # Candidates a list and lists together: along the diagonal, since either alone runs into the other's loss.
-_PROBES_AND_FACTORS = ((8, 2), (16, 2), (16, 4), (32, 2), (32, 4), (64, 4), (64, 8), (128, 8))
+_PROBES_AND_FACTORS = ((8, 2), (16, 2), (24, 2), (32, 2), (32, 3), (32, 4), (64, 4), (128, 8))
 # Each grid is in order from the cheapest setting to the dearest.
 GRIDS: dict[str, tuple[str, ...]] = {
     "scan": ("",),
@@ -112,6 +129,26 @@ def lists(factory: str) -> int:
     """
     found = re.search(r"(?:^|,)IVF(\d+)", factory)
     return int(found[1]) if found else 0
+
+
+def directions(factory: str) -> int:
+    """Directions that a factory string projects to, 0 if it does not project.
+
+    >>> directions("Users128,IVF256,PQ128x4fs,RFlat"), directions("IVF256,SQ8")
+    (128, 0)
+    """
+    found = PROJECTED.match(factory)
+    return int(found[2]) if found else 0
+
+
+def needs_users(factory: str) -> bool:
+    """Whether an index is built from users' vectors as well as items'.
+
+    >>> needs_users("Users128,PQ128x4fs"), needs_users("PQ128x4fs")
+    (True, False)
+    """
+    found = PROJECTED.match(factory)
+    return found is not None and found[1] == "Users"
 
 
 def settings(factory: str, points: int) -> tuple[str, ...]:

@@ -83,7 +83,15 @@ class Measured:
 class Sweep:
     """One corpus with its queries, in a folder that the sweep makes its own."""
 
-    def __init__(self, folder: Path, corpus: Corpus, queries: Queries, task: Task | None, settings: Settings) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        corpus: Corpus,
+        queries: Queries,
+        task: Task | None,
+        settings: Settings,
+        training: Queries | None = None,
+    ) -> None:
         """Write what the processes read.
 
         Args:
@@ -92,16 +100,25 @@ class Sweep:
             queries: with what.
             task: whose held-out items are ranked, one a user; None for no ranks.
             settings: how much is measured.
+            training: of other users, which indexes may be fitted on.
 
         Raises:
+            AnnError: a user is among both.
             NeighboursError: more neighbours asked for than there are vectors.
         """
         check_neighbours(settings.k, len(corpus.vectors))
+        if training is not None and len(shared := np.intersect1d(training.users, queries.users)):
+            raise AnnError(
+                f"{len(shared)} users are both fitted on and measured", "Use nanorecsys.ann.corpus.set_apart."
+            )
         self.folder, self.settings = folder, settings
         self.n = len(corpus.vectors)
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "corpus.npy", corpus.vectors)
         np.save(folder / "queries.npy", queries.vectors)
+        self.training = "" if training is None else str(folder / "training_queries.npy")
+        if training is not None:
+            np.save(self.training, training.vectors)
         if task is not None:
             np.savez(folder / "task.npz", **_task_arrays(task, queries))
 
@@ -196,7 +213,8 @@ class Sweep:
     def _build(self, factory: str, name: str) -> Outcome:
         s = self.settings
         options = replace(s.options, threads=s.threads)
-        request = Request(factory, str(self.folder / "corpus.npy"), str(self.folder / name), s.k, options)
+        vectors, out = str(self.folder / "corpus.npy"), str(self.folder / name)
+        request = Request(factory, vectors, out, s.k, options, self.training)
         path = self.folder / "request.json"
         path.write_bytes(msgspec.json.encode(request))
         command = [sys.executable, "-m", "nanorecsys.ann.build_worker", str(path)]

@@ -88,6 +88,7 @@ def gather(run: Path) -> "Parts":
     import numpy as np
 
     from nanorecsys.ann.indexes import build_index
+    from nanorecsys.ann.specs import needs_users
     from nanorecsys.data import histories, load_prepared
     from nanorecsys.export.bundle import Parts
     from nanorecsys.study.records import FILE
@@ -101,7 +102,12 @@ def gather(run: Path) -> "Parts":
                 f"nanorecsys run {run.name}",
             )
     searched = (run / ANN / FILE).exists()
-    index = _chapter(run, ANN, Searched).record.result.recommended if searched else Recommended("Flat")
+    index, users = Recommended("Flat"), None
+    if searched:
+        ann = _chapter(run, ANN, Searched)
+        index = ann.record.result.recommended
+        if needs_users(index.factory):
+            users = np.load(_file(ann, "training_queries"))
     dataset = load_prepared(run / DATA).dataset
     item_vectors = np.load(_file(training, "item_vectors"))
     return Parts(
@@ -120,7 +126,8 @@ def gather(run: Path) -> "Parts":
         tower_is_int8=export.record.result.chosen_is_int8,
         index_factory=index.factory,
         index_search=index.search,
-        index=build_index(index.factory, item_vectors).index,  # with the bounds that the chapter measured it with
+        # with the bounds that the chapter measured it with
+        index=build_index(index.factory, item_vectors, users=users).index,
     )
 
 

@@ -21,3 +21,7 @@ class OtherRunError(ScaleupError):
 
 class DiskSpaceError(ScaleupError):
     """The catalogue does not fit on the disk; found out before anything is written."""
+
+
+class MemorySpaceError(ScaleupError):
+    """The catalogue or its indexes do not fit in memory; found out before anything is built."""

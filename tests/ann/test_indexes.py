@@ -9,6 +9,7 @@ import pytest
 from nanorecsys.ann import specs
 from nanorecsys.ann.errors import (
     AnnError,
+    DirectionsError,
     DivisibilityError,
     FactoryError,
     ListsError,
@@ -24,17 +25,18 @@ from nanorecsys.ann.indexes import (
     code_bytes,
     load_index,
     refined_bytes,
+    users_projection,
     visited,
 )
 from nanorecsys.ann.measure_worker import read_bytes
-from tests.ann.vectors import clustered, users
+from tests.ann.vectors import clustered, few_directions, users
 
 D, K = 32, 10
 
 
 def small(factory):
     """A specification of the table with lists and parts that fit 1,200 vectors of 32 dimensions."""
-    factory = re.sub(r"IVF\d+", "IVF16", factory)
+    factory = re.sub(r"IVF\d+", "IVF64", re.sub(r"(Users|Items)\d+", r"\g<1>32", factory))
     factory = re.sub(r"PQ\d+x4", "PQ16x4", factory)
     return re.sub(r"PQ\d+np", "PQ8x4np", re.sub(r"OPQ\d+", "OPQ8", factory))
 
@@ -61,7 +63,7 @@ def exact(vectors):
 def test_every_specification_builds_finds_more_with_its_dearest_setting_and_survives_saving(
     factory, vectors, exact, tmp_path
 ):
-    index = build_index(factory, vectors, BuildOptions(opq_iterations=1, nsg_neighbours=24))
+    index = build_index(factory, vectors, BuildOptions(opq_iterations=1, nsg_neighbours=24), users(50, D, seed=9))
     grid, queries = specs.settings(factory, 8), users(40, D)
     recalls = []
     for search in (grid[0], grid[-1]):
@@ -118,11 +120,83 @@ def test_no_specification_gets_more_settings_than_the_budget(factory, points):
         ("OPQ8_16,IVF16,PQ32x4np", DivisibilityError, "32 parts do not divide 16"),
         ("OPQ5,PQ5np", DivisibilityError, "5 parts do not divide 32"),
         ("IVF5000,Flat", ListsError, "5000 lists for 1200 vectors"),
+        ("Users0,PQ8x4fs", DirectionsError, "keeps 0 directions of 32"),
+        ("Items0,PQ8x4fs", DirectionsError, "keeps 0 directions of 32"),
+        ("Users33,PQ33x4fs", DirectionsError, "keeps 33 directions of 32"),
+        ("Users16,PQ32x4fs", DivisibilityError, "32 parts do not divide 16"),
+        ("Users16,Flat", DirectionsError, "fitted on users' vectors, and there are none"),
+        ("Users16,Nope", FactoryError, "knows no index 'Users16,Nope'"),
+        ("IVF16,Users16,Flat", FactoryError, "knows no index"),
     ],
 )
 def test_a_specification_that_does_not_fit_has_a_named_error(factory, error, told, vectors):
     with pytest.raises(error, match=re.escape(told)):
         build_index(factory, vectors)
+
+
+def test_a_projection_is_orthonormal_and_keeps_most_of_what_users_have(vectors):
+    training, measured = few_directions(80, D), few_directions(200, D, seed=3)
+    kept = users_projection(vectors, training, 6)
+    assert kept @ kept.T == pytest.approx(np.eye(6), abs=1e-5)
+    share = ((measured @ kept.T) ** 2).sum(axis=1).mean()
+    assert share == pytest.approx((measured[:, -6:] ** 2).sum(axis=1).mean(), abs=0.02)
+    assert share > 0.9
+    everything = users_projection(vectors, training, D)
+    assert (measured @ everything.T) @ (vectors @ everything.T).T == pytest.approx(measured @ vectors.T, abs=1e-5)
+    alike = ((measured @ kept.T) ** 2).mean(axis=0)
+    assert alike.max() < 4 * alike.min()
+
+
+def test_directions_that_no_user_takes_come_in_the_order_of_the_items(vectors):
+    """Two users span two directions; the third that is kept is the longest of the items' remaining ones."""
+    two = few_directions(2, D)
+    kept = users_projection(vectors, two, 3)
+    basis = np.linalg.qr(two.T.astype(np.float64))[0]
+    rest = vectors - vectors @ basis @ basis.T
+    longest = np.linalg.eigvalsh(rest.T @ rest)[-1] / len(vectors)
+    third = ((rest @ kept.T) ** 2).sum() / len(vectors)
+    assert third == pytest.approx(longest, rel=0.05)
+
+
+@pytest.mark.parametrize("factory", ["Users6,Flat", "Users6,Flat,RFlat", "Users6,PQ6x4fs,RFlat"])
+def test_directions_of_users_find_more_than_as_many_of_items(factory, vectors):
+    measured = few_directions(100, D, seed=3)
+    exact = exact_neighbours(vectors, measured, K)
+    recalls = []
+    for fitted_on in (few_directions(80, D), vectors):
+        index = build_index(factory, vectors, users=fitted_on)
+        index.set("k_factor_rf=2" if "RFlat" in factory else "")
+        recalls.append(exact.recall(found := index.search(measured, K)[1], K).mean())
+    assert recalls[0] > recalls[1] + 0.2
+    control = build_index(factory.replace("Users", "Items"), vectors)
+    control.set("k_factor_rf=2" if "RFlat" in factory else "")
+    assert np.array_equal(control.search(measured, K)[1], found)
+
+
+def test_a_projected_index_is_one_index_that_answers_whole_vectors_and_refines_with_them(vectors, tmp_path):
+    measured = few_directions(30, D, seed=3)
+    index = build_index("Users8,IVF16,PQ8x4fs,RFlat", vectors, users=few_directions(80, D))
+    index.save(tmp_path / "index")
+    again = faiss.read_index(str(tmp_path / "index"))
+    assert (again.d, again.ntotal) == (D, len(vectors))
+    faiss.ParameterSpace().set_index_parameters(again, "nprobe=16,k_factor_rf=120")
+    scores, items = again.search(measured, K)
+    exact = exact_neighbours(vectors, measured, K)
+    assert exact.recall(items, K).mean() == 1
+    assert scores == pytest.approx(exact.scores, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "told"),
+    [
+        (np.empty((0, D), np.float32), DirectionsError, "there are none"),
+        (2 * users(5, D), VectorsError, "norm 2"),
+        (users(5, 16), VectorsError, "users' vectors have 16 dimensions, the items' 32"),
+    ],
+)
+def test_users_vectors_that_cannot_be_fitted_on_have_a_named_error(wrong, error, told, vectors):
+    with pytest.raises(error, match=re.escape(told)):
+        build_index("Users8,Flat", vectors, users=wrong)
 
 
 @pytest.mark.parametrize(
@@ -177,4 +251,9 @@ def test_lists_are_read_as_far_as_they_are_visited(vectors):
     one = visited(index, queries, 1)
     assert 0 < one.mean() < 300
     assert read_bytes(index, "IVF16,SQ8", "nprobe=1", queries, K, 1200) == one.mean() * 32 + 16 * 4 * 32
+    projected = build_index("Users8,IVF16,PQ8x4fs,RFlat", vectors, users=users(50, D, seed=9))
+    scanned = visited(projected, queries, 2).mean() * 4
+    fixed = 4 * (8 * D + 16 * 8)  # the projection, and centroids of eight dimensions
+    read = read_bytes(projected, "Users8,IVF16,PQ8x4fs,RFlat", "nprobe=2,k_factor_rf=3", queries, K, 1200)
+    assert read == pytest.approx(fixed + scanned + 3 * K * 128)
     assert read_bytes(build_index("HNSW8", vectors), "HNSW8", "", queries, K, 1200) is None

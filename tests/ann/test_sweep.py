@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from nanorecsys import evaluation
-from nanorecsys.ann import analysis, corpus, specs
+from nanorecsys.ann import analysis, corpus, figures, specs
 from nanorecsys.ann.errors import AnnError, NeighboursError, VectorsError
 from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.ann.hdf5 import export_hdf5
 from nanorecsys.ann.sweep import Settings, Sweep
 from nanorecsys.data import Histories, Interactions
 from nanorecsys.evaluation import Task
-from tests.ann.vectors import clustered, users
+from tests.ann.vectors import clustered, few_directions, users
 
 N, D, K, USERS = 800, 32, 10, 30
 
@@ -42,7 +42,7 @@ def swept(tmp_path_factory, task, queries):
     searched = corpus.Corpus(clustered(N, D), N, "")
     settings = Settings(k=K, points=2, rounds=2, queries=30, threads=1)
     sweep = Sweep(tmp_path_factory.mktemp("sweep"), searched, queries, task, settings)
-    given = ["IVF8,SQ8", "PQ7np", "Nope", "IVF900,Flat", "usearch:M8"]
+    given = ["IVF8,SQ8", "PQ7np", "Nope", "IVF900,Flat", "usearch:M8", "Users8,PQ8x4fs,RFlat"]
     built, failures = sweep.build(specs.choose("core", given))
     return searched, sweep, built, failures, sweep.measure(built)
 
@@ -54,6 +54,7 @@ def test_bad_specifications_are_written_down_by_name_and_the_rest_goes_on(swept)
         ("PQ7np", "DivisibilityError"),
         ("Nope", "FactoryError"),
         ("IVF900,Flat", "ListsError"),
+        ("Users8,PQ8x4fs,RFlat", "DirectionsError"),
     ]
     assert all(f.message for f in failures)
     assert not measured.failures
@@ -103,6 +104,48 @@ def test_without_flat_or_with_too_few_vectors_nothing_is_measured(tmp_path, quer
         sweep.build([specs.Specification("Nope", "none")])
     with pytest.raises(NeighboursError):
         Sweep(tmp_path, corpus.Corpus(clustered(50, D), 50, ""), queries, None, Settings(k=51))
+
+
+def test_energy_is_a_share_by_direction_and_the_page_says_how_much_is_kept():
+    measured, items = few_directions(300, D), clustered(N, D)
+    own, taken = corpus.principal(items), corpus.principal(few_directions(80, D, seed=3))
+    curves = {"users": corpus.energy(measured, taken), "items": corpus.energy(items, taken)}
+    assert all(c[-1] == pytest.approx(1) and (np.diff(c) >= 0).all() for c in curves.values())
+    assert curves["users"][5] > 0.9 > 0.6 > curves["items"][5]
+    assert corpus.energy(items, own)[5] > curves["items"][5]
+    told = analysis.energy_sentence(curves, [6, 8, 32])
+    assert told.startswith(f"The first 6 and 32 of 32 directions hold {curves['users'][5]:.0%} and 100% of the length")
+    assert "The first 2 and 16 of" in analysis.energy_sentence(curves, [])
+    (axis,) = figures.energy(curves, [6, 8], "title").axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["users", "items"]
+
+
+def test_users_set_apart_are_fitted_on_by_file_and_none_of_them_is_measured(tmp_path, task):
+    apart, measured = corpus.set_apart(task, 0.2, seed=1)
+    assert (len(apart), len(measured)) == (6, 24)
+    assert sorted([*apart, *measured]) == list(range(USERS))
+    assert corpus.set_apart(task, 0.2, seed=2)[0].tolist() != apart.tolist()
+    assert not len(corpus.set_apart(task, 0)[0])
+    for share in (1.0, -0.1):
+        with pytest.raises(AnnError, match="training_users is"):
+            corpus.set_apart(task, share)
+
+    histories, who = corpus.user_prefixes(task, 2, apart)
+    first = histories.items[: histories.offsets[1]]
+    assert first.tolist() == task.seen.items[8 * apart[0] : 8 * apart[0] + 4].tolist()
+    training, queries = (
+        corpus.user_queries(*corpus.user_prefixes(task, 2, whom), lambda h: users(len(h.lengths), D))
+        for whom in (who, measured)
+    )
+    searched, settings = corpus.Corpus(clustered(N, D), N, ""), Settings(k=K, points=1, rounds=1, queries=5, threads=1)
+    sweep = Sweep(tmp_path / "sweep", searched, queries, task, settings, training)
+    built, failures = sweep.build(specs.choose("core", ["Users8,PQ8x4fs,RFlat"]))
+    assert not failures
+    points = analysis.operating_points(sweep.measure(built), built, queries, task, searched, K)
+    assert [p.factory for p in points] == ["Flat", "Users8,PQ8x4fs,RFlat"]
+    assert 0.3 < points[1].recall_k < 1 == points[0].recall_k
+    with pytest.raises(AnnError, match="24 users are both fitted on and measured"):
+        Sweep(tmp_path / "other", searched, queries, task, settings, queries)
 
 
 def test_nothing_of_the_package_brings_torch_along():

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from nanorecsys.ann.indexes import users_projection
 from nanorecsys.data import Dataset, Histories, Interactions, leave_one_out, save_prepared
 from nanorecsys.data.load import ids_sha256
 from nanorecsys.errors import NanorecsysError
@@ -854,6 +855,23 @@ def test_the_command_takes_the_recommended_index(run: Path, tmp_path: Path) -> N
     assert CliRunner().invoke(command.bundle, ["quick", "--output", str(target)]).exit_code == 0
     assert check_bundle(target).index_search == "nprobe=2"
     assert isinstance(open_bundle(target).index, faiss.IndexIVFScalarQuantizer)
+
+
+def test_an_index_that_is_fitted_on_users_gets_them_from_the_chapter(run: Path, tmp_path: Path) -> None:
+    spec = {"factory": "Users4,PQ4x4fs,RFlat", "search": "k_factor_rf=2"}
+    write_chapter(run, "04_ann", "2026-01-01T00:03:00+00:00", {"recommended": spec}, {})
+    with pytest.raises(NanorecsysError, match="04_ann lists no file 'training_queries'"):
+        command.gather(run)
+    np.save(run / "04_ann" / "users.npy", item_vectors(seed=5))
+    write_chapter(run, "04_ann", "2026-01-01T00:03:00+00:00", {"recommended": spec}, {"training_queries": "users.npy"})
+    parts = command.gather(run)
+    build_bundle(tmp_path / "b", parts)
+    projection = faiss.downcast_VectorTransform(faiss.downcast_index(parts.index.base_index).chain.at(0))
+    kept = faiss.vector_to_array(projection.A).reshape(4, D)
+    assert kept == pytest.approx(users_projection(parts.item_vectors, item_vectors(seed=5), 4))
+    served = open_bundle(tmp_path / "b").index
+    faiss.ParameterSpace().set_index_parameters(parts.index, parts.index_search)
+    assert np.array_equal(served.search(item_vectors(), 3)[1], parts.index.search(item_vectors(), 3)[1])
 
 
 @pytest.mark.parametrize("chapter", ["01_data", "02_training", "03_export"])

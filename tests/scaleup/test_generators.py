@@ -135,3 +135,29 @@ def test_fewer_items_than_real_ones_are_refused(curved: np.ndarray) -> None:
     with pytest.raises(VectorsError, match="599 items cannot keep 600"):
         generate(curved, 599)
     assert len(generate(curved, 599, keep_real=False)) == 599
+
+
+def test_recombined_items_keep_their_distance(curved: np.ndarray) -> None:
+    far, near = (np.median(nearest_distance(sample(name, curved), curved)) for name in ("recombined", "local"))
+    usual = np.median(nearest(curved, 2)[1][:, 1])
+    assert far > usual > 0.5 * near
+
+
+def test_recombined_coordinates_are_those_of_real_items(clustered: np.ndarray) -> None:
+    fitted = by_name("recombined").fit(clustered, 10_000)
+    made = sample("recombined", clustered)
+    assert set(np.unique(made[:, :3].argmax(axis=1))) == {0, 1, 2}  # neighbours are of one cluster
+    np.testing.assert_allclose(fitted.scores @ fitted.axes + fitted.mean, clustered, atol=1e-5)
+    np.testing.assert_allclose(made.mean(axis=0), clustered.mean(axis=0), atol=0.05)
+
+
+def test_recombined_shards_do_not_depend_on_how_many_follow(
+    curved: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nanorecsys.scaleup.shards.SHARD_ROWS", 1000)
+    few = generate(curved, 2600, "recombined", seed=4)
+    np.testing.assert_array_equal(few, generate(curved, 6000, "recombined", seed=4)[:2600])
+
+
+def test_recombined_takes_fewer_neighbours_where_there_are_few(curved: np.ndarray) -> None:
+    assert by_name("recombined").fit(curved[:10], 100).neighbours.shape == (10, 10)

@@ -9,14 +9,16 @@ from nanorecsys.scaleup.generators.base import Fitted, Generator, check_vectors
 from nanorecsys.scaleup.generators.gaussian import Gaussian, Independent
 from nanorecsys.scaleup.generators.local import Local
 from nanorecsys.scaleup.generators.mixture import Mixture
+from nanorecsys.scaleup.generators.recombined import Recombined
 
 GENERATORS: dict[str, Generator] = {
     "independent": Independent(),
     "gaussian": Gaussian(),
     "mixture": Mixture(),
-    # settings of both: chosen by recall curves of a catalogue whose hidden items they had to make up
+    # settings of the last three: chosen by recall curves of a catalogue whose hidden items they had to make up
     "local": Local(neighbours=16, partners=5, noise=0.5),
     "tangent": Local(neighbours=12, partners=0, noise=0.7),
+    "recombined": Recombined(near=64, far=200, own=(0.3, 0.8)),
 }
 
 

@@ -1,0 +1,366 @@
+"""What queueing alone makes of the measured service times: a discrete-event simulation of the server.
+
+For one first-come-first-served queue the waiting time follows Lindley's recursion (Lindley 1952, The theory of queues
+with a single server). Here several things bend it, and each is in the model: requests from the cache pass by the
+queue, compute threads take micro-batches of like length, the queue is bounded, and everything shares a few cores.
+
+The cores are shared by weight, as the system's scheduler does in the mean: the event loops, the generator and the
+compute threads that have work at a time each get a share of them, never more than one core. Nothing of the rate sweep
+that is predicted enters: service times are those of requests sent one at a time.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nanorecsys.export.bundle import open_bundle
+
+# Where a request's time goes, in the order of the columns of `Simulated.stages`.
+STAGES = ("generator", "loop", "queue", "compute")
+_GENERATOR = 0
+_SEND, _HOT, _IN, _OUT, _RECEIVE = range(5)
+_NEAR = 3  # samples to either side of a length that may stand for it
+_NICE = 335 / 1024  # weight of a thread with nice 5 over one with 0: kernel/sched/core.c, sched_prio_to_weight
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """Times in ms of one request, alone on the machine.
+
+    Args:
+        lengths: int (n,), events of the histories that were sampled.
+        compute_ms: float (n,), encode, retrieve and rank of each.
+        hot_ms: of the event loop for an answer from the cache.
+        cold_ms: of the event loop for one that is computed.
+        generator_ms: of the generator.
+        batch_cost: cost of a batch of 1, 2, ... over that of its requests one by one.
+        wire_ms: what else a client waits for.
+    """
+
+    lengths: np.ndarray
+    compute_ms: np.ndarray
+    hot_ms: float
+    cold_ms: float
+    generator_ms: float
+    batch_cost: Sequence[float] = (1.0,)
+    wire_ms: float = 0.0
+
+    def draw(self, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Compute times in ms of histories, int (m,): each that of one of the sampled ones of about its length."""
+        order = np.argsort(self.lengths, kind="stable")
+        known = self.lengths[order]
+        low, high = np.searchsorted(known, lengths, "left"), np.searchsorted(known, lengths, "right")
+        place = rng.integers(np.maximum(low - _NEAR, 0), np.minimum(high + _NEAR, len(known)))
+        return self.compute_ms[order[place]]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What serves.
+
+    Args:
+        cores: that all share.
+        workers: processes, each with an event loop and a queue.
+        threads: compute threads of each; 0: the loop computes.
+        max_batch: requests computed at once.
+        max_queue: that wait in a worker.
+        deadline_ms: longest wait.
+        alike: lengths of a batch differ by this factor at most, or by `short`.
+        short: see `alike`.
+        compute_weight: of a compute thread's claim to a core, where the loop and the generator have 1.
+        both: speed of each core where two are at work, over that of one alone.
+    """
+
+    cores: int = 2
+    workers: int = 1
+    threads: int = 2
+    max_batch: int = 8
+    max_queue: int = 64
+    deadline_ms: float = 80.0
+    alike: float = 1.25
+    short: int = 8
+    compute_weight: float = _NICE
+    both: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """One row a request, in the order of arrival.
+
+    latency_ms float64 (n,), NaN where it was turned away; stages float64 (n, 4), see `STAGES`, each from the moment
+    that it could have begun: what waits for a core waits in its stage.
+    """
+
+    latency_ms: np.ndarray
+    stages: np.ndarray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Percentiles in ms of the answered, and the share of requests that were turned away."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    refused: float
+
+
+def predict(
+    service: Service, machine: Machine, rate: float, cold_share: float, requests: int, seed: int, warm_up: float = 0.1
+) -> Prediction:
+    """Percentiles at an offered rate of Poisson arrivals.
+
+    Args:
+        rate: requests a second.
+        cold_share: of requests that are computed.
+        requests: simulated.
+        seed: of arrivals and service.
+        warm_up: share of the first requests that is left out.
+    """
+    rng = np.random.default_rng(seed)
+    arrivals = np.cumsum(rng.exponential(1e3 / rate, requests))
+    lengths = rng.choice(service.lengths, requests)
+    found = simulate(arrivals, rng.random(requests) >= cold_share, lengths, service, machine, rng)
+    return prediction(found.latency_ms[int(warm_up * requests) :])
+
+
+def prediction(latency_ms: np.ndarray) -> Prediction:
+    """Percentiles of simulated latencies, NaN where a request was turned away."""
+    answered = latency_ms[~np.isnan(latency_ms)]
+    if not len(answered):
+        return Prediction(np.inf, np.inf, np.inf, 1.0)
+    p50, p95, p99 = np.percentile(answered, (50, 95, 99))
+    return Prediction(float(p50), float(p95), float(p99), 1 - len(answered) / len(latency_ms))
+
+
+def simulate(
+    arrivals_ms: np.ndarray,
+    hot: np.ndarray,
+    lengths: np.ndarray,
+    service: Service,
+    machine: Machine,
+    rng: np.random.Generator,
+) -> Simulated:
+    """Follow every request.
+
+    Args:
+        arrivals_ms: float (n,), ascending.
+        hot: bool (n,), answered from the cache.
+        lengths: int (n,), events of the history of each.
+        service: the times.
+        machine: what serves.
+        rng: draws each computed request's time among those of its length, and its worker.
+    """
+    return _Run(arrivals_ms, hot, lengths, service, machine, rng).go()
+
+
+def calibrate(
+    bundle: Path, max_batch: int, lengths: Sequence[int] = (20, 70, 200), calls: int = 12
+) -> tuple[list[float], float]:
+    """Two things that a request sent alone does not tell, measured on the encoder itself.
+
+    Args:
+        bundle: its folder.
+        max_batch: the largest batch.
+        lengths: of histories; longer ones than the window count as the window.
+        calls: of each batch size and length; the median counts.
+
+    Returns:
+        the cost of batches of 1, 2, ... `max_batch` over that of their requests one by one, and the speed of a core
+        when two are at work over that of one alone.
+    """
+    opened = open_bundle(bundle, verify=False)
+    encode, window, n_items = opened.encoder, opened.manifest.window, opened.manifest.n_items
+    rng = np.random.default_rng(0)
+
+    def times(batch: int, length: int) -> np.ndarray:
+        items = rng.integers(1, n_items + 1, (batch, length))
+        ends = np.full(batch, length)
+        found = []
+        for _ in range(calls):
+            start = time.perf_counter_ns()
+            encode(items, ends)
+            found.append(time.perf_counter_ns() - start)
+        return np.array(found) / 1e6
+
+    sizes = sorted({1, 2, 4, max_batch} & set(range(1, max_batch + 1)))
+    kept = sorted({min(length, window) for length in lengths})
+    alone = {length: np.median(times(1, length)) for length in kept}
+    ratio = [np.median([np.median(times(n, length)) / (n * alone[length]) for length in kept]) for n in sizes]
+    law = np.minimum(np.interp(np.arange(1, max_batch + 1), sizes, ratio), 1.0)
+    with ThreadPoolExecutor(2) as pool:
+        one = np.median(times(1, kept[-1]))
+        two = np.median(np.concatenate(list(pool.map(lambda _: times(1, kept[-1]), range(2)))))
+    return law.tolist(), float(np.clip(one / two, 0.5, 1.0))
+
+
+class _Run:
+    """The state of one simulation. Actors are the generator, then the loops, then the compute threads.
+
+    A task is what an actor does (`_SEND`, ..., or a batch) and for whom; it works on one at a time.
+    """
+
+    def __init__(
+        self,
+        arrivals: np.ndarray,
+        hot: np.ndarray,
+        lengths: np.ndarray,
+        service: Service,
+        machine: Machine,
+        rng: np.random.Generator,
+    ) -> None:
+        n = len(arrivals)
+        self.arrivals, self.hot, self.length = arrivals.tolist(), hot.tolist(), lengths.tolist()
+        self.compute = service.draw(lengths, rng).tolist()
+        self.worker = rng.integers(0, machine.workers, n).tolist()
+        self.service, self.machine = service, machine
+        self.first_thread = 1 + machine.workers
+        actors = self.first_thread + machine.workers * machine.threads
+        self.tasks: list[deque] = [deque() for _ in range(self.first_thread)]  # of the generator and the loops
+        self.now_at: list[tuple | None] = [None] * actors  # (kind, requests) that an actor works on
+        self.left = [0.0] * actors
+        self.waiting: list[deque[int]] = [deque() for _ in range(machine.workers)]
+        self.stages = np.zeros((n, len(STAGES)))
+        self.since = arrivals.tolist()  # when a request entered its stage
+        self.done = np.full(n, np.nan)
+        self.rates = _rates(machine)
+
+    def go(self) -> Simulated:
+        now, following, n = 0.0, 0, len(self.arrivals)
+        busy: list[int] = []
+        while following < n or busy:
+            light = sum(a < self.first_thread for a in busy)
+            fast, slow = self.rates[light][len(busy) - light]
+            step, first = np.inf, -1
+            for actor in busy:
+                needed = self.left[actor] / (fast if actor < self.first_thread else slow)
+                if needed < step:
+                    step, first = needed, actor
+            if following < n and self.arrivals[following] - now <= step:
+                step, first = max(self.arrivals[following] - now, 0.0), -1
+            for actor in busy:
+                self.left[actor] -= step * (fast if actor < self.first_thread else slow)
+            now += step
+            if first < 0:
+                self.give(_GENERATOR, _SEND, following)
+                following += 1
+            else:
+                task, self.now_at[first] = self.now_at[first], None
+                self.finish(first, task, now)
+            self.start(now)
+            busy = [a for a, task in enumerate(self.now_at) if task is not None]
+        latency = self.done - np.array(self.arrivals) + self.service.wire_ms
+        return Simulated(latency, self.stages)
+
+    def give(self, actor: int, kind: int, request: int) -> None:
+        self.tasks[actor].append((kind, request))
+
+    def enter(self, request: int, stage: int, now: float) -> None:
+        """The request leaves `stage` now."""
+        self.stages[request, stage] += now - self.since[request]
+        self.since[request] = now
+
+    def finish(self, actor: int, task: tuple, now: float) -> None:
+        """What follows when an actor has done a task."""
+        kind, who = task
+        if actor >= self.first_thread:
+            for request in who:
+                self.enter(request, 3, now)
+                self.give(1 + self.worker[request], _OUT, request)
+        elif kind == _SEND:
+            self.enter(who, 0, now)
+            self.give(1 + self.worker[who], _HOT if self.hot[who] else _IN, who)
+        elif kind == _RECEIVE:
+            self.enter(who, 0, now)
+            self.done[who] = now
+        elif kind == _IN and self.machine.threads:
+            self.enter(who, 1, now)
+            queue = self.waiting[self.worker[who]]
+            if len(queue) < self.machine.max_queue:
+                queue.append(who)
+        else:  # the answer leaves the server
+            self.enter(who, 1, now)
+            self.give(_GENERATOR, _RECEIVE, who)
+
+    def start(self, now: float) -> None:
+        """Give idle actors what waits for them."""
+        for actor, tasks in enumerate(self.tasks):
+            if self.now_at[actor] is None and tasks:
+                kind, who = tasks.popleft()
+                self.now_at[actor], self.left[actor] = (kind, who), self.work(kind, who)
+        threads = self.machine.threads
+        for worker in range(self.machine.workers):
+            queue = self.waiting[worker]
+            for actor in range(self.first_thread + worker * threads, self.first_thread + (worker + 1) * threads):
+                if queue and self.now_at[actor] is None and (batch := self.batch(queue, now)):
+                    self.now_at[actor], self.left[actor] = (None, batch), self.cost(batch)
+
+    def work(self, kind: int, request: int) -> float:
+        service = self.service
+        if kind in (_SEND, _RECEIVE):
+            return service.generator_ms / 2
+        if kind == _HOT:
+            return service.hot_ms
+        if self.machine.threads:
+            return service.cold_ms / 2
+        return service.cold_ms + self.compute[request]
+
+    def batch(self, queue: deque[int], now: float) -> list[int]:
+        """The oldest that may still be computed, with others of about its length."""
+        machine = self.machine
+        while queue and now - self.since[queue[0]] > machine.deadline_ms:
+            queue.popleft()
+        if not queue:
+            return []
+        batch = [queue.popleft()]
+        own = self.length[batch[0]]
+        for request in list(queue):
+            if len(batch) == machine.max_batch:
+                break
+            short, long = sorted((own, self.length[request]))
+            if long <= max(short * machine.alike, short + machine.short):
+                batch.append(request)
+                queue.remove(request)
+        for request in batch:
+            self.enter(request, 2, now)
+        return batch
+
+    def cost(self, batch: Sequence[int]) -> float:
+        """Work of a batch: its requests one by one, each as long as the longest, times the cost law."""
+        law = self.service.batch_cost
+        longest = max(self.length[r] for r in batch)
+        alone = sum(self.compute[r] * longest / self.length[r] for r in batch)
+        return alone * law[min(len(batch), len(law)) - 1]
+
+
+def _rates(machine: Machine) -> list[list[tuple[float, float]]]:
+    """Speeds of the generator and loops, and of compute threads, by how many of either have work."""
+    light, heavy = 1 + machine.workers, machine.workers * machine.threads
+    return [[_shares(machine, a, b) for b in range(heavy + 1)] for a in range(light + 1)]
+
+
+def _shares(machine: Machine, light: int, heavy: int) -> tuple[float, float]:
+    """Cores by weight, at most one each: what one cannot use goes to the others.
+
+    >>> _shares(Machine(cores=2, compute_weight=0.5), 1, 2)
+    (1.0, 0.5)
+    >>> _shares(Machine(cores=2, compute_weight=1.0), 1, 3)
+    (0.5, 0.5)
+    """
+    cores, weight = float(machine.cores), machine.compute_weight
+    if light + heavy <= cores:
+        fast = slow = 1.0
+    else:
+        unit = cores / (light + heavy * weight)
+        fast, slow = unit, unit * weight
+        if fast > 1:
+            fast, slow = 1.0, (cores - light) / max(heavy, 1)
+        elif slow > 1:
+            fast, slow = (cores - heavy) / max(light, 1), 1.0
+    speed = machine.both if light + heavy > 1 else 1.0
+    return fast * speed, slow * speed

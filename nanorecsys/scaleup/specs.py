@@ -1,0 +1,103 @@
+"""The indexes of the scale-up chapter, as text.
+
+Like `faiss.index_factory`, with two liberties: `IVF` without a number takes its lists by the rule `lists_for`, and no
+index gets more lists than `ITEMS_PER_LIST` allows. They are inverted lists (`IVF2048,SQ8`, `IVF4096_HNSW32,PQ32np`,
+`IVF,RaBitQfs,Refine(SQ8)`), a graph (`HNSW32`), or `Flat`.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+from nanorecsys.ann.errors import FactoryError
+from nanorecsys.ann.specs import BASELINE
+
+ORIGINAL = ("IVF4096,PQ32np", "IVF2048,SQ8")  # those of the earlier benchmark, beside Flat
+ITEMS_PER_LIST = 32  # at least, on average
+MOST_LISTS = 4096
+COARSE_LINKS = 32
+_IVF = re.compile(r"IVF(\d*)(_HNSW(\d+))?,(SQ8|PQ\d+np|PQ\d+x4fsr?|RaBitQ|RaBitQfs)(,Refine\(SQ8\))?")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a specification is made of, at one size.
+
+    Args:
+        factory: the whole, lists filled in.
+        lists: inverted lists, 0 for none.
+        coarse_links: of a graph over their centroids, 0 for a scan of them.
+        code: of a vector in a list; "" for none.
+        refined: whether the best are compared again by an 8-bit code.
+        links: of a graph over the items, 0 for none.
+    """
+
+    factory: str
+    lists: int = 0
+    coarse_links: int = 0
+    code: str = ""
+    refined: bool = False
+    links: int = 0
+
+    @property
+    def family(self) -> str:
+        """What is drawn as one line."""
+        if self.links:
+            return "HNSW"
+        if not self.lists:
+            return BASELINE
+        code = {"SQ8": "SQ8", "RaBitQ": "RaBitQ", "RaBitQfs": "RaBitQ fast scan"}.get(self.code)
+        code = code or ("PQ fast scan" if "x4fs" in self.code else "PQ")
+        return f"IVF{'-HNSW' if self.coarse_links else ''}, {code}{', refined' if self.refined else ''}"
+
+
+def lists_for(n: int) -> int:
+    """Four times the root of n, to the nearest power of two, at most `MOST_LISTS`.
+
+    >>> lists_for(27_278), lists_for(1_000_000), lists_for(3_000_000)
+    (512, 4096, 4096)
+    """
+    return min(_power(4 * n**0.5), most_lists(n), MOST_LISTS)
+
+
+def most_lists(n: int) -> int:
+    """The largest power of two of lists that have `ITEMS_PER_LIST` items each.
+
+    >>> most_lists(300_000), most_lists(3_000_000)
+    (8192, 65536)
+    """
+    return 2 ** max(0, (n // ITEMS_PER_LIST).bit_length() - 1)
+
+
+def parts(specification: str, n: int) -> Parts:
+    """Take a specification apart, for a catalogue of n items.
+
+    >>> parts("IVF,PQ64x4fs,Refine(SQ8)", 100_000).factory
+    'IVF1024,PQ64x4fs,Refine(SQ8)'
+
+    Raises:
+        FactoryError: it is not written so.
+    """
+    if specification == BASELINE:
+        return Parts(BASELINE)
+    if found := re.fullmatch(r"HNSW(\d+)", specification):
+        return Parts(specification, links=int(found[1]))
+    found = _IVF.fullmatch(specification)
+    if not found:
+        raise FactoryError(
+            f"{specification!r} cannot be built from shards",
+            "Write Flat, HNSW32, or inverted lists such as IVF2048,SQ8 or IVF_HNSW32,PQ64x4fs,Refine(SQ8).",
+        )
+    lists = min(int(found[1]), most_lists(n)) if found[1] else lists_for(n)
+    rest = specification[specification.index(",") :]
+    return Parts(
+        f"IVF{lists}{found[2] or ''}{rest}",
+        lists=lists,
+        coarse_links=int(found[3] or 0),
+        code=found[4],
+        refined=found[5] is not None,
+    )
+
+
+def _power(x: float) -> int:
+    return 2 ** round(math.log2(max(x, 1)))

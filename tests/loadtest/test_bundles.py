@@ -1,0 +1,58 @@
+"""The ladder's bundles: whole, of many users, each changed in one thing. 5 s."""
+
+import itertools
+
+import numpy as np
+
+from nanorecsys.data.padding import padded
+from nanorecsys.export.bundle import check_bundle, open_bundle
+from nanorecsys.loadtest import bundles
+from nanorecsys.loadtest.bundles import build_bundles
+from nanorecsys.loadtest.population import seen_keys
+from tests.loadtest.conftest import MANY
+from tests.server.conftest import N_USERS
+
+
+def test_every_bundle_is_whole_and_has_all_users(served):
+    assert list(served.folders) == [
+        bundles.EVERY,
+        bundles.LAST,
+        bundles.FUSED,
+        bundles.CHOSEN,
+        bundles.INDEXED,
+    ]
+    for folder in served.folders.values():
+        manifest = check_bundle(folder)
+        assert manifest.n_users == MANY
+    assert served.final == bundles.INDEXED
+    assert served.bootstrapped
+    assert len(served.lengths) == MANY
+    assert served.lengths.max() <= served.parts.window
+
+
+def test_user_ids_count_from_one_and_no_two_look_alike(served):
+    assert served.parts.user_ids.tolist() == list(range(1, MANY + 1))
+    histories = served.parts.histories
+    assert len(np.unique(seen_keys(histories, np.arange(MANY), served.parts.window))) == MANY
+
+
+def test_each_bundle_differs_from_the_last_in_tower_or_index_alone(served):
+    manifests = [check_bundle(folder) for folder in served.folders.values()]
+    for before, after in itertools.pairwise(manifests):
+        changed = {n for n in before.files if before.files[n].sha256 != after.files[n].sha256}
+        assert changed in ({"tower.onnx"}, {"index.faiss"})
+
+
+def test_the_towers_give_the_same_vectors(served):
+    users = np.arange(30)
+    items, lengths = padded(served.parts.histories, users, served.parts.window)
+    first, *others = (open_bundle(folder).encoder(items, lengths) for folder in served.folders.values())
+    for other in others:
+        assert np.abs(first - other).max() < 1e-4
+
+
+def test_only_the_bundles_that_are_asked_for_and_the_served_ones_are_built(run, tmp_path):
+    found = build_bundles(run, tmp_path / "some", 20, seed=0, names={bundles.FUSED})
+    assert list(found.folders) == [bundles.FUSED, bundles.CHOSEN, bundles.INDEXED]
+    assert not found.bootstrapped
+    assert len(found.lengths) == N_USERS - 1  # the real ones, of whom there are more than 20

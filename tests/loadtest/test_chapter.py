@@ -1,0 +1,259 @@
+"""The chapter's claims, each of which can fail, its sentences, and its figures. 4 s."""
+
+import matplotlib.pyplot as plt
+import msgspec
+import polars as pl
+import pytest
+
+from nanorecsys.loadtest import analysis, figures
+from nanorecsys.loadtest.chapter import CLAIMS, estimate, headline, inputs
+from nanorecsys.loadtest.result import (
+    Band,
+    Compared,
+    Faults,
+    LoadtestResult,
+    Original,
+    Overload,
+    Percentiles,
+    Predicted,
+    Rung,
+    ServiceTimes,
+    Spread,
+)
+from nanorecsys.study.claims import judge
+from tests.loadtest.test_analysis import load_row
+
+HIGHEST = load_row(scenario="confirming", offered_per_s=1100.0, goodput_per_s=1100.0, seconds=60.0, p99_ms=90.0)
+
+
+def spread(value):
+    return Spread(middle=value, low=value, high=value)
+
+
+def compared(times, cold_share):
+    return Compared(
+        offered_per_s=30.0,
+        cold_share=cold_share,
+        repeats=2,
+        baseline_cpu_ms=spread(2.0 * times),
+        optimized_cpu_ms=spread(2.0),
+        baseline_p99_ms=spread(90.0),
+        optimized_p99_ms=spread(9.0),
+        times=spread(times),
+        void=0,
+    )
+
+
+def stage(value):
+    return Percentiles(p50=value, p95=2 * value, p99=3 * value)
+
+
+PARTS_MS = dict.fromkeys(analysis.PARTS, 1.0)
+GOOD = LoadtestResult(
+    dataset="d",
+    is_study_shape=True,
+    is_full=True,
+    n_users=100,
+    bootstrapped=True,
+    mean_length=50.0,
+    window=200,
+    cold_share=0.3,
+    p99_bound_ms=100.0,
+    mixed=compared(30.0, 0.3),
+    cold=compared(11.0, 1.0),
+    ladder=[
+        Rung(name="torch", change="a", cpu_ms=30.0, p99_ms=90.0, highest_per_s=20.0, cpu_at_highest_ms=29.0),
+        Rung(name="cache", change="b", cpu_ms=3.0, p99_ms=9.0, highest_per_s=None, cpu_at_highest_ms=None),
+    ],
+    highest=HIGHEST,
+    limited_by="the cores",
+    loads=[HIGHEST, load_row(scenario="closed loop", p99_ms=3.0), load_row(scenario="open loop at that rate")],
+    stages_alone={"embedding": stage(3.0), "total": stage(4.0)},
+    stages_loaded={"embedding": stage(4.0), "total": stage(9.0)},
+    bands=[
+        Band(low=0.0, high=0.5, requests=50, mean_ms=7.0, computed_share=0.0, parts_ms=PARTS_MS),
+        Band(low=0.99, high=1.0, requests=1, mean_ms=60.0, computed_share=1.0, parts_ms=PARTS_MS | {"queue": 54.0}),
+    ],
+    service=ServiceTimes(
+        compute_p50=3.0,
+        compute_p95=7.0,
+        loop_hot=0.1,
+        loop_cold=0.3,
+        generator=0.1,
+        wire=0.1,
+        batch_cost=[1.0, 0.9],
+        both=1.0,
+    ),
+    predicted=[
+        Predicted(
+            offered_per_s=500.0,
+            load=0.5,
+            predicted_p50_ms=1.0,
+            predicted_p95_ms=10.0,
+            predicted_p99_ms=20.0,
+            measured_p50_ms=1.0,
+            measured_p95_ms=10.0,
+            measured_p99_ms=21.0,
+        )
+    ],
+    prediction_error=0.05,
+    original=[
+        Original(offered_per_s=rate, load=rate / 130, hits_wait=waits, p50_ms=p50, p95_ms=100.0, p99_ms=p99)
+        for waits, p50 in ((False, 1.5), (True, 35.0))
+        for rate, p99 in ((80.0, 190.0), (120.0, 700.0))
+    ],
+    overload=Overload(
+        times_highest=2.0,
+        offered_per_s=2200.0,
+        goodput_per_s=1050.0,
+        goodput_share=0.95,
+        p99_ms=120.0,
+        refused_share=0.5,
+        not_deliberate=0,
+        recovery_s=0.5,
+        lag_p99_ms=1.0,
+        verdict="VALID",
+    ),
+    faults=Faults(
+        requests=200_000,
+        answered=199_000,
+        refused=1000,
+        retried=9,
+        lost=0,
+        server_errors=0,
+        compared=1500,
+        wrong=0,
+        events_acknowledged=900,
+        events_missing=0,
+        cache="redis",
+        workers_killed=4,
+        reloads=4,
+        cache_stops=4,
+        clients_cut=3000,
+        rss_start_mib=800.0,
+        rss_end_mib=820.0,
+        rss_growth=0.025,
+        tracebacks=0,
+        seconds=200.0,
+    ),
+    void_runs=0,
+    baseline_stages={"embedding": stage(26.0)},
+    baseline_highest_per_s=60.0,
+    seconds=800.0,
+    seconds_limit=840.0,
+)
+
+
+def verdicts(found):
+    return {row.id: row.verdict for row in judge("06_loadtest", CLAIMS, found)}
+
+
+def changed(**values):
+    """The good result with fields replaced, those of a part as `overload.p99_ms`."""
+    made = GOOD
+    for name, value in values.items():
+        outer, _, inner = name.partition("__")
+        own = msgspec.structs.replace(getattr(made, outer), **{inner: value}) if inner else value
+        made = msgspec.structs.replace(made, **{outer: own})
+    return made
+
+
+def test_every_claim_holds_of_a_good_result():
+    assert set(verdicts(GOOD).values()) == {"holds"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "values"),
+    [
+        ("cpu_mixed", {"mixed__times": spread(3.0)}),
+        ("cpu_mixed_aim", {"mixed__times": spread(5.0)}),
+        ("cpu_cold", {"cold__times": spread(3.0)}),
+        ("cpu_cold_aim", {"cold__times": spread(5.0)}),
+        ("rate", {"highest": None}),
+        ("rate", {"highest__offered_per_s": 200.0}),
+        ("rate_aim", {"highest__offered_per_s": 400.0}),
+        ("goodput", {"overload__goodput_share": 0.5}),
+        ("overload_p99", {"overload__p99_ms": 400.0}),
+        ("deliberate", {"overload__not_deliberate": 1}),
+        ("recovery", {"overload__recovery_s": 11.0}),
+        ("wrong", {"faults__wrong": 1}),
+        ("lost", {"faults__lost": 1}),
+        ("lost", {"faults__events_missing": 1}),
+        ("lost", {"faults__server_errors": 1}),
+        ("fault_requests", {"faults__requests": 199_999}),
+        ("memory", {"faults__rss_growth": 0.4}),
+        ("prediction", {"prediction_error": 0.6}),
+        ("original_throughput", {"baseline_highest_per_s": 500.0}),
+        ("original_embedding", {"baseline_stages": {"embedding": stage(4.0)}}),
+        ("original_efficiency", {"mixed__times": spread(9.0)}),
+        ("original_tail", {"bands": GOOD.bands[:1]}),
+        ("time", {"seconds": 1200.0}),
+    ],
+)
+def test_every_claim_can_fail(claim, values):
+    assert verdicts(changed(**values))[f"loadtest.{claim}"] == "fails"
+
+
+def test_a_claim_is_not_judged_of_another_shape_or_a_short_run():
+    small, short = verdicts(changed(is_study_shape=False)), verdicts(changed(is_full=False))
+    assert small["loadtest.cpu_mixed"] == "not_run"
+    assert short["loadtest.rate"] == short["loadtest.prediction"] == short["loadtest.memory"] == "not_run"
+    assert short["loadtest.cpu_mixed"] == small["loadtest.wrong"] == "holds"
+    nothing = verdicts(changed(overload=None, baseline_highest_per_s=None, prediction_error=None, bands=[]))
+    assert {nothing[f"loadtest.{n}"] for n in ("goodput", "original_throughput", "original_tail")} == {"not_run"}
+
+
+def test_sentences_follow_the_numbers():
+    told = analysis.story(GOOD)
+    assert all(sentence for sentence in told.values())
+    assert "1,100 requests a second" in told["answer"]
+    assert "the tail is queueing" in told["tail_sentence"]
+    outside = changed(bands=[msgspec.structs.replace(GOOD.bands[0], parts_ms=PARTS_MS | {"outside": 4.0})])
+    assert "not the queue" in analysis.story(outside)["tail_sentence"]
+    assert "3.3 times" in told["closed_sentence"]
+    assert "below the measured one" in told["prediction_sentence"]
+    assert "120 requests a second" in told["original_sentence"]
+    assert "none was lost" in told["faults_sentence"]
+    assert "3 were lost" in analysis.story(changed(faults__lost=3))["faults_sentence"]
+    assert "late itself" in analysis.story(changed(overload__verdict="VOID"))["overload_sentence"]
+    assert "VOID" in analysis.story(changed(void_runs=2))["void_sentence"]
+    for empty in (changed(highest=None, overload=None, bands=[], predicted=[], prediction_error=None, original=[]),):
+        assert "no rate" in analysis.story(empty)["answer"]
+
+
+def test_headlines_and_needs_follow_the_parameters():
+    assert headline(GOOD)[0][1] == "1,100 requests/s"
+    assert len(headline(changed(highest=None))) == 2
+    small, large = (estimate({"n_users": n, "fault_rounds": 1}).disk_gib for n in (1000, 138_493))
+    assert small < large < 5
+    assert {"engine.py", "worker.py"} <= {path.name for path in inputs({}) if path.is_file()}
+
+
+def test_figures_are_drawn():
+    rows = [
+        load_row(offered_per_s=r, p99_ms=p, verdict=v)
+        for r, p, v in ((100, 9, "VALID"), (200, 30, "VOID"), (300, 400, "INVALID"))
+    ]
+    seconds = pl.DataFrame(
+        {
+            "second": [0, 1, 2],
+            "offered": [10, 20, 10],
+            "good": [10, 10, 10],
+            "refused": [0, 10, 0],
+            "p99_ms": [5.0, 90.0, None],
+        }
+    )
+    drawn = [
+        figures.knee(rows, 100.0, "t"),
+        figures.overload(seconds, [(10, 1), (20, 1), (10, 1)], 100.0, "t"),
+        figures.ladder(GOOD.ladder, "t"),
+        figures.breakdown(GOOD.bands, "t"),
+        figures.prediction(GOOD.predicted, "t"),
+        figures.original(GOOD.original, 580.0, 80.0, "t"),
+        figures.cold_shares(rows, "t"),
+        figures.stages(GOOD.stages_alone, GOOD.stages_loaded, "t"),
+    ]
+    for figure in drawn:
+        figure.canvas.draw()
+        assert figure.axes
+        plt.close(figure)

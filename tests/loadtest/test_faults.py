@@ -1,0 +1,80 @@
+"""A small run with faults over real sockets, and the judge, which can fail. 20 s."""
+
+import numpy as np
+import pytest
+
+from nanorecsys.loadtest import faults
+from nanorecsys.loadtest.faults import CANDIDATES, Direct, K, RedisProcess, run_faults
+
+
+@pytest.fixture(scope="module")
+def direct(served):
+    return Direct(served.folders[served.final])
+
+
+def answer(direct, user_id, posted=()):
+    """The right answer."""
+    history = direct.history(user_id, posted)
+    user = direct.user(history)
+    found = direct.bundle.index.search(user, 2 * CANDIDATES)[1][0]
+    kept = found[(found >= 0) & ~np.isin(found, history)][:CANDIDATES]
+    scores = direct.scores(user, kept)
+    best = np.argsort(-scores)[:K]
+    return [{"item_id": int(direct.item_ids[kept[i]]), "score": float(scores[i])} for i in best]
+
+
+def test_the_direct_answer_is_right(direct):
+    for user_id in range(1, 40):
+        assert direct.wrong(user_id, answer(direct, user_id)) == ""
+
+
+def test_wrong_answers_are_found(direct):
+    right = answer(direct, 7)
+    assert "different items" in direct.wrong(7, right[:-1])
+    assert "different items" in direct.wrong(7, [right[0], *right[:-1]])
+    assert direct.wrong(7, right[::-1]) == "scores that rise"
+    seen = int(direct.item_ids[direct.history(7, ())[0]])
+    assert "seen" in direct.wrong(7, [{"item_id": seen, "score": right[0]["score"]}, *right[1:]])
+    assert "off" in direct.wrong(7, [{**right[0], "score": right[0]["score"] + 2}, *right[1:]])
+
+
+def test_the_answer_of_another_user_is_wrong(direct):
+    found = [bool(direct.wrong(user_id, answer(direct, user_id + 1))) for user_id in range(1, 60)]
+    assert np.mean(found) > 0.9
+
+
+def test_an_answer_without_the_latest_event_is_found_where_it_recommends_it(direct):
+    stale = answer(direct, 9)
+    assert "seen" in direct.wrong(9, stale, posted=[stale[0]["item_id"]])
+
+
+@pytest.mark.skipif(not RedisProcess.available(), reason="needs redis-server")
+def test_redis_is_killed_and_started_again():
+    with RedisProcess() as server:
+        server.kill()
+        server.start()
+        assert server.process.poll() is None
+    assert server.process.poll() is not None
+
+
+def test_faults_lose_nothing_and_answer_nothing_wrong(bench):
+    found, printed = run_faults(bench, requests=500, rounds=1, compare=100, rate=60)
+    rows = bench.frame()
+    assert found.requests == len(rows)
+    assert printed.count("Traceback") == found.tracebacks
+    assert found.workers_killed == 1
+    assert found.reloads == 1
+    assert found.cache_stops == (1 if RedisProcess.available() else 0)
+    assert found.clients_cut > 5
+    assert found.lost == found.server_errors == found.events_missing == found.wrong == 0
+    assert found.answered + found.refused == found.requests
+    assert found.events_acknowledged > 5
+    assert found.compared > 50
+    assert found.rss_start_mib > 0
+    assert len({w for w in rows["worker"] if w > 0}) >= 2
+    assert bench.rows[-1].scenario == "faults"
+
+
+def test_memory_counts_from_the_first_round_on():
+    told = faults._Told(rss=[(s / 100, 100.0 if s < 20 else 150.0) for s in range(100)], settled=0.2)
+    assert faults._memory(told) == (150.0, 150.0)

@@ -1,0 +1,94 @@
+"""Rungs, the search among rates, and both on real servers. 20 s."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from nanorecsys.errors import NanorecsysError
+from nanorecsys.loadtest import ladder, measure
+from nanorecsys.loadtest.ladder import BASELINE, FINAL, RUNGS, climb
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.pairwise(RUNGS)), ids=lambda r: r.name)
+def test_each_rung_changes_exactly_one_thing(before, after):
+    told = ("name", "change")
+    changed = [
+        f.name
+        for f in dataclasses.fields(before)
+        if f.name not in told and getattr(before, f.name) != getattr(after, f.name)
+    ]
+    assert len(changed) == 1
+
+
+def test_the_ladder_leads_from_the_baseline_to_the_final_server():
+    assert RUNGS[0].engine == "torch"
+    assert dataclasses.replace(BASELINE, name="", change="", cache="none") == dataclasses.replace(
+        RUNGS[0], name="", change=""
+    )
+    assert FINAL is RUNGS[-1]
+    assert FINAL.engine == "onnx"
+    assert FINAL.threads > 1
+
+
+def test_a_rung_serves_the_next_bundle_where_its_own_was_not_made(served):
+    some = dataclasses.replace(served, folders={n: f for n, f in served.folders.items() if n == "indexed"})
+    assert str(served.folders["indexed"]) in RUNGS[1].arguments(some)
+    assert str(served.folders["every position"]) in RUNGS[1].arguments(served)
+
+
+def test_rungs_are_chosen_by_name_in_order():
+    assert [r.name for r in ladder.choose(["int8", "torch"])] == ["torch", "int8"]
+    assert ladder.choose([]) == list(RUNGS)
+    with pytest.raises(NanorecsysError, match="no rung 'int9'"):
+        ladder.choose(["int9"])
+
+
+@pytest.mark.parametrize("first", [10, 100, 1000])
+def test_the_search_finds_the_highest_rate(first):
+    tried = []
+
+    def attempt(rate):
+        tried.append(rate)
+        return rate <= 120
+
+    found = climb(attempt, first, tries=14)
+    assert 110 < found <= 120
+    assert found in tried
+
+
+def test_the_search_finds_nothing_where_nothing_holds():
+    assert climb(lambda rate: False, 100, tries=5) is None
+
+
+def test_arrivals_follow_the_phases():
+    due = measure.arrivals([(100, 2), (400, 3), (50, 2)], seed=0) / 1e9
+    assert (np.diff(due) >= 0).all()
+    counts = [((due >= a) & (due < b)).sum() for a, b in ((0, 2), (2, 5), (5, 7))]
+    assert counts == pytest.approx([200, 1200, 100], rel=0.25)
+
+
+def test_a_rung_is_measured_and_its_rows_are_kept(bench):
+    rung = measure.measure_rung(bench, FINAL, rate=60, seconds=0.6, tries=1, try_s=0.4)
+    assert rung.cpu_ms > 0
+    assert [r.scenario for r in bench.rows] == ["ladder, common load", "ladder, search"]
+    frame = bench.frame()
+    assert set(frame["run"]) == {0, 1}
+    assert frame.filter(frame["run"] == 0)["status"].to_list().count(200) == len(frame.filter(frame["run"] == 0))
+    hot = frame.filter(frame["hot"])
+    assert set(hot["source"]) == {"cache"}  # warm before anything is measured
+    assert "model" in set(frame.filter(~frame["hot"])["source"])
+
+
+def test_baseline_and_optimized_get_the_same_schedule_and_users(bench):
+    with bench.serve(BASELINE) as one, bench.serve(FINAL) as other:
+        found = measure.compare(one, other, rate=50, cold_share=0.5, seconds=0.5, repeats=2)
+    assert found.times.low <= found.times.middle <= found.times.high
+    frames = [run.frame() for run in bench.runs]
+    assert len(frames) == 4
+    for a, b in (frames[:2], frames[2:]):
+        assert a["intended_ns"].to_list() == b["intended_ns"].to_list()
+        assert a["user"].to_list() == b["user"].to_list()
+    cold = [set(f.filter(~f["hot"])["user"]) for f in (frames[0], frames[2])]
+    assert cold[0].isdisjoint(cold[1])

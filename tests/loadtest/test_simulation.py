@@ -1,0 +1,132 @@
+"""The simulation against closed forms, which it can fail, and what it keeps whole. 8 s."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nanorecsys.loadtest.simulation import Machine, Service, predict, simulate
+
+N = 40_000
+ALONE = {"max_batch": 1, "max_queue": 10**9, "deadline_ms": math.inf, "cores": 10}
+
+
+def service(compute, lengths=None, **more):
+    lengths = np.full(len(compute), 10) if lengths is None else lengths
+    return Service(lengths, compute, **({"hot_ms": 0.0, "cold_ms": 0.0, "generator_ms": 0.0} | more))
+
+
+def run(rate, compute, machine, seed=0, n=N, hot=None, **more):
+    """Requests of the n service times in order of a Poisson stream, the first tenth left out."""
+    rng = np.random.default_rng(seed)
+    arrivals = np.cumsum(rng.exponential(1e3 / rate, n))
+    hot = np.zeros(n, bool) if hot is None else hot
+    given = service(compute, **more)
+    found = simulate(arrivals, hot, rng.choice(given.lengths, n), given, machine, rng)
+    return found.latency_ms[n // 10 :]
+
+
+@pytest.mark.parametrize("load", [0.5, 0.7])
+def test_one_thread_with_exponential_service_is_the_mm1_queue(load):
+    compute = np.random.default_rng(1).exponential(10.0, N)
+    latency = run(100 * load, compute, Machine(threads=1, **ALONE))
+    mean = 10.0 / (1 - load)  # and exponential, so its 99th percentile is ln(100) times that
+    assert latency.mean() == pytest.approx(mean, rel=0.1)
+    assert np.percentile(latency, 99) == pytest.approx(mean * math.log(100), rel=0.15)
+
+
+def test_one_thread_with_constant_service_is_the_md1_queue():
+    latency = run(70, np.full(10, 10.0), Machine(threads=1, **ALONE))
+    assert latency.mean() == pytest.approx(10 + 0.7 * 10 / (2 * 0.3), rel=0.05)
+    # Crommelin's (1932) distribution of the wait, summed to its 99th percentile
+    assert np.percentile(latency - 10, 99) == pytest.approx(md1_wait(0.7, 0.99) * 10, rel=0.12)
+
+
+def md1_wait(load, q):
+    """Quantile of the wait, in service times."""
+
+    def below(t):
+        terms = (
+            (load * (k - t)) ** k * math.exp(-load * (k - t)) / math.factorial(k) for k in range(math.floor(t) + 1)
+        )
+        return (1 - load) * sum(terms)
+
+    low, high = 0.0, 30.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) < q else (low, middle)
+    return low
+
+
+def test_two_threads_are_the_mm2_queue():
+    compute = np.random.default_rng(1).exponential(10.0, N)
+    latency = run(140, compute, Machine(threads=2, **ALONE))
+    load = 0.7
+    wait = load**2 / (1 - load**2) * 10.0  # Erlang C for two servers
+    assert latency.mean() == pytest.approx(10 + wait, rel=0.06)
+
+
+def test_many_threads_on_one_core_share_it():
+    """Processor sharing has the mean of M/M/1 whatever the service times; a queue of constant ones has half of it."""
+    machine = Machine(threads=64, **ALONE | {"cores": 1})
+    assert run(60, np.full(10, 10.0), machine, n=15_000).mean() == pytest.approx(10 / 0.4, rel=0.1)
+
+
+def test_hot_requests_pass_the_queue():
+    hot = np.arange(N) % 2 == 0
+    machine = Machine(threads=1, **ALONE)
+    rng = np.random.default_rng(0)
+    arrivals = np.cumsum(rng.exponential(1e3 / 150, N))
+    found = simulate(arrivals, hot, np.full(N, 10), service(np.full(10, 10.0), hot_ms=0.1), machine, rng)
+    assert np.percentile(found.latency_ms[hot], 99) < 1.0
+    assert np.percentile(found.latency_ms[~hot], 50) > 10.0
+
+
+def test_without_threads_hot_requests_wait_behind_the_loop():
+    hot = np.arange(N) % 2 == 0
+    blocking = run(150, np.full(10, 10.0), Machine(threads=0, **ALONE), hot=hot, hot_ms=0.1)
+    assert np.percentile(blocking, 25) > 5.0
+
+
+def test_stages_add_up_to_the_latency():
+    machine = Machine(threads=2, deadline_ms=math.inf, max_queue=10**9)
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 200, 50)
+    given = service(lengths * 0.05, lengths, hot_ms=0.1, cold_ms=0.3, generator_ms=0.2, batch_cost=(1.0, 0.9))
+    arrivals = np.cumsum(rng.exponential(1e3 / 500, 3000))
+    found = simulate(arrivals, rng.random(3000) < 0.7, rng.choice(lengths, 3000), given, machine, rng)
+    assert found.stages.sum(1) == pytest.approx(found.latency_ms, abs=1e-6)
+    assert (found.stages >= -1e-9).all()
+
+
+def test_more_than_capacity_is_turned_away_and_the_rest_is_bounded():
+    machine = Machine(threads=1, max_batch=1, deadline_ms=50.0, max_queue=64)
+    found = predict(service(np.full(10, 10.0)), machine, 200, 1.0, 4000, 0)
+    assert found.refused == pytest.approx(0.5, abs=0.05)
+    assert found.p99_ms < 50 + 10 + 5
+
+
+def test_batches_of_like_length_carry_what_single_requests_do_not():
+    lengths = np.repeat([10, 20, 150], 20)
+    given = service(lengths * 0.1, lengths, batch_cost=tuple(1 / b**0.5 for b in range(1, 9)))
+    single, batched = (
+        predict(given, Machine(threads=1, max_batch=b, deadline_ms=math.inf, max_queue=10**9), 160, 1.0, 5000, 0)
+        for b in (1, 8)
+    )
+    assert batched.p99_ms < single.p99_ms / 3
+
+
+def test_a_second_busy_core_slows_both():
+    even, slowed = (
+        predict(service(np.full(10, 10.0)), Machine(threads=2, both=both), 100, 1.0, 3000, 0) for both in (1.0, 0.6)
+    )
+    assert slowed.p50_ms > 1.2 * even.p50_ms
+
+
+def test_a_request_takes_the_time_of_a_sample_of_its_length():
+    lengths = np.repeat([5, 50, 200], 100)
+    given = service(lengths * 1.0, lengths)
+    asked = np.array([5, 50, 200, 60] * 200)
+    drawn = given.draw(asked, np.random.default_rng(0)).reshape(-1, 4)
+    assert (np.median(drawn, 0)[:3] == [5, 50, 200]).all()
+    assert set(drawn[:, 3]) == {50.0, 200.0}
