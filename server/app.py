@@ -153,8 +153,9 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
             raise
         kept = {name: value for name, value in error.headers.items() if name == "Allow"}
         response = _problem(error.status, error.reason, _plain(error), kept)
-    except (ConnectionResetError, asyncio.CancelledError):
-        raise
+    except (ConnectionResetError, web.RequestPayloadError):
+        # the client went away in mid-request: nobody reads this, and it is no failure of the server
+        response = _problem(400, "Connection lost", "the request ended before it was whole")
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         response = _problem(500, "Internal error", "the server failed; its log has the reason")

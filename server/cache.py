@@ -7,12 +7,11 @@ import time
 from typing import Protocol
 
 import redis.asyncio
-import redis.exceptions
 from cachetools import TTLCache
 
 from server import metrics
 
-REDIS_TIMEOUT_S = 0.05  # a healthy Redis answers in well under a millisecond, computing takes a few
+REDIS_TIMEOUT_S = 0.25  # a healthy Redis answers in well under a millisecond, but both may wait for a full processor
 REDIS_PAUSE_S = 1.0  # after a failure Redis is left alone for so long
 
 
@@ -83,7 +82,7 @@ class RedisCache:
             return None
         try:
             return await self._client.get(key)
-        except (redis.exceptions.RedisError, OSError, TimeoutError):
+        except Exception:  # redis-py passes on what asyncio raises when a connection breaks, of half a dozen types
             self._pause()
             return None
 
@@ -92,7 +91,7 @@ class RedisCache:
             return
         try:
             await self._client.set(key, value, px=self._ttl_ms)
-        except (redis.exceptions.RedisError, OSError, TimeoutError):
+        except Exception:
             self._pause()
 
     def _pause(self) -> None:

@@ -303,11 +303,13 @@ def _judge(
     missing = sum(max(count - stored[event], 0) for event, count in Counter(told.posted).items())
     start, end = _memory(told)
     return Faults(
-        requests=len(rows),
+        requests=(
+            rows["status"] >= 0
+        ).sum(),  # without those that the generator's bound on requests in flight kept back
         answered=answered,
         refused=(rows["status"] == 503).sum(),
         retried=(rows["retries"] > 0).sum(),
-        lost=(rows["status"] <= 0).sum(),
+        lost=(rows["status"] == 0).sum(),
         server_errors=((rows["status"] >= 500) & (rows["status"] != 503)).sum(),
         compared=compared,
         wrong=wrong.total(),

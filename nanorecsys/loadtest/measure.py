@@ -315,9 +315,12 @@ class Lengths:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The final server's runs, by what they are for. `hot` and `cold` are single streams, `busy` is hits from many clients
-    that keep the event loop at work, as its cost a request falls when it wakes up for several. `highest` is the run that confirmed the highest rate, with its
-    row, None where no rate held; `limit` says how the rate above it failed."""
+    """The final server's runs, by what they are for.
+
+    `hot` and `cold` are single streams; `busy` is hits for many clients, which keep the event loop at work: waking up
+    for several, it costs less for each. `highest` is the run that confirmed the highest rate, with its row, None where
+    no rate held; `limit` says how the rate above it failed.
+    """
 
     hot: Run
     busy: Run

@@ -322,7 +322,7 @@ def _correlate(r: ScaleupResult) -> str:
     name, correlation = closest_descriptor(r.judged, r.real_described, usable)
     return (
         f"Over the {len(r.judged)} generators the error in recall goes best with the error in {name.replace('_', ' ')} "
-        f"(rank correlation {correlation:.2f}); the best of {len(usable)} descriptors over so few generators says little."
+        f"(rank correlation {correlation:.2f}); the best of {len(usable)} descriptors over so few says little."
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import time
 import urllib.error
 import urllib.request
@@ -197,6 +198,18 @@ def test_a_slow_client_is_told_and_holds_up_nobody(server):
         assert time.monotonic() - start < 0.5
         slow.settimeout(5)
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_clients_that_go_away_in_mid_request_leave_nothing_in_the_log(server):
+    """The fixture looks for tracebacks at the end."""
+    head = f"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 100\r\n\r\n"
+    for _ in range(20):
+        with socket.create_connection((urlsplit(server.url).hostname, urlsplit(server.url).port)) as client:
+            client.sendall(head.encode() + b'{"user')
+            time.sleep(0.01)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+    recommend(server, user_id=1022)
+    assert metric(server, 'nanorecsys_requests_total{route="/recommend",status="500"}') == 0
 
 
 def test_it_listens_on_the_loopback_alone(server):
