@@ -20,7 +20,7 @@ from server.settings import Settings
 log = logging.getLogger("server")
 SERVICE = web.AppKey("service", Service)
 JSON, PROBLEM = "application/json", "application/problem+json"
-LAG_PERIOD_S = 0.05
+LAG_PERIOD_S = 0.25
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _encode = msgspec.json.Encoder().encode

@@ -1,6 +1,7 @@
 """What a worker does with a request: look up, join an equal one, compute, keep; and take up a new bundle."""
 
 import asyncio
+import ctypes
 import gc
 import hashlib
 import logging
@@ -64,6 +65,7 @@ class Service:
         """
         self.engine = await asyncio.get_running_loop().run_in_executor(self._side, self._load)
         self.events = EventLog(self.settings.events_path)
+        _give_back_memory()
 
     async def close(self) -> None:
         """Let go of threads, files and connections."""
@@ -83,16 +85,13 @@ class Service:
                 return False
             log.info("bundle %s takes over from %s", engine.id, self.engine.id)
             self.engine = engine
+            await asyncio.get_running_loop().run_in_executor(self._side, _give_back_memory)
             metrics.RELOADS.labels("taken").inc()
             return True
 
     def _load(self) -> Engine:
         s = self.settings
-        engine = open_engine(s.bundle, s.engine, s.models, s.candidates, s.pad)
-        # the bundle's ids and titles stay for good: the collector need not walk through them, which takes a while
-        gc.collect()
-        gc.freeze()
-        return engine
+        return open_engine(s.bundle, s.engine, s.models, s.candidates, s.pad)
 
     async def append(self, user_id: int | str, item_id: int | str) -> int:
         """Store an event, on the disk when this returns; the number of the user's events.
@@ -171,6 +170,13 @@ class Service:
                 items = np.concatenate([items, newer])
                 who += b"e" + hashlib.blake2b(newer.tobytes(), digest_size=16).digest()
         return b"%b:%d:%b" % (engine.id.encode(), request.exclude_seen, who), items
+
+
+def _give_back_memory() -> None:
+    """What loading and the old bundle took, to the system: glibc keeps half as much again as is in use otherwise."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _number(numbers: Mapping[int | str, int], name: int | str | None, what: str) -> int:

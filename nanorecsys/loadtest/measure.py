@@ -431,8 +431,8 @@ def _highest(
         warm_up_s=WARM_UP_S,
         precision=lengths.precision,
         confirm_s=lengths.confirm_s,
-        confirmations=3,
-        step_down=0.06,
+        confirmations=5,
+        step_down=0.12,
         lowest=first / 8,
     )
     for tried, run in zip(found.tries, load.runs, strict=True):
