@@ -102,7 +102,7 @@ def climb(attempt: Callable[[float], bool], first: float, tries: int, step: floa
     """The highest rate that held, in few tries: up or down by `step` until it is bracketed, then halfway.
 
     >>> round(climb(lambda rate: rate <= 130, first=60, tries=5))
-    129
+    118
     """
     low, high, rate = 0.0, np.inf, first
     for _ in range(tries):
