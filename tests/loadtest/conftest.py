@@ -42,7 +42,7 @@ def parts_of(bundle: Path) -> Parts:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run's folder with models, from which the parts of a bundle can be gathered."""
     folder = tmp_path_factory.mktemp("run")
@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(run: Path) -> Bundles:
     """Every bundle of the ladder."""
     return build_bundles(run, run / "bundles", MANY, seed=0)
