@@ -1,5 +1,6 @@
 """The chapter's bundles of small models, users bootstrapped, and a bench to load them on."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +63,11 @@ def served(run: Path) -> Bundles:
 def bench(served: Bundles, tmp_path: Path) -> Bench:
     """A bench for them."""
     return Bench(served, tmp_path / "bench", hot_users=20, cold_share=0.3, bound_ms=1000.0, seed=0)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As at a terminal: a shell starts what it puts in the background with this signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -121,6 +121,7 @@ def test_a_search_prints_its_tries(load, users: Path, tmp_path: Path, monkeypatc
     ]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_prints_what_there_is(users: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with SmallServer(at_once) as server:

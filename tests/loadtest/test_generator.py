@@ -265,6 +265,7 @@ def test_cpu_and_memory_of_processes_are_measured(plan) -> None:
     assert 0 < done.cpu_ms_per_request < 100
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_what_there_is(plan) -> None:
     def press(progress: object) -> None:
         if not pressed:
