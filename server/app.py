@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -16,11 +16,13 @@ from server.errors import ProblemError
 from server.schema import MAX_FOUND, MAX_QUERY, Accepted, Answer, Event, Found, FoundItem, Item, Problem, Request
 from server.service import Service, Timings
 from server.settings import Settings
+from server.web import add_routes
 
 log = logging.getLogger("server")
 SERVICE = web.AppKey("service", Service)
 JSON, PROBLEM = "application/json", "application/problem+json"
 LAG_PERIOD_S = 0.25
+PID = str(os.getpid())  # a worker imports this after the fork
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _encode = msgspec.json.Encoder().encode
@@ -38,9 +40,7 @@ def create_app(settings: Settings) -> web.Application:
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", exposition)
-    from server import web as pages
-
-    pages.add_routes(app)
+    add_routes(app)
     return app
 
 
@@ -60,7 +60,7 @@ async def recommend(request: web.Request) -> web.Response:
         content_type=JSON,
         headers={
             "Server-Timing": ", ".join([f"{stage};dur={ms:.3f}" for stage, ms in timings.stages.items()]),
-            "X-Worker": _PID[0],
+            "X-Worker": PID,
         },
     )
 
@@ -104,9 +104,6 @@ async def exposition(request: web.Request) -> web.Response:
     loop = asyncio.get_running_loop()
     text = await loop.run_in_executor(None, metrics.exposition)
     return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-
-_PID = [str(os.getpid())]
 
 
 def _answer(engine: Engine, ranked: Ranked, source: str, asked: Request) -> Answer:
@@ -168,9 +165,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
 
 def _problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> web.Response:
     body = _encode(Problem("about:blank", title, status, detail))
-    return web.Response(
-        status=status, body=body, content_type=PROBLEM, headers={**(headers or {}), "X-Worker": _PID[0]}
-    )
+    return web.Response(status=status, body=body, content_type=PROBLEM, headers={**(headers or {}), "X-Worker": PID})
 
 
 def _plain(error: web.HTTPException) -> str:
@@ -182,7 +177,6 @@ def _plain(error: web.HTTPException) -> str:
 
 
 async def _service(app: web.Application) -> AsyncIterator[None]:
-    _PID[0] = str(os.getpid())
     await app[SERVICE].open()
     lag = asyncio.create_task(_watch_loop())
     yield
@@ -190,7 +184,7 @@ async def _service(app: web.Application) -> AsyncIterator[None]:
     await app[SERVICE].close()
 
 
-async def _watch_loop() -> Any:
+async def _watch_loop() -> None:
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + LAG_PERIOD_S

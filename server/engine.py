@@ -1,16 +1,17 @@
 """From histories to ranked items: encode, retrieve, leave seen items out, rank; on the thread that calls it."""
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from nanorecsys.data import Histories
+from nanorecsys.data.padding import padded
+from nanorecsys.evaluation.ranking import top_items
 from nanorecsys.export.bundle import Bundle, open_bundle
 from server.search import TitleSearch
 
@@ -90,7 +91,7 @@ class Engine:
         self.bundle, self.models = bundle, models
         self.window, self.n_items = bundle.manifest.window, bundle.manifest.n_items
         self.candidates, self.pad = min(candidates, self.n_items), pad
-        self.id = hashlib.sha256(msgspec.json.encode(bundle.manifest)).hexdigest()[:12]
+        self.id = bundle.manifest.id
         self.item_ids: list[int | str] = bundle.items["item_id"].to_list()
         self.titles: list[str] = bundle.items["title"].to_list()
         self.search = TitleSearch(self.titles, bundle.popularity)
@@ -119,11 +120,12 @@ class Engine:
         return answers, Stages((encoded - start) / 1e6, (retrieved - encoded) / 1e6, (ranked - retrieved) / 1e6)
 
     def _padded(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
-        """Histories as the towers take them: vocabulary numbers (item + 1), 0 beyond the length."""
-        lengths = np.array([min(len(q.items), self.window) for q in queries], np.int64)
-        items = np.zeros((len(queries), self.window if self.pad else lengths.max()), np.int64)
-        for row, (query, length) in enumerate(zip(queries, lengths, strict=True)):
-            items[row, :length] = query.items[-length:] + 1
+        """Histories as the towers take them, see `data.padding.padded`."""
+        offsets = np.cumsum([0, *(len(q.items) for q in queries)])
+        histories = Histories(offsets, np.concatenate([q.items for q in queries]))
+        items, lengths = padded(histories, np.arange(len(queries)), self.window)
+        if self.pad:
+            items = np.pad(items, ((0, 0), (0, self.window - items.shape[1])))
         return items, lengths
 
     def _retrieve(self, users: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
@@ -148,9 +150,8 @@ class Engine:
         """By comparing with every item, for those who have seen most of what is near them."""
         scores = self.bundle.item_vectors @ user
         scores[leave_out] = -np.inf
-        best = np.argpartition(-scores, self.candidates - 1)[: self.candidates]
-        best = best[np.argsort(-scores[best], kind="stable")]
-        return best[np.isfinite(scores[best])]
+        best = top_items(scores[None], self.candidates)[0]
+        return best[best >= 0]
 
     def warm_up(self) -> None:
         """Run once at several lengths, so that the first requests do not pay for memory."""

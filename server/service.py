@@ -74,7 +74,7 @@ class Service:
         self.events.close()
         await self._cache.close()
 
-    async def reload(self) -> bool:
+    async def reload(self) -> None:
         """Take up the bundle that is in the folder now; a broken one is refused and the old one stays."""
         async with self._reloading:
             try:
@@ -82,12 +82,11 @@ class Service:
             except NanorecsysError as error:
                 log.error("reload refused, bundle %s stays: %s", self.engine.id, error)
                 metrics.RELOADS.labels("refused").inc()
-                return False
+                return
             log.info("bundle %s takes over from %s", engine.id, self.engine.id)
             self.engine = engine
             await asyncio.get_running_loop().run_in_executor(self._side, _give_back_memory)
             metrics.RELOADS.labels("taken").inc()
-            return True
 
     def _load(self) -> Engine:
         s = self.settings

@@ -12,6 +12,7 @@ from nanorecsys.ann.result import AnnResult, Build, Confirmed, Difference, Opera
 from nanorecsys.ann.specs import BASELINE, FAMILIES, parse_setting
 from nanorecsys.ann.sweep import Built, Measured
 from nanorecsys.evaluation import Evaluation, Task, difference, value
+from nanorecsys.study.spread import spread
 
 RECALLS = ("0.99", "0.999")  # that the fastest point is looked for at
 SERVED = frozenset({"nprobe", "k_factor_rf", "efSearch"})  # settings that ParameterSpace can make in another process
@@ -100,10 +101,7 @@ def latencies(rows: pl.DataFrame) -> dict[int, dict[str, Spread]]:
     )
     found: dict[int, dict[str, Spread]] = {}
     for (point,), group in rounds.group_by("point"):
-        found[point] = {
-            f"{name}_ms": Spread(middle=group[name].median(), low=group[name].min(), high=group[name].max())
-            for name in ("p50", "p99")
-        }
+        found[point] = {f"{name}_ms": spread(group[name].to_numpy()) for name in ("p50", "p99")}
     return found
 
 

@@ -3,6 +3,7 @@
 import msgspec
 
 from nanorecsys.ann.limits import Limits
+from nanorecsys.study.spread import Spread
 
 
 class Build(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,14 +24,6 @@ class Failure(msgspec.Struct, frozen=True):
     factory: str
     error: str
     message: str
-
-
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """A percentile of each round: the median, the lowest and the highest over rounds."""
-
-    middle: float
-    low: float
-    high: float
 
 
 class Operating(msgspec.Struct, frozen=True, kw_only=True):

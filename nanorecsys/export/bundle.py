@@ -87,6 +87,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     tower_is_int8: bool
     files: dict[str, File]
 
+    @property
+    def id(self) -> str:
+        """Names what the bundle holds, 12 hexadecimal digits."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
+
 
 @dataclass(frozen=True, eq=False)
 class Parts:

@@ -7,7 +7,6 @@ last place of the direct answer by more than that.
 """
 
 import dataclasses
-import hashlib
 import http.client
 import os
 import shutil
@@ -65,7 +64,6 @@ class RedisProcess:
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.folder = tempfile.mkdtemp(prefix="redis-")
         self.process: subprocess.Popen | None = None
 
     @staticmethod
@@ -104,6 +102,7 @@ class RedisProcess:
             self.process.wait(10)
 
     def __enter__(self) -> Self:
+        self.folder = tempfile.mkdtemp(prefix="redis-")
         self.start()
         return self
 
@@ -119,7 +118,7 @@ class Direct:
     def __init__(self, folder: Path) -> None:
         faiss.omp_set_num_threads(1)
         self.bundle: Bundle = open_bundle(folder, verify=False)
-        self.id = bundle_id(self.bundle)
+        self.id = self.bundle.manifest.id
         self.item_ids = self.bundle.items["item_id"].to_numpy()
 
     def wrong(self, user_id: int | str, items: Sequence[dict[str, Any]], posted: Sequence[int | str] = ()) -> str:
@@ -168,11 +167,6 @@ class Direct:
     def scores(self, user: np.ndarray, items: np.ndarray) -> np.ndarray:
         """The ranker's scores of items int64 (n,), float32 (n,)."""
         return self.bundle.ranker.run(None, {"users": user, "items": items[None].astype(np.int64)})[0][0]
-
-
-def bundle_id(bundle: Bundle) -> str:
-    """As the server's answers name it."""
-    return hashlib.sha256(msgspec.json.encode(bundle.manifest)).hexdigest()[:12]
 
 
 @dataclass

@@ -21,6 +21,7 @@ from nanorecsys.loadtest.process import ServerProcess
 from nanorecsys.loadtest.schedule import poisson
 from nanorecsys.loadtest.summary import VOID
 from nanorecsys.loadtest.workload import Workload
+from nanorecsys.study.spread import spread
 
 BUSY = 0.6  # share of what a server's CPU time allows, at which a search begins
 USABLE_CORES = 1.6  # of two, where computing has two threads: the rest is the generator's
@@ -202,23 +203,14 @@ def measure_rung(bench: Bench, rung: Rung, rate: float, seconds: float, tries: i
         load = target.load()
         common = target.poisson("ladder, common load", load, rate, seconds)
         cpu_ms = common.server_cpu_ms_per_request
-        valid: dict[float, Run] = {}
-
-        def attempt(rate: float) -> bool:
-            run = target.poisson("ladder, search", load, rate, try_s)
-            if run.verdict.valid:
-                valid[rate] = run
-            return run.verdict.valid
-
-        first = first_rate(cpu_ms, rung)
-        highest = climb(attempt, first, tries) if tries else None
+        highest, at_highest = search(target, load, first_rate(cpu_ms, rung), tries, try_s, "ladder, search")
     return result.Rung(
         name=rung.name,
         change=rung.change,
         cpu_ms=cpu_ms,
         p99_ms=common.summary.latency.p99_ms if common.summary.latency.n and common.verdict.kind != VOID else None,
         highest_per_s=highest,
-        cpu_at_highest_ms=valid[highest].server_cpu_ms_per_request if highest else None,
+        cpu_at_highest_ms=at_highest.server_cpu_ms_per_request if at_highest else None,
     )
 
 
@@ -268,11 +260,6 @@ def compare(
         times=spread(cpu["baseline"] / cpu["optimized"]),
         void=sum(run.verdict.kind == VOID for found in runs.values() for run in found),
     )
-
-
-def spread(values: np.ndarray) -> result.Spread:
-    """Median and range."""
-    return result.Spread(middle=float(np.median(values)), low=float(values.min()), high=float(values.max()))
 
 
 def first_rate(cpu_ms: float, rung: Rung) -> float:
@@ -350,7 +337,7 @@ def pair(bench: Bench, rates: Sequence[float], seconds: float, repeats: int, tri
         load = baseline.load(baseline.mix(1.0))
         alone = baseline.measure("single stream, cold", lambda: scenarios.single_stream(load, seconds))
         load = baseline.load()
-        highest = search(baseline, load, first_rate(mixed.baseline_cpu_ms.middle, BASELINE), tries, seconds)
+        highest, _ = search(baseline, load, first_rate(mixed.baseline_cpu_ms.middle, BASELINE), tries, seconds)
     return Pair(mixed, cold, alone, highest)
 
 
@@ -366,13 +353,18 @@ class Pair:
 
 def search(
     target: Target, load: scenarios.Load, first: float, tries: int, seconds: float, name: str = "search"
-) -> float | None:
-    """The highest rate that is VALID, in few tries."""
+) -> tuple[float | None, Run | None]:
+    """The highest rate that is VALID, in few tries, and its run."""
+    valid: dict[float, Run] = {}
 
     def attempt(rate: float) -> bool:
-        return target.poisson(name, load, rate, seconds).verdict.valid
+        run = target.poisson(name, load, rate, seconds)
+        if run.verdict.valid:
+            valid[rate] = run
+        return run.verdict.valid
 
-    return climb(attempt, first, tries) if tries else None
+    highest = climb(attempt, first, tries) if tries else None
+    return highest, valid[highest] if highest else None
 
 
 def final_server(bench: Bench, lengths: Lengths) -> Measured:

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from nanorecsys.study.spread import Spread
+
 
 class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a load against one server.
@@ -31,14 +33,6 @@ class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
     generator_cpu_ms: float
     lag_p99_ms: float
     verdict: str
-
-
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure of each repeat: median, lowest and highest."""
-
-    middle: float
-    low: float
-    high: float
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):

@@ -213,38 +213,6 @@ def judge(
     return Verdict(INVALID, reasons) if reasons else Verdict(VALID, [])
 
 
-def decompose(rows: pl.DataFrame, percentile: float = 99.0) -> pl.DataFrame:
-    """Where the time of a request went, for all good answers of the measured part and for the slow ones among them.
-
-    Parts: generator (sent late), the stages that the server reports, rest of server (its total less its stages), loop
-    and network (sent until answered, less the server's total: sockets, the event loop of the server before the handler
-    begins, that of the generator).
-
-    Args:
-        rows: all of a run.
-        percentile: slow are those at or above it.
-
-    Returns:
-        part, all_ms (mean), slow_ms (mean), slow_share (of the mean latency of slow ones); the parts sum to the
-        latency. Empty where no answer names its stages.
-    """
-    fine = good(measured(rows)).filter(pl.col("total_ms").is_not_nan())
-    stages = [f"{s}_ms" for s in STAGES if s != "total"]
-    parts = fine.with_columns(pl.col(stages).fill_nan(0.0)).with_columns(
-        generator_ms=(pl.col("sent_ns") - pl.col("intended_ns")) / 1e6,
-        rest_of_server_ms=pl.col("total_ms") - pl.sum_horizontal(stages),
-        loop_and_network_ms=pl.col("sent_latency_ms") - pl.col("total_ms"),
-    )
-    names = ["generator_ms", *stages, "rest_of_server_ms", "loop_and_network_ms"]
-    schema = {"part": pl.String, "all_ms": pl.Float64, "slow_ms": pl.Float64, "slow_share": pl.Float64}
-    if not len(parts):
-        return pl.DataFrame(schema=schema)
-    slow = parts.filter(pl.col("latency_ms") >= np.percentile(parts["latency_ms"].to_numpy(), percentile))
-    latency = slow["latency_ms"].mean()
-    means = [(n.removesuffix("_ms"), parts[n].mean(), slow[n].mean(), slow[n].mean() / latency) for n in names]
-    return pl.DataFrame(means, schema=schema, orient="row")
-
-
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 

@@ -6,10 +6,8 @@ trainings of the indexes, so that their noise stays below the differences.
 """
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import polars as pl
 from scipy import stats
 
 from nanorecsys.atomic import atomic_path
+from nanorecsys.environment import environment
 from nanorecsys.scaleup.curves import FAMILIES, Curve, mean_curve, recall_curves, work_at
 from nanorecsys.scaleup.descriptors import Described, copy_share, describe, two_sample_auc
 from nanorecsys.scaleup.errors import VectorsError
@@ -31,6 +30,7 @@ REAL = "real"
 JUDGED = ("IVF", "HNSW", "PQ")  # families that the rule reads
 WORK_RECALL = 0.95
 COPIES = 0.05  # of the made-up items that may lie so close to a real one, see `descriptors.copy_share`
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 FEWEST = 50  # items kept, below which no generator could be judged
 RULE = (
     "a generator is believable if in none of IVF, HNSW and PQ its mean recall is further from the real one, at any "
@@ -127,7 +127,7 @@ def held_out(
     ]
     tasks = [*reals, *made]
     with (
-        _one_thread(),
+        environment(ONE_THREAD),  # of every library, in each process
         ProcessPoolExecutor(
             settings.workers,
             mp_context=multiprocessing.get_context("spawn"),
@@ -250,19 +250,3 @@ def _rows(found: list[tuple[_Task, _Outcome]]) -> pl.DataFrame:
     ]
     names = ("generator", "subset", "training", "family", "setting", "recall", "work")
     return pl.DataFrame(rows, schema=names, orient="row")
-
-
-@contextmanager
-def _one_thread() -> Iterable[None]:
-    """Processes that start inside have one thread each in every library."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

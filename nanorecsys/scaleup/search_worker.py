@@ -23,10 +23,10 @@ from threadpoolctl import threadpool_limits
 from nanorecsys.ann.exact import Exact
 from nanorecsys.ann.indexes import FaissIndex, load_index
 from nanorecsys.ann.measure_worker import read_bytes
-from nanorecsys.ann.result import Spread
 from nanorecsys.ann.specs import BASELINE, parse_setting
 from nanorecsys.memory import forget_peak, peak_resident_bytes
 from nanorecsys.scaleup.rows import Rows
+from nanorecsys.study.spread import Spread, spread
 
 WARM_UP = 5
 CONFIRM_ROUNDS = 3
@@ -211,8 +211,7 @@ def _timed(
 
 
 def _spread(rounds: list[pl.DataFrame], quantile: float) -> Spread:
-    values = sorted(frame["ns"].quantile(quantile, "linear") / 1e6 for frame in rounds)
-    return Spread(middle=float(np.median(values)), low=values[0], high=values[-1])
+    return spread(np.array([frame["ns"].quantile(quantile, "linear") / 1e6 for frame in rounds]))
 
 
 def _own(search: str) -> str:

@@ -23,6 +23,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from rich.console import Console
 
+from nanorecsys.environment import environment
 from nanorecsys.errors import NanorecsysError
 from nanorecsys.study.chapters import Chapter, Estimate
 from nanorecsys.study.fingerprint import Fingerprint, fingerprint
@@ -270,7 +271,7 @@ def _execute(
     last = state_of(chapter, run)
     with ChapterProgress(console, chapter.name, last.seconds if last else None) as progress:
         try:
-            with _environment({OUT_VARIABLE: str(work), "NANORECSYS_ROOT": str(where.root), **KERNEL}):
+            with environment({OUT_VARIABLE: str(work), "NANORECSYS_ROOT": str(where.root), **KERNEL}):
                 papermill.execute_notebook(
                     chapter.notebook,
                     output,
@@ -335,18 +336,3 @@ def seal(work: Path, run: Path) -> None:
     if (work / f"{name}.ipynb").exists():
         os.replace(work / f"{name}.ipynb", run / f"{name}.ipynb")
     shutil.rmtree(work)
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the kernels that start inside."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

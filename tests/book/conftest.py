@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nanorecsys.study import doctor
 from nanorecsys.study.book import build
 from nanorecsys.study.layout import layout
 
@@ -36,18 +35,3 @@ def address(pages: Path):
     server.shutdown()
     thread.join()
     server.server_close()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """A headless Chromium."""
-    executable = doctor.chromium()
-    if executable is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=executable, args=options)
-        yield running
-        running.close()

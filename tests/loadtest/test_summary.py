@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanorecsys.loadtest import analysis
 from nanorecsys.loadtest.summary import (
     INVALID,
     STAGES,
     VALID,
     VOID,
     Lag,
-    decompose,
     judge,
     latency_of,
     measure_lag,
@@ -128,16 +128,17 @@ def test_parts_of_the_time_sum_to_the_latency() -> None:
         encode_ms=np.full(2000, 5.0),
         total_ms=np.where(slow, 48.0, 7.0),
     )
-    parts = decompose(frame, 99)
-    found = {row["part"]: row for row in parts.iter_rows(named=True)}
-    assert parts["slow_ms"].sum() == pytest.approx(50)
-    assert parts["all_ms"].sum() == pytest.approx(10.4)
-    assert found["queue"]["slow_ms"] == pytest.approx(40)
-    assert found["generator"]["slow_ms"] == pytest.approx(0.1)
-    assert found["rest_of_server"]["all_ms"] == pytest.approx(0.99 + 0.03)
-    assert found["loop_and_network"]["slow_ms"] == pytest.approx(1.9)
-    assert parts["slow_share"].sum() == pytest.approx(1)
+    parts = analysis.parts(frame)
+    slowest = parts.filter(pl.col("latency_ms") >= np.percentile(parts["latency_ms"], 99))
+    mean, slow = (found.select(analysis.PARTS).mean().row(0, named=True) for found in (parts, slowest))
+    assert sum(slow.values()) == pytest.approx(50)
+    assert sum(mean.values()) == pytest.approx(10.4)
+    assert slow["queue"] == pytest.approx(40)
+    assert slow["generator"] == pytest.approx(0.1)
+    assert mean["event loop"] == pytest.approx(0.99 + 0.03)
+    assert slow["outside"] == pytest.approx(1.9)
+    assert sum(part / slowest["latency_ms"].mean() for part in slow.values()) == pytest.approx(1)
 
 
-def test_there_is_no_decomposition_of_answers_without_stages() -> None:
-    assert decompose(rows()).is_empty()
+def test_there_are_no_parts_of_answers_without_stages() -> None:
+    assert analysis.parts(rows()).is_empty()

@@ -31,25 +31,40 @@ class Small:
 
 def build_small(folder: Path, seed: int = 0, target: Path | None = None) -> Small:
     """Build it; another seed makes other weights."""
-    folder.mkdir(exist_ok=True, parents=True)
-    torch.manual_seed(seed)
-    config = RetrieverConfig(d=D, layers=2, heads=2, hidden=24, window=WINDOW, dropout=0.0, content=False)
-    model = Retriever(config, np.ones(N_ITEMS, bool)).eval()
-    with torch.no_grad():
-        for weight in model.tower.parameters():
-            weight.mul_(10 if weight.dim() == 2 else 1)
-    ranker = fitted(N_ITEMS, D, seed=seed)
-    save_retriever(folder / "retriever.pt", model)
-    save_ranker(folder / "ranker.pt", ranker)
-    export_encoder(model.encoder(), WINDOW, folder / "tower.onnx")
-    export_ranker(ranker, folder / "ranker.onnx")
     rng = np.random.default_rng(0)
     # user 0 has seen all but five items, user 1 nothing
     histories = [rng.permutation(N_ITEMS)[: N_ITEMS - 5], np.array([], int)]
     histories += [rng.integers(N_ITEMS, size=n) for n in rng.integers(1, 30, size=N_USERS - 2)]
+    config = RetrieverConfig(d=D, layers=2, heads=2, hidden=24, window=WINDOW, dropout=0.0, content=False)
+    target = target or folder / "bundle"
+    vectors = export_bundle(folder, target, config, N_ITEMS, histories, 1000, 5, seed)
+    return Small(target, folder, histories, vectors)
+
+
+def export_bundle(
+    folder: Path,
+    target: Path,
+    config: RetrieverConfig,
+    n_items: int,
+    histories: list[np.ndarray],
+    first_user_id: int = 0,
+    first_item_id: int = 0,
+    seed: int = 0,
+) -> np.ndarray:
+    """Export random models of a size into a bundle; the item vectors. The PyTorch models are left in the folder."""
+    folder.mkdir(exist_ok=True, parents=True)
+    torch.manual_seed(seed)
+    model = Retriever(config, np.ones(n_items, bool)).eval()
+    with torch.no_grad():
+        for weight in model.tower.parameters():
+            weight.mul_(10 if weight.dim() == 2 else 1)  # attention and positions matter as much as after training
+    ranker = fitted(n_items, config.d, seed=seed)
+    save_retriever(folder / "retriever.pt", model)
+    save_ranker(folder / "ranker.pt", ranker)
+    export_encoder(model.encoder(), config.window, folder / "tower.onnx")
+    export_ranker(ranker, folder / "ranker.onnx")
     events = np.concatenate(histories).astype(np.int32)
     vectors = model.item_vectors()
-    target = target or folder / "bundle"
     build_bundle(
         target,
         Parts(
@@ -59,24 +74,24 @@ def build_small(folder: Path, seed: int = 0, target: Path | None = None) -> Smal
             item_vectors=vectors,
             items=pl.DataFrame(
                 {
-                    "item": pl.Series(range(N_ITEMS), dtype=pl.Int32),
-                    "item_id": [5 + i for i in range(N_ITEMS)],
-                    "title": [f"Film {i} (1990)" for i in range(N_ITEMS)],
-                    "year": pl.Series([1990] * N_ITEMS, dtype=pl.Int16),
-                    "genres": [["Drama"]] * N_ITEMS,
+                    "item": pl.Series(range(n_items), dtype=pl.Int32),
+                    "item_id": [first_item_id + i for i in range(n_items)],
+                    "title": [f"Film {i} (1990)" for i in range(n_items)],
+                    "year": pl.Series([1990] * n_items, dtype=pl.Int16),
+                    "genres": [["Drama"]] * n_items,
                 }
             ),
-            histories=Histories(np.concatenate([[0], np.cumsum([len(h) for h in histories])]), events),
-            user_ids=np.arange(1000, 1000 + N_USERS),
-            popularity=np.bincount(events, minlength=N_ITEMS),
-            dataset="small",
+            histories=Histories(np.cumsum([0, *map(len, histories)]), events),
+            user_ids=np.arange(first_user_id, first_user_id + len(histories)),
+            popularity=np.bincount(events, minlength=n_items),
+            dataset="random",
             commit="0123456789ab",
-            window=WINDOW,
+            window=config.window,
             tower_variant="fp32, as exported",
             tower_is_int8=False,
         ),
     )
-    return Small(target, folder, histories, vectors)
+    return vectors
 
 
 @pytest.fixture(scope="session")

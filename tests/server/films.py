@@ -1,7 +1,6 @@
 """A bundle of a few films with telling titles, and a server over it."""
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import polars as pl
 
 from nanorecsys.data import Histories
 from nanorecsys.export.bundle import Parts, build_bundle
+from nanorecsys.loadtest.process import free_port
 from tests.export.test_bundle import N_ITEMS, WINDOW, item_vectors, ranker, save, tower
 
 HOSTILE = '<img src=x onerror="document.title=\'run\'"> & "Sons" (1999)'
@@ -77,9 +77,7 @@ class Running:
 @contextmanager
 def serving(bundle: Path, folder: Path, *arguments: str) -> Iterator[Running]:
     """`python -m server` over a bundle, on a free port, until the block ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / "server.log"
     command = [sys.executable, "-m", "server", "--bundle", str(bundle), "--port", str(port), *arguments]
     with log.open("wb") as file:

@@ -1,46 +1,20 @@
 """Caches keep what they are given; Redis may come and go. 3 s."""
 
 import asyncio
-import contextlib
 import shutil
 import socket
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 
+from nanorecsys.loadtest.faults import RedisProcess
 from server import cache
 from server.cache import MemoryCache, NoCache, RedisCache, open_cache
 
 
-@contextlib.contextmanager
-def redis_server(folder: Path, port: int):
-    """A real one, without a file; its process."""
-    process = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
-                break
-            time.sleep(0.02)
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 def failures() -> float:
     return REGISTRY.get_sample_value("nanorecsys_cache_failures_total")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def test_memory_forgets_the_least_recently_used_and_the_old():
@@ -64,16 +38,16 @@ def test_a_setting_names_the_cache():
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server here: apt-get install it")
-def test_redis_is_shared_and_may_come_and_go(tmp_path, monkeypatch):
+def test_redis_is_shared_and_may_come_and_go(monkeypatch):
     monkeypatch.setattr(cache, "REDIS_PAUSE_S", 0.1)
-    port = free_port()
+    redis = RedisProcess()
 
     async def main():
-        one, other = (RedisCache(f"redis://127.0.0.1:{port}/0", ttl_s=60) for _ in range(2))
+        one, other = (RedisCache(redis.url, ttl_s=60) for _ in range(2))
         before = failures()
         assert await one.get(b"a") is None  # not there yet: nothing is raised
         assert failures() == before + 1
-        with redis_server(tmp_path, port):
+        with redis:
             await asyncio.sleep(0.15)
             await one.put(b"a", b"1")
             assert await other.get(b"a") == b"1"
@@ -83,7 +57,7 @@ def test_redis_is_shared_and_may_come_and_go(tmp_path, monkeypatch):
             await one.get(b"a")
             await one.put(b"a", b"1")
         assert failures() - before <= 1 + (time.monotonic() - start) / 0.1  # left alone, not asked 200 times
-        with redis_server(tmp_path, port):
+        with redis:
             await asyncio.sleep(0.15)
             await one.put(b"a", b"2")
             assert await one.get(b"a") == b"2"

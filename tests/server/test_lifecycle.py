@@ -13,19 +13,12 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
-import polars as pl
 import pytest
-import torch
 
-from nanorecsys.data import Histories
-from nanorecsys.export.bundle import Parts, build_bundle
-from nanorecsys.export.ranker import export_ranker
-from nanorecsys.export.torch_export import export_encoder
-from nanorecsys.models.retriever import Retriever, RetrieverConfig
-from tests.export.test_ranker_export import fitted
-from tests.server.conftest import N_USERS, build_small
+from nanorecsys.loadtest.faults import RedisProcess
+from nanorecsys.models.retriever import RetrieverConfig
+from tests.server.conftest import N_USERS, build_small, export_bundle
 from tests.server.films import Running, serving
-from tests.server.test_cache import free_port, redis_server
 
 USERS = range(1002, 1000 + N_USERS)
 
@@ -194,14 +187,14 @@ def test_a_killed_worker_is_replaced_while_the_other_answers(own, tmp_path):
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server here: apt-get install it")
 def test_redis_may_go_and_come_back_in_mid_run(own, tmp_path):
-    port = free_port()
-    with serving(own, tmp_path, "--workers", "2", "--cache", f"redis://127.0.0.1:{port}/0") as running:
+    redis = RedisProcess()
+    with serving(own, tmp_path, "--workers", "2", "--cache", redis.url) as running:
 
         async def come_and_go() -> None:
-            with redis_server(tmp_path, port):
+            with redis:
                 await asyncio.sleep(2)
             await asyncio.sleep(1)
-            with redis_server(tmp_path, port):
+            with redis:
                 await asyncio.sleep(2)
 
         seen = under_load(running.url, come_and_go, any_user)
@@ -239,38 +232,10 @@ def test_the_onnx_engine_never_loads_torch(own, tmp_path):
 @pytest.fixture(scope="module")
 def heavy(tmp_path_factory):
     """A bundle whose histories all take about as long as the study's longest."""
-    folder = tmp_path_factory.mktemp("heavy")
-    n_items, d, window, users = 300, 256, 100, 200
-    torch.manual_seed(0)
-    config = RetrieverConfig(d=d, layers=3, heads=8, hidden=1024, window=window, dropout=0.0, content=False)
-    model = Retriever(config, np.ones(n_items, bool)).eval()
-    export_encoder(model.encoder(), window, folder / "tower.onnx")
-    export_ranker(fitted(n_items, d), folder / "ranker.onnx")
-    events = np.random.default_rng(0).integers(n_items, size=(users, window)).astype(np.int32)
-    parts = Parts(
-        tower=folder / "tower.onnx",
-        tower_fp32=folder / "tower.onnx",
-        ranker=folder / "ranker.onnx",
-        item_vectors=model.item_vectors(),
-        items=pl.DataFrame(
-            {
-                "item": pl.Series(range(n_items), dtype=pl.Int32),
-                "item_id": list(range(n_items)),
-                "title": [f"Film {i}" for i in range(n_items)],
-                "year": pl.Series([1990] * n_items, dtype=pl.Int16),
-                "genres": [["Drama"]] * n_items,
-            }
-        ),
-        histories=Histories(np.arange(users + 1) * window, events.ravel()),
-        user_ids=np.arange(users),
-        popularity=np.bincount(events.ravel(), minlength=n_items),
-        dataset="heavy",
-        commit="0123456789ab",
-        window=window,
-        tower_variant="fp32, as exported",
-        tower_is_int8=False,
-    )
-    build_bundle(folder / "bundle", parts)
+    folder, n_items, window = tmp_path_factory.mktemp("heavy"), 300, 100
+    config = RetrieverConfig(d=256, layers=3, heads=8, hidden=1024, window=window, dropout=0.0, content=False)
+    histories = list(np.random.default_rng(0).integers(n_items, size=(200, window)))
+    export_bundle(folder, folder / "bundle", config, n_items, histories)
     return folder / "bundle"
 
 

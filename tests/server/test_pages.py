@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from nanorecsys.study import doctor
 from server import web as pages
 from server.openapi import document
 from tests.server.films import HOSTILE, ITEM_IDS, TITLES, Running, build, serving
@@ -28,19 +27,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder: Path = tmp_path_factory.mktemp("pages")
     with serving(build(folder), folder) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless Chromium."""
-    executable = doctor.chromium()
-    if executable is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=executable, args=options)
-        yield running
-        running.close()
 
 
 @dataclass

@@ -1,0 +1,20 @@
+"""What tests of several folders share: a real browser."""
+
+import pytest
+
+from nanorecsys.study import doctor
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, ended with its module: while it runs, no other event loop can."""
+    executable = doctor.chromium()
+    if executable is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=executable, args=options)
+        yield running
+        running.close()
