@@ -1,7 +1,9 @@
 """A bounded queue before a few compute threads: requests of like length are computed together.
 
 A free thread takes the oldest request and whatever else waits and has about its length; nothing waits for company. A
-request that has waited beyond the deadline is turned away, since its client has better uses for an early refusal.
+batch has no more events than one history of full length: several short ones cost less together, several long ones do
+not, and each would wait for all. A request that has waited beyond the deadline is turned away, since its client has
+better uses for an early refusal.
 """
 
 import asyncio
@@ -84,12 +86,14 @@ class Batcher:
         if not self._queue:
             return []
         first = self._queue.popleft()
-        batch, rest = [first], deque()
+        batch, rest, longest = [first], deque(), first.length
         for waiting in self._queue:
             short, long = sorted((first.length, waiting.length))
             alike = waiting.engine is first.engine and long <= max(short * ALIKE, short + SHORT)
-            if len(batch) < self._max_batch and alike and not waiting.answer.done():
+            room = min(self._max_batch, first.engine.window // max(longest, waiting.length))
+            if len(batch) < room and alike and not waiting.answer.done():
                 batch.append(waiting)
+                longest = max(longest, waiting.length)
             else:
                 rest.append(waiting)
         self._queue = rest

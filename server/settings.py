@@ -48,7 +48,13 @@ class Settings:
         default=2, metadata=_told("compute threads a worker; 0: on the event loop, blocking", "N", low=0, high=256)
     )
     max_batch: int = field(
-        default=8, metadata=_told("requests of like history length encoded at once, at most", "N", low=1, high=1024)
+        default=8,
+        metadata=_told(
+            "requests of like history length encoded at once, at most; their events fit one window",
+            "N",
+            low=1,
+            high=1024,
+        ),
     )
     candidates: int = field(
         default=100, metadata=_told("items retrieved for the ranker to order", "N", low=100, high=10_000)
@@ -59,7 +65,7 @@ class Settings:
     max_queue: int = field(
         default=64, metadata=_told("requests a worker lets wait; beyond it 503", "N", low=1, high=1_000_000)
     )
-    deadline_ms: float = field(default=80.0, metadata=_told("longest wait in the queue; beyond it 503", "MS", low=1.0))
+    deadline_ms: float = field(default=90.0, metadata=_told("longest wait in the queue; beyond it 503", "MS", low=1.0))
 
     # what it remembers
     cache: str = field(

@@ -185,36 +185,44 @@ def by_second(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def service_times(
+    sparse: pl.DataFrame,
     cold: pl.DataFrame,
-    hot: pl.DataFrame,
     lengths: np.ndarray,
     cpu_ms: Mapping[str, float],
     batch_cost: Sequence[float],
 ) -> Service:
-    """The simulation's service times from requests sent one at a time.
+    """The simulation's service times, from requests that hardly ever wait for each other.
 
     Args:
-        cold: rows of a run in which every request is computed.
-        hot: rows of one in which every request comes from the cache.
+        sparse: rows of runs of few requests a second, hits and others: of what computing takes and a hit waits for.
+        cold: rows of a single stream of requests that are computed: of what the event loop has to do for one. Computing
+            takes less time there, since the processor's caches still hold what the last request used.
         lengths: events of each user's history that count, int (n_users,).
-        cpu_ms: CPU ms a request of the server: `cold` and `hot` in either run, `busy` of hits where its event loop is
-            at work all the time; and `generator`, of the generator there. The simulation's loop costs what a busy one
-            costs; what a single stream takes longer for is waiting, in `wire_ms`.
+        cpu_ms: CPU ms a request of the server: `cold` and `hot` of single streams, `busy` of hits where its event loop
+            is at work all the time; and `generator`, of the generator there. The simulation's loop costs what a busy
+            one costs; what a hit takes longer for is waiting, in `wire_ms`.
         batch_cost: see `simulation.calibrate`.
     """
-    rows = good(measured(cold)).filter(pl.col("source") == "model")
-    compute = (rows["encode_ms"] + rows["retrieve_ms"] + rows["rank_ms"]).to_numpy().astype(np.float64)
-    answered = parts(hot)
-    alone = float((answered["latency_ms"] - answered["generator"]).median())
+    users, compute = _computed(sparse)
+    alone = float(_computed(cold)[1].mean())
+    hits = parts(sparse).filter(pl.col("source") == "cache")
+    hit = float((hits["latency_ms"] - hits["generator"]).median())
     return Service(
-        lengths=lengths[rows["user"].to_numpy()],
+        lengths=lengths[users],
         compute_ms=compute,
         hot_ms=cpu_ms["busy"],
-        cold_ms=max(cpu_ms["cold"] - float(compute.mean()) - (cpu_ms["hot"] - cpu_ms["busy"]), cpu_ms["busy"]),
+        cold_ms=max(cpu_ms["cold"] - alone - (cpu_ms["hot"] - cpu_ms["busy"]), cpu_ms["busy"]),
         generator_ms=cpu_ms["generator"],
         batch_cost=batch_cost,
-        wire_ms=max(alone - cpu_ms["busy"] - cpu_ms["generator"], 0.0),
+        wire_ms=max(hit - cpu_ms["busy"] - cpu_ms["generator"], 0.0),
     )
+
+
+def _computed(rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Of the measured requests that were computed: users int (n,), and ms of computing float64 (n,)."""
+    found = good(measured(rows)).filter(pl.col("source") == "model")
+    compute = found["encode_ms"] + found["retrieve_ms"] + found["rank_ms"]
+    return found["user"].to_numpy(), compute.to_numpy().astype(np.float64)
 
 
 def told(service: Service, both: float) -> ServiceTimes:
@@ -455,7 +463,8 @@ def _original(found: LoadtestResult) -> str:
 
 def _faults(found: LoadtestResult) -> str:
     f = found.faults
-    wrong = "none differed" if f.wrong == 0 else f"{f.wrong:,} differed"
+    reasons = "; ".join(f"{why} ({count})" for why, count in f.reasons.items())
+    wrong = "none differed" if f.wrong == 0 else f"{f.wrong:,} differed: {reasons}"
     lost = "none was lost" if f.lost == 0 else f"{f.lost:,} were lost"
     kept = "all were in the log" if f.events_missing == 0 else f"{f.events_missing:,} were missing from the log"
     cache = "Redis" if f.cache == "redis" else "memory, since this machine has no redis-server,"

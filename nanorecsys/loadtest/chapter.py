@@ -89,6 +89,7 @@ CLAIMS = (
         value=_study_shape(lambda r: r.overload.goodput_share if r.overload else None),
         unit="",
         target=Target(">=", 0.9, limit=0.75),
+        agrees="ratio",
     ),
     Claim(
         id="loadtest.overload_p99",
@@ -140,6 +141,7 @@ CLAIMS = (
         value=lambda r: r.faults.rss_growth if r.is_full else None,
         unit="",
         target=Target("<=", 0.1, limit=0.25),
+        agrees="machine",
     ),
     Claim(
         id="loadtest.prediction",
@@ -147,6 +149,7 @@ CLAIMS = (
         value=_full(lambda r: r.prediction_error),
         unit="",
         target=Target("<=", 0.25, limit=0.5),
+        agrees="ratio",
     ),
     Claim(
         id="loadtest.original_throughput",
@@ -179,6 +182,7 @@ CLAIMS = (
         unit="",
         target=Target(">=", 0.5),
         original="P99 spikes by queueing",
+        agrees="ratio",
     ),
     keeps_time("loadtest", "14 minutes in full, 3 in quick, 60 s in smoke"),
 )

@@ -1,9 +1,9 @@
 """Many requests while workers are killed, bundles taken up, Redis stopped, clients cut off: is anything wrong or lost?
 
 A sample of the answers is compared with a direct computation by the bundle that the answer names. A tower in int8
-finds its scales over a whole batch, so the same history has slightly other scores in other company: an answer is right
-if its items are unseen and different, each has about the score that it has directly, and none of them lies below the
-last place of the direct answer by more than that.
+finds its scales over a whole batch, so the same history has slightly other scores in other company, and an approximate
+index may look into other lists for it: an answer is right if its items are unseen and different, each has about the
+score that it has directly, and none lies below the last place of the direct answer, less one item, by more than that.
 """
 
 import dataclasses
@@ -46,6 +46,7 @@ from nanorecsys.loadtest.result import Faults
 K = 10
 CANDIDATES = 100
 TOLERANCE = 0.35  # of a score, which is a logit: what another batch changes in int8, with room
+LOST = 1  # items of a direct answer that an approximate index may lose for a slightly different vector
 RETRIES = 6
 CONCURRENCY = 16
 CUT_EVERY_S, AUDIT_EVERY_S, RSS_EVERY_S = 0.05, 0.05, 0.5
@@ -146,8 +147,8 @@ class Direct:
             return "scores that rise"
         if (off := np.abs(own - given).max()) > TOLERANCE:
             return f"a score that is {off:.2f} off"
-        last = np.partition(-direct, K - 1)[K - 1]
-        if (below := -last - own.min()) > TOLERANCE:
+        last = np.sort(direct)[-K - LOST]
+        if (below := last - own.min()) > TOLERANCE:
             return f"an item {below:.2f} below the last place"
         return ""
 
@@ -291,8 +292,6 @@ def _judge(
             wrong["an unknown bundle"] += 1
         elif why := direct[answer["bundle"]].wrong(user_id, answer["items"], posted):
             wrong[why] += 1
-    if wrong:
-        bench.say(f"wrong answers: {wrong.most_common(3)}")
     stored = Counter(_stored(events))
     missing = sum(max(count - stored[event], 0) for event, count in Counter(told.posted).items())
     start, end = _memory(told)
@@ -307,6 +306,7 @@ def _judge(
         server_errors=((rows["status"] >= 500) & (rows["status"] != 503)).sum(),
         compared=compared,
         wrong=wrong.total(),
+        reasons=dict(wrong),
         events_acknowledged=len(told.posted),
         events_missing=missing,
         cache="redis" if with_redis else "memory",

@@ -216,8 +216,8 @@ def measure_rung(bench: Bench, rung: Rung, rate: float, seconds: float, tries: i
 
 def compare(
     baseline: Target, optimized: Target, rate: float, cold_share: float, seconds: float, repeats: int
-) -> result.Compared:
-    """Both servers in turn at a load that both carry, on the same schedules and users.
+) -> tuple[result.Compared, list[Run]]:
+    """Both servers in turn at a load that both carry, on the same schedules and users; and the optimized one's runs.
 
     Args:
         baseline: one.
@@ -249,7 +249,7 @@ def compare(
             target.keep(scenario, found[name], rate)
     cpu = {name: np.array([r.server_cpu_ms_per_request for r in found]) for name, found in runs.items()}
     tails = {name: np.array([r.summary.latency.p99_ms for r in found]) for name, found in runs.items()}
-    return result.Compared(
+    compared = result.Compared(
         offered_per_s=rate,
         cold_share=cold_share,
         repeats=repeats,
@@ -260,6 +260,7 @@ def compare(
         times=spread(cpu["baseline"] / cpu["optimized"]),
         void=sum(run.verdict.kind == VOID for found in runs.values() for run in found),
     )
+    return compared, runs["optimized"]
 
 
 def first_rate(cpu_ms: float, rung: Rung) -> float:
@@ -332,21 +333,23 @@ def pair(bench: Bench, rates: Sequence[float], seconds: float, repeats: int, tri
         tries: of the search for the baseline's highest rate.
     """
     with bench.serve(BASELINE) as baseline, bench.serve(FINAL) as optimized:
-        mixed = compare(baseline, optimized, rates[0], bench.workload.cold_share, seconds, repeats)
-        cold = compare(baseline, optimized, rates[1], 1.0, seconds, repeats)
+        mixed, some = compare(baseline, optimized, rates[0], bench.workload.cold_share, seconds, repeats)
+        cold, more = compare(baseline, optimized, rates[1], 1.0, seconds, repeats)
         load = baseline.load(baseline.mix(1.0))
         alone = baseline.measure("single stream, cold", lambda: scenarios.single_stream(load, seconds))
         load = baseline.load()
         highest, _ = search(baseline, load, first_rate(mixed.baseline_cpu_ms.middle, BASELINE), tries, seconds)
-    return Pair(mixed, cold, alone, highest)
+    return Pair(mixed, cold, some + more, alone, highest)
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """What `pair` found: the comparisons, the baseline's single stream of cold users, its highest rate or None."""
+    """What `pair` found: the comparisons, the runs of the final server in them, the baseline's single stream of cold
+    users, its highest rate or None."""
 
     mixed: result.Compared
     cold: result.Compared
+    sparse: list[Run]
     alone: Run
     highest_per_s: float | None
 

@@ -139,9 +139,9 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
-    """The run with faults. `lost` are requests of clients that stayed, without an answer after their retries;
-    `events_missing` acknowledged events that are not in the log; `tracebacks` are in what the server printed; memory is
-    that of all its processes."""
+    """The run with faults. `lost` are requests of clients that stayed, without an answer after their retries; `reasons`
+    counts the wrong answers by what was wrong; `events_missing` acknowledged events that are not in the log;
+    `tracebacks` are in what the server printed; memory is that of all its processes."""
 
     requests: int
     answered: int
@@ -151,6 +151,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     server_errors: int
     compared: int
     wrong: int
+    reasons: dict[str, int] = {}
     events_acknowledged: int
     events_missing: int
     cache: str

@@ -6,7 +6,7 @@ queue, compute threads take micro-batches of like length, the queue is bounded, 
 
 The cores are shared by weight, as the system's scheduler does in the mean: the event loops, the generator and the
 compute threads that have work at a time each get a share of them, never more than one core. Nothing of the rate sweep
-that is predicted enters: service times are those of requests sent one at a time.
+that is predicted enters: service times are those of requests that come so seldom that they hardly ever meet.
 """
 
 import time
@@ -67,7 +67,8 @@ class Machine:
         cores: that all share.
         workers: processes, each with an event loop and a queue.
         threads: compute threads of each; 0: the loop computes.
-        max_batch: requests computed at once.
+        max_batch: requests computed at once,
+        window: and events of them, the longest's for each.
         max_queue: that wait in a worker.
         deadline_ms: longest wait.
         alike: lengths of a batch differ by this factor at most, or by `short`.
@@ -80,8 +81,9 @@ class Machine:
     workers: int = 1
     threads: int = 2
     max_batch: int = 8
+    window: int = 200
     max_queue: int = 64
-    deadline_ms: float = 80.0
+    deadline_ms: float = 90.0
     alike: float = 1.25
     short: int = 8
     compute_weight: float = _NICE
@@ -159,19 +161,17 @@ def simulate(
     return _Run(arrivals_ms, hot, lengths, service, machine, rng).go()
 
 
-def calibrate(
-    bundle: Path, max_batch: int, lengths: Sequence[int] = (20, 70, 200), calls: int = 12
-) -> tuple[list[float], float]:
+def calibrate(bundle: Path, max_batch: int, calls: int = 12) -> tuple[list[float], float]:
     """Two things that a request sent alone does not tell, measured on the encoder itself.
 
     Args:
         bundle: its folder.
         max_batch: the largest batch.
-        lengths: of histories; longer ones than the window count as the window.
         calls: of each batch size and length; the median counts.
 
     Returns:
-        the cost of batches of 1, 2, ... `max_batch` over that of their requests one by one, and the speed of a core
+        the cost of batches of 1, 2, ... `max_batch` over that of their requests one by one, in the mean of batches that
+        have as many events as one may have, and half as many; and the speed of a core
         when two are at work over that of one alone.
     """
     opened = open_bundle(bundle, verify=False)
@@ -188,14 +188,15 @@ def calibrate(
             found.append(time.perf_counter_ns() - start)
         return np.array(found) / 1e6
 
+    def saved(batch: int, length: int) -> float:
+        return float(np.median(times(batch, length)) / (batch * np.median(times(1, length))))
+
     sizes = sorted({1, 2, 4, max_batch} & set(range(1, max_batch + 1)))
-    kept = sorted({min(length, window) for length in lengths})
-    alone = {length: np.median(times(1, length)) for length in kept}
-    ratio = [np.median([np.median(times(n, length)) / (n * alone[length]) for length in kept]) for n in sizes]
+    ratio = [1.0, *(np.mean([saved(n, max(window // (n * part), 1)) for part in (1, 2)]) for n in sizes[1:])]
     law = np.minimum(np.interp(np.arange(1, max_batch + 1), sizes, ratio), 1.0)
     with ThreadPoolExecutor(2) as pool:
-        one = np.median(times(1, kept[-1]))
-        two = np.median(np.concatenate(list(pool.map(lambda _: times(1, kept[-1]), range(2)))))
+        one = np.median(times(1, window))
+        two = np.median(np.concatenate(list(pool.map(lambda _: times(1, window), range(2)))))
     return law.tolist(), float(np.clip(one / two, 0.5, 1.0))
 
 
@@ -318,14 +319,15 @@ class _Run:
         if not queue:
             return []
         batch = [queue.popleft()]
-        own = self.length[batch[0]]
+        own = longest = self.length[batch[0]]
         for request in list(queue):
-            if len(batch) == machine.max_batch:
-                break
-            short, long = sorted((own, self.length[request]))
-            if long <= max(short * machine.alike, short + machine.short):
+            length = self.length[request]
+            short, long = sorted((own, length))
+            room = min(machine.max_batch, machine.window // max(longest, length))
+            if len(batch) < room and long <= max(short * machine.alike, short + machine.short):
                 batch.append(request)
                 queue.remove(request)
+                longest = max(longest, length)
         for request in batch:
             self.enter(request, 2, now)
         return batch

@@ -152,15 +152,16 @@ def test_a_server_that_never_recovers_takes_until_the_end():
 CPU_MS = {"hot": 0.2, "busy": 0.1, "cold": 7.0, "generator": 0.2}
 
 
-def test_service_times_are_taken_from_requests_one_at_a_time():
+def test_service_times_are_those_of_requests_that_seldom_meet():
     lengths = np.arange(1000) % 200 + 1
-    cold = rows().with_columns(queue_ms=pl.lit(0.0, pl.Float32)).filter(~pl.col("hot"))
-    hot = rows().filter("hot")
-    found = analysis.service_times(cold, hot, lengths, CPU_MS, [1.0, 0.9])
+    sparse = rows()
+    stream = rows(encode_ms=np.full(1000, 4.0, np.float32)).filter(~pl.col("hot"))
+    found = analysis.service_times(sparse, stream, lengths, CPU_MS, [1.0, 0.9])
     assert found.compute_ms == pytest.approx(6.5)
-    assert found.lengths.tolist() == lengths[cold.filter(~pl.col("warm_up"))["user"].to_numpy()].tolist()
+    users = sparse.filter(~pl.col("warm_up") & ~pl.col("hot"))["user"].to_numpy()
+    assert found.lengths.tolist() == lengths[users].tolist()
     assert found.hot_ms == 0.1
-    assert found.cold_ms == pytest.approx(7.0 - 6.5 - 0.1)
+    assert found.cold_ms == pytest.approx(7.0 - 5.5 - 0.1)
     assert found.wire_ms == pytest.approx(0.9 - 0.3, abs=0.01)
 
 

@@ -123,6 +123,7 @@ GOOD = LoadtestResult(
         server_errors=0,
         compared=1500,
         wrong=0,
+        reasons={},
         events_acknowledged=900,
         events_missing=0,
         cache="redis",
@@ -215,6 +216,8 @@ def test_sentences_follow_the_numbers():
     assert "120 requests a second" in told["original_sentence"]
     assert "none was lost" in told["faults_sentence"]
     assert "3 were lost" in analysis.story(changed(faults__lost=3))["faults_sentence"]
+    wrong = changed(faults__wrong=2, faults__reasons={"an item 0.50 below the last place": 2})
+    assert "2 differed: an item 0.50 below the last place (2)" in analysis.story(wrong)["faults_sentence"]
     assert "late itself" in analysis.story(changed(overload__verdict="VOID"))["overload_sentence"]
     assert "VOID" in analysis.story(changed(void_runs=2))["void_sentence"]
     for empty in (changed(highest=None, overload=None, bands=[], predicted=[], prediction_error=None, original=[]),):

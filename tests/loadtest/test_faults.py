@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nanorecsys.loadtest import faults
-from nanorecsys.loadtest.faults import CANDIDATES, Direct, K, RedisProcess, run_faults
+from nanorecsys.loadtest.faults import CANDIDATES, TOLERANCE, Direct, K, RedisProcess, run_faults
 
 
 @pytest.fixture(scope="module")
@@ -12,14 +12,14 @@ def direct(served):
     return Direct(served.folders[served.final])
 
 
-def answer(direct, user_id, posted=()):
+def answer(direct, user_id, posted=(), k=K):
     """The right answer."""
     history = direct.history(user_id, posted)
     user = direct.user(history)
     found = direct.bundle.index.search(user, 2 * CANDIDATES)[1][0]
     kept = found[(found >= 0) & ~np.isin(found, history)][:CANDIDATES]
     scores = direct.scores(user, kept)
-    best = np.argsort(-scores)[:K]
+    best = np.argsort(-scores)[:k]
     return [{"item_id": int(direct.item_ids[kept[i]]), "score": float(scores[i])} for i in best]
 
 
@@ -36,6 +36,13 @@ def test_wrong_answers_are_found(direct):
     seen = int(direct.item_ids[direct.history(7, ())[0]])
     assert "seen" in direct.wrong(7, [{"item_id": seen, "score": right[0]["score"]}, *right[1:]])
     assert "off" in direct.wrong(7, [{**right[0], "score": right[0]["score"] + 2}, *right[1:]])
+
+
+def test_an_answer_may_lack_one_item_but_not_go_far_below(direct):
+    longer = answer(direct, 7, k=K + 40)
+    assert direct.wrong(7, [*longer[1 : K + 1]]) == ""
+    assert longer[K]["score"] > longer[-1]["score"] + TOLERANCE
+    assert "below the last place" in direct.wrong(7, [*longer[: K - 1], longer[-1]])
 
 
 def test_the_answer_of_another_user_is_wrong(direct):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nanorecsys.loadtest.simulation import Machine, Service, predict, simulate
+from server.settings import Settings
 
 N = 40_000
 ALONE = {"max_batch": 1, "max_queue": 10**9, "deadline_ms": math.inf, "cores": 10}
@@ -107,13 +108,21 @@ def test_more_than_capacity_is_turned_away_and_the_rest_is_bounded():
 
 
 def test_batches_of_like_length_carry_what_single_requests_do_not():
-    lengths = np.repeat([10, 20, 150], 20)
+    lengths = np.repeat([10, 20, 40], 20)
     given = service(lengths * 0.1, lengths, batch_cost=tuple(1 / b**0.5 for b in range(1, 9)))
     single, batched = (
-        predict(given, Machine(threads=1, max_batch=b, deadline_ms=math.inf, max_queue=10**9), 160, 1.0, 5000, 0)
+        predict(given, Machine(threads=1, max_batch=b, deadline_ms=math.inf, max_queue=10**9), 420, 1.0, 5000, 0)
         for b in (1, 8)
     )
     assert batched.p99_ms < single.p99_ms / 3
+
+
+def test_long_histories_are_computed_one_by_one():
+    lengths = np.full(20, 150)
+    given = service(lengths * 0.1, lengths, batch_cost=tuple(1 / b**0.5 for b in range(1, 9)))
+    machines = (Machine(threads=1, max_batch=b, deadline_ms=math.inf, max_queue=10**9) for b in (1, 8))
+    single, batched = (predict(given, machine, 60, 1.0, 3000, 0) for machine in machines)
+    assert batched == single
 
 
 def test_a_second_busy_core_slows_both():
@@ -130,3 +139,9 @@ def test_a_request_takes_the_time_of_a_sample_of_its_length():
     drawn = given.draw(asked, np.random.default_rng(0)).reshape(-1, 4)
     assert (np.median(drawn, 0)[:3] == [5, 50, 200]).all()
     assert set(drawn[:, 3]) == {50.0, 200.0}
+
+
+def test_the_simulated_machine_has_the_defaults_of_the_server():
+    machine, settings = Machine(), Settings()
+    for name in ("workers", "threads", "max_batch", "max_queue", "deadline_ms"):
+        assert getattr(machine, name) == getattr(settings, name)

@@ -15,6 +15,8 @@ from server.errors import OverloadedError
 class Slow:
     """An engine that takes a while, and remembers what it was asked together. Its answer is the history."""
 
+    window = 200
+
     def __init__(self, seconds: float = 0.01) -> None:
         self.seconds, self.batches = seconds, []
         self.at_work, self.most = 0, 0
@@ -65,9 +67,15 @@ def test_every_query_gets_its_own_answer():
 
 def test_a_batch_has_like_lengths_and_the_oldest_goes_first():
     engine = Slow()
-    run(engine, [9, 100, 101, 10, 120, 200, 12, 99])
+    run(engine, [9, 40, 41, 10, 50, 200, 12, 39])
     # the first finds a free thread and nobody else; then the oldest and those like it
-    assert engine.batches == [[9], [100, 101, 120, 99], [10, 12], [200]]
+    assert engine.batches == [[9], [40, 41, 50, 39], [10, 12], [200]]
+
+
+def test_a_batch_has_no_more_events_than_one_long_history():
+    engine = Slow()
+    run(engine, [1, 60, 70, 62, 190, 190, 60])
+    assert engine.batches == [[1], [60, 70], [62, 60], [190], [190]]
 
 
 def test_a_batch_has_a_size():
