@@ -178,8 +178,29 @@ def same_setting(rows: Sequence[Row], recalls: Mapping[tuple[str, str], float]) 
     for row in rows:
         other = recalls.get((row.factory, row.search))
         if other is not None and row.factory != BASELINE:
-            found.append(Moved(factory=row.factory, search=row.search, promised=row.recall, found=other))
+            found.append(
+                Moved(
+                    factory=row.factory,
+                    search=row.search,
+                    promised=row.recall,
+                    found=other,
+                    generator=row.generator,
+                    n=row.n,
+                )
+            )
     return found
+
+
+def moved_sentence(moved: Sequence[Moved], n: int, generator: str) -> str:
+    """Which promise at n items is the furthest off, and which the closest, on that generator's catalogue."""
+    own = [m for m in moved if m.n == n]
+    if not own:
+        return f"No generator but {generator} was tried at {n:,} items."
+    worst, best = (pick(own, key=lambda m: abs(m.promised - m.found)) for pick in (max, min))
+    return (
+        f"At {n:,} items the promise furthest off is that of {worst.generator} ({_promise(worst)}), the closest "
+        f"that of {best.generator} ({_promise(best)})."
+    )
 
 
 def gap(judged: Judged, family: str) -> Gap:
@@ -214,6 +235,7 @@ def story(r: ScaleupResult) -> dict[str, str]:
         "fidelity_sentence": _fidelity(r),
         "independent_sentence": _independent(r),
         "original_sentence": _original(r),
+        "moved_sentence": moved_sentence(r.moved, r.moved_at, r.generator),
         "floor_sentence": _floor(r),
         "planning_sentence": _planning(r),
         "copies_sentence": _copies(r),
@@ -276,13 +298,17 @@ def _original(r: ScaleupResult) -> str:
                 f"{mine.factory} has a recall of {theirs.recall:.3f} in {_ms(theirs.p50_ms.middle)} on independent "
                 f"Gaussians and {mine.recall:.3f} in {_ms(mine.p50_ms.middle)} on {r.generator}"
             )
-    if pairs and r.moved:
-        worst = max(r.moved, key=lambda m: m.promised - m.found)
+    if pairs and (moved := [m for m in r.moved if m.n == r.n_items]):
+        worst = max(moved, key=lambda m: m.promised - m.found)
         pairs.append(
             f"taken from there to here, {worst.factory} with {worst.search} finds {worst.found:.3f} in place of the "
             f"{worst.promised:.3f} that was promised"
         )
     return "; ".join(pairs) + "." if pairs else "The earlier benchmark's table was not repeated in this run."
+
+
+def _promise(m: Moved) -> str:
+    return f"{m.factory} with {m.search} finds {m.found:.3f} where {m.promised:.3f} was promised"
 
 
 def _floor(r: ScaleupResult) -> str:

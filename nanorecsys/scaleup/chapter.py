@@ -57,6 +57,7 @@ CLAIMS = (
         value=_headline(lambda r: r.memory_share),
         unit="of Flat",
         target=Target("<=", 0.3, limit=0.4),
+        agrees="ratio",
     ),
     Claim(
         id="scaleup.fidelity",
@@ -72,6 +73,7 @@ CLAIMS = (
         unit="times the recommended one's",
         target=Target(">", 1.0),
         original="the generator of the earlier benchmark",
+        agrees="quality",
     ),
     Claim(
         id="scaleup.exact",
@@ -79,6 +81,7 @@ CLAIMS = (
         value=lambda r: r.flat.recall,
         unit="recall",
         target=Target(">=", 1.0),
+        agrees="exact",
     ),
     Claim(
         id="scaleup.peak_memory",

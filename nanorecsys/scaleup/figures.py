@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from nanorecsys.ann.specs import BASELINE
 from nanorecsys.scaleup.analysis import PROMISE, gap, kept_promise
 from nanorecsys.scaleup.curves import FAMILIES, Curve
-from nanorecsys.scaleup.result import Growth, Judged, Row
+from nanorecsys.scaleup.result import Growth, Judged, Moved, Row
 from nanorecsys.study.plots import INK, MUTED, PALETTE, axes
 
 _SETTING = {"IVF": "nprobe", "HNSW": "efSearch", "PQ": "bytes a vector, PQ", "SQ": "bytes a vector, SQ"}
@@ -78,6 +78,32 @@ def promises(judged: Sequence[Judged], real: Mapping[str, Curve], title: str) ->
         axis.margins(x=0.15)
         _generators(axis, family, judged, named=axis is panels[0])
     figure.supxlabel("recall@10: hollow promised, filled found in the real catalogue", fontsize=10, color=INK)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=11)
+    return figure
+
+
+def moved(rows: Sequence[Moved], n: int, floor: float, title: str) -> Figure:
+    """What settings chosen under each generator find on another one's catalogue of n items, a panel an index.
+
+    A hollow mark is the recall where it was chosen, a filled one that on the other; the floor is dashed.
+    """
+    own = [m for m in rows if m.n == n]
+    factories, generators = list(dict.fromkeys(m.factory for m in own)), list(dict.fromkeys(m.generator for m in own))
+    figure, panels = axes(max(1, len(factories)), height=1.3 + 0.34 * len(generators))
+    for axis, factory in zip(panels, factories, strict=False):  # where no generator was tried, an empty panel
+        axis.axvline(floor, color=MUTED, linewidth=0.8, linestyle="--")
+        for m in (m for m in own if m.factory == factory):
+            place, color = len(generators) - 1 - generators.index(m.generator), _color(m.generator)
+            axis.plot([m.promised, m.found], [place, place], color=color, linewidth=1.4)
+            axis.plot([m.promised], [place], "o", color=color, markerfacecolor="white", markersize=6)
+            axis.plot([m.found], [place], "o", color=color, markersize=5)
+        axis.margins(x=0.15)
+        axis.set_title(factory.replace(",PQ", ",\nPQ"), fontsize=9)
+        axis.set_ylim(-0.6, len(generators) - 0.4)
+        axis.set_yticks(range(len(generators)))
+        axis.set_yticklabels(generators[::-1] if axis is panels[0] else [])
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(4))
+    figure.supxlabel("recall@10: hollow promised, filled found", fontsize=10, color=INK)
     figure.suptitle(title, x=0.02, ha="left", fontsize=11)
     return figure
 

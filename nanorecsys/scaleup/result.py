@@ -68,12 +68,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """An index whose setting was chosen on one catalogue, for its recall there, and what it finds in another."""
+    """An index over n items whose setting was chosen on a generator's catalogue: its recall there and on another."""
 
     factory: str
     search: str
     promised: float
     found: float
+    generator: str = "independent"
+    n: int = 0
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +138,7 @@ class ScaleupResult(msgspec.Struct, frozen=True, kw_only=True):
     growth: list[Growth]
     planned: list[Planned]
     moved: list[Moved]
+    moved_at: int = 0
     graph_stop: str
     best: Row
     flat: Row

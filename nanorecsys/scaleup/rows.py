@@ -1,6 +1,7 @@
 """Rows of a catalogue's file, read by blocks and in samples."""
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -19,11 +20,19 @@ class Rows:
         self.path, self.d = path, shape[1]
         self.n = n or shape[0]
         self._begin = path.stat().st_size - 4 * shape[0] * shape[1]
+        self._width, self._matrix = shape[1], None
+
+    def projected(self, matrix: np.ndarray) -> Self:
+        """The same rows multiplied by a matrix, float32 (directions, d), as they are read."""
+        other = type(self)(self.path, self.n)
+        other._matrix, other.d = matrix, len(matrix)
+        return other
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows start to stop, float32 (stop - start, d)."""
-        offset = self._begin + 4 * self.d * start
-        return np.fromfile(self.path, "<f4", (stop - start) * self.d, offset=offset).reshape(-1, self.d)
+        offset = self._begin + 4 * self._width * start
+        rows = np.fromfile(self.path, "<f4", (stop - start) * self._width, offset=offset).reshape(-1, self._width)
+        return rows if self._matrix is None else rows @ self._matrix.T
 
     def blocks(self, rows: int) -> list[tuple[int, int]]:
         """Start and stop of blocks of that many rows."""

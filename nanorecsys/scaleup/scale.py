@@ -26,8 +26,8 @@ from nanorecsys.scaleup.build import Plan
 from nanorecsys.scaleup.result import Row
 from nanorecsys.scaleup.specs import Parts, parts
 
-PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-FACTORS = (2, 4, 6, 8, 12, 16, 24, 32, 64)  # candidates that are compared again, for each neighbour asked for
+PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 192, 256)
+FACTORS = (2, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)  # candidates that are compared again, for each neighbour asked for
 BEAMS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 FLAT_QUERIES = 20  # a round of exact search of the largest catalogue takes some seconds
 
@@ -39,6 +39,7 @@ class Settings:
     Args:
         k: neighbours asked for.
         floor: of recall.
+        choosing: queries, the first, under which a setting is chosen; its recall is that under the others.
         points: of the sample for each list.
         iterations: of k-means.
         block_rows: items of a block.
@@ -52,6 +53,7 @@ class Settings:
 
     k: int = 10
     floor: float = 0.95
+    choosing: int = 200
     points: int = 64
     iterations: int = 8
     block_rows: int = 262_144
@@ -75,6 +77,7 @@ class Ladder:
         truth: dict[int, Exact],
         limits: Limits,
         settings: Settings,
+        users: np.ndarray | None = None,
     ) -> None:
         """Write what the processes read.
 
@@ -86,6 +89,7 @@ class Ladder:
             truth: exact neighbours by size, see `truth.exact_prefixes`.
             limits: of the machine.
             settings: how much is done.
+            users: unit float32 (u, d), other users than those who query, on whom projections are fitted.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.generator, self.catalogue = folder, generator, catalogue
@@ -93,6 +97,9 @@ class Ladder:
         self.failures: list[Failure] = []
         self.d = queries.shape[1]
         np.save(folder / "queries.npy", queries)
+        self.users = "" if users is None else str(folder / "users.npy")
+        if users is not None:
+            np.save(self.users, users)
         for n, exact in truth.items():
             search_worker.save_truth(folder / f"truth-{n}.npz", exact, settings.k)
 
@@ -142,6 +149,7 @@ class Ladder:
             on_disk=on_disk,
             seed=s.seed,
             options=s.options,
+            users=self.users,
         )
         path, outcome = kept / "build.json", kept / "outcome.json"
         path.write_bytes(msgspec.json.encode(plan))
@@ -161,6 +169,7 @@ class Ladder:
             settings=grid(p, s.k, n),
             k=s.k,
             floor=s.floor,
+            choosing=s.choosing,
             rounds=s.rounds,
             timed=min(s.timed, FLAT_QUERIES) if flat else s.timed,
             threads=s.threads,
@@ -176,8 +185,9 @@ class Ladder:
         pools = dict.fromkeys(
             ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self.settings.threads)
         )
-        # threads that wait do so asleep, and memory that was freed goes back at once, so that a peak is a peak of use
-        environment = os.environ | pools | {"OMP_WAIT_POLICY": "PASSIVE"}
+        # threads that wait do so asleep; FAISS's memory is in large pages as numpy's arrays are, those of exact search
+        # among them: lists and codes lie all over it, and each small page would cost a look-up
+        environment = os.environ | pools | {"OMP_WAIT_POLICY": "PASSIVE", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         done = subprocess.run(
             [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, env=environment
         )

@@ -1,10 +1,11 @@
 """`python -m nanorecsys.scaleup.search_worker PLAN`: measure one index in a process that does nothing else.
 
-All settings of the grid are searched once for their recall; the least that reach the floor are timed, one query at a
-time on one thread, in rounds and in another random order in each; the fastest is then timed anew, since the lowest of
-many noisy figures flatters itself. It writes its `Measured` beside the plan, and rows to parquet:
+All settings of the grid are searched once for their recall under the first queries. The least that reach the floor by
+a standard error are timed, one query at a time on one thread, in rounds and in another random order in each. The
+fastest is then timed anew, and its recall is that under the other queries: the best of many noisy figures flatters
+itself. It writes its `Measured` beside the plan, and rows to parquet:
 
-    accuracy  setting, query, recall       one row a query of every setting
+    accuracy  setting, query, recall       one row a query: of every setting the first, of the chosen one all
     latency   setting, round, query, ns    one query at a time, one thread; the rounds of the second timing are negative
 """
 
@@ -44,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         settings: of the search, in order of their cost.
         k: neighbours asked for.
         floor: of recall.
+        choosing: queries, the first, under which the setting is chosen.
         rounds: of what is timed.
         timed: queries in each round.
         threads: of the throughput measure.
@@ -59,6 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     settings: list[str]
     k: int
     floor: float
+    choosing: int
     rounds: int
     timed: int
     threads: int = 2
@@ -69,6 +72,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """The chosen setting: the fastest that reaches the floor, or else the one with the highest recall.
 
+    `recall` is under the queries that had no part in the choice, `recalls` those of all settings under the others.
     `read_bytes` are those that a scan reads for a query; None for a graph. `queries_per_s` is in one batch on all
     threads.
     """
@@ -131,20 +135,14 @@ def measure(plan: Plan, folder: Path) -> Measured:
     rng = np.random.default_rng(plan.seed)
     forget_peak()
     index = _open(plan)
-    recalls, rows = [], []
-    asked = queries[: plan.timed] if plan.factory == BASELINE else queries
-    for setting, search in enumerate(plan.settings):
-        index.set(search)
-        _pin(plan.threads)
-        recall = exact.recall(index.search(asked, plan.k)[1], plan.k)
-        recalls.append(float(recall.mean()))
-        rows.append(
-            pl.DataFrame(
-                {"query": np.arange(len(recall)), "recall": recall}, schema_overrides={"query": pl.Int32}
-            ).with_columns(setting=pl.lit(setting, pl.Int32))
-        )
-    pl.concat(rows).write_parquet(folder / "accuracy.parquet")
-    reaching = [i for i, r in enumerate(recalls) if r >= plan.floor]
+    flat = plan.factory == BASELINE
+    asked = queries[: plan.timed] if flat else queries
+    _pin(plan.threads)
+    found = [
+        _recall(index, search, exact, asked if flat else asked[: plan.choosing], plan.k) for search in plan.settings
+    ]
+    recalls = [float(recall.mean()) for recall in found]
+    reaching = [i for i, recall in enumerate(found) if recall.mean() - _standard_error(recall) >= plan.floor]
     best = max(range(len(recalls)), key=lambda i: (recalls[i], -i))
     timed = least([plan.settings[i] for i in reaching])
     timed = [i for i in reaching if plan.settings[i] in timed] or [best]
@@ -163,6 +161,11 @@ def measure(plan: Plan, folder: Path) -> Measured:
     pl.concat(times + again).write_parquet(folder / "latency.parquet")
     p50, p99 = (_spread(again, q) for q in (0.5, 0.99))
     _pin(plan.threads)
+    found[chosen] = _recall(index, plan.settings[chosen], exact, asked, plan.k)
+    pl.concat(
+        pl.DataFrame({"setting": np.full(len(r), i, np.int32), "query": np.arange(len(r), dtype=np.int32), "recall": r})
+        for i, r in enumerate(found)
+    ).write_parquet(folder / "accuracy.parquet")
     begin = time.perf_counter_ns()
     index.search(asked, plan.k)
     rate = len(asked) * 1e9 / (time.perf_counter_ns() - begin)
@@ -170,9 +173,10 @@ def measure(plan: Plan, folder: Path) -> Measured:
     read = float(plan.n * 4 * queries.shape[1])
     if isinstance(index, FaissIndex):
         read = read_bytes(index, plan.factory, _own(search), queries, plan.k, plan.n)
+        read = None if read is None else read - spared_bytes(index)
     return Measured(
         search=search,
-        recall=recalls[chosen],
+        recall=float(found[chosen][0 if flat else plan.choosing :].mean()),
         p50_ms=p50,
         p99_ms=p99,
         queries_per_s=rate,
@@ -181,6 +185,16 @@ def measure(plan: Plan, folder: Path) -> Measured:
         settings=plan.settings,
         recalls=recalls,
     )
+
+
+def _recall(index: FlatSearch | FaissIndex, search: str, exact: Exact, queries: np.ndarray, k: int) -> np.ndarray:
+    """Of each of the first queries, float32 (q,)."""
+    index.set(search)
+    return exact.recall(index.search(queries, k)[1], k)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std() / np.sqrt(len(values)))
 
 
 def _open(plan: Plan) -> FlatSearch | FaissIndex:
@@ -217,6 +231,17 @@ def _spread(rounds: list[pl.DataFrame], quantile: float) -> Spread:
 def _own(search: str) -> str:
     """A setting without that of the coarse graph, which reads no codes."""
     return ",".join(part for part in search.split(",") if not part.startswith("quantizer"))
+
+
+def spared_bytes(index: FaissIndex) -> float:
+    """Bytes of centroids that are not read where their codes are."""
+    lists = faiss.try_extract_index_ivf(index.index)
+    coarse = faiss.downcast_index(lists.quantizer) if lists is not None else None
+    if not isinstance(coarse, faiss.IndexRefine):
+        return 0.0
+    codes = faiss.downcast_index(coarse.base_index).sa_code_size()
+    compared = min(coarse.ntotal, coarse.k_factor * lists.nprobe)
+    return 4 * coarse.d * (coarse.ntotal - compared) - coarse.ntotal * codes
 
 
 def _pin(threads: int) -> None:

@@ -1,13 +1,15 @@
 """The chapter's rules and sentences, on made-up rows. Below a second."""
 
+import re
+
 import msgspec
 import pytest
 
 from nanorecsys.ann.result import Spread
-from nanorecsys.scaleup import analysis
+from nanorecsys.scaleup import analysis, figures
 from nanorecsys.scaleup.chapter import CLAIMS, estimate
 from nanorecsys.scaleup.errors import DiskSpaceError, MemorySpaceError
-from nanorecsys.scaleup.result import Row
+from nanorecsys.scaleup.result import Moved, Row
 from nanorecsys.scaleup.room import check_room
 from nanorecsys.study.chapters import Estimate
 
@@ -60,6 +62,33 @@ def test_the_same_setting_elsewhere():
     rows = [row(), row(factory="Flat", search=""), row(factory="HNSW8")]
     (moved,) = analysis.same_setting(rows, {("IVF16,SQ8", "nprobe=4"): 0.5, ("Flat", ""): 1.0})
     assert (moved.factory, moved.promised, moved.found) == ("IVF16,SQ8", 0.97, 0.5)
+    assert (moved.generator, moved.n) == ("local", 1000)
+
+
+def moved(generator: str, found: float, n: int = 1000, factory: str = "IVF16,SQ8") -> Moved:
+    return Moved(factory=factory, search="nprobe=4", promised=0.95, found=found, generator=generator, n=n)
+
+
+def test_the_sentence_on_promises_names_the_worst_and_the_closest_at_its_size():
+    moves = [moved("independent", 0.1, n=9000), moved("gaussian", 0.99), moved("local", 0.94), moved("mixture", 0.8)]
+    said = analysis.moved_sentence(moves, 1000, "recombined")
+    assert re.search(r"furthest off is that of mixture .*0\.800 .*closest that of local .*0\.940", said)
+    assert "independent" not in said
+    assert "was tried" in analysis.moved_sentence(moves[:1], 1000, "recombined")
+
+
+def test_the_figure_of_promises_has_a_panel_an_index_and_a_line_a_generator():
+    moves = [moved("independent", 0.1, n=9000)]
+    moves += [
+        moved(g, f, factory=x) for x in ("IVF16,SQ8", "IVF8,SQ8") for g, f in (("gaussian", 0.99), ("local", 0.9))
+    ]
+    figure = figures.moved(moves, 1000, 0.95, "title")
+    assert [a.get_title() for a in figure.axes] == ["IVF16,SQ8", "IVF8,SQ8"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["local", "gaussian"]
+    segments = [list(line.get_xdata()) for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    assert segments[1:] == [[0.95, 0.99], [0.95, 0.9]]
+    (empty,) = figures.moved(moves[:1], 1000, 0.95, "title").axes
+    assert not empty.lines
 
 
 def test_estimates_grow_with_the_catalogue_and_flat_is_mapped_where_it_must_be():
