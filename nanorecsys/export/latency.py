@@ -26,7 +26,8 @@ def grid(
 ) -> pl.DataFrame:
     """Every variant at every batch size, length of history and number of threads, on random items.
 
-    A variant that pads to the window takes as long for any length, and is measured at the longest only.
+    A variant that pads to the window takes as long for any length, and is measured at the longest only. What a cell
+    took of memory is given back after it: each variant would keep it once for every number of threads.
 
     Args:
         batches: users in a call.
@@ -52,6 +53,8 @@ def grid(
                 if repeat < repeats[variant.name]:
                     ms = _timed(variant.encode[n], items, ends)
                     rows.append((variant.name, n, batch, length, repeat, ms))
+        for variant in running:
+            variant.release()
     return pl.DataFrame(rows, schema=["variant", "threads", "batch", "length", "repeat", "ms"], orient="row")
 
 

@@ -62,6 +62,13 @@ class Encoder:
         """
         return self.session.run(None, {"items": items, "lengths": lengths})[0]
 
+    def release(self) -> None:
+        """Give back what the largest call so far took. ONNX Runtime keeps it for the next, which then is slower."""
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        one = np.ones((1, 1), np.int64)  # memory is given back at the end of a call, so it takes one
+        self.session.run(None, {"items": one, "lengths": one[0]}, options)
+
 
 def encode_users(
     encode: Encode, histories: Histories, window: int, users: np.ndarray | None = None, *, batch_tokens: int = 8192

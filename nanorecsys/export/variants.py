@@ -50,6 +50,7 @@ class Variant:
         quantized: number of quantized nodes, 0 in single precision.
         mib: size of the file, or of the weights.
         load_ms: median of three loads, None where PyTorch runs.
+        encoders: that `encode` runs, none where PyTorch does.
     """
 
     name: str
@@ -59,6 +60,12 @@ class Variant:
     quantized: int
     mib: float
     load_ms: float | None
+    encoders: tuple[Encoder, ...] = ()
+
+    def release(self) -> None:
+        """Give back the memory of the largest call so far."""
+        for encoder in self.encoders:
+            encoder.release()
 
 
 def build(
@@ -130,11 +137,14 @@ def _onnx(encoder: UserEncoder, histories: Histories, folder: Path, name: str, t
         start = time.perf_counter_ns()
         Encoder(path)
         loads.append((time.perf_counter_ns() - start) / 1e6)
-    encode: dict[int, Encode] = {n: Encoder(path, n) for n in threads}
+    encoders = {n: Encoder(path, n) for n in threads}
+    encode: dict[int, Encode] = dict(encoders)
     if name == INT8_PADDED:
         encode = {n: _to_window(run, window) for n, run in encode.items()}
     mib = path.stat().st_size / 2**20
-    return Variant(name, path, encode, name == INT8_PADDED, quantized, mib, float(np.median(loads)))
+    return Variant(
+        name, path, encode, name == INT8_PADDED, quantized, mib, float(np.median(loads)), tuple(encoders.values())
+    )
 
 
 def _write(encoder: UserEncoder, histories: Histories, folder: Path, name: str, path: Path) -> int:

@@ -29,7 +29,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a result comes from. `commit` ends in `+` where the tree held changes that are not committed."""
+    """Where a result comes from. `commit` ends in `+` where the tree held changes that are not committed; the peak is
+    that of the largest process."""
 
     commit: str
     started_utc: str

@@ -163,7 +163,10 @@ def machine_line() -> str:
 
 
 def _peak_rss_mib() -> float:
-    """Largest resident memory of this process and of its largest child that has ended, in MiB."""
+    """Largest resident memory of any one process, this or a child that has ended, in MiB.
+
+    Not the sum: on Linux a child counts its parent's peak as its own until it runs another program.
+    """
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(peaks) * unit / 2**20
+    return max(peaks) * unit / 2**20

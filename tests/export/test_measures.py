@@ -10,14 +10,26 @@ import pytest
 from nanorecsys.data import Histories, Interactions, leave_one_out
 from nanorecsys.errors import NanorecsysError
 from nanorecsys.evaluation import make_task
-from nanorecsys.export import analysis, arithmetic, closeness, figures, latency
+from nanorecsys.export import analysis, arithmetic, closeness, figures, latency, variants
 from nanorecsys.export.chapter import CLAIMS, headline
 from nanorecsys.export.graph import fused_tower
-from nanorecsys.export.names import EXPORTED, FUSED, INT8_CHANNEL, INT8_PADDED, ORIGINAL_RANKER, RANKER, TORCH_PADDED
+from nanorecsys.export.names import (
+    EXPORTED,
+    FUSED,
+    INT8_CHANNEL,
+    INT8_PADDED,
+    INT8_TENSOR,
+    INT8_WEIGHTS,
+    ORIGINAL_RANKER,
+    RANKER,
+    TORCH_PADDED,
+)
 from nanorecsys.export.result import Append, Closeness, Difference, ExportResult, RankerTime, VariantResult
 from nanorecsys.export.torch_export import EveryPosition, export_encoder
 from nanorecsys.export.variants import Variant, in_torch
+from nanorecsys.memory import resident_bytes
 from nanorecsys.study.claims import judge
+from tests.export.conftest import N_ITEMS, small_encoder
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +96,21 @@ def test_the_grid_measures_every_cell_in_turn_and_padded_ones_once():
     assert len(table) == 8
     assert table[0][:3] == (1, 1, 5)
     assert table[0][4] is None
+
+
+def test_the_grid_keeps_no_memory_of_its_largest_calls(tmp_path):
+    """Every variant has its own sessions, and each would keep its activations: the memory of all, added up."""
+    window, batch = 200, 64
+    encoder = small_encoder(d=64, hidden=256, window=window)
+    names = [FUSED, INT8_TENSOR, INT8_CHANNEL, INT8_WEIGHTS]
+    built = variants.build(encoder, Histories(np.array([0, 1]), np.zeros(1, np.int32)), tmp_path, names)
+    before = resident_bytes()
+    built[0].encode[1](np.ones((batch, window), np.int64), np.full(batch, window))
+    kept = resident_bytes() - before
+    built[0].release()
+    assert kept > 2**24
+    latency.grid(built, N_ITEMS, window, [batch], [window], [1])
+    assert resident_bytes() - before < 0.5 * len(names) * kept
 
 
 def test_real_histories_are_spread_over_the_lengths_and_weighted():
