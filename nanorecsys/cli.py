@@ -1,4 +1,4 @@
-"""The command line: `nanorecsys run`, `book`, `publish`, `check`, `sweep`, `bundle`, `ann`, `load`, `doctor`."""
+"""The command line, `nanorecsys`: run, book, publish, check, compare, sweep, bundle, ann, load, doctor."""
 
 import sys
 
@@ -44,6 +44,9 @@ def cli() -> None:
 @click.argument("profile", default="quick")
 @click.option("--only", multiple=True, metavar="CHAPTER", help="Run this chapter alone. Repeatable.")
 @click.option("--from", "first", metavar="CHAPTER", help="Run this chapter and all after it.")
+@click.option(
+    "--again", is_flag=True, help="A second run, in data/runs/PROFILE-again; the first lends what is not run."
+)
 @click.option("--force", is_flag=True, help="Run also what is up to date.")
 @click.option("-p", "overrides", multiple=True, metavar="NAME=VALUE", help=PARAMETER_HELP)
 @click.option("--list", "listing", is_flag=True, help="Show what would run and why, and run nothing.")
@@ -51,6 +54,7 @@ def run(
     profile: str,
     only: tuple[str, ...],
     first: str | None,
+    again: bool,
     force: bool,
     overrides: tuple[str, ...],
     listing: bool,
@@ -65,6 +69,7 @@ def run(
       nanorecsys run smoke
       nanorecsys run quick --from 01_data -p dataset=data/my-ratings.csv
       nanorecsys run full --list
+      nanorecsys run full --again --from 03_export
     """
     from nanorecsys.study import runner
     from nanorecsys.study.chapters import chapters
@@ -82,30 +87,33 @@ def run(
     for name in (*only, *([first] if first else [])):
         known_chapter(name, everything, "run")
     selected = [c for n, c in everything.items() if (not only or n in only) and (first is None or n >= first)]
+    folder = where.run(profile + runner.AGAIN if again else profile)
     if listing:
-        _list(where, profile, selected, parameters, force)
+        _list(where, folder, selected, parameters, force)
         return
     given = [f"-p {o}" for o in overrides]
+    if again:  # to resume with all chapters would repeat those that the first run lends
+        given += ["--again", *(f"--only {name}" for name in only), *([f"--from {first}"] if first else [])]
     ran = runner.run_chapters(
         where,
-        where.run(profile),
+        folder,
         selected,
         parameters,
         Console(),
+        first=where.run(profile) if again else None,
         force=force,
         resume_command=" ".join(["nanorecsys run", profile, *given]),
     )
-    click.echo(f"{len(ran)} of {len(selected)} chapters ran; results in {where.relative(where.run(profile))}")
+    click.echo(f"{len(ran)} of {len(selected)} chapters ran; results in {where.relative(folder)}")
 
 
-def _list(where, profile: str, selected, parameters, force: bool) -> None:
+def _list(where, folder, selected, parameters, force: bool) -> None:
     """Print every chapter's state, last duration and parameters."""
     from nanorecsys.study import runner
 
-    run_folder = where.run(profile)
-    table = Table("chapter", "state", "last took", "parameters", title=f"profile {profile}")
-    for chapter, why in runner.plan(where, run_folder, selected, parameters, force=force):
-        state = runner.state_of(chapter, run_folder)
+    table = Table("chapter", "state", "last took", "parameters", title=f"run {folder.name}")
+    for chapter, why in runner.plan(where, folder, selected, parameters, force=force):
+        state = runner.state_of(chapter, folder)
         took = runner.clock(state.seconds) if state else "-"
         values = "\n".join(f"{k}={v!r}" for k, v in parameters[chapter.name].items())
         table.add_row(chapter.name, f"runs: {why}" if why else "up to date", took, values)
@@ -124,12 +132,13 @@ def book(profile: str | None) -> None:
 
 @cli.command()
 @click.argument("profile", default="full")
-def publish(profile: str) -> None:
+@click.option("--again", is_flag=True, help="Also the records of its second run, data/runs/PROFILE-again.")
+def publish(profile: str, again: bool) -> None:
     """Copy the finished run of PROFILE into book/results, to be committed."""
     from nanorecsys.study.book import publish as publish_run
     from nanorecsys.study.layout import layout
 
-    publish_run(layout(), profile, Console())
+    publish_run(layout(), profile, Console(), again=again)
 
 
 @cli.command()
@@ -145,6 +154,39 @@ def check(profile: str | None) -> None:
     if problems:
         sys.exit(1)
     click.echo("all chapters whole, all records valid, all pages right")
+
+
+@cli.command()
+@click.argument("run", default="quick")
+@click.option("--published", is_flag=True, help="Beside the published results; the default.")
+@click.option("--with", "other", metavar="RUN", help="Beside another run of data/runs.")
+def compare(run: str, published: bool, other: str | None) -> None:
+    """Set the run called RUN beside the published one, claim by claim.
+
+    Verdicts, ratios and qualities are judged, seconds and bytes are only shown. Exit code 0: nothing differs; 1: some
+    claim differs; 2: there is nothing to compare. The page goes to data/runs/RUN/compare.html, and into the book.
+
+    \b
+    Examples:
+      nanorecsys compare
+      nanorecsys compare full-again --with full
+    """
+    from nanorecsys.study import compare as comparing
+    from nanorecsys.study.layout import layout
+
+    if published and other:
+        raise click.UsageError("expected --published or --with RUN, got both")
+    where = layout()
+    try:
+        found = comparing.compare(where, where.run(run), where.run(other) if other else where.published)
+    except NanorecsysError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    comparing.show(found, Console())
+    path = where.run(run) / comparing.COMPARED
+    comparing.write_page(path, found)
+    click.echo(f"as a page: {where.relative(path)}")
+    sys.exit(1 if found.differing else 0)
 
 
 @cli.command()

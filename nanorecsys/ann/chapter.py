@@ -51,6 +51,7 @@ CLAIMS = (
         value=lambda r: max(outside_zero(r.recommended.hitrate_change), outside_zero(r.recommended.ndcg_change)),
         unit="outside the interval",
         target=Target("<=", 0.0),
+        agrees="exact",
     ),
     Claim(
         id="ann.flat_default",

@@ -15,15 +15,16 @@ from rich.console import Console
 from nanorecsys.errors import NanorecsysError
 from nanorecsys.study.chapters import Chapter, chapters
 from nanorecsys.study.claims import JudgedClaim
+from nanorecsys.study.compare import PUBLISHED, SECOND, other_parameters, parts, records
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
-from nanorecsys.study.runner import STATE, locked
+from nanorecsys.study.records import FILE, write_atomically
+from nanorecsys.study.runner import AGAIN, STATE, locked
 from nanorecsys.study.summary import VERDICTS, figure
 
 RESULTS = "book/results"
 SUMMARY = "07_summary"
 RESULT_FILES = ("*.json", "*.csv")  # what the pages offer for download; raw rows stay in the run
-PUBLISHED = "published"
 
 
 class BookError(NanorecsysError):
@@ -86,6 +87,7 @@ def assemble(where: Layout, results: Path, source: Path) -> None:
     for chapter in shown:
         check_chapter(chapter, results, raw_rows=results != where.published)
         copy_results(chapter, results, source / RESULTS)
+    write_parts(where, results, source / RESULTS)
     contents = yaml.safe_load((where.root / "_toc.yml").read_text())
     names = {f"{RESULTS}/{c.name}" for c in shown}
     for part in contents["parts"]:
@@ -104,11 +106,45 @@ def copy_results(chapter: Chapter, results: Path, target: Path) -> None:
                 shutil.copy(path, target / chapter.name)
 
 
-def publish(where: Layout, run: str, console: Console) -> None:
-    """Replace the published results by those of a finished run: every chapter there, whole and valid.
+def copy_second(where: Layout, first: Path, second: Path, target: Path) -> None:
+    """Copy the records of a second run, but for the chapters that the first lent it.
 
     Raises:
-        BookError: a chapter of the study has not run.
+        BookError: it has no chapter of its own, or one at other parameters.
+        CompareError, GateError: it has no record, or one that may not be shown.
+    """
+    before, after = records(where, first), records(where, second)
+    own = [c for c in chapters(where).values() if c.name in after and not (second / c.name).is_symlink()]
+    if not own:
+        raise BookError(f"{second.name} has only what {first.name} lent it", f"nanorecsys run {first.name} --again")
+    for chapter in own:
+        check_chapter(chapter, second)
+        if changed := other_parameters(chapter, before, after):
+            raise BookError(
+                f"{second.name}: {chapter.name} ran at another {', '.join(changed)} than in {first.name}",
+                f"nanorecsys run {first.name} --again --only {chapter.name}",
+            )
+        (target / chapter.name).mkdir(parents=True)
+        shutil.copy(second / chapter.name / FILE, target / chapter.name)
+
+
+def write_parts(where: Layout, results: Path, target: Path) -> None:
+    """Write what hand-written pages take in of `results` into the folder `target`."""
+    for name, text in parts(where, results).items():
+        write_atomically(target / name, text.encode())
+
+
+def publish(where: Layout, run: str, console: Console, *, again: bool = False) -> None:
+    """Replace the published results by those of a finished run: every chapter there, whole and valid.
+
+    Args:
+        where: the study's folders.
+        run: name of the run.
+        console: where it is told.
+        again: with them the records of that run's repeat; a second run that was published before is gone otherwise.
+
+    Raises:
+        BookError: a chapter of the study has not run, or the repeat is none.
         GateError, RecordError: one may not be shown; what was published is untouched then.
     """
     results = where.run(run)
@@ -118,8 +154,11 @@ def publish(where: Layout, run: str, console: Console) -> None:
         for chapter in chapters(where).values():
             check_chapter(chapter, results)
             copy_results(chapter, results, staged)
+        if again:
+            copy_second(where, results, where.run(run + AGAIN), staged / SECOND)
         shutil.rmtree(where.published, ignore_errors=True)
         staged.rename(where.published)
+        write_parts(where, where.published, where.published)
     size = sum(p.stat().st_size for p in where.published.rglob("*") if p.is_file()) / 2**20
     console.print(f"published {run}: {size:.1f} MiB in {where.relative(where.published)}", highlight=False)
 
@@ -133,11 +172,18 @@ def check_run(where: Layout, run: str | None) -> list[str]:
             check_chapter(chapter, results, raw_rows=run is not None)
         except NanorecsysError as error:
             problems.append(str(error))
+    if not problems and run is None:
+        stale = [n for n, text in parts(where, results).items() if _text(results / n) != text]
+        problems += (f"{where.relative(results / name)} is not what the records say: publish again" for name in stale)
     pages = where.build / (run or PUBLISHED) / "html"
     summary = results / f"{SUMMARY}.ipynb"
     if not problems and pages.is_dir() and pages.stat().st_mtime >= summary.stat().st_mtime:  # not of an older run
         problems += check_html(pages, results)
     return problems
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def check_html(html: Path, results: Path) -> list[str]:
@@ -152,7 +198,7 @@ def check_html(html: Path, results: Path) -> list[str]:
         for path in sorted(html.rglob("*.html"))
         if "_static" not in path.parts
     }
-    expected = [html / "book" / f"{name}.html" for name in ("intro", "claims", "runs", "environment", "api")]
+    expected = [html / "book" / f"{name}.html" for name in ("intro", "claims", "runs", "compare", "environment", "api")]
     expected += [html / RESULTS / f"{path.stem}.html" for path in results.glob("*.ipynb")]
     problems = [f"{path.relative_to(html)} was not built" for path in expected if path not in pages]
     if not problems:

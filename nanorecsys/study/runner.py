@@ -40,6 +40,7 @@ KERNEL = {
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm asks for widgets, which no page shows
     "GOMP_SPINCOUNT": "20000",  # threads that wait spinning for longer slow a shared machine several times
 }
+AGAIN = "-again"  # after a run's name: the folder of its second run
 READY = ".ready"  # in a work folder: it passed the gate and only has to be moved
 
 
@@ -117,7 +118,9 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def state_of(chapter: Chapter, run: Path) -> RunState | None:
-    """The runner's note on the last good run of `chapter`, None if there is none."""
+    """The runner's note on the last good run of `chapter` here, None if there is none or another run lends its own."""
+    if (run / chapter.name).is_symlink():
+        return None
     path = run / chapter.name / STATE
     try:
         return msgspec.json.decode(path.read_bytes(), type=RunState)
@@ -173,6 +176,7 @@ def run_chapters(
     console: Console,
     *,
     upstream: Path | None = None,
+    first: Path | None = None,
     force: bool = False,
     resume_command: str = "",
 ) -> list[str]:
@@ -185,6 +189,7 @@ def run_chapters(
         parameters: every chapter's resolved parameters.
         console: where progress goes.
         upstream: the run whose earlier chapters they read; `run` itself unless given.
+        first: the run of which `run` is a repeat; it lends the chapters that are not selected.
         force: run them although they are up to date.
         resume_command: told to the user when a chapter fails.
 
@@ -199,6 +204,9 @@ def run_chapters(
     with locked(run):
         for work in sorted((run / WORK).glob(f"*/{READY}")):
             seal(work.parent, run)
+        selected = list(selected)
+        if first:
+            borrow(first, run, set(parameters) - {c.name for c in selected})
         steps = plan(where, run, selected, parameters, upstream=upstream, force=force)
         require({c.name: c.estimate(parameters[c.name]) for c, why in steps if why}, run)
         ran = []
@@ -209,8 +217,8 @@ def run_chapters(
                 continue
             if absent := [n for n in chapter.needs if not chapter.needs_all and not (upstream / n).is_dir()]:
                 raise ChapterError(
-                    f"{chapter.name} reads {', '.join(absent)}, which has not run in {upstream.name}",
-                    f"nanorecsys run {upstream.name} --from {absent[0]}",
+                    f"{chapter.name} reads {', '.join(absent)}, which has not run in {(first or upstream).name}",
+                    f"nanorecsys run {(first or upstream).name} --from {absent[0]}",
                 )
             console.print(f"{chapter.name}  runs: {why}", highlight=False, markup=False, soft_wrap=True)
             seconds = _execute(
@@ -226,6 +234,13 @@ def run_chapters(
             console.print(f"{chapter.name}  done in {clock(seconds)}", highlight=False)
             ran.append(chapter.name)
         return ran
+
+
+def borrow(first: Path, second: Path, names: Iterable[str]) -> None:
+    """Link the chapters called `names` of the run `first` into the run `second`, where it has none of its own."""
+    for name in (file for chapter in names for file in (chapter, f"{chapter}.ipynb")):
+        if (first / name).exists() and not os.path.lexists(second / name):
+            (second / name).symlink_to(os.path.relpath(first / name, second))
 
 
 def plan(
