@@ -113,7 +113,7 @@ def runs_table(collected: list[Collected]) -> Table:
             rows.append((item.chapter.name, p.started_utc, code(p.commit), p.seconds, p.peak_rss_mib))
         else:
             rows.append((item.chapter.name, "not run", None, None, None))
-    return table(("chapter", "started (UTC)", "commit", "seconds", "peak memory, MiB"), rows, align="lllrr")
+    return table(("chapter", "started (UTC)", "commit", "seconds", "largest process, MiB"), rows, align="lllrr")
 
 
 def parameters_table(collected: list[Collected]) -> Table:
@@ -130,12 +130,29 @@ def parameters_table(collected: list[Collected]) -> Table:
 def headline_table(collected: list[Collected]) -> Table:
     """The figures that each chapter puts first, in its own words."""
     rows = [
-        (link(item.chapter.name, f"results/{item.chapter.name}.html"), label, figure)
+        (link(item.chapter.name, f"{item.chapter.name}.html"), label, figure)
         for item in collected
         if item.record
         for label, figure in import_module(f"{item.chapter.package}.chapter").headline(item.record.result)
     ]
     return table(("chapter", "figure", "this study"), rows, align="lwr")
+
+
+def hardware(collected: list[Collected]) -> str:
+    """The machine that the chapters ran on; each, where there was more than one."""
+    machines = [c.record.provenance.machine for c in collected if c.record]
+    lines = dict.fromkeys(f"{m.cpu_model}, {m.cores} cores, {m.memory_gib:.0f} GiB" for m in machines)
+    return "; ".join(lines) or "no machine yet"
+
+
+def total_minutes(collected: list[Collected]) -> float:
+    """What the chapters took together."""
+    return sum(c.record.provenance.seconds for c in collected if c.record) / 60
+
+
+def peak_gib(collected: list[Collected]) -> float:
+    """The most memory that a chapter took."""
+    return max((c.record.provenance.peak_rss_mib for c in collected if c.record), default=0.0) / 1024
 
 
 def environment_table() -> Table:

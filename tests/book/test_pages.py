@@ -1,10 +1,13 @@
 """The built pages: numbers equal the JSON, links live, nothing asked of another host; in a real browser too."""
 
+import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import pytest
@@ -12,7 +15,7 @@ from bs4 import BeautifulSoup
 from rich.console import Console
 
 from nanorecsys.data.result import DataResult
-from nanorecsys.study import book
+from nanorecsys.study import book, icons
 from nanorecsys.study.gate import GateError
 from nanorecsys.study.layout import Layout, layout
 from nanorecsys.study.records import read_record
@@ -20,13 +23,30 @@ from nanorecsys.study.records import read_record
 WHERE = layout()
 RUN = WHERE.run("smoke")
 PAGES = [
-    *("intro", "claims", "runs", "environment", "method", "server", "api", "glossary", "bibliography"),
+    *("intro", "claims", "runs", "compare", "environment", "method", "server", "api", "glossary", "bibliography"),
     *(f"results/{path.stem}" for path in sorted(WHERE.notebooks.glob("*.ipynb"))),
 ]
 
 
+MOST_BYTES = 2_000_000  # of a page with all that it loads
+
+
+def parsed(pages, name):
+    return BeautifulSoup((pages / "book" / f"{name}.html").read_text(), "html.parser")
+
+
 def text(pages, name):
-    return BeautifulSoup((pages / "book" / f"{name}.html").read_text(), "html.parser").find("article").get_text()
+    return parsed(pages, name).find("article").get_text()
+
+
+def loaded(pages, name):
+    """The files that a page loads: itself, its figures, scripts and styles."""
+    path = pages / "book" / f"{name}.html"
+    found = parsed(pages, name)
+    targets = [tag["src"] for tag in found.find_all(["img", "script"], src=True)]
+    targets += [tag["href"] for tag in found.find_all("link", href=True) if {"stylesheet", "preload"} & set(tag["rel"])]
+    local = {(path.parent / unquote(urlsplit(t).path)).resolve() for t in targets if not t.startswith("data:")}
+    return {path, *local}
 
 
 def test_the_built_pages_pass_the_check(pages):
@@ -34,6 +54,40 @@ def test_the_built_pages_pass_the_check(pages):
     assert {p.relative_to(pages / "book").with_suffix("").as_posix() for p in (pages / "book").rglob("*.html")} == set(
         PAGES
     )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_light(pages, name):
+    weights = {path.name: path.stat().st_size for path in loaded(pages, name)}
+    assert sum(weights.values()) <= MOST_BYTES, sorted(weights.items(), key=lambda item: -item[1])[:5]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_headings_are_in_order(pages, name):
+    levels = [int(heading.name[1]) for heading in parsed(pages, name).find("article").find_all(re.compile("^h[1-6]$"))]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(below <= above + 1 for above, below in itertools.pairwise(levels)), levels
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_picture_is_described_and_shown_once(pages, name):
+    """A figure that is glued and shown by its cell as well has a file's name in place of a description there."""
+    for image in parsed(pages, name).find("article").find_all("img"):
+        assert len(image.get("alt", "").split()) > 3, image.get("src", "")[:80]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_icons_of_a_page_are_in_the_slim_script(pages, name):
+    classes = {c for tag in parsed(pages, name).select(".fa-solid, .fas") for c in tag["class"] if c.startswith("fa-")}
+    names = {c.removeprefix("fa-") for c in classes} - {"solid", "lg", "fw", "sm"}
+    assert names
+    script = (pages / "_static" / icons.FILE).read_text()
+    assert {n for n in names if not re.search(rf'[{{,]"?{re.escape(n)}"?:\[', script)} == set()
+
+
+def test_the_slim_script_is_that_of_the_installed_theme():
+    assert (WHERE.root / "book" / "_static" / icons.FILE).read_text() == icons.slim(icons.theme_script())
 
 
 def test_the_data_page_shows_the_record(pages):
@@ -116,6 +170,7 @@ def test_publish_takes_a_whole_run_or_nothing(tmp_path):
         *(f"{chapter}.ipynb" for chapter in chapters),
         *(f"{chapter}/result.json" for chapter in chapters),
         *("07_summary/claims.json", "07_summary/results.csv"),
+        *("compare.html", "repeat.html", "rules.html"),
     }
     (where.run("smoke") / "01_data" / "result.json").unlink()
     with pytest.raises(book.NanorecsysError, match="01_data"):
