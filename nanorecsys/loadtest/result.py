@@ -151,7 +151,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     server_errors: int
     compared: int
     wrong: int
-    reasons: dict[str, int] = {}
+    reasons: dict[str, int]
     events_acknowledged: int
     events_missing: int
     cache: str

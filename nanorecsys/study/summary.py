@@ -117,12 +117,13 @@ def runs_table(collected: list[Collected]) -> Table:
 
 
 def parameters_table(collected: list[Collected]) -> Table:
-    """Every parameter of every notebook: meaning, default and the value of this run."""
+    """Every parameter of every notebook: meaning, default and the value of this run, where it had one then."""
     rows = [
         (code(f"{item.chapter.name}.{name}"), p.help, code(repr(p.default)), code(repr(item.record.parameters[name])))
         for item in collected
         if item.record
         for name, p in item.chapter.settable.items()
+        if name in item.record.parameters
     ]
     return table(("parameter", "meaning", "default", "this run"), rows, align="lw")
 

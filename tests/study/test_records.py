@@ -1,6 +1,7 @@
 """Records, claims, gate and fingerprints: what may be kept and shown."""
 
 import json
+from types import SimpleNamespace
 
 import msgspec
 import nbformat
@@ -16,7 +17,7 @@ from nanorecsys.study.claims import Claim, Target, judge
 from nanorecsys.study.fingerprint import source_files
 from nanorecsys.study.gate import GateError, check_executed, check_source, failure
 from nanorecsys.study.records import FORMAT, Record, RecordError, read_record, write_record
-from nanorecsys.study.summary import flatten
+from nanorecsys.study.summary import Collected, flatten, parameters_table
 from nanorecsys.study.tables import code, table
 
 
@@ -183,3 +184,10 @@ def test_cpu_flags_are_those_that_matter(tmp_path):
     info = tmp_path / "cpuinfo"
     info.write_text("model name\t: Some CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nmodel name\t: Some CPU\n")
     assert provenance.cpu_info(info) == ("Some CPU", ["avx2", "avx512_vnni"])
+
+
+def test_a_parameter_that_a_record_is_too_old_for_is_left_out():
+    known = {name: SimpleNamespace(help="", default=0) for name in ("old", "new")}
+    chapter = SimpleNamespace(name="01_x", settable=known)
+    rows = parameters_table([Collected(chapter, SimpleNamespace(parameters={"old": 1}))]).rows
+    assert [row[0] for row in rows] == ["<code>01_x.old</code>"]
