@@ -84,8 +84,9 @@ def test_a_rung_is_measured_and_its_rows_are_kept(bench, monkeypatch):
 
 def test_baseline_and_optimized_get_the_same_schedule_and_users(bench):
     with bench.serve(BASELINE) as one, bench.serve(FINAL) as other:
-        found = measure.compare(one, other, rate=50, cold_share=0.5, seconds=0.5, repeats=2)
+        found, sparse = measure.compare(one, other, rate=50, cold_share=0.5, seconds=0.5, repeats=2)
     assert found.times.low <= found.times.middle <= found.times.high
+    assert sparse == bench.runs[1::2]
     frames = [run.frame() for run in bench.runs]
     assert len(frames) == 4
     for a, b in (frames[:2], frames[2:]):
