@@ -162,7 +162,8 @@ def build_index(
     _bound(index, vectors, options)
     if PROJECTED.match(factory):
         fitted_on = users if needs_users(factory) else vectors
-        _project(index, users_projection(vectors, fitted_on, directions(factory)))
+        (transform,) = _transforms(index)  # the place that the factory kept for it
+        project_by(transform, users_projection(vectors, fitted_on, directions(factory)))
     try:
         index.train(vectors)
         index.add(vectors)
@@ -327,9 +328,8 @@ def _bound(index: faiss.Index, vectors: np.ndarray, options: BuildOptions) -> No
         inner.hnsw.efConstruction = options.hnsw_beam
 
 
-def _project(index: faiss.Index, matrix: np.ndarray) -> None:
-    """Put a projection in the place that the factory kept for it."""
-    (transform,) = _transforms(index)
+def project_by(transform: faiss.LinearTransform, matrix: np.ndarray) -> None:
+    """Let a transform project by orthonormal rows, float32 (directions, d)."""
     faiss.copy_array_to_vector(matrix.ravel(), transform.A)
     transform.is_trained = transform.is_orthonormal = True
 

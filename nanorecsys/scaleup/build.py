@@ -3,8 +3,8 @@
 Centroids and the list of each item are computed once for a number of lists and serve every index that has as many.
 Lists in a projection see the rows projected as they are read; what refines them sees the whole ones. Each block of
 items becomes an index of its own in a file; at the end they are merged, on the disk where asked. A run that was killed
-finds the files that are whole, and what it makes of them is the same to the byte. Only
-graphs are not: threads insert at the same time, so that links depend on who comes first.
+finds the files that are whole, and what it makes of them is the same to the byte. Only graphs are not: threads insert
+at the same time, so that links depend on who comes first.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ import faiss
 import msgspec
 import numpy as np
 
-from nanorecsys.ann.indexes import BuildOptions, check_factory, check_neighbours, users_projection
-from nanorecsys.ann.specs import needs_users
+from nanorecsys.ann.indexes import BuildOptions, check_factory, check_neighbours, project_by, users_projection
+from nanorecsys.ann.specs import directions, needs_users
 from nanorecsys.scaleup.rows import Rows
 from nanorecsys.scaleup.specs import Parts, parts
 from nanorecsys.scaleup.steps import Steps
@@ -110,7 +110,7 @@ class _Build:
         users = items
         if needs_users(p.factory):
             users = np.load(self.plan.users) if self.plan.users else None
-        return users_projection(items, users, p.directions, self.plan.seed)
+        return users_projection(items, users, directions(p.factory), self.plan.seed)
 
     def _lists(self, p: Parts) -> tuple[Path, float, float]:
         key = _name(p.factory) + ("-disk" if self.plan.on_disk else "")
@@ -206,8 +206,7 @@ class _Build:
                 index.implem = ONE_BY_ONE
         if self.projection is not None:
             transform = faiss.LinearTransform(self.rows.d, self.seen.d, False)
-            faiss.copy_array_to_vector(self.projection.ravel(), transform.A)
-            transform.is_trained = transform.is_orthonormal = True
+            project_by(transform, self.projection)
             index = faiss.IndexPreTransform(transform, index)
         if refine is not None:
             codes = faiss.read_index(str(refine))

@@ -169,7 +169,7 @@ class Ladder:
             settings=grid(p, s.k, n),
             k=s.k,
             floor=s.floor,
-            choosing=s.choosing,
+            choosing=0 if flat else s.choosing,
             rounds=s.rounds,
             timed=min(s.timed, FLAT_QUERIES) if flat else s.timed,
             threads=s.threads,

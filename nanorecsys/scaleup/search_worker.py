@@ -45,7 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         settings: of the search, in order of their cost.
         k: neighbours asked for.
         floor: of recall.
-        choosing: queries, the first, under which the setting is chosen.
+        choosing: queries, the first, under which the setting is chosen; 0 where there is nothing to choose.
         rounds: of what is timed.
         timed: queries in each round.
         threads: of the throughput measure.
@@ -135,12 +135,12 @@ def measure(plan: Plan, folder: Path) -> Measured:
     rng = np.random.default_rng(plan.seed)
     forget_peak()
     index = _open(plan)
-    flat = plan.factory == BASELINE
-    asked = queries[: plan.timed] if flat else queries
+    asked = queries[: plan.timed] if plan.factory == BASELINE else queries
     _pin(plan.threads)
-    found = [
-        _recall(index, search, exact, asked if flat else asked[: plan.choosing], plan.k) for search in plan.settings
-    ]
+    found = []
+    for search in plan.settings:
+        index.set(search)
+        found.append(exact.recall(index.search(asked[: plan.choosing or None], plan.k)[1], plan.k))
     recalls = [float(recall.mean()) for recall in found]
     reaching = [i for i, recall in enumerate(found) if recall.mean() - _standard_error(recall) >= plan.floor]
     best = max(range(len(recalls)), key=lambda i: (recalls[i], -i))
@@ -161,14 +161,14 @@ def measure(plan: Plan, folder: Path) -> Measured:
     pl.concat(times + again).write_parquet(folder / "latency.parquet")
     p50, p99 = (_spread(again, q) for q in (0.5, 0.99))
     _pin(plan.threads)
-    found[chosen] = _recall(index, plan.settings[chosen], exact, asked, plan.k)
+    begin = time.perf_counter_ns()
+    items = index.search(asked, plan.k)[1]
+    rate = len(asked) * 1e9 / (time.perf_counter_ns() - begin)
+    found[chosen] = exact.recall(items, plan.k)
     pl.concat(
         pl.DataFrame({"setting": np.full(len(r), i, np.int32), "query": np.arange(len(r), dtype=np.int32), "recall": r})
         for i, r in enumerate(found)
     ).write_parquet(folder / "accuracy.parquet")
-    begin = time.perf_counter_ns()
-    index.search(asked, plan.k)
-    rate = len(asked) * 1e9 / (time.perf_counter_ns() - begin)
     search = plan.settings[chosen]
     read = float(plan.n * 4 * queries.shape[1])
     if isinstance(index, FaissIndex):
@@ -176,7 +176,7 @@ def measure(plan: Plan, folder: Path) -> Measured:
         read = None if read is None else read - spared_bytes(index)
     return Measured(
         search=search,
-        recall=float(found[chosen][0 if flat else plan.choosing :].mean()),
+        recall=float(found[chosen][plan.choosing :].mean()),
         p50_ms=p50,
         p99_ms=p99,
         queries_per_s=rate,
@@ -185,12 +185,6 @@ def measure(plan: Plan, folder: Path) -> Measured:
         settings=plan.settings,
         recalls=recalls,
     )
-
-
-def _recall(index: FlatSearch | FaissIndex, search: str, exact: Exact, queries: np.ndarray, k: int) -> np.ndarray:
-    """Of each of the first queries, float32 (q,)."""
-    index.set(search)
-    return exact.recall(index.search(queries, k)[1], k)
 
 
 def _standard_error(values: np.ndarray) -> float:

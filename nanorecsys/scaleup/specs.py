@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from nanorecsys.ann.errors import FactoryError
-from nanorecsys.ann.specs import BASELINE
+from nanorecsys.ann.specs import BASELINE, PROJECTED, needs_users
 
 ORIGINAL = ("IVF4096,PQ32np", "IVF2048,SQ8")  # those of the earlier benchmark, beside Flat
 ITEMS_PER_LIST = 32  # at least, on average
@@ -20,7 +20,7 @@ MOST_LISTS = 4096
 MOST_CODED_LISTS = 8192  # where centroids have codes: they are looked through in less time
 COARSE_LINKS = 32
 _IVF = re.compile(
-    r"(?P<space>(?:Users|Items)(?P<directions>\d+),)?IVF(?P<lists>\d*)"
+    rf"(?P<space>{PROJECTED.pattern})?IVF(?P<lists>\d*)"
     r"(?P<quantizer>_HNSW(?P<links>\d+)|\((?P<coarse>PQ\d+x4fs,RFlat)\))?"
     r",(?P<code>SQ8|PQ\d+np|PQ\d+x4fsr?|RaBitQ|RaBitQfs)(?P<refined>,Refine\(SQ8\))?"
 )
@@ -35,8 +35,6 @@ class Parts:
         lists: inverted lists, 0 for none.
         coarse_links: of a graph over their centroids, 0 for none.
         coarse_code: of the centroids, "" for none; a scan of them where there is no graph either.
-        space: what the lists are projected to, `Users128` for example, "" for nothing.
-        directions: of that space, 0 for none.
         code: of a vector in a list; "" for none.
         refined: whether the best are compared again by an 8-bit code.
         links: of a graph over the items, 0 for none.
@@ -46,11 +44,15 @@ class Parts:
     lists: int = 0
     coarse_links: int = 0
     coarse_code: str = ""
-    space: str = ""
-    directions: int = 0
     code: str = ""
     refined: bool = False
     links: int = 0
+
+    @property
+    def space(self) -> str:
+        """What the lists are projected to, `Users128` for example, "" for nothing."""
+        found = PROJECTED.match(self.factory)
+        return found[0].removesuffix(",") if found else ""
 
     @property
     def family(self) -> str:
@@ -62,7 +64,7 @@ class Parts:
         code = {"SQ8": "SQ8", "RaBitQ": "RaBitQ", "RaBitQfs": "RaBitQ fast scan"}.get(self.code)
         code = code or ("PQ fast scan" if "x4fs" in self.code else "PQ")
         if self.space:
-            whose = "users'" if self.space.startswith("Users") else "items'"
+            whose = "users'" if needs_users(self.factory) else "items'"
             return f"{whose} directions, {code}{', refined' if self.refined else ''}"
         return f"IVF{'-HNSW' if self.coarse_links else ''}, {code}{', refined' if self.refined else ''}"
 
@@ -117,8 +119,6 @@ def parts(specification: str, n: int) -> Parts:
         lists=lists,
         coarse_links=int(found["links"] or 0),
         coarse_code=found["coarse"] or "",
-        space=(found["space"] or "").removesuffix(","),
-        directions=int(found["directions"] or 0),
         code=found["code"],
         refined=found["refined"] is not None,
     )

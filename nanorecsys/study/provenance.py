@@ -27,6 +27,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     os: str
     python: str
 
+    def __str__(self) -> str:
+        """In a few words, for captions."""
+        return f"{self.cpu_model}, {self.cores} cores, {self.memory_gib:.0f} GiB"
+
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """Where a result comes from. `commit` ends in `+` where the tree held changes that are not committed; the peak is

@@ -158,8 +158,7 @@ def glue(name: str, value: Any) -> None:
 
 def machine_line() -> str:
     """The machine in a few words, for captions."""
-    found = provenance.machine()
-    return f"{found.cpu_model}, {found.cores} cores, {found.memory_gib:.0f} GiB"
+    return str(provenance.machine())
 
 
 def _peak_rss_mib() -> float:

@@ -141,8 +141,7 @@ def headline_table(collected: list[Collected]) -> Table:
 
 def hardware(collected: list[Collected]) -> str:
     """The machine that the chapters ran on; each, where there was more than one."""
-    machines = [c.record.provenance.machine for c in collected if c.record]
-    lines = dict.fromkeys(f"{m.cpu_model}, {m.cores} cores, {m.memory_gib:.0f} GiB" for m in machines)
+    lines = dict.fromkeys(str(c.record.provenance.machine) for c in collected if c.record)
     return "; ".join(lines) or "no machine yet"
 
 

@@ -41,8 +41,8 @@ from nanorecsys.export.bundle import (
 from nanorecsys.export.errors import BundleError
 from nanorecsys.export.runtime import encode_users
 from nanorecsys.study.layout import Layout
-from nanorecsys.study.provenance import Machine, Provenance
 from nanorecsys.study.records import FORMAT, Record, write_record
+from tests.records import made
 
 N_ITEMS, N_USERS, D, WINDOW = 20, 5, 8, 6
 ALL = (*FILES, MANIFEST)
@@ -778,22 +778,11 @@ def test_it_does_not_import_torch_where_it_is_installed(built: Path) -> None:
 
 
 def write_chapter(run: Path, name: str, started: str, result: object, files: dict[str, str]) -> None:
-    machine = Machine(cpu_model="", cpu_flags=[], cores=1, memory_gib=1.0, os="", python="")
-    provenance = Provenance(
-        commit=f"commit of {name}",
-        started_utc=started,
-        seconds=1.0,
-        peak_rss_mib=1.0,
-        machine=machine,
-        threads={},
-        versions={},
-        seeds={},
-    )
     record = Record(
         format=FORMAT,
         chapter=name,
         parameters={"window": WINDOW},
-        provenance=provenance,
+        provenance=made(f"commit of {name}", started),
         files=files,
         result=result,
     )

@@ -13,6 +13,7 @@ from nanorecsys.ann.errors import DirectionsError, DivisibilityError, FactoryErr
 from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.ann.indexes import FaissIndex, load_index
 from nanorecsys.ann.limits import Bandwidth, Limits
+from nanorecsys.ann.specs import directions
 from nanorecsys.scaleup import specs, write_catalogue
 from nanorecsys.scaleup.build import Plan, build
 from nanorecsys.scaleup.rows import Rows
@@ -225,7 +226,7 @@ def test_users_directions_need_users(catalogue, tmp_path):
 def test_projected_specifications_are_taken_apart():
     found = parts("Users152,IVF(PQ76x4fs,RFlat),PQ76x4fsr,Refine(SQ8)", 3_000_000)
     assert found.factory == "Users152,IVF8192(PQ76x4fs,RFlat),PQ76x4fsr,Refine(SQ8)"
-    assert (found.space, found.directions, found.coarse_code) == ("Users152", 152, "PQ76x4fs,RFlat")
+    assert (found.space, directions(found.factory), found.coarse_code) == ("Users152", 152, "PQ76x4fs,RFlat")
     assert (found.code, found.refined, found.coarse_links) == ("PQ76x4fsr", True, 0)
     assert found.family == "users' directions, PQ fast scan, refined"
     assert parts("Items8,IVF4_HNSW8,SQ8", 1000).factory == "Items8,IVF4_HNSW8,SQ8"

@@ -11,8 +11,8 @@ from nanorecsys.study import book, compare
 from nanorecsys.study.chapters import chapters
 from nanorecsys.study.claims import Claim, Target, judge
 from nanorecsys.study.layout import layout
-from nanorecsys.study.provenance import Machine, Provenance
 from nanorecsys.study.records import FILE, FORMAT, Record, write_record
+from tests.records import made
 
 HEADLINE = """
 def headline(result):
@@ -41,17 +41,7 @@ def study(mini):
 
 def write(where, folder, chapter, total, **parameters):
     """A record as a chapter leaves it; each has a provenance of its own."""
-    machine = Machine(cpu_model="a CPU", cpu_flags=[], cores=2, memory_gib=8.0, os="Linux", python="3.11")
-    provenance = Provenance(
-        commit="none",
-        started_utc=f"{folder.name} {total}",
-        seconds=1.0,
-        peak_rss_mib=1.0,
-        machine=machine,
-        threads={},
-        versions={},
-        seeds={},
-    )
+    provenance = made("none", f"{folder.name} {total}")
     result = chapters(where)[chapter].result(total=total)
     parameters = {"seed": 0, "run_name": folder.name} | parameters
     write_record(
