@@ -26,8 +26,8 @@ from nanorecsys.scaleup.build import Plan
 from nanorecsys.scaleup.result import Row
 from nanorecsys.scaleup.specs import Parts, parts
 
-PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 192, 256)
-FACTORS = (2, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)  # candidates that are compared again, for each neighbour asked for
+PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 56, 64, 72, 80, 96, 112, 128, 192, 256)
+FACTORS = (2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64)  # of k: candidates that are compared again
 BEAMS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 FLAT_QUERIES = 20  # a round of exact search of the largest catalogue takes some seconds
 

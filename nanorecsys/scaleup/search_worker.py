@@ -1,9 +1,9 @@
 """`python -m nanorecsys.scaleup.search_worker PLAN`: measure one index in a process that does nothing else.
 
-All settings of the grid are searched once for their recall under the first queries. The least that reach the floor by
-a standard error are timed, one query at a time on one thread, in rounds and in another random order in each. The
-fastest is then timed anew, and its recall is that under the other queries: the best of many noisy figures flatters
-itself. It writes its `Measured` beside the plan, and rows to parquet:
+All settings of the grid are searched for their recall under a few scouting queries, those that may be the least to
+reach the floor under more. The least that reach it by a standard error are timed, one query at a time on one thread, in
+rounds and in another random order in each. The fastest is then timed anew, and its recall is that under the other
+queries: the best of many noisy figures flatters itself. It writes its `Measured` beside the plan, and rows to parquet:
 
     accuracy  setting, query, recall       one row a query: of every setting the first, of the chosen one all
     latency   setting, round, query, ns    one query at a time, one thread; the rounds of the second timing are negative
@@ -30,6 +30,8 @@ from nanorecsys.scaleup.rows import Rows
 from nanorecsys.study.spread import Spread, spread
 
 WARM_UP = 5
+SCOUTS = 150  # queries under which every setting is tried
+SURE = 2.0  # standard errors
 CONFIRM_ROUNDS = 3
 
 
@@ -102,6 +104,26 @@ def least(settings: Sequence[str]) -> set[str]:
     return {s for s, mine in values.items() if not beaten(mine)}
 
 
+def promising(settings: Sequence[str], recalls: Sequence[np.ndarray], floor: float) -> list[int]:
+    """Settings that may reach the floor, and ask for no more than one that surely does.
+
+    Args:
+        settings: of the search.
+        recalls: of each under some queries.
+        floor: of the mean recall.
+
+    >>> few = [np.full(100, recall) for recall in (0.8, 0.95, 0.99)]
+    >>> promising(["nprobe=1", "nprobe=2", "nprobe=4"], few, floor=0.9)
+    [1]
+    """
+    sure = [s for s, recall in zip(settings, recalls, strict=True) if _lowest(recall, SURE) >= floor]
+    return [
+        i
+        for i, (setting, recall) in enumerate(zip(settings, recalls, strict=True))
+        if _lowest(recall, -SURE) >= floor and setting in least([*sure, setting])
+    ]
+
+
 class FlatSearch:
     """Exact search of rows as they are, by the kernel that `IndexFlatIP` calls; without its copy of them."""
 
@@ -137,12 +159,17 @@ def measure(plan: Plan, folder: Path) -> Measured:
     index = _open(plan)
     asked = queries[: plan.timed] if plan.factory == BASELINE else queries
     _pin(plan.threads)
+    scouts = min(SCOUTS, plan.choosing)
     found = []
     for search in plan.settings:
         index.set(search)
-        found.append(exact.recall(index.search(asked[: plan.choosing or None], plan.k)[1], plan.k))
+        found.append(exact.recall(index.search(asked[: scouts or None], plan.k)[1], plan.k))
+    candidates = promising(plan.settings, found, plan.floor)
+    for i in candidates if scouts < plan.choosing else ():
+        index.set(plan.settings[i])
+        found[i] = exact.recall(index.search(asked[: plan.choosing], plan.k)[1], plan.k)
     recalls = [float(recall.mean()) for recall in found]
-    reaching = [i for i, recall in enumerate(found) if recall.mean() - _standard_error(recall) >= plan.floor]
+    reaching = [i for i in candidates if _lowest(found[i], 1) >= plan.floor]
     best = max(range(len(recalls)), key=lambda i: (recalls[i], -i))
     timed = least([plan.settings[i] for i in reaching])
     timed = [i for i in reaching if plan.settings[i] in timed] or [best]
@@ -187,8 +214,9 @@ def measure(plan: Plan, folder: Path) -> Measured:
     )
 
 
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std() / np.sqrt(len(values)))
+def _lowest(recall: np.ndarray, errors: float) -> float:
+    """The mean less so many standard errors."""
+    return float(recall.mean() - errors * recall.std() / np.sqrt(len(recall)))
 
 
 def _open(plan: Plan) -> FlatSearch | FaissIndex:

@@ -8,13 +8,14 @@ import faiss
 import numpy as np
 import polars as pl
 import pytest
+from msgspec import json
 
 from nanorecsys.ann.errors import DirectionsError, DivisibilityError, FactoryError, NeighboursError
 from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.ann.indexes import FaissIndex, load_index
 from nanorecsys.ann.limits import Bandwidth, Limits
 from nanorecsys.ann.specs import directions
-from nanorecsys.scaleup import specs, write_catalogue
+from nanorecsys.scaleup import search_worker, specs, write_catalogue
 from nanorecsys.scaleup.build import Plan, build
 from nanorecsys.scaleup.rows import Rows
 from nanorecsys.scaleup.scale import Ladder, Settings, frames, grid
@@ -302,6 +303,18 @@ def test_a_row_of_the_ladder(ladder):
     assert own.filter(pl.col("query") >= CHOOSING)["recall"].mean() == pytest.approx(found.recall)
     assert set(rows["accuracy"]["index"]) >= {"Flat", "IVF16-SQ8"}
     assert rows["latency"].filter(index="IVF16-SQ8", round=-1).height == 10
+
+
+def test_more_queries_try_the_settings_that_may_be_the_least(ladder, tmp_path, monkeypatch):
+    ladder.row("IVF16,SQ8", N)
+    plan = json.decode((ladder.folder / f"{N}" / "IVF16-SQ8" / "search.json").read_bytes(), type=search_worker.Plan)
+    monkeypatch.setattr(search_worker, "SCOUTS", CHOOSING // 4)
+    found = search_worker.measure(plan, tmp_path)
+    tried = pl.read_parquet(tmp_path / "accuracy.parquet").group_by("setting").agg(pl.len(), pl.col("recall").mean())
+    few = [plan.settings[i] for i in tried.filter(pl.col("len") == CHOOSING // 4)["setting"].sort()]
+    more = [plan.settings[i] for i in tried.filter(pl.col("len") > CHOOSING // 4)["setting"].sort()]
+    assert found.search in more
+    assert plan.settings[-1] in few  # all lists: fewer surely do
 
 
 def test_a_row_in_users_directions(ladder):
