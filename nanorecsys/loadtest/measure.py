@@ -166,6 +166,7 @@ def row_of(run: Run, scenario: str, server: str, offered: float | None) -> resul
     s = run.summary
     refused = s.statuses.get(503, 0)
     some = s.latency.n > 0
+    timed = some and run.plan.mode != "offline"  # where all are due at once, latency is the run's length
     return result.LoadRow(
         scenario=scenario,
         server=server,
@@ -177,9 +178,9 @@ def row_of(run: Run, scenario: str, server: str, offered: float | None) -> resul
         failed=s.errors - refused,
         skipped=s.skipped,
         goodput_per_s=s.goodput_per_s,
-        p50_ms=s.latency.p50_ms if some else None,
-        p95_ms=s.latency.p95_ms if some else None,
-        p99_ms=s.latency.p99_ms if some else None,
+        p50_ms=s.latency.p50_ms if timed else None,
+        p95_ms=s.latency.p95_ms if timed else None,
+        p99_ms=s.latency.p99_ms if timed else None,
         hit_share=s.hit_share if some else 0.0,
         server_cpu_ms=run.server_cpu_ms_per_request if s.answered_since_begin else 0.0,
         generator_cpu_ms=run.cpu_ms_per_request if s.answered_since_begin else 0.0,
@@ -278,7 +279,8 @@ class Lengths:
         precision: relative, of the highest rate.
         confirm_s: of the run that confirms it.
         sweep: shares of the highest rate.
-        sweep_s: of each.
+        sweep_s: of each,
+        sweep_rounds: which take turns.
         cold_shares: of the cold-share sweep.
         cold_load: its rate, as a share of the highest.
         zipf: exponent.
@@ -293,6 +295,7 @@ class Lengths:
     confirm_s: float
     sweep: Sequence[float]
     sweep_s: float
+    sweep_rounds: int
     cold_shares: Sequence[float]
     cold_load: float
     zipf: float
@@ -307,7 +310,7 @@ class Measured:
 
     `hot` and `cold` are single streams; `busy` is hits for many clients, which keep the event loop at work: waking up
     for several, it costs less for each. `highest` is the run that confirmed the highest rate, with its row, None where
-    no rate held; `limit` says how the rate above it failed.
+    no rate held; `limit` says how the rate above it failed. `sweep` has one run a rate, see `middle`.
     """
 
     hot: Run
@@ -387,12 +390,7 @@ def final_server(bench: Bench, lengths: Lengths) -> Measured:
         target.measure("offline", lambda: scenarios.offline(load, many))
         highest, row, limit = _highest(bench, target, first, lengths)
         peak = row.offered_per_s if row else first
-        swept = []
-        load = target.load()
-        for share in lengths.sweep:
-            rate = share * peak
-            run = target.poisson("sweep", load, rate, lengths.sweep_s)
-            swept.append((bench.rows[-1], run))
+        swept = sweep(target, peak, lengths)
         _closed_beside_open(target, lengths)
         load = target.load(target.mix(zipf=lengths.zipf))
         rate = 0.5 * peak
@@ -436,6 +434,23 @@ def _highest(
         return None, None, found.limit
     row = bench.rows[len(bench.rows) - len(found.tries) + found.confirmed]
     return load.runs[found.confirmed], row, found.limit
+
+
+def sweep(target: Target, peak: float, lengths: Lengths) -> list[tuple[result.LoadRow, Run]]:
+    """Shares of a rate in turn, round by round; one run for each, see `middle`."""
+    load = target.load()
+    runs: dict[float, list[tuple[result.LoadRow, Run]]] = {}
+    for _ in range(lengths.sweep_rounds):
+        for share in lengths.sweep:
+            run = target.poisson("sweep", load, share * peak, lengths.sweep_s)
+            runs.setdefault(share, []).append((target.bench.rows[-1], run))
+    return [middle(rounds) for rounds in runs.values()]
+
+
+def middle(rounds: Sequence[tuple[result.LoadRow, Run]]) -> tuple[result.LoadRow, Run]:
+    """The run with the median P99 of those that are not VOID, the lower of two middle ones; the first if all are."""
+    fine = [pair for pair in rounds if pair[0].verdict != VOID and pair[0].p99_ms is not None] or rounds[:1]
+    return sorted(fine, key=lambda pair: pair[0].p99_ms or 0.0)[(len(fine) - 1) // 2]
 
 
 def _closed_beside_open(target: Target, lengths: Lengths) -> None:

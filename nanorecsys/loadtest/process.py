@@ -1,6 +1,7 @@
 """Processes that are measured: their CPU time and memory, and a server to start and stop."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ import psutil
 from nanorecsys.loadtest.errors import ServerStartError
 
 START_S, STOP_S = 60.0, 20.0  # longest waits
+# so that a server ends with whoever started it, killed or not; elsewhere than on Linux there is no such thing
+_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -66,7 +69,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 class ServerProcess:
-    """A server in processes of its own, from its start until the block ends.
+    """A server in processes of its own, from its start until the block or the thread that started it ends.
 
     with ServerProcess(["--bundle", folder, "--workers", "2"]) as server:
         server.url, server.cpu_s(), server.signal(signal.SIGHUP)
@@ -114,8 +117,9 @@ class ServerProcess:
             ServerStartError: it ended or was not ready in time; with the end of what it printed.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        command = [*_WITH_PARENT, *self.command] if shutil.which(_WITH_PARENT[0]) else self.command
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self.env, start_new_session=True)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.env, start_new_session=True)
         try:
             self._wait()
         except BaseException:

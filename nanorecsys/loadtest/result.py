@@ -12,7 +12,7 @@ class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
     `refused` are deliberate 503, `failed` every other server error, a lost connection or a timeout, `skipped` requests
     that the generator's bound on requests in flight left out. CPU times are milliseconds a request, of the server with
     all its processes and of the generator. `verdict` is VALID, INVALID (a bound is not kept) or VOID (the generator
-    could not keep its schedule). Percentiles are null where nothing was answered.
+    could not keep its schedule). Percentiles are null where nothing was answered, or all was due at once.
     """
 
     scenario: str

@@ -1,11 +1,11 @@
-"""Scenarios after MLPerf's load generator: single stream, server, offline; and a closed loop, a sweep, warm caches.
+"""Scenarios after MLPerf's load generator: single stream, server, offline; and a closed loop, warm caches.
 
 load = Load(server.url, workload, user_ids, folder, pids=[server.pid])
 warm_cache(load)
 found = server(load, bound_ms=100)     # the largest Poisson rate whose P99 keeps the bound
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -204,11 +204,6 @@ def offline(load: Load, requests: int, concurrency: int = 64, **fields: object) 
 def open_loop(load: Load, rate: float, seconds: float, warm_up_s: float = 0.0, **fields: object) -> Run:
     """A Poisson stream of requests that does not wait for the server."""
     return load.run(f"open-{rate:g}", mode="open", rate=rate, seconds=seconds, warm_up_s=warm_up_s, **fields)
-
-
-def sweep(load: Load, rates: Iterable[float], seconds: float, warm_up_s: float = 0.0, **fields: object) -> list[Run]:
-    """An open loop at each rate."""
-    return [open_loop(load, rate, seconds, warm_up_s, **fields) for rate in rates]
 
 
 def server(

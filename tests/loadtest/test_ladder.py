@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nanorecsys.errors import NanorecsysError
-from nanorecsys.loadtest import ladder, measure
+from nanorecsys.loadtest import ladder, measure, scenarios
 from nanorecsys.loadtest.ladder import BASELINE, FINAL, RUNGS, climb
 
 
@@ -60,6 +61,34 @@ def test_the_search_finds_the_highest_rate(first):
 
 def test_the_search_finds_nothing_where_nothing_holds():
     assert climb(lambda rate: False, 100, tries=5) is None
+
+
+def test_of_several_rounds_the_run_with_the_median_p99_counts():
+    def rounds(*found):
+        return [(SimpleNamespace(p99_ms=p99, verdict=verdict), n) for n, (p99, verdict) in enumerate(found)]
+
+    fine = rounds((30.0, "VALID"), (90.0, "INVALID"), (20.0, "VALID"))
+    assert measure.middle(fine) == fine[0]
+    assert measure.middle(fine[:2]) == fine[0]
+    assert measure.middle(rounds((10.0, "VOID"), (90.0, "VALID")))[1] == 1
+    assert measure.middle(rounds((10.0, "VOID"), (None, "VOID")))[1] == 0
+
+
+def test_every_rate_of_the_sweep_has_its_turn_in_every_round(bench):
+    lengths = SimpleNamespace(sweep=(0.5, 1.0), sweep_s=0.4, sweep_rounds=3)
+    with bench.serve(FINAL) as target:
+        swept = measure.sweep(target, 100.0, lengths)
+    assert [row.offered_per_s for row in bench.rows] == [50.0, 100.0] * 3
+    assert [row.offered_per_s for row, _ in swept] == [50.0, 100.0]
+    assert all(bench.rows[bench.runs.index(run)] == row for row, run in swept)
+
+
+def test_a_run_in_which_all_is_due_at_once_has_no_latency(bench):
+    with bench.serve(FINAL, warm=False) as target:
+        load = target.load()
+        target.measure("offline", lambda: scenarios.offline(load, 20))
+    (row,) = bench.rows
+    assert (row.answered, row.p50_ms, row.p99_ms) == (20, None, None)
 
 
 def test_arrivals_follow_the_phases():

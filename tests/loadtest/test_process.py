@@ -1,5 +1,6 @@
 """Processes that are measured, and a server that is started and stopped."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,20 @@ def test_one_that_ignores_sigterm_is_killed() -> None:
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     with ServerProcess([], command=command(deaf)) as server:
         assert server.stop(within_s=0.2) == -signal.SIGKILL
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv, as outside Linux")
+def test_a_server_ends_with_the_process_that_started_it() -> None:
+    starter = (
+        "import time\n"
+        "from nanorecsys.loadtest.process import ServerProcess\n"
+        f"with ServerProcess([], command={command('')!r}) as server:\n"
+        "    print(server.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True) as process:
+        server = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+        assert server in psutil.wait_procs([server], timeout=10)[0]
 
 
 def test_cpu_of_children_counts_while_they_live_and_after() -> None:

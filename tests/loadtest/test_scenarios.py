@@ -169,7 +169,7 @@ def test_every_scenario_runs(tmp_path: Path) -> None:
         single = scenarios.single_stream(load, 0.3)
         several = scenarios.closed_loop(load, 8, 0.6)
         offline = scenarios.offline(load, 100)
-        opened = scenarios.sweep(load, [50, 100], 0.3)
+        opened = [scenarios.open_loop(load, rate, 0.3) for rate in (50, 100)]
     assert [run.plan.mode for run in load.runs] == ["closed", "closed", "offline", "open", "open"]
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == [
         *("00-single", "01-closed-8", "02-offline", "03-open-50", "04-open-100")
