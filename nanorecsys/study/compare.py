@@ -278,7 +278,7 @@ def comparison_part(found: Comparison) -> str:
         for section in found.sections
         for row in section.shown
     )
-    shown = table(("claim, unit", beside, run, "outcome"), rows, align="lrr")
+    shown = table(("claim, unit", beside, run, "outcome"), rows, align="lrr", stacked=True)
     notes = "".join(f"<li>{code(s.chapter)}: {html.escape(s.note)}</li>" for s in found.sections if s.note)
     return "\n".join([lead, *([f"<ul>{notes}</ul>"] if notes else []), shown._repr_html_(), ""])
 
@@ -326,6 +326,7 @@ def repeat_part(where: Layout, first: Path, second: Path) -> str:
         ("figure", "first run", "second run", "apart"),
         (row for name in repeated for row in _headlines(chapters(where)[name], before[name], after[name])),
         align="wllr",
+        stacked=True,
     )
     claims = table(
         ("claim, unit", "first run", "second run", "apart", "verdict", "unchanged"),
@@ -341,6 +342,7 @@ def repeat_part(where: Layout, first: Path, second: Path) -> str:
             for row in rows
         ),
         align="lrrr",
+        stacked=True,
     )
     return f"{_repeat_lead(repeated, rows)}\n{headlines._repr_html_()}\n{claims._repr_html_()}\n"
 

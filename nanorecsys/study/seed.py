@@ -132,6 +132,7 @@ def seed_table(judged: Iterable[SeedJudged], run: Iterable[str], folder: str = "
             for j in judged
         ),
         align="w",
+        stacked=True,
     )
 
 

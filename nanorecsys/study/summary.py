@@ -101,6 +101,7 @@ def claims_table(claims: list[JudgedClaim]) -> Table:
             for c in claims
         ),
         align="lwlrll",
+        stacked=True,
     )
 
 

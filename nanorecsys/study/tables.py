@@ -29,28 +29,32 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     align: str
+    stacked: bool = False
 
     def _repr_html_(self) -> str:
         def line(tag: str, cells: Iterable[str]) -> str:
             styles = {"l": "text-align: left", "r": "text-align: right", "w": "text-align: left; min-width: 11rem"}
-            filled = zip(cells, self.align, strict=True)
-            return "".join(f'<{tag} style="{styles[a]}">{content}</{tag}>' for content, a in filled)
+            labels = [f' data-label="{title}"' if self.stacked and tag == "td" else "" for title in self.header]
+            filled = zip(cells, self.align, labels, strict=True)
+            return "".join(f'<{tag} style="{styles[a]}"{label}>{content}</{tag}>' for content, a, label in filled)
 
         head = line("th", self.header)
         body = "\n".join(f"<tr>{line('td', row)}</tr>" for row in self.rows)
-        return f'<table class="table dataframe">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+        kind = "table dataframe" + " stacked" * self.stacked
+        return f'<table class="{kind}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str = "") -> Table:
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str = "", stacked: bool = False) -> Table:
     """A table.
 
     Args:
         header: column titles.
         rows: one sequence of cells a row; see `cell` for how they are shown.
         align: one letter a column, `l`, `r`, or `w` for left and wide enough for a sentence; left where it ends.
+        stacked: on a narrow screen each row is a block with a line a cell, so that the last column is not out of sight.
     """
     shown = tuple(tuple(c if isinstance(c, Markup) else html.escape(cell(c)) for c in row) for row in rows)
-    return Table(tuple(map(html.escape, header)), shown, align.ljust(len(header), "l"))
+    return Table(tuple(map(html.escape, header)), shown, align.ljust(len(header), "l"), stacked)
 
 
 def cell(value: Any) -> str:

@@ -19,6 +19,7 @@ from nanorecsys.study import book, icons
 from nanorecsys.study.gate import GateError
 from nanorecsys.study.layout import Layout, layout
 from nanorecsys.study.records import read_record
+from nanorecsys.study.seed import SEED
 
 WHERE = layout()
 RUN = WHERE.run("smoke")
@@ -219,6 +220,16 @@ def test_a_page_in_the_browser(browser, address, name, width, scheme):
     assert page.evaluate(broken) == []
     assert page.evaluate("[...document.images].filter(i => !i.alt).map(i => i.src)") == []
     context.close()
+
+
+def test_every_verdict_is_in_sight_on_a_phone(browser, address):
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(f"{address}/book/claims.html")
+    rights = page.eval_on_selector_all(
+        "table.stacked td:last-child", "cells => cells.map(c => c.offsetHeight && c.getBoundingClientRect().right)"
+    )
+    assert len(rights) > len(SEED)  # those of the original, and the study's own
+    assert all(0 < right <= 390 for right in rights)
 
 
 def test_search_finds_leakage(browser, address):
