@@ -122,12 +122,15 @@ def _list(where, folder, selected, parameters, force: bool) -> None:
 
 @cli.command()
 @click.argument("profile", required=False)
-def book(profile: str | None) -> None:
+@click.option("--pdf", is_flag=True, help="Print it to one PDF too, with Chromium.")
+def book(profile: str | None, pdf: bool) -> None:
     """Build the book over the run of PROFILE, or over the published results, with warnings as errors."""
-    from nanorecsys.study.book import build
+    from nanorecsys.study.book import build, print_pdf
     from nanorecsys.study.layout import layout
 
     build(layout(), profile, Console())
+    if pdf:
+        print_pdf(layout(), profile, Console())
 
 
 @cli.command()

@@ -1,5 +1,6 @@
 """The book: assemble its sources with a run's executed notebooks, build it strictly, check what came out."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from nanorecsys.errors import NanorecsysError
 from nanorecsys.study.chapters import Chapter, chapters
 from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.compare import PUBLISHED, SECOND, other_parameters, parts, records
+from nanorecsys.study.doctor import chromium
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FILE, write_atomically
@@ -24,6 +26,7 @@ from nanorecsys.study.summary import VERDICTS, figure
 
 RESULTS = "book/results"
 SUMMARY = "07_summary"
+PRINT_S = 120  # longest that printing may take
 RESULT_FILES = ("*.json", "*.csv")  # what the pages offer for download; raw rows stay in the run
 
 
@@ -56,15 +59,7 @@ def build(where: Layout, run: str | None, console: Console) -> Path:
     shutil.rmtree(source, ignore_errors=True)
     shutil.rmtree(output, ignore_errors=True)
     assemble(where, results, source)
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", source, "--path-output", output]
-    log = work / "build.log"
-    with log.open("wb") as file:
-        done = subprocess.run([*command, "--all", "-W", "-n", "--keep-going"], stdout=file, stderr=file)
-    if done.returncode:
-        told = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
-        shown = "\n".join(f"    {line.replace(str(source), '.')}" for line in told[:20])
-        raise BookError(f"Sphinx ended with {done.returncode}:\n{shown}", f"the whole log: {where.relative(log)}")
-    html = output / "_build" / "html"
+    html = _sphinx(where, source, output, "html")
     if problems := check_html(html, source / RESULTS):
         raise BookError("the pages are wrong:\n" + "\n".join(f"    {p}" for p in problems[:30]))
     pages = work / "html"
@@ -73,6 +68,52 @@ def build(where: Layout, run: str | None, console: Console) -> Path:
     shutil.rmtree(output)
     console.print(f"book  open {where.relative(pages)}/index.html", highlight=False)
     return pages
+
+
+def print_pdf(where: Layout, run: str | None, console: Console) -> Path:
+    """Print the book that `build` has built last over `run` into one file, `_build/NAME/nanorecsys.pdf`.
+
+    Raises:
+        BookError: there is no Chromium, which prints, or it fails; or a warning of Sphinx.
+    """
+    browser = chromium()
+    if browser is None:
+        raise BookError("a PDF is printed by Chromium, and there is none", "apt-get install chromium")
+    work = where.build / (run or PUBLISHED)
+    output, pdf = work / "output", work / "nanorecsys.pdf"
+    shutil.rmtree(output, ignore_errors=True)
+    html = _sphinx(where, work / "source", output, "singlehtml")
+    first = yaml.safe_load((work / "source" / "_toc.yml").read_text())["root"]
+    page = (html / f"{first}.html").replace(html / "index.html")  # its links are relative to the folder of all
+    options = ["--headless", "--no-pdf-header-footer", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    printed = output / pdf.name
+    command = [browser, *options, f"--print-to-pdf={printed}", page.as_uri()]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PRINT_S)
+    except subprocess.TimeoutExpired:
+        raise BookError(f"Chromium did not print in {PRINT_S} s", "print the pages from a browser") from None
+    if done.returncode or not printed.exists():
+        raise BookError(
+            f"Chromium ended with {done.returncode}: {done.stderr.strip()[-500:]}", "print the pages from a browser"
+        )
+    printed.replace(pdf)
+    shutil.rmtree(output)
+    console.print(f"book  printed to {where.relative(pdf)}", highlight=False)
+    return pdf
+
+
+def _sphinx(where: Layout, source: Path, output: Path, builder: str) -> Path:
+    """Build the source strictly; the folder of what came out."""
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", source, "--path-output", output]
+    log = source.parent / "build.log"
+    with log.open("wb") as file:
+        strict = ("--all", "-W", "-n", "--keep-going", "--builder", builder)
+        done = subprocess.run([*command, *strict], stdout=file, stderr=file)
+    if done.returncode:
+        told = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
+        shown = "\n".join(f"    {line.replace(str(source), '.')}" for line in told[:20])
+        raise BookError(f"Sphinx ended with {done.returncode}:\n{shown}", f"the whole log: {where.relative(log)}")
+    return output / "_build" / builder
 
 
 def assemble(where: Layout, results: Path, source: Path) -> None:

@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 from rich.console import Console
 
 from nanorecsys.data.result import DataResult
-from nanorecsys.study import book, icons
+from nanorecsys.study import book, doctor, icons
 from nanorecsys.study.gate import GateError
 from nanorecsys.study.layout import Layout, layout
 from nanorecsys.study.records import read_record
@@ -200,6 +200,21 @@ def test_plain_jupyter_book_renders_the_published_results(tmp_path):
     done = subprocess.run([*command, "--all", "--keep-going"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert book.check_html(tmp_path / "_build" / "html", WHERE.published) == []
+
+
+@pytest.mark.skipif(doctor.chromium() is None, reason="no Chromium here: apt-get install chromium")
+def test_the_book_is_printed_to_one_file(pages):
+    pdf = book.print_pdf(WHERE, "smoke", Console(quiet=True))
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF")
+    assert content.count(b"/Type /Page\n") > len(PAGES)
+    assert b"FontAwesome" in content  # styles came along, and figures lie beside them
+
+
+def test_a_pdf_needs_chromium(monkeypatch):
+    monkeypatch.setattr(book, "chromium", lambda: None)
+    with pytest.raises(book.BookError, match="Chromium"):
+        book.print_pdf(WHERE, "smoke", Console(quiet=True))
 
 
 @pytest.mark.parametrize("name", PAGES)
