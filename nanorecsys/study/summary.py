@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,10 +29,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """A chapter of the study and its record in this run, None where it has not run."""
+    """A chapter of the study, its record in this run, None where it has not run, and what its folder takes."""
 
     chapter: Chapter
     record: Record | None
+    disk_mib: float = 0.0
 
 
 def collect(session: Session) -> list[Collected]:
@@ -39,8 +41,15 @@ def collect(session: Session) -> list[Collected]:
     run = session.where.run(session.parameters["run_name"])
     earlier = [c for c in chapters(session.where).values() if c.name < session.name]
     return [
-        Collected(c, read_record(run / c.name, c.result) if (run / c.name / FILE).exists() else None) for c in earlier
+        Collected(c, read_record(run / c.name, c.result), _size_mib(run / c.name))
+        if (run / c.name / FILE).exists()
+        else Collected(c, None)
+        for c in earlier
     ]
+
+
+def _size_mib(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
 
 
 def judged_claims(collected: list[Collected]) -> list[JudgedClaim]:
@@ -106,15 +115,20 @@ def claims_table(claims: list[JudgedClaim]) -> Table:
 
 
 def runs_table(collected: list[Collected]) -> Table:
-    """One row a notebook: when, from which commit, how long, how much memory."""
-    rows = []
+    """One row a notebook: when, from which commit, how long, how much memory, what it left on the disk; and all."""
+    rows: list[tuple[Any, ...]] = []
     for item in collected:
         if item.record:
             p = item.record.provenance
-            rows.append((item.chapter.name, p.started_utc, code(p.commit), p.seconds, p.peak_rss_mib))
+            started = p.started_utc[:16].replace("T", " ")
+            used = (round(p.seconds), round(p.peak_rss_mib), round(item.disk_mib))
+            rows.append((item.chapter.name, started, code(p.commit), *used))
         else:
-            rows.append((item.chapter.name, "not run", None, None, None))
-    return table(("chapter", "started (UTC)", "commit", "seconds", "largest process, MiB"), rows, align="lllrr")
+            rows.append((item.chapter.name, "not run", None, None, None, None))
+    disk = round(sum(item.disk_mib for item in collected))
+    rows.append(("all", None, None, round(60 * total_minutes(collected)), round(1024 * peak_gib(collected)), disk))
+    header = ("chapter", "started (UTC)", "commit", "seconds", "largest process, MiB", "left on disk, MiB")
+    return table(header, rows, align="lllrrr", stacked=True)
 
 
 def parameters_table(collected: list[Collected]) -> Table:
@@ -126,7 +140,7 @@ def parameters_table(collected: list[Collected]) -> Table:
         for name, p in item.chapter.settable.items()
         if name in item.record.parameters
     ]
-    return table(("parameter", "meaning", "default", "this run"), rows, align="lw")
+    return table(("parameter", "meaning", "default", "this run"), rows, align="lw", stacked=True)
 
 
 def headline_table(collected: list[Collected]) -> Table:

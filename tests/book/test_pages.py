@@ -110,6 +110,12 @@ def test_runs_and_environment_show_the_provenance(pages):
     for name, value in record["parameters"].items():
         assert name == "run_name" or (name in shown and repr(value) in shown)
     assert record["provenance"]["commit"] in shown
+    row = parsed(pages, "runs").select_one("table tbody tr")
+    kept = sum(path.stat().st_size for path in (RUN / "01_data").rglob("*") if path.is_file())
+    assert [cell.text for cell in row.find_all("td")][3:] == [
+        *(f"{round(record['provenance'][name]):,}" for name in ("seconds", "peak_rss_mib")),
+        f"{round(kept / 2**20):,}",
+    ]
     environment = text(pages, "environment")
     assert record["provenance"]["machine"]["cpu_model"] in environment
     assert record["provenance"]["versions"]["torch"] in environment
