@@ -1,5 +1,6 @@
 """Every chapter under the runner's smoke profile, and under plain papermill, as a reader would use it."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -21,6 +22,15 @@ def papermill(*arguments, cwd, check=True):
     done = subprocess.run([BIN / "papermill", *arguments], cwd=cwd, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_every_table_is_shown(name):
+    """A notebook shows the value of a cell's last line, and nothing that stands alone inside a block."""
+    for cell in nbformat.read(WHERE.notebooks / f"{name}.ipynb", as_version=4).cells:
+        body = ast.parse(cell.source).body if cell.cell_type == "code" else []
+        lost = [node for line in body for node in ast.walk(line) if isinstance(node, ast.Expr) and node is not body[-1]]
+        assert not [n.lineno for n in lost if ast.unparse(n.value).startswith("study.table(")], cell.source
 
 
 def test_the_smoke_run_is_whole():
