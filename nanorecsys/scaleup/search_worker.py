@@ -116,7 +116,7 @@ def promising(settings: Sequence[str], recalls: Sequence[np.ndarray], floor: flo
     >>> promising(["nprobe=1", "nprobe=2", "nprobe=4"], few, floor=0.9)
     [1]
     """
-    sure = [s for s, recall in zip(settings, recalls, strict=True) if _lowest(recall, SURE) >= floor]
+    sure = least([s for s, recall in zip(settings, recalls, strict=True) if _lowest(recall, SURE) >= floor])
     return [
         i
         for i, (setting, recall) in enumerate(zip(settings, recalls, strict=True))

@@ -22,7 +22,7 @@ from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FILE, write_atomically
 from nanorecsys.study.runner import AGAIN, STATE, locked
-from nanorecsys.study.summary import VERDICTS, figure
+from nanorecsys.study.summary import VERDICTS, figure, size_mib
 
 RESULTS = "book/results"
 SUMMARY = "07_summary"
@@ -200,8 +200,9 @@ def publish(where: Layout, run: str, console: Console, *, again: bool = False) -
         shutil.rmtree(where.published, ignore_errors=True)
         staged.rename(where.published)
         write_parts(where, where.published, where.published)
-    size = sum(p.stat().st_size for p in where.published.rglob("*") if p.is_file()) / 2**20
-    console.print(f"published {run}: {size:.1f} MiB in {where.relative(where.published)}", highlight=False)
+    console.print(
+        f"published {run}: {size_mib(where.published):.1f} MiB in {where.relative(where.published)}", highlight=False
+    )
 
 
 def check_run(where: Layout, run: str | None) -> list[str]:

@@ -41,14 +41,15 @@ def collect(session: Session) -> list[Collected]:
     run = session.where.run(session.parameters["run_name"])
     earlier = [c for c in chapters(session.where).values() if c.name < session.name]
     return [
-        Collected(c, read_record(run / c.name, c.result), _size_mib(run / c.name))
+        Collected(c, read_record(run / c.name, c.result), size_mib(run / c.name))
         if (run / c.name / FILE).exists()
         else Collected(c, None)
         for c in earlier
     ]
 
 
-def _size_mib(folder: Path) -> float:
+def size_mib(folder: Path) -> float:
+    """What the files in a folder and below take, MiB."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
 
 
