@@ -4,8 +4,11 @@ Nothing here imports FAISS or ONNX Runtime: their threads would not survive the 
 """
 
 import asyncio
+import ctypes
 import logging
 import signal
+import socket
+import struct
 import sys
 import time
 from types import FrameType
@@ -21,7 +24,9 @@ from server.events import EventLog
 from server.settings import Settings
 
 log = logging.getLogger("server")
+CLOSE_AFTER_S = 0.5  # how long workers still take up connections that were made before the end was known
 KILL_AFTER_S = 5.0  # what gunicorn grants a worker beyond the time that it takes to drain
+SO_ATTACH_FILTER, SYN = 26, 0x02  # of asm-generic/socket.h and of the TCP header
 HEARTBEAT_S = 60  # a worker without a sign of life for so long is replaced
 
 
@@ -74,8 +79,8 @@ class Worker(GunicornUVLoopWebWorker):
     async def _drain(self) -> None:
         for site in list(self.runner.sites):
             await site.stop()
-        for socket in self.sockets:
-            socket.close()
+        for listener in self.sockets:
+            listener.close()
         await asyncio.sleep(self.service.settings.lame_duck_s)
         self._end()
 
@@ -90,6 +95,17 @@ class Supervisor(Arbiter):
     def handle_hup(self) -> None:
         """Pass the signal on. Replacing workers would close connections, and a broken bundle would end them all."""
         self.kill_workers(signal.SIGHUP)
+
+    def stop(self, graceful: bool = True) -> None:
+        """End the workers. Before that no connection is made any more, and those that wait are taken up.
+
+        Closing the sockets alone would reset connections that are made and that no worker has accepted yet.
+        """
+        if graceful:
+            for listener in self.LISTENERS:
+                _refuse_connections(listener.sock)
+            time.sleep(CLOSE_AFTER_S)
+        super().stop(graceful)
 
 
 class Server(BaseApplication):
@@ -124,6 +140,17 @@ class Server(BaseApplication):
         """
         EventLog(self.settings.events_path).close()  # made once, before workers would race for it
         Supervisor(self).run()
+
+
+def _refuse_connections(listener: socket.socket) -> None:
+    """Drop segments that ask for a connection: a filter of classic BPF, as in Linux's socket(7) and filter.txt.
+
+    Whoever asks is not told, asks again a second later, and finds the socket closed or another server there.
+    """
+    load_flags, if_set, give = 0x30, 0x45, 0x06  # BPF_LD+BPF_B+BPF_ABS, BPF_JMP+BPF_JSET+BPF_K, BPF_RET+BPF_K
+    program = [(load_flags, 0, 0, 13), (if_set, 0, 1, SYN), (give, 0, 0, 0), (give, 0, 0, 0xFFFFFFFF)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))
 
 
 def _listening(arbiter: Arbiter) -> None:

@@ -4,10 +4,13 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import statistics
 import time
+import urllib.parse
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,6 +117,25 @@ def test_sigterm_answers_what_was_accepted(own, tmp_path):
     assert set(seen.statuses) == {200}
     # whoever could connect got an answer; afterwards there is nobody to connect to
     assert set(seen.errors) == {aiohttp.ClientConnectorError}
+
+
+def test_sigterm_answers_connections_that_no_worker_has_accepted_yet(own, tmp_path):
+    with serving(own, tmp_path, "--workers", "1", "--lame-duck-s", "0", "--cache", "none") as running:
+        [worker] = workers_of(running)
+        os.kill(worker, signal.SIGSTOP)
+        address = urllib.parse.urlsplit(running.url)
+        waiting = [socket.create_connection((address.hostname, address.port), 5) for _ in range(20)]
+        for connection in waiting:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        os.kill(running.pid, signal.SIGTERM)
+        with suppress(TimeoutError):  # neither made nor refused: it may ask a server that comes after this one
+            while True:
+                socket.create_connection((address.hostname, address.port), 0.05).close()
+        os.kill(worker, signal.SIGCONT)
+        answers = [connection.recv(12) for connection in waiting]
+        for connection in waiting:
+            connection.close()
+    assert set(answers) == {b"HTTP/1.1 200"}
 
 
 def test_sighup_takes_up_a_new_bundle_without_a_failed_request(own, tmp_path):
