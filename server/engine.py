@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from nanorecsys.data import Histories
 from nanorecsys.data.padding import padded
@@ -174,7 +173,6 @@ def open_engine(
     Raises:
         NanorecsysError: the bundle or a model is missing, damaged or of another shape.
     """
-    threadpool_limits(1)  # of FAISS and the linear algebra: the threads of the batcher are the parallelism
     opened = open_bundle(bundle)
     if engine == "torch":
         from server.torch_models import TorchModels

@@ -203,8 +203,9 @@ def check_bundle(path: Path | str) -> Manifest:
 def open_bundle(path: Path | str, threads: int = 1, verify: bool = True, *, fp32: bool | None = None) -> Bundle:
     """Open a bundle for serving.
 
-    FAISS's own threads are the caller's concern: a server calls `faiss.omp_set_num_threads(1)` before its first
-    search. torch is not imported, and must not be by the caller: it brings a second OpenMP runtime.
+    FAISS's own threads are the caller's concern: a server sets OMP_NUM_THREADS=1 before the first import, which holds
+    in every thread (`faiss.omp_set_num_threads` holds in the one that calls it). torch is not imported, and must not
+    be by the caller: it brings a second OpenMP runtime.
 
     Args:
         path: the bundle's folder.

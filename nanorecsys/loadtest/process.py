@@ -22,7 +22,6 @@ from nanorecsys.loadtest.errors import ServerStartError
 START_S, STOP_S = 60.0, 20.0  # longest waits
 # so that a server ends with whoever started it, killed or not; elsewhere than on Linux there is no such thing
 _WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def tree(pids: Iterable[int]) -> list[psutil.Process]:
@@ -88,14 +87,14 @@ class ServerProcess:
 
         Args:
             arguments: of the server; its --port is chosen here.
-            env: added to the environment, in which thread pools of libraries are set to one thread.
+            env: added to the environment.
             command: what is started.
             log: file for what it prints; a temporary one by default.
             start_s: longest wait until it is ready.
         """
         self.port = free_port()
         self.command = [*command, *map(str, arguments), "--port", str(self.port)]
-        self.env = os.environ | _ONE_THREAD | dict(env or {})
+        self.env = os.environ | dict(env or {})
         self._temporary = log is None
         self.log = log or Path(tempfile.mkstemp(prefix="server-", suffix=".log")[1])
         self.start_s = start_s

@@ -279,6 +279,17 @@ def longest_pauses(url: str, seconds: float) -> list[float]:
     return times
 
 
+def test_libraries_compute_in_the_threads_of_the_server_alone(own, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with serving(own, tmp_path, "--threads", "1", "--cache", "none") as running:
+        [worker] = workers_of(running)
+        before = set(os.listdir(f"/proc/{worker}/task"))
+        seen = under_load(running.url, a_moment, any_user)
+        started = set(os.listdir(f"/proc/{worker}/task")) - before
+    assert set(seen.statuses) == {200}
+    assert len(started) == 1, "threads that no setting asks for"
+
+
 def test_computing_does_not_block_the_event_loop(heavy, tmp_path):
     median = {}
     for threads in ("0", "1"):
