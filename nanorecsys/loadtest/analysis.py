@@ -7,6 +7,7 @@ from statistics import NormalDist
 import numpy as np
 import polars as pl
 
+from nanorecsys.loadtest.ladder import BASELINE
 from nanorecsys.loadtest.result import (
     Band,
     LoadRow,
@@ -331,6 +332,7 @@ def story(found: LoadtestResult) -> dict[str, str]:
     return {
         "answer": _answer(found),
         "compared_sentence": _compared(found),
+        "rate_sentence": _rate(found),
         "limit_sentence": _limit(found),
         "closed_sentence": _closed(found),
         "overload_sentence": _overload(found),
@@ -365,6 +367,27 @@ def _compared(found: LoadtestResult) -> str:
         f"PyTorch with the same cache ({m.times.middle:.1f} times as much), and {c.optimized_cpu_ms.middle:.2f} ms "
         f"against {c.baseline_cpu_ms.middle:.1f} ms ({c.times.middle:.1f} times) when every request is computed."
     )
+
+
+def _rate(found: LoadtestResult) -> str:
+    """How the CPU time of a request depends on the rate; empty where no highest rate was confirmed."""
+    if found.highest is None:
+        return ""
+    rare, often = found.mixed, found.highest
+    told = (
+        f"A request of the mix costs the final server {rare.optimized_cpu_ms.middle:.2f} ms at "
+        f"{rare.offered_per_s:,.0f} requests a second and {often.server_cpu_ms:.2f} ms at {often.offered_per_s:,.0f}"
+    )
+    hits = [next((r for r in found.loads if r.scenario == s), None) for s in ("cold share 0%", "closed loop, hot")]
+    if all(hits):
+        told += f", a hit {hits[0].server_cpu_ms:.2f} ms at {hits[0].goodput_per_s:,.0f}" + (
+            f" and {hits[1].server_cpu_ms:.2f} ms at {hits[1].goodput_per_s:,.0f}"
+        )
+    baseline = [r for r in found.loads if r.server == BASELINE.name and r.offered_per_s == found.baseline_highest_per_s]
+    if baseline and found.baseline_highest_per_s:
+        times = baseline[0].server_cpu_ms / often.server_cpu_ms
+        told += f"; with each server at its own highest rate PyTorch takes {times:.1f} times as much"
+    return f"{told}."
 
 
 def _limit(found: LoadtestResult) -> str:
@@ -503,7 +526,13 @@ def _ladder(found: LoadtestResult) -> str:
     steps = [(a.cpu_ms / b.cpu_ms, b.name) for a, b in zip(found.ladder, found.ladder[1:], strict=False)]
     best = max(steps)
     first, last = found.ladder[0], found.ladder[-1]
+    rates = {r.name: r.highest_per_s for r in found.ladder}
+    both = [rates.get(name) for name in ("second worker", "second thread")]
     return (
         f"From {first.name} to {last.name} a request went from {first.cpu_ms:.1f} to {last.cpu_ms:.2f} ms of CPU time, "
         f"{first.cpu_ms / last.cpu_ms:.0f} times less; the largest single step was {best[1]} ({best[0]:.1f} times)."
+    ) + (
+        f" A second worker carries {both[0]:,.0f} requests a second, a second thread in its place {both[1]:,.0f}."
+        if all(both)
+        else ""
     )

@@ -73,7 +73,8 @@ def _rungs() -> tuple[Rung, ...]:
         ("cache", "answers kept in memory", {"cache": "memory"}),
         ("coalescing", "equal requests in flight computed once", {"coalesce": True}),
         ("index", "the index that chapter 04 recommends in place of exact search", {"bundle": b.INDEXED}),
-        ("second thread", "two compute threads", {"threads": 2}),
+        ("second worker", "two workers of a compute thread each, with a cache each", {"workers": 2}),
+        ("second thread", "one worker again, with two compute threads", {"workers": 1, "threads": 2}),
     ):
         found.append(dataclasses.replace(found[-1], name=name, change=change, **changed))
     return tuple(found)

@@ -266,7 +266,7 @@ def compare(
 
 def first_rate(cpu_ms: float, rung: Rung) -> float:
     """Where a search begins: below what the CPU time of a request allows."""
-    return BUSY * 1000 / cpu_ms * (1 if rung.threads < 2 else USABLE_CORES)
+    return BUSY * 1000 / cpu_ms * (1 if rung.threads * rung.workers < 2 else USABLE_CORES)
 
 
 @dataclass(frozen=True)

@@ -270,7 +270,31 @@ def _fidelity(r: ScaleupResult) -> str:
     )
     if best.believable:
         return f"Such a catalogue can be believed, within limits: {what}, and copies nothing."
-    return f"None of the generators passes the held-out test; the closest, {what} ({best.reason})."
+    return (
+        f"None of the generators passes the held-out test; of those that do not copy the closest, {what} "
+        f"({best.reason}). {_why_off(r, best)}"
+    )
+
+
+def _why_off(r: ScaleupResult, judged: Judged) -> str:
+    """Where a generator is furthest off, what it misses elsewhere, and what the test itself can tell apart."""
+    worst = max(judged.gaps, key=lambda g: abs(g.largest))
+    real = r.real_curves[worst.family]
+    off = {s: abs(a - b) for s, a, b in zip(real.settings, worst.curve.recall, real.recall, strict=True)}
+    off.pop(worst.setting, None)
+    rest = f", and by at most {max(off.values()):.3f} at the others" if off else ""
+    others = ", ".join(f"{abs(g.largest):.3f} in {g.family}" for g in judged.gaps if g is not worst)
+    sizes = sorted(abs(x) for x in worst.by_subset)
+    noise = r.real_noise.get(worst.family, 0.0)
+    told = (
+        f"It is that far off in {worst.family} at the setting {worst.setting} of {min(real.settings)} to "
+        f"{max(real.settings)}{rest}; the largest difference elsewhere is {others}. Which {r.kept:,} items are kept "
+        f"moves that one difference between {sizes[0]:.3f} and {sizes[-1]:.3f}, and one training of {worst.family} on "
+        f"the same real items lies up to {noise:.3f} from the mean of many"
+    )
+    if max(noise, sizes[-1] - sizes[0]) < r.bound:
+        return f"{told}: the test could tell a better generator apart."
+    return f"{told}: at so small a catalogue the bound of {r.bound:.2f} is about what the test itself can tell apart."
 
 
 def _independent(r: ScaleupResult) -> str:

@@ -218,6 +218,15 @@ def test_sentences_follow_the_numbers():
     assert "3 were lost" in analysis.story(changed(faults__lost=3))["faults_sentence"]
     wrong = changed(faults__wrong=2, faults__reasons={"an item 0.50 below the last place": 2})
     assert "2 differed: an item 0.50 below the last place (2)" in analysis.story(wrong)["faults_sentence"]
+    baseline = load_row(server="torch with cache", offered_per_s=50.0, server_cpu_ms=5 * HIGHEST.server_cpu_ms)
+    hits = [load_row(scenario=s, server_cpu_ms=0.25) for s in ("cold share 0%", "closed loop, hot")]
+    rates = changed(loads=[*GOOD.loads, *hits, baseline], baseline_highest_per_s=50.0)
+    assert "a hit 0.25 ms" in analysis.story(rates)["rate_sentence"]
+    assert "PyTorch takes 5.0 times as much" in analysis.story(rates)["rate_sentence"]
+    two = [
+        msgspec.structs.replace(GOOD.ladder[0], name=n, highest_per_s=9.0) for n in ("second worker", "second thread")
+    ]
+    assert "in its place 9" in analysis.story(changed(ladder=two))["ladder_sentence"]
     assert "late itself" in analysis.story(changed(overload__verdict="VOID"))["overload_sentence"]
     assert "VOID" in analysis.story(changed(void_runs=2))["void_sentence"]
     for empty in (changed(highest=None, overload=None, bands=[], predicted=[], prediction_error=None, original=[]),):

@@ -11,8 +11,11 @@ from nanorecsys.errors import NanorecsysError
 from nanorecsys.loadtest import ladder, measure, scenarios
 from nanorecsys.loadtest.ladder import BASELINE, FINAL, RUNGS, climb
 
+# a second worker and a second thread are two ways from the same rung
+STEPS = [*itertools.pairwise(RUNGS[:-1]), (RUNGS[-3], RUNGS[-1])]
 
-@pytest.mark.parametrize(("before", "after"), list(itertools.pairwise(RUNGS)), ids=lambda r: r.name)
+
+@pytest.mark.parametrize(("before", "after"), STEPS, ids=lambda r: r.name)
 def test_each_rung_changes_exactly_one_thing(before, after):
     told = ("name", "change")
     changed = [

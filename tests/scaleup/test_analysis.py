@@ -1,6 +1,7 @@
 """The chapter's rules and sentences, on made-up rows. Below a second."""
 
 import re
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from nanorecsys.ann.result import Spread
 from nanorecsys.scaleup import analysis, figures
 from nanorecsys.scaleup.chapter import CLAIMS, estimate
+from nanorecsys.scaleup.curves import Curve
 from nanorecsys.scaleup.errors import DiskSpaceError, MemorySpaceError
-from nanorecsys.scaleup.result import Moved, Row
+from nanorecsys.scaleup.result import Gap, Moved, Row
 from nanorecsys.scaleup.room import check_room
 from nanorecsys.study.chapters import Estimate
 
@@ -75,6 +77,49 @@ def test_the_sentence_on_promises_names_the_worst_and_the_closest_at_its_size():
     assert re.search(r"furthest off is that of mixture .*0\.800 .*closest that of local .*0\.940", said)
     assert "independent" not in said
     assert "was tried" in analysis.moved_sentence(moves[:1], 1000, "recombined")
+
+
+def test_a_generator_that_fails_is_told_where_and_what_the_test_can_tell_apart():
+    def off(family, recall, by_subset):
+        curve = Curve([1, 2], recall, [1.0, 2.0])
+        return Gap(
+            family=family,
+            largest=recall[0] - 0.5,
+            setting=1,
+            low=0.0,
+            high=0.0,
+            by_subset=by_subset,
+            work_ratio=None,
+            curve=curve,
+        )
+
+    def story(noise, by_subset):
+        judged = SimpleNamespace(
+            generator="near",
+            gaps=[off("IVF", [0.45, 0.88], by_subset), off("HNSW", [0.53, 0.9], [0.03])],
+            worst=0.05,
+            believable=False,
+            reason="IVF too far off",
+        )
+        return analysis._fidelity(
+            SimpleNamespace(
+                judged=[judged],
+                recommended_generator="near",
+                real_curves={"IVF": Curve([1, 2], [0.5, 0.9], [1.0, 2.0])},
+                real_noise={"IVF": noise},
+                subsets=2,
+                kept=900,
+                bound=0.03,
+            )
+        )
+
+    told = story(0.02, [-0.03, -0.07])
+    assert "0.050 in any of" in told
+    assert "far off in IVF at the setting 1 of 1 to 2, and by at most 0.020 at the others" in told
+    assert "0.030 in HNSW" in told
+    assert "between 0.030 and 0.070" in told
+    assert "about what the test itself can tell apart" in told
+    assert "could tell a better generator apart" in story(0.01, [-0.05, -0.05])
 
 
 def test_the_figure_of_promises_has_a_panel_an_index_and_a_line_a_generator():
