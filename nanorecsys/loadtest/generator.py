@@ -70,6 +70,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         keep_every: keep the body of every so-manieth answer; 0 keeps none.
         pids: roots of the server's process trees, whose CPU time and memory are measured.
         bound_ms, percentile: what latency, counted from the intended time, must not pass; offline has no bound.
+        fail_fast: of open: send no more once a measured request has failed, since no length makes such a run valid.
         minimum: measured requests, below which a run is not valid; 1,000 leave 10 beyond a 99th percentile.
         allow_remote: load a host that is not loopback.
         nice: of the generator, where the system allows it. Below 0 it is on time also where the server takes all
@@ -101,6 +102,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     pids: list[int] = []
     bound_ms: float = 100.0
     percentile: float = 99.0
+    fail_fast: bool = False
     minimum: int = 1000
     allow_remote: bool = False
     nice: int = -10
@@ -122,7 +124,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """What the generating process leaves beside its rows.
 
     Args:
-        begin_ns, end_ns: the measured part; offline and interrupted runs end with the last answer.
+        begin_ns, end_ns: the measured part; one that is offline, or stopped early, ends with the last answer.
         cpu_s: user and system time of the generator from the begin until all was answered.
         interrupted: it was told to stop early.
         failures: broken attempts by their error's name, with those that were tried again.

@@ -225,7 +225,7 @@ def server(
     From `start_rate` rates double while they are valid, or halve until one is. Then the interval between a valid and a
     failed one is halved (geometrically) down to the precision. At last a long run confirms the rate, or, where it
     fails, one a few per cent lower. A try that is VOID, as the generator was late, is made again once; VOID twice
-    counts as failed, and `limit` says so. Each try has cold users of its own.
+    counts as failed, and `limit` says so. A try ends with its first error. Each has cold users of its own.
 
     Args:
         load: what is loaded; its caches should be warm.
@@ -254,7 +254,7 @@ def server(
 
     def attempt(step: str, rate: float, duration: float = seconds) -> bool:
         minimum = asked if step == "confirm" else min(asked, int(rate * duration / 2))
-        given = {**fields, "bound_ms": bound_ms, "minimum": minimum}
+        given = {**fields, "bound_ms": bound_ms, "minimum": minimum, "fail_fast": True}
         for _ in range(2):
             run = open_loop(load, rate, duration, warm_up_s, **given)
             tries.append(_try(step, rate, run, load.out))

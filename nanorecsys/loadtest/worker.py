@@ -196,6 +196,7 @@ class Generator:
                 break
         if self.status[i] != 200:
             self.failed += 1
+            self.stopped |= self.plan.fail_fast and self.due[i] >= self.plan.warm_up_s * 1e9
         del self.running[i]
         if self.plan.mode != "open":
             self._ask_next()
@@ -281,7 +282,8 @@ class Generator:
         """What to say beside the rows."""
         begin_ns = int(self.plan.warm_up_s * 1e9)
         end_ns = begin_ns + int(self.plan.seconds * 1e9)
-        if self.plan.mode == "offline" or self.interrupted:
+        early = self.plan.mode == "open" and self.next < self.n
+        if self.plan.mode == "offline" or self.interrupted or early:
             end_ns = max(int(self.done.max(initial=0)), begin_ns)
         return Finished(
             begin_ns=begin_ns,

@@ -133,6 +133,20 @@ def test_errors_and_fallbacks_are_no_good_answers(plan) -> None:
     assert any("failed" in reason for reason in done.verdict.reasons) or done.verdict.kind == VOID
 
 
+def test_a_run_that_fails_fast_ends_with_the_first_measured_error(plan) -> None:
+    async def answer(request: web.Request, body: dict, number: int) -> web.Response:
+        return fine(status=503 if number in (3, 40) else 200)
+
+    done, server = run(answer, plan, rate=100.0, warm_up_s=0.2, seconds=20.0, fail_fast=True)
+    s = done.summary
+    assert 40 < len(server.requests) < 60
+    assert (s.errors, s.statuses[503]) == (1, 1)
+    assert s.seconds < 2
+    assert s.offered_per_s > 50
+    assert not done.verdict.valid
+    assert not done.finished.interrupted
+
+
 def test_a_cut_connection_is_tried_again_on_a_fresh_one(plan) -> None:
     cut: set[int] = set()
 

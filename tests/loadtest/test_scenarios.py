@@ -85,6 +85,7 @@ def test_the_largest_rate_is_found_to_the_precision(search, capacity: float) -> 
     assert outcomes.plans[-1].seconds == 3.0
     assert len(found.tries) == len(outcomes.plans) <= 16
     assert "it was so" in found.limit
+    assert all(plan.fail_fast for plan in outcomes.plans)
 
 
 def test_each_try_has_cold_users_and_arrivals_of_its_own(search) -> None:
