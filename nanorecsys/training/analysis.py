@@ -146,6 +146,7 @@ def variants(model: RetrieverConfig, names: Sequence[str]) -> dict[str, dict[str
     """
     known = {
         **{name: (f"loss: {name}", {"loss": name}) for name in LOSSES if name != "full_softmax"},
+        "seen_negatives": ("seen items as negatives", {"seen_negatives": True}),
         "id_alone": ("items by id alone", {"content": False}),
         "absolute": ("positions: absolute", {"positions": "absolute"}),
         "half_window": ("window halved", {"window": model.window // 2}),

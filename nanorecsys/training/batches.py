@@ -6,8 +6,9 @@ later one after all that came before. The users of an epoch are shuffled, their 
 epoch, and no place of a row is empty but in the last row of the epoch. Segments keep the histories of a row apart.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -24,18 +25,24 @@ class Batch:
         items: vocabulary numbers (item + 1), 0 for an empty history.
         segments: which history of the row a place belongs to, non-decreasing.
         targets: vocabulary numbers of the next items, 0 where the row is empty.
+        events: where in the histories each target lies, 0 where the row is empty.
     """
 
     items: Tensor
     segments: Tensor
     targets: Tensor
+    events: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same change of every column."""
+        return Batch(*(change(getattr(self, field.name)) for field in fields(self)))
 
     def share(self, rank: int, world: int) -> "Batch":
         """Every world-th row."""
-        return Batch(self.items[rank::world], self.segments[rank::world], self.targets[rank::world])
+        return self.map(lambda column: column[rank::world])
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.items.to(device), self.segments.to(device), self.targets.to(device))
+        return self.map(lambda column: column.to(device))
 
 
 def rows_of_epoch(n_events: int, window: int) -> int:
@@ -65,7 +72,7 @@ def epoch(histories: Histories, window: int, rng: np.random.Generator) -> Batch:
     rows = rows_of_epoch(len(place), window)
     order = rng.permutation(rows)
     columns = []
-    for column, empty in ((items, 0), (segments, segments[-1] + 1), (targets, 0)):
+    for column, empty in ((items, 0), (segments, segments[-1] + 1), (targets, 0), (source, 0)):
         padded = np.full(rows * window, empty, np.int64)
         padded[: len(column)] = column
         columns.append(torch.from_numpy(padded.reshape(rows, window)[order]))
@@ -75,5 +82,25 @@ def epoch(histories: Histories, window: int, rng: np.random.Generator) -> Batch:
 def batches(rows: Batch, size: int) -> Iterator[Batch]:
     """The rows of an epoch, `size` at a time; the last batch may be smaller."""
     for start in range(0, len(rows.items), size):
-        part = slice(start, start + size)
-        yield Batch(rows.items[part], rows.segments[part], rows.targets[part])
+        yield rows.map(itemgetter(slice(start, start + size)))
+
+
+def had_before(offsets: Tensor, items: Tensor, events: Tensor, n_items: int) -> Tensor:
+    """What the user of each event had before it, all of its history and not only what a row shows.
+
+    Args:
+        offsets, items: of the histories, int64 (u + 1,) and (n,).
+        events: int64 (N,), places in `items`.
+        n_items: size of the catalogue.
+
+    Returns:
+        bool (N, n_items + 1), by vocabulary number; False for the event's own item, though it be a repeat.
+    """
+    starts = offsets[torch.searchsorted(offsets, events, right=True) - 1]
+    counts = events - starts
+    row = torch.repeat_interleave(counts)  # the number of an event, once for each that came before it
+    entry = torch.arange(len(row), device=row.device) + (starts - (counts.cumsum(0) - counts))[row]
+    had = torch.zeros(len(events), n_items + 1, dtype=torch.bool, device=row.device)
+    had[row, items[entry] + 1] = True
+    had[torch.arange(len(events), device=row.device), items[events] + 1] = False
+    return had

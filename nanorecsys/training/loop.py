@@ -42,6 +42,7 @@ class TrainingConfig:
         epochs: passes over the events that the schedule is laid out for.
         patience: stop after that many epochs without a better validation; 0 for never.
         loss: a name of `losses.LOSSES`.
+        seen_negatives: a target is compared with the items that its user had before, too, which no ranking contains.
         batch_tokens: targets in a step of all processes together, rounded to whole windows.
         learning_rate: the highest: it rises over the first `warmup` of all steps and falls to 0 at the last.
         warmup: share of the steps.
@@ -54,6 +55,7 @@ class TrainingConfig:
     epochs: int = 12
     patience: int = 0
     loss: str = "full_softmax"
+    seen_negatives: bool = False
     batch_tokens: int = 2000
     learning_rate: float = 2e-3
     warmup: float = 0.1
@@ -162,6 +164,8 @@ class Run:
         self.model, self.histories, self.config = model, histories, config
         self.device = next(model.parameters()).device
         self.loss = LOSSES[config.loss]
+        self.offsets = torch.from_numpy(histories.offsets).to(self.device)
+        self.events = torch.from_numpy(histories.items.astype(np.int64)).to(self.device)
         self.counts = torch.from_numpy(np.bincount(histories.items + 1, minlength=len(model.items.ids))).to(self.device)
         self.optimizer = torch.optim.AdamW(
             [
@@ -183,6 +187,8 @@ class Run:
         self.name = ""  # what a checkpoint is known by
         # Dropout differs between the processes, negatives do not.
         torch.manual_seed(config.seed * 1000 + distributed.rank())
+        cuda = self.device.type == "cuda"
+        self.dropout = torch.cuda.default_generators[self.device.index] if cuda else torch.default_generator
         self.negatives = torch.Generator().manual_seed(config.seed)
 
     def steps_left(self) -> Iterator[float]:
@@ -213,7 +219,8 @@ class Run:
                 users, table = self.model(mine.items, mine.segments)  # (R, L, D), (V + 1, D)
                 users = users[filled] / self.model.config.temperature  # (N, D): the head only where a target is
                 weights = users.new_full((len(users),), 1 / len(targets))
-                loss = self.loss(users, table, mine.targets[filled], weights, candidates, self.counts)
+                had = self.had_before(mine.events[filled], len(table) - 1)
+                loss = self.loss(users, table, mine.targets[filled], had, weights, candidates, self.counts)
             loss.backward()
         loss = distributed.sum_gradients(self.model.parameters(), loss.detach()).item()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -227,6 +234,12 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss
+
+    def had_before(self, events: Tensor, n_items: int) -> Tensor:
+        """The items that each target is not compared with, bool (N, n_items + 1)."""
+        if self.config.seen_negatives:
+            return torch.zeros(len(events), n_items + 1, dtype=torch.bool, device=self.device)
+        return batches.had_before(self.offsets, self.events, events, n_items)
 
     def schedule(self) -> float:
         """Share of the highest learning rate: up over the warm-up, then down to 0 on a line."""
@@ -250,7 +263,7 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Everything; dropout's state from every process, the rest from the first."""
-        dropout = distributed.gather(torch.get_rng_state())
+        dropout = distributed.gather(self.dropout.get_state())
         if distributed.rank() == 0:
             state = {name: getattr(self, name) for name in _PLAIN}
             state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "dropout": dropout}
@@ -273,7 +286,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = state["best"]
         self.negatives.set_state(state["negatives"])
-        torch.set_rng_state(state["dropout"][distributed.rank()])
+        self.dropout.set_state(state["dropout"][distributed.rank()])
 
 
 _PLAIN = ("step", "epoch", "best_epoch", "total", "seconds", "curve")

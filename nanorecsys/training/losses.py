@@ -5,7 +5,8 @@ Every loss maps users' vectors, the item table and the targets to one number,
     loss = sum_n w_n l_n,
 
 where l_n is the loss of target n, t its item, and s_j = u_n . v_j the logit of item j, with u_n the user's vector
-divided by the temperature. V is the number of items. The weights carry the mean: it has to be one over the global
+divided by the temperature. V is the number of items. H is what the user had before the target: a ranking leaves these
+items out, so no loss pushes the user away from them. The weights carry the mean: it has to be one over the global
 batch, of which a process may hold a share only. `candidates` draws the items that a whole global batch shares.
 """
 
@@ -40,6 +41,7 @@ class Loss(Protocol):
         users: Tensor,
         table: Tensor,
         targets: Tensor,
+        had: Tensor,
         weights: Tensor,
         candidates: Tensor | None,
         counts: Tensor,
@@ -50,6 +52,7 @@ class Loss(Protocol):
             users: (N, D), divided by the temperature.
             table: (V + 1, D); row 0 is padding and never a candidate.
             targets: int64 (N,), from 1.
+            had: bool (N, V + 1), which items are in H; never a target.
             weights: (N,), in the precision that logits are summed in.
             candidates, counts: as above.
         """
@@ -57,7 +60,7 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class FullSoftmax:
-    """Cross entropy over the catalogue: l = log sum_j exp s_j - s_t.
+    """Cross entropy over the catalogue without H: l = log sum_{j not in H} exp s_j - s_t.
 
     Computed with its gradient chunk by chunk, so that the logits of a batch never exist (the idea of Wijmans et al.
     2024, Cut your losses in large-vocabulary language models).
@@ -66,15 +69,17 @@ class FullSoftmax:
     def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> None:
         return None
 
-    def __call__(self, users, table, targets, weights, candidates, counts):
+    def __call__(self, users, table, targets, had, weights, candidates, counts):
         device = users.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else users.dtype
-        return _FullSoftmax.apply(users, table[1:], targets - 1, weights, dtype)
+        return _FullSoftmax.apply(users, table[1:], targets - 1, had[:, 1:], weights, dtype)
 
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx, users: Tensor, items: Tensor, targets: Tensor, had: Tensor, weights: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         u, v = users.to(dtype), items.to(dtype)
         loss = weights.new_zeros(())
         users_grad = torch.empty_like(u)
@@ -82,7 +87,8 @@ class _FullSoftmax(torch.autograd.Function):
         for start in range(0, len(u), CHUNK):
             part = slice(start, start + CHUNK)
             target, weight = targets[part, None], weights[part, None]
-            log_p = (u[part] @ v.T).log_softmax(1, dtype=weights.dtype)  # (CHUNK, V)
+            logits = (u[part] @ v.T).masked_fill_(had[part], -torch.inf)  # (CHUNK, V)
+            log_p = logits.log_softmax(1, dtype=weights.dtype)
             loss -= (weight * log_p.gather(1, target)).sum()
             # d loss / d s = w (softmax - onehot), in place of the log-probabilities
             grad = log_p.exp_().mul_(weight).scatter_add_(1, target, -weight).to(dtype)
@@ -93,16 +99,16 @@ class _FullSoftmax(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         users_grad, items_grad = ctx.saved_tensors
-        return users_grad.to(ctx.dtype) * grad, items_grad * grad, None, None, None
+        return users_grad.to(ctx.dtype) * grad, items_grad * grad, None, None, None, None
 
 
 @dataclass(frozen=True)
 class SampledSoftmax:
     """Cross entropy over the target and k uniform negatives S that the batch shares:
 
-        l = log(exp s_t + V / k * sum_{j in S, j != t} exp s_j) - s_t
+        l = log(exp s_t + V / k * sum_{j in S \\ H, j != t} exp s_j) - s_t
 
     The factor makes the sum an unbiased estimate of the full one (Jean et al. 2015, On using very large target
     vocabulary for neural machine translation, section 3, with a uniform proposal).
@@ -113,8 +119,8 @@ class SampledSoftmax:
     def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
         return _uniform(self.k, counts, generator)
 
-    def __call__(self, users, table, targets, weights, candidates, counts):
-        positive, negative = _logits(users, table, targets, candidates)
+    def __call__(self, users, table, targets, had, weights, candidates, counts):
+        positive, negative = _logits(users, table, targets, had, candidates)
         correction = torch.tensor((len(table) - 1) / self.k).log()
         return _cross_entropy(positive, negative + correction, weights)
 
@@ -123,7 +129,7 @@ class SampledSoftmax:
 class InBatch:
     """InfoNCE over the batch's own targets B, which occur as often as they are popular, so logQ-corrected:
 
-        l = log(exp s_t + sum_{j in B, j != t} exp(s_j - log(|B| q_j))) - s_t,  q_j = count_j / sum_i count_i
+        l = log(exp s_t + sum_{j in B \\ H, j != t} exp(s_j - log(|B| q_j))) - s_t,  q_j = count_j / sum_i count_i
 
     (Yi et al. 2019, Sampling-bias-corrected neural modeling, eq. 3; but the positive is in the sum for certain and so
     not corrected: Khrylchenko et al. 2025, Correcting the logQ correction.)
@@ -132,8 +138,8 @@ class InBatch:
     def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
         return targets
 
-    def __call__(self, users, table, targets, weights, candidates, counts):
-        positive, negative = _logits(users, table, targets, candidates)
+    def __call__(self, users, table, targets, had, weights, candidates, counts):
+        positive, negative = _logits(users, table, targets, had, candidates)
         expected = len(candidates) * counts[candidates] / counts.sum()
         return _cross_entropy(positive, negative - expected.log(), weights)
 
@@ -142,7 +148,7 @@ class InBatch:
 class BCE:
     """Binary cross entropy against k uniform negatives S that the batch shares, together as heavy as the positive:
 
-        l = -log sigma(s_t) - 1/k sum_{j in S, j != t} log(1 - sigma(s_j))
+        l = -log sigma(s_t) - 1/k sum_{j in S \\ H, j != t} log(1 - sigma(s_j))
 
     (Kang and McAuley 2018, Self-attentive sequential recommendation, eq. 6, in expectation over its one negative.)
     """
@@ -152,8 +158,8 @@ class BCE:
     def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
         return _uniform(self.k, counts, generator)
 
-    def __call__(self, users, table, targets, weights, candidates, counts):
-        positive, negative = _logits(users, table, targets, candidates)
+    def __call__(self, users, table, targets, had, weights, candidates, counts):
+        positive, negative = _logits(users, table, targets, had, candidates)
         return weights @ (functional.softplus(-positive) + functional.softplus(negative).sum(1) / self.k)
 
 
@@ -161,7 +167,7 @@ class BCE:
 class GBCE:
     """Generalised BCE, which takes back the overconfidence that negative sampling brings:
 
-        l = -beta log sigma(s_t) - sum_{j in S, j != t} log(1 - sigma(s_j)),
+        l = -beta log sigma(s_t) - sum_{j in S \\ H, j != t} log(1 - sigma(s_j)),
         beta = alpha (t (1 - 1 / alpha) + 1 / alpha),  alpha = k / (V - 1)
 
     (Petrov and Macdonald 2023, gSASRec, eq. 7 and 11; t = 0 leaves the positive alone, t = 1 calibrates.)
@@ -173,8 +179,8 @@ class GBCE:
     def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
         return _uniform(self.k, counts, generator)
 
-    def __call__(self, users, table, targets, weights, candidates, counts):
-        positive, negative = _logits(users, table, targets, candidates)
+    def __call__(self, users, table, targets, had, weights, candidates, counts):
+        positive, negative = _logits(users, table, targets, had, candidates)
         # A catalogue of one item has no negatives to calibrate for.
         alpha = min(1.0, self.k / max(len(table) - 2, 1))
         beta = alpha * (self.t * (1 - 1 / alpha) + 1 / alpha)
@@ -196,11 +202,11 @@ def _uniform(k: int, counts: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randint(1, len(counts), (k,), generator=generator).to(counts.device)
 
 
-def _logits(users: Tensor, table: Tensor, targets: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of the targets (N,) and of the candidates (N, C), -inf where a candidate is the target itself."""
+def _logits(users: Tensor, table: Tensor, targets: Tensor, had: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of the targets (N,) and of the candidates (N, C), -inf where a candidate is the target or in H."""
     positive = (users * table[targets]).sum(1)
     negative = (users @ table[candidates].T).to(positive.dtype)
-    return positive, negative.masked_fill(targets[:, None] == candidates, -torch.inf)
+    return positive, negative.masked_fill((targets[:, None] == candidates) | had[:, candidates], -torch.inf)
 
 
 def _cross_entropy(positive: Tensor, negative: Tensor, weights: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
     padded, fp32    one row a user, its last events padded to the window; logits at every place of every row; AdamW as
                     it comes; fp32
-    packed, fp32    rows without padding, the head by chunks and only where a target is, fused AdamW
+    packed, fp32    rows without padding, the head by chunks and only where a target is, without the items that its user
+                    had before; dropout by random bytes; fused AdamW
     packed, bf16    the same, with matrix products in bf16 (as `TrainingConfig.precision` "auto" takes where it pays)
 
 All three train the same model at the same number of rows a step, a few steps of each in turn, so that a machine that

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanorecsys.models.errors import ModelError
 from nanorecsys.models.items import item_content
-from nanorecsys.models.retriever import Retriever, RetrieverConfig, load_retriever, save_retriever
+from nanorecsys.models.retriever import Retriever, RetrieverConfig, dropout, load_retriever, save_retriever
 
 N_ITEMS = 12
 SMALL = RetrieverConfig(d=16, layers=3, heads=2, hidden=24, window=10, dropout=0.2, content=False)
@@ -107,6 +107,24 @@ def test_dropout_acts_in_training_only():
         assert torch.equal(*(model(items, items * 0)[0] for _ in range(2)))
         model.train()
         assert not torch.equal(*(model(items, items * 0)[0] for _ in range(2)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.999])
+def test_dropout_drops_its_share_and_keeps_the_mean(p, dtype):
+    torch.manual_seed(0)
+    x = torch.ones(301, 1001, dtype=dtype, requires_grad=True)
+    y = dropout(x, p, training=True)
+    assert (y == 0).float().mean().item() == pytest.approx(p, abs=0.005)
+    assert y.float().mean().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], y)
+    # No element, row or column stands out, and none depends on its neighbour.
+    dropped = (y == 0).double()
+    for neighbour in (dropped[:, 1:], dropped[1:]):
+        mine = dropped[: len(neighbour), : neighbour.shape[1]]
+        assert (mine * neighbour).mean().item() == pytest.approx(dropped.mean().item() ** 2, abs=0.005)
+    assert dropped.mean(0).sub(p).abs().max() < 0.15
+    assert torch.equal(dropout(x, p, training=False), x)
 
 
 def test_item_vectors_leave_padding_out_and_keep_the_mode():

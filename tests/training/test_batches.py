@@ -1,12 +1,13 @@
 from itertools import chain, pairwise
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanorecsys.data import Histories
 from nanorecsys.data.padding import padded
-from nanorecsys.training.batches import batches, epoch, rows_of_epoch
+from nanorecsys.training.batches import batches, epoch, had_before, rows_of_epoch
 
 HISTORIES = st.lists(st.lists(st.integers(0, 50), max_size=30), min_size=1, max_size=8)
 
@@ -41,6 +42,22 @@ def test_every_event_is_the_target_of_one_place_after_what_came_before(histories
                 # The context of a place ends with the target of the place before it.
                 assert items[row, place] == targets[row, place - 1]
                 assert items[row, place - 1] > 0
+
+
+@given(HISTORIES.filter(any), st.integers(1, 12), st.integers(0, 9))
+@settings(deadline=None)
+def test_what_a_user_had_before_a_target_is_all_of_its_history_up_to_there(histories, window, seed):
+    known = csr(histories)
+    rows = epoch(known, window, np.random.default_rng(seed))
+    events = rows.events[rows.targets > 0]
+    offsets, items = torch.from_numpy(known.offsets), torch.from_numpy(known.items.astype(np.int64))
+    had = had_before(offsets, items, events, 51)
+    assert (items[events] + 1 == rows.targets[rows.targets > 0]).all()
+    wanted = {}
+    for start, history in zip(known.offsets, histories, strict=False):
+        for place, item in enumerate(history):
+            wanted[int(start) + place] = {earlier + 1 for earlier in history[:place]} - {item + 1}
+    assert {int(e): set(np.flatnonzero(row)) for e, row in zip(events, had.numpy(), strict=True)} == wanted
 
 
 @given(HISTORIES.filter(any), st.integers(2, 12))

@@ -15,7 +15,7 @@ from nanorecsys.models.retriever import Retriever
 from nanorecsys.training.encode import encode_users
 from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import fit_retriever, scorer
-from nanorecsys.training.loop import TrainingConfig, train
+from nanorecsys.training.loop import Run, TrainingConfig, train
 from nanorecsys.training.losses import LOSSES
 from tests.training.sequences import SHORT, SMALL, titles, walks
 
@@ -65,6 +65,20 @@ def test_same_seed_same_weights_and_another_seed_others():
         models.append(weights(model))
     assert torch.equal(models[0], models[1])
     assert not torch.equal(models[0], models[2])
+
+
+def test_what_a_user_had_before_is_compared_with_the_target_only_if_asked_for():
+    twice = Histories(np.array([0, 4], np.int64), np.array([7, 3, 7, 5], np.int32))
+    events = torch.arange(4)
+    had = Run(fresh(), twice, SHORT).had_before(events, 30)
+    assert [row.nonzero().flatten().tolist() for row in had] == [[], [8], [4], [4, 8]]
+    assert not Run(fresh(), twice, replace(SHORT, seen_negatives=True)).had_before(events, 30).any()
+
+    def losses(config):
+        return train(fresh(), HISTORIES, config, progress=False).curve["loss"].to_list()
+
+    apart, together = losses(SHORT), losses(replace(SHORT, seen_negatives=True))
+    assert apart[0] < together[0]
 
 
 @pytest.mark.parametrize("loss", ["full_softmax", "sampled_softmax"])

@@ -19,40 +19,42 @@ def example():
     targets[3] = targets[5]  # a repeat, so that in-batch negatives hit the target
     weights = torch.rand(N, dtype=torch.float64) / N
     counts = torch.cat([torch.zeros(1), torch.randint(1, 30, (V,))]).double()
-    return users, table, targets, weights, counts
+    had = torch.rand(N, V + 1) < 0.3
+    had[torch.arange(N), targets] = False
+    return users, table, targets, had, weights, counts
 
 
 def sigmoid(x):
     return 1 / (1 + torch.exp(-x))
 
 
-def full(s, t, candidates, counts):
-    return torch.log(sum(torch.exp(s[j]) for j in range(1, V + 1))) - s[t]
+def full(s, t, had, candidates, counts):
+    return torch.log(sum(torch.exp(s[j]) for j in range(1, V + 1) if not had[j])) - s[t]
 
 
-def sampled(s, t, candidates, counts):
-    rest = sum(torch.exp(s[j]) for j in candidates.tolist() if j != t)
+def sampled(s, t, had, candidates, counts):
+    rest = sum(torch.exp(s[j]) for j in candidates.tolist() if j != t and not had[j])
     return torch.log(torch.exp(s[t]) + V / len(candidates) * rest) - s[t]
 
 
-def in_batch(s, t, candidates, counts):
+def in_batch(s, t, had, candidates, counts):
     total = torch.exp(s[t])
     for j in candidates.tolist():
-        if j != t:
+        if j != t and not had[j]:
             q = counts[j] / counts.sum()
             total = total + torch.exp(s[j] - math.log(len(candidates) * q))
     return torch.log(total) - s[t]
 
 
-def bce(s, t, candidates, counts):
-    negatives = [torch.log(1 - sigmoid(s[j])) for j in candidates.tolist() if j != t]
+def bce(s, t, had, candidates, counts):
+    negatives = [torch.log(1 - sigmoid(s[j])) for j in candidates.tolist() if j != t and not had[j]]
     return -torch.log(sigmoid(s[t])) - sum(negatives) / len(candidates)
 
 
-def gbce(s, t, candidates, counts):
+def gbce(s, t, had, candidates, counts):
     alpha = 5 / (V - 1)
     beta = alpha * (0.75 * (1 - 1 / alpha) + 1 / alpha)
-    negatives = [torch.log(1 - sigmoid(s[j])) for j in candidates.tolist() if j != t]
+    negatives = [torch.log(1 - sigmoid(s[j])) for j in candidates.tolist() if j != t and not had[j]]
     return -torch.log(sigmoid(s[t]) ** beta) - sum(negatives)
 
 
@@ -69,10 +71,10 @@ def both(name, monkeypatch):
     # Several chunks, the last one short.
     monkeypatch.setattr(losses, "CHUNK", 4)
     loss, naive = CASES[name]
-    users, table, targets, weights, counts = example()
+    users, table, targets, had, weights, counts = example()
     candidates = loss.candidates(targets, counts, torch.Generator().manual_seed(1))
-    fast = loss(users, table, targets, weights, candidates, counts)
-    slow = sum(weights[n] * naive(table @ users[n], int(targets[n]), candidates, counts) for n in range(N))
+    fast = loss(users, table, targets, had, weights, candidates, counts)
+    slow = sum(weights[n] * naive(table @ users[n], int(targets[n]), had[n], candidates, counts) for n in range(N))
     return users, table, fast, slow
 
 
@@ -92,17 +94,17 @@ def test_loss_and_gradients_equal_a_loop(name, monkeypatch):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_better_target_lowers_the_loss(name):
-    users, table, targets, weights, counts = example()
+    users, table, targets, had, weights, counts = example()
     loss = CASES[name][0]
     candidates = loss.candidates(targets, counts, torch.Generator().manual_seed(1))
-    before = loss(users, table, targets, weights, candidates, counts)
+    before = loss(users, table, targets, had, weights, candidates, counts)
     (towards,) = torch.autograd.grad(before, users)
-    assert loss(users - 10 * towards, table, targets, weights, candidates, counts) < before
+    assert loss(users - 10 * towards, table, targets, had, weights, candidates, counts) < before
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_candidates_are_items_and_repeat_with_the_seed(name):
-    _, _, targets, _, counts = example()
+    _, _, targets, _, _, counts = example()
     draws = [CASES[name][0].candidates(targets, counts, torch.Generator().manual_seed(3)) for _ in range(2)]
     if name == "full_softmax":
         assert draws == [None, None]
@@ -118,17 +120,17 @@ def test_a_catalogue_of_one_item_has_a_finite_loss_and_gradient(name):
     targets, counts = torch.ones(4, dtype=torch.int64), torch.tensor([0, 4])
     loss = LOSSES[name]
     candidates = loss.candidates(targets, counts, torch.Generator())
-    value = loss(users, table, targets, torch.full((4,), 0.25), candidates, counts)
+    value = loss(users, table, targets, torch.zeros(4, 2, dtype=torch.bool), torch.full((4,), 0.25), candidates, counts)
     value.backward()
     assert value.isfinite()
     assert users.grad.isfinite().all()
 
 
 def test_sampled_softmax_estimates_the_full_one():
-    users, table, targets, weights, counts = example()
+    users, table, targets, had, weights, counts = example()
     generator = torch.Generator().manual_seed(0)
     loss = SampledSoftmax(k=20_000)
     candidates = loss.candidates(targets, counts, generator)
-    estimate = loss(users, table, targets, weights, candidates, counts)
-    exact = FullSoftmax()(users, table, targets, weights, None, counts)
+    estimate = loss(users, table, targets, had, weights, candidates, counts)
+    exact = FullSoftmax()(users, table, targets, had, weights, None, counts)
     assert estimate.item() == pytest.approx(exact.item(), rel=0.02)
