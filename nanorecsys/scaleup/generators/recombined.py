@@ -58,7 +58,7 @@ class Recombined:
         own: range of the share of coordinates that stay the item's; each new item draws its own share.
     """
 
-    version = 1
+    version = 2
     neighbours = 2
 
     def __init__(self, near: int, far: int, own: tuple[float, float]) -> None:
