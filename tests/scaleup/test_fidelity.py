@@ -16,19 +16,18 @@ from nanorecsys.scaleup.shards import generate
 
 @pytest.fixture(scope="module")
 def catalogue() -> np.ndarray:
-    """2,000 items in overlapping clusters of 32 dimensions with a decaying spectrum, unit float32."""
+    """2,400 items in 6 overlapping clusters of 64 dimensions with a decaying spectrum, unit float32."""
     rng = np.random.default_rng(0)
-    scale = 0.93 ** np.arange(32)
-    centres = rng.standard_normal((20, 32)) * scale
-    return normalised(
-        (centres[rng.integers(20, size=2000)] + 0.6 * scale * rng.standard_normal((2000, 32))).astype("f4")
-    )
+    scale = 0.98 ** np.arange(64)
+    centres = rng.standard_normal((6, 64)) * scale
+    items = centres[rng.integers(6, size=2400)] + 0.6 * scale * rng.standard_normal((2400, 64))
+    return normalised(items.astype("f4"))
 
 
 @pytest.fixture(scope="module")
 def users() -> np.ndarray:
     rng = np.random.default_rng(1)
-    return normalised((rng.standard_normal((80, 32)) * 0.93 ** np.arange(32)).astype("f4"))
+    return normalised((rng.standard_normal((80, 64)) * 0.98 ** np.arange(64)).astype("f4"))
 
 
 class Copier:
@@ -48,7 +47,7 @@ class Copier:
 
 @pytest.fixture(scope="module")
 def held(catalogue, users):
-    settings = Settings(subsets=2, trainings=1, kept=0.2, bound=0.05, seed=3, workers=2)
+    settings = Settings(subsets=2, trainings=1, kept=0.5, bound=0.05, seed=3, workers=2)
     return held_out(catalogue, users, ["independent", "recombined"], settings)
 
 
@@ -103,7 +102,7 @@ def test_subsets_part_the_items_and_differ(catalogue):
     settings = Settings(kept=0.1, seed=5)
     first, second = subset(catalogue, settings, 0), subset(catalogue, settings, 1)
     assert sorted(np.concatenate(first)) == list(range(len(catalogue)))
-    assert len(first[0]) == 200
+    assert len(first[0]) == 240
     assert set(first[0]) != set(second[0])
 
 
@@ -137,7 +136,7 @@ def test_curve_arithmetic():
 
 def test_descriptors_of_known_clouds(users):
     rng = np.random.default_rng(2)
-    flat = np.zeros((1500, 32), np.float32)
+    flat = np.zeros((1500, 64), np.float32)
     flat[:, :3] = rng.standard_normal((1500, 3))
     sphere = normalised(flat)  # two dimensions
     found = describe(sphere, users, 0)

@@ -52,6 +52,8 @@ class Recombined:
     included. Nothing depends on the size of the catalogue: more items are more draws from the same density, and the
     first n of a large one are a catalogue of n.
 
+    A neighbourhood is a number of items: clusters of fewer than `near` are mixed with what lies around them.
+
     Args:
         near: neighbours, the item included, that the first axis takes from, that of the largest variance.
         far: those that the last one takes from; the number grows geometrically between.
