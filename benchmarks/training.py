@@ -18,7 +18,7 @@ from nanorecsys.data import DEFAULT_DATASET, histories, load_dataset
 from nanorecsys.models.items import item_content
 from nanorecsys.models.retriever import RetrieverConfig
 from nanorecsys.study.provenance import cpu_info, threads
-from nanorecsys.training.loop import TrainingConfig, best_device
+from nanorecsys.training.loop import TrainingConfig, device_name
 from nanorecsys.training.throughput import measure, summarise
 
 LIMIT = 3.0
@@ -66,7 +66,7 @@ def main() -> int:
     )
     table = summarise(rows, known, shape.window)
     cpu, _ = cpu_info()
-    machine = {"cpu": cpu, "device": str(best_device()), "torch_threads": torch.get_num_threads(), **threads()}
+    machine = {"cpu": cpu, "device": device_name(), "torch_threads": torch.get_num_threads(), **threads()}
     print(f"\n{dataset.name}, {dataset.interactions.n_items} items; {machine}")
     print(f"{'':<16}{'tokens/s':>10}{'lowest':>9}{'highest':>9}{'sequences/s':>13}{'x padded':>10}")
     for row in table.iter_rows(named=True):

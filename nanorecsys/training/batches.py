@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nanorecsys.data import Histories
+from nanorecsys.evaluation.ranking import expand
 
 
 @dataclass(frozen=True)
@@ -85,22 +86,23 @@ def batches(rows: Batch, size: int) -> Iterator[Batch]:
         yield rows.map(itemgetter(slice(start, start + size)))
 
 
-def had_before(offsets: Tensor, items: Tensor, events: Tensor, n_items: int) -> Tensor:
+def had_before(histories: Histories, events: np.ndarray, n_items: int, device: torch.device | None = None) -> Tensor:
     """What the user of each event had before it, all of its history and not only what a row shows.
 
     Args:
-        offsets, items: of the histories, int64 (u + 1,) and (n,).
-        events: int64 (N,), places in `items`.
+        histories: n events.
+        events: int64 (N,), places in the histories' items.
         n_items: size of the catalogue.
+        device: of the answer.
 
     Returns:
         bool (N, n_items + 1), by vocabulary number; False for the event's own item, though it be a repeat.
     """
-    starts = offsets[torch.searchsorted(offsets, events, right=True) - 1]
-    counts = events - starts
-    row = torch.repeat_interleave(counts)  # the number of an event, once for each that came before it
-    entry = torch.arange(len(row), device=row.device) + (starts - (counts.cumsum(0) - counts))[row]
-    had = torch.zeros(len(events), n_items + 1, dtype=torch.bool, device=row.device)
-    had[row, items[entry] + 1] = True
-    had[torch.arange(len(events), device=row.device), items[events] + 1] = False
-    return had
+    first = histories.offsets[np.searchsorted(histories.offsets, events, side="right") - 1]
+    row, earlier = expand(first, events)
+    own, had_row, had_item = (
+        torch.from_numpy(a).to(device, torch.int64) for a in (histories.items[events], row, histories.items[earlier])
+    )
+    had = torch.zeros(len(events), n_items + 1, dtype=torch.bool, device=device)
+    had[had_row, had_item + 1] = True
+    return had.scatter_(1, own[:, None] + 1, False)

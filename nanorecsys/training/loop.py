@@ -147,6 +147,11 @@ def best_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
+def device_name() -> str:
+    """What `best_device` is, for records: the card's name, or CPU."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context that forward and loss run in, see `TrainingConfig.precision`."""
     if device.type == "cuda":
@@ -164,8 +169,6 @@ class Run:
         self.model, self.histories, self.config = model, histories, config
         self.device = next(model.parameters()).device
         self.loss = LOSSES[config.loss]
-        self.offsets = torch.from_numpy(histories.offsets).to(self.device)
-        self.events = torch.from_numpy(histories.items.astype(np.int64)).to(self.device)
         self.counts = torch.from_numpy(np.bincount(histories.items + 1, minlength=len(model.items.ids))).to(self.device)
         self.optimizer = torch.optim.AdamW(
             [
@@ -219,7 +222,7 @@ class Run:
                 users, table = self.model(mine.items, mine.segments)  # (R, L, D), (V + 1, D)
                 users = users[filled] / self.model.config.temperature  # (N, D): the head only where a target is
                 weights = users.new_full((len(users),), 1 / len(targets))
-                had = self.had_before(mine.events[filled], len(table) - 1)
+                had = self.had_before(mine.events[filled].cpu().numpy(), len(table) - 1)
                 loss = self.loss(users, table, mine.targets[filled], had, weights, candidates, self.counts)
             loss.backward()
         loss = distributed.sum_gradients(self.model.parameters(), loss.detach()).item()
@@ -235,11 +238,11 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def had_before(self, events: Tensor, n_items: int) -> Tensor:
+    def had_before(self, events: np.ndarray, n_items: int) -> Tensor:
         """The items that each target is not compared with, bool (N, n_items + 1)."""
         if self.config.seen_negatives:
             return torch.zeros(len(events), n_items + 1, dtype=torch.bool, device=self.device)
-        return batches.had_before(self.offsets, self.events, events, n_items)
+        return batches.had_before(self.histories, events, n_items, self.device)
 
     def schedule(self) -> float:
         """Share of the highest learning rate: up over the warm-up, then down to 0 on a line."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 
 from nanorecsys.data import leave_one_out, load_dataset
 from nanorecsys.data.synthetic import write_ratings_csv
@@ -21,7 +20,7 @@ from nanorecsys.memory import peak_resident_bytes
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.training import batches
 from nanorecsys.training.errors import TrainingError
-from nanorecsys.training.loop import Run, TrainingConfig, best_device
+from nanorecsys.training.loop import Run, TrainingConfig, best_device, device_name
 from nanorecsys.training.result import ScaleResult
 
 WARM_UP = 2  # steps that are not counted
@@ -73,7 +72,6 @@ def _train(csv: Path, steps: int) -> ScaleResult:
         run.step += 1
         tokens += int(batch.targets.count_nonzero()) * (i >= WARM_UP)
     rate = tokens / (time.perf_counter() - start)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return ScaleResult(
         ratings=len(interactions),
         users=interactions.n_users,
@@ -83,7 +81,7 @@ def _train(csv: Path, steps: int) -> ScaleResult:
         hours_an_epoch=len(task.seen.items) / rate / 3600,
         load_s=loaded,
         peak_rss_gib=peak_resident_bytes() / 2**30,
-        device=device,
+        device=device_name(),
     )
 
 
