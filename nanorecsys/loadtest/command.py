@@ -131,7 +131,8 @@ def load(
     from rich.console import Console
 
     from nanorecsys.loadtest import scenarios
-    from nanorecsys.loadtest.generator import USER, Interrupted
+    from nanorecsys.loadtest.generator import Interrupted
+    from nanorecsys.loadtest.plan import USER
     from nanorecsys.loadtest.workload import Workload
 
     if USER in fixed["body"]:

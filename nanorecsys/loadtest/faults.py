@@ -38,8 +38,9 @@ from nanorecsys.export.bundle import Bundle, build_bundle, open_bundle
 from nanorecsys.loadtest import bundles as b
 from nanorecsys.loadtest import ladder, scenarios
 from nanorecsys.loadtest.errors import LoadTestError
-from nanorecsys.loadtest.generator import Progress, Run
+from nanorecsys.loadtest.generator import Run
 from nanorecsys.loadtest.measure import Bench, Target
+from nanorecsys.loadtest.plan import Progress
 from nanorecsys.loadtest.process import ServerProcess, free_port
 from nanorecsys.loadtest.result import Faults
 

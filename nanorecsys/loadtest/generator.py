@@ -13,9 +13,11 @@ Rows, one a request in order of intended time (parquet):
     body                           binary, of every `keep_every`-th answer, null elsewhere; absent where none is kept
 """
 
+import atexit
 import ipaddress
 import math
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -23,130 +25,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
 import polars as pl
 
+from nanorecsys.atomic import atomic_path
 from nanorecsys.loadtest.errors import GeneratorError, PlanError, RemoteHostError, UnreachableError
+from nanorecsys.loadtest.plan import BEGIN, COLUMNS, END, ENDED, FINISHED, LOG, PLAN, Finished, Plan, Progress
 from nanorecsys.loadtest.process import memory_mib, tree_cpu_s
-from nanorecsys.loadtest.schedule import poisson
-from nanorecsys.loadtest.summary import Lag, Summary, Verdict, judge, measure_lag, summarize
+from nanorecsys.loadtest.summary import STAGES, Lag, Summary, Verdict, judge, measure_lag, summarize
 
-USER = "{user}"  # in a body's template
-ROWS, PLAN, FINISHED, LOG = "rows.parquet", "plan.json", "finished.json", "generator.log"
-BEGIN, END = "begin", "end"  # of the measured part, as lines of the generator
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send, how, and when a run of it is valid.
-
-    Args:
-        url: of the server, with scheme, host and port.
-        out: folder for the rows.
-        mode: open sends on a Poisson schedule, whatever the server does. closed has `concurrency` clients, each of
-            which waits for its answer before it asks again. offline has all requests due at once, `concurrency` of
-            them at work.
-        users: .npy file, int32, the user of each request; an open run needs as many as it has arrivals.
-        hot: .npy file, bool, of the same length.
-        user_ids: .npy file, the id that each user number goes by; int64 or text.
-        rate: requests a second of an open run.
-        arrivals: .npy file, int64, nanoseconds from the start, ascending: when the requests of an open run are due,
-            in place of a Poisson stream at `rate`; empty for that.
-        seconds: of the measured part; an offline run goes on until all are answered.
-        warm_up_s: before it, discarded.
-        concurrency: of closed and offline.
-        max_in_flight: of open: a request that is due when so many are in flight is skipped, and counted.
-        connections: opened before the start; more are opened when all are in use.
-        spacing_ms: between openings, so that the connections do not all land on one worker.
-        timeout_s: for one attempt.
-        retries: after a broken connection, each on a fresh one; a timeout is not tried again.
-        path: of the request.
-        body: template in which {user} becomes the user's id as JSON; empty for one of `k` and `degrade`.
-        k, degrade: of the default body.
-        seed: of the schedule.
-        keep_every: keep the body of every so-manieth answer; 0 keeps none.
-        pids: roots of the server's process trees, whose CPU time and memory are measured.
-        bound_ms, percentile: what latency, counted from the intended time, must not pass; offline has no bound.
-        fail_fast: of open: send no more once a measured request has failed, since no length makes such a run valid.
-        minimum: measured requests, below which a run is not valid; 1,000 leave 10 beyond a 99th percentile.
-        allow_remote: load a host that is not loopback.
-        nice: of the generator, where the system allows it. Below 0 it is on time also where the server takes all
-            processors; it works no more for that.
-    """
-
-    url: str
-    out: str
-    users: str
-    hot: str
-    user_ids: str
-    seconds: float
-    mode: Literal["open", "closed", "offline"] = "open"
-    rate: float = 0.0
-    arrivals: str = ""
-    warm_up_s: float = 0.0
-    concurrency: int = 1
-    max_in_flight: int = 512
-    connections: int = 64
-    spacing_ms: float = 2.0
-    timeout_s: float = 10.0
-    retries: int = 2
-    path: str = "/recommend"
-    body: str = ""
-    k: int = 10
-    degrade: bool = False
-    seed: int = 0
-    keep_every: int = 0
-    pids: list[int] = []
-    bound_ms: float = 100.0
-    percentile: float = 99.0
-    fail_fast: bool = False
-    minimum: int = 1000
-    allow_remote: bool = False
-    nice: int = -10
-
-    @property
-    def template(self) -> str:
-        """The body, with {user} in it."""
-        fallback = ', "degrade": true' if self.degrade else ""
-        return self.body or f'{{"user_id": {USER}, "k": {self.k}, "include_titles": false{fallback}}}'
-
-    def due(self) -> np.ndarray:
-        """Arrivals of an open run, nanoseconds from the start, int64."""
-        if self.arrivals:
-            return np.load(self.arrivals)
-        return poisson(self.rate, self.warm_up_s + self.seconds, self.seed)
-
-
-class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """What the generating process leaves beside its rows.
-
-    Args:
-        begin_ns, end_ns: the measured part; one that is offline, or stopped early, ends with the last answer.
-        cpu_s: user and system time of the generator from the begin until all was answered.
-        interrupted: it was told to stop early.
-        failures: broken attempts by their error's name, with those that were tried again.
-        nice: the generator's priority.
-    """
-
-    begin_ns: int
-    end_ns: int
-    cpu_s: float
-    interrupted: bool
-    failures: dict[str, int]
-    nice: int
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far a run is."""
-
-    elapsed_s: float
-    sent: int
-    answered: int
-    failed: int
-    in_flight: int
+ROWS = "rows.parquet"
+_spare: list[subprocess.Popen] = []  # that wait for a plan, see `_take`
 
 
 @dataclass(frozen=True)
@@ -219,13 +112,16 @@ def run_plan(plan: Plan, progress: Callable[[Progress], None] | None = None) -> 
     check(plan)
     out = Path(plan.out)
     out.mkdir(parents=True, exist_ok=True)
-    for name in (ROWS, FINISHED):
+    for name in (ROWS, COLUMNS, FINISHED):
         (out / name).unlink(missing_ok=True)
     (out / PLAN).write_bytes(msgspec.json.encode(plan))
     before = memory_mib(plan.pids) if plan.pids else 0.0
     cpu, interrupted = _generate(plan, progress or (lambda _: None))
     finished = msgspec.json.decode((out / FINISHED).read_bytes(), type=Finished)
-    rows = pl.read_parquet(out / ROWS)
+    rows = _frame(pickle.loads((out / COLUMNS).read_bytes()))
+    with atomic_path(out / ROWS) as part:
+        rows.write_parquet(part)
+    (out / COLUMNS).unlink()
     summary = summarize(rows, finished.begin_ns, finished.end_ns)
     lag = measure_lag(rows) if plan.mode == "open" else Lag(0.0, 0.0, 0.0)  # else requests wait by intention
     bound_ms = math.inf if plan.mode == "offline" else plan.bound_ms
@@ -317,43 +213,92 @@ def _per(seconds: float, answers: int) -> float | None:
 def _generate(plan: Plan, progress: Callable[[Progress], None]) -> tuple[dict[str, float], bool]:
     """Server's CPU seconds at begin and end, and whether it was stopped by hand."""
     out = Path(plan.out)
-    command = [sys.executable, "-m", "nanorecsys.loadtest.worker", str(out / PLAN)]
     cpu: dict[str, float] = {}
-    interrupted = False
-    with (
-        (out / LOG).open("wb") as log,
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,  # Ctrl-C reaches this process, which passes it on once
-            env=os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1"),
-        ) as process,
-    ):
-        try:
-            while True:
-                try:
-                    for line in process.stdout:
-                        word = line.strip()
-                        if word in (BEGIN, END):
-                            cpu |= {word: tree_cpu_s(plan.pids)} if plan.pids else {}
-                        elif not interrupted:  # which may have torn a line
-                            progress(msgspec.json.decode(word, type=Progress))
-                    break
-                except KeyboardInterrupt:
-                    if interrupted:
-                        raise
-                    interrupted = True
-                    process.send_signal(signal.SIGINT)
-        except BaseException:
-            process.kill()
-            raise
+    interrupted, status = False, None
+    process = _take()
+    try:
+        print(out / PLAN, file=process.stdin, flush=True)
+        while status is None:
+            try:
+                for line in process.stdout:
+                    word = line.strip()
+                    if word in (BEGIN, END):
+                        cpu |= {word: tree_cpu_s(plan.pids)} if plan.pids else {}
+                    elif word.startswith(ENDED):
+                        status = int(word.removeprefix(ENDED))
+                        break
+                    elif not interrupted:  # which may have torn a line
+                        progress(msgspec.json.decode(word, type=Progress))
+                else:
+                    status = process.wait()
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                os.killpg(process.pid, signal.SIGINT)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        _close(process)
+        raise
+    if process.poll() is None:
+        _spare.append(process)
     if interrupted and not (out / FINISHED).exists():  # it had not begun
         raise KeyboardInterrupt
-    if process.returncode or not (out / FINISHED).exists():
-        told = (out / LOG).read_text(errors="replace").strip()[-800:]
-        raise GeneratorError(
-            f"the generator ended with status {process.returncode}: {told}", "Status -9 is memory that ran out."
-        )
+    if status or not (out / FINISHED).exists():
+        told = (out / LOG).read_text(errors="replace").strip()[-800:] if (out / LOG).exists() else ""
+        raise GeneratorError(f"the generator ended with status {status}: {told}", "Status -9 is memory that ran out.")
     return cpu, interrupted
+
+
+def _take() -> subprocess.Popen:
+    """A process that has loaded the generator's libraries, and forks one for each plan that it is told.
+
+    In a session of its own, so that Ctrl-C reaches this process, which passes it on once.
+    """
+    while _spare:
+        if (process := _spare.pop()).poll() is None:
+            return process
+        _close(process)
+    return subprocess.Popen(
+        [sys.executable, "-m", "nanorecsys.loadtest.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    )
+
+
+def _close(process: subprocess.Popen) -> None:
+    """End a process that waits for a plan, or has died."""
+    process.stdin.close()
+    process.stdout.close()
+    process.wait()
+
+
+@atexit.register
+def _close_spare() -> None:
+    while _spare:
+        _close(_spare.pop())
+
+
+def _frame(columns: dict[str, Any]) -> pl.DataFrame:
+    """The rows of all requests that were due, from what the generator's process has kept of them."""
+    timing = pl.Series(columns["timing"], dtype=pl.String)
+    source = pl.Series([s.decode(errors="replace") for s in columns["source"]], dtype=pl.String)
+    frame = pl.DataFrame(
+        {
+            **{name: columns[name] for name in ("intended_ns", "sent_ns", "done_ns", "user", "hot", "status")},
+            "source": source.str.extract(r'^\s*"(\w+)"').fill_null(""),
+            **{f"{stage}_ms": _milliseconds(timing, stage) for stage in STAGES},
+            "worker": pl.Series(columns["worker"], dtype=pl.String).cast(pl.Int32, strict=False).fill_null(-1),
+            "retries": columns["retries"],
+            "warm_up": columns["warm_up"],
+        }
+    )
+    return frame.with_columns(body=pl.Series(columns["body"], dtype=pl.Binary)) if columns["body"] else frame
+
+
+def _milliseconds(timing: pl.Series, stage: str) -> pl.Series:
+    found = timing.str.extract(rf"(?:^|[ ,]){stage};dur=([0-9.]+)")
+    return found.cast(pl.Float32).fill_null(float("nan"))

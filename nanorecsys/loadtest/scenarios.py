@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 
 from nanorecsys.loadtest.errors import PlanError
-from nanorecsys.loadtest.generator import Interrupted, Plan, Progress, Run, check_target, run_plan
+from nanorecsys.loadtest.generator import Interrupted, Run, check_target, run_plan
+from nanorecsys.loadtest.plan import Plan, Progress
 from nanorecsys.loadtest.summary import INVALID, VALID, VOID, Lag, Summary
 from nanorecsys.loadtest.workload import Workload
 

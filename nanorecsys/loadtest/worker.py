@@ -1,4 +1,7 @@
-"""`python -m nanorecsys.loadtest.worker PLAN`: send what a plan says, and write the rows.
+"""`python -m nanorecsys.loadtest.worker`: for each path of a plan that it reads, send what the plan says.
+
+Each plan runs in a fork, with libraries that are loaded once: loading them took 0.6 s, longer than many a run. So what
+starts threads, as Polars does, is kept out of this process, and the rows are made by the one that reads them.
 
 The generator shares the machine with the server, so what it does for a request is counted in microseconds: requests are
 bytes made beforehand, headers and bodies of answers are kept as they come and read after the run, columns are allocated
@@ -14,26 +17,26 @@ import ctypes
 import gc
 import math
 import os
+import pickle
 import resource
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
 import numpy as np
-import polars as pl
 import uvloop
 from aiohttp.http import RawResponseMessage
 from yarl import URL
 
-from nanorecsys.atomic import atomic_path
-from nanorecsys.loadtest.generator import BEGIN, END, FINISHED, ROWS, USER, Finished, Plan, Progress
-from nanorecsys.loadtest.summary import STAGES
+from nanorecsys.loadtest.plan import BEGIN, COLUMNS, END, ENDED, FINISHED, LOG, USER, Finished, Plan, Progress
 
 SKIPPED, FAILED = -1, 0
 _SOURCE = b'"source":'
@@ -256,27 +259,23 @@ class Generator:
             self._stop()
         asyncio.get_running_loop().call_later(_EVERY_S, self._report)
 
-    def frame(self) -> pl.DataFrame:
-        """The rows of all requests that were due, see `generator`."""
+    def columns(self) -> dict[str, Any]:
+        """What there is of each request that was due; see `generator` for the rows that it makes of it."""
         n = self.next
-        timing = pl.Series(self.timings[:n], dtype=pl.String)
-        source = pl.Series([s.decode(errors="replace") for s in self.sources[:n]], dtype=pl.String)
-        columns = {
+        return {
             "intended_ns": np.array(self.due[:n], np.int64),
             "sent_ns": self.sent[:n],
             "done_ns": self.done[:n],
             "user": self.users[:n].astype(np.int32),
             "hot": self.hot[:n],
             "status": self.status[:n],
-            "source": source.str.extract(r'^\s*"(\w+)"').fill_null(""),
-            **{f"{stage}_ms": _milliseconds(timing, stage) for stage in STAGES},
-            "worker": pl.Series(self.workers[:n], dtype=pl.String).cast(pl.Int32, strict=False).fill_null(-1),
+            "source": self.sources[:n],
+            "timing": self.timings[:n],
+            "worker": self.workers[:n],
             "retries": self.retries[:n],
             "warm_up": np.array(self.due[:n], np.int64) < self.plan.warm_up_s * 1e9,
+            "body": self.kept[:n],
         }
-        if self.kept:
-            columns["body"] = pl.Series(self.kept[:n], dtype=pl.Binary)
-        return pl.DataFrame(columns)
 
     def finished(self) -> Finished:
         """What to say beside the rows."""
@@ -313,27 +312,44 @@ def _requests(plan: Plan, url: URL, users: np.ndarray) -> list[bytes]:
     return [made[i] for i in which.tolist()]
 
 
-def _milliseconds(timing: pl.Series, stage: str) -> pl.Series:
-    found = timing.str.extract(rf"(?:^|[ ,]){stage};dur=([0-9.]+)")
-    return found.cast(pl.Float32).fill_null(float("nan"))
-
-
 def _cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
-def main(path: Path) -> None:
-    """Run the plan in `path`; the rows go beside it."""
+def generate(path: Path) -> None:
+    """Run the plan in `path`; what comes of it goes beside it."""
     plan = msgspec.json.decode(path.read_bytes(), type=Plan)
     with suppress(OSError):  # not everyone may take precedence; what came of it is told
         os.setpriority(os.PRIO_PROCESS, 0, plan.nice)
     generator = Generator(plan)
     uvloop.run(generator.run())
-    with atomic_path(path.parent / ROWS) as part:
-        generator.frame().write_parquet(part)
+    (path.parent / COLUMNS).write_bytes(pickle.dumps(generator.columns()))
     (path.parent / FINISHED).write_bytes(msgspec.json.encode(generator.finished()))
 
 
+def _in_a_fork(path: Path) -> int:
+    """Run the plan in a process of its own; its status."""
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(os.open(path.parent / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), sys.stderr.fileno())
+        generate(path)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def main() -> None:
+    """Run each plan whose path is a line of the standard input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the fork's to answer
+    for line in sys.stdin:
+        print(ENDED, _in_a_fork(Path(line.removesuffix("\n"))), flush=True)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -12,8 +12,10 @@ import psutil
 import pytest
 from aiohttp import web
 
+from nanorecsys.loadtest import generator
 from nanorecsys.loadtest.errors import GeneratorError, PlanError, RemoteHostError, UnreachableError
-from nanorecsys.loadtest.generator import Interrupted, Plan, Run, run_plan
+from nanorecsys.loadtest.generator import Interrupted, Run, run_plan
+from nanorecsys.loadtest.plan import Plan
 from nanorecsys.loadtest.process import free_port
 from nanorecsys.loadtest.summary import INVALID, VOID
 from tests.loadtest.small_server import SmallServer, at_once, fine, serial
@@ -196,7 +198,7 @@ def test_a_timeout_is_an_error_and_not_tried_again(plan) -> None:
 
 def test_a_generator_that_was_held_up_makes_the_run_void(plan) -> None:
     def hold_up(_: object) -> None:
-        (worker,) = psutil.Process().children()
+        (worker,) = [fork for process in psutil.Process().children() for fork in process.children()]
         worker.suspend()
         time.sleep(0.2)
         worker.resume()
@@ -300,6 +302,37 @@ def test_a_generator_that_breaks_is_told(plan, tmp_path: Path) -> None:
     np.save(tmp_path / "ids.npy", np.arange(3))
     with SmallServer(at_once) as server, pytest.raises(GeneratorError, match="IndexError"):
         run_plan(plan(server.url))
+
+
+def test_libraries_are_loaded_once_and_by_a_process_that_may_fork(plan) -> None:
+    with SmallServer(at_once) as server:
+        run_plan(plan(server.url))
+        (process,) = generator._spare
+        run_plan(plan(server.url))
+    assert generator._spare == [process]
+    assert psutil.Process(process.pid).num_threads() == 1  # else a fork may wait for a lock that nobody holds
+    assert not psutil.Process(process.pid).children()
+
+
+def test_a_process_that_died_while_it_waited_is_replaced(plan) -> None:
+    with SmallServer(at_once) as server:
+        run_plan(plan(server.url))
+        (process,) = generator._spare
+        process.kill()
+        process.wait()
+        assert run_plan(plan(server.url)).summary.latency.n > 0
+
+
+def test_a_generator_that_is_killed_is_told_and_the_next_runs(plan) -> None:
+    def kill(_: object) -> None:
+        for process in psutil.Process().children():
+            for fork in process.children():
+                fork.kill()
+
+    with SmallServer(at_once) as server:
+        with pytest.raises(GeneratorError, match="status -9"):
+            run_plan(plan(server.url, seconds=5.0), kill)
+        assert run_plan(plan(server.url)).summary.latency.n > 0
 
 
 @pytest.mark.parametrize(

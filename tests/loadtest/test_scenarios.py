@@ -10,7 +10,8 @@ import pytest
 
 from nanorecsys.loadtest import scenarios
 from nanorecsys.loadtest.errors import PlanError, PopulationError, UnreachableError
-from nanorecsys.loadtest.generator import Finished, Interrupted, Plan, Run
+from nanorecsys.loadtest.generator import Interrupted, Run
+from nanorecsys.loadtest.plan import Finished, Plan
 from nanorecsys.loadtest.process import free_port
 from nanorecsys.loadtest.scenarios import Load
 from nanorecsys.loadtest.summary import INVALID, VALID, VOID, Lag, Verdict, summarize
