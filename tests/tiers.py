@@ -14,6 +14,9 @@ BIN = Path(sys.executable).parent
 # The unit tests' models are so small that a second thread costs more than it brings, most of all on a shared machine.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
+TWO_AT_ONCE = ["-n", "2", "--dist", "worksteal"]
+TIMED = ("loadtest", "server")  # what answers late beside another test would fail
+OF_A_RUN = ("notebooks", "book")
 
 
 def main(arguments: list[str]) -> int:
@@ -23,9 +26,10 @@ def main(arguments: list[str]) -> int:
         ("style", [str(BIN / "ruff"), "check", "."], {}),
         (
             "unit and property tests",
-            [*PYTEST, "--doctest-modules", "nanorecsys", *unit_folders(), *arguments],
+            [*PYTEST, *TWO_AT_ONCE, "--doctest-modules", "nanorecsys", *unit_folders(), *arguments],
             ONE_THREAD,
         ),
+        ("server and load test", [*PYTEST, *(f"tests/{name}" for name in TIMED), *arguments], ONE_THREAD),
         ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
         ("notebooks under papermill", [*PYTEST, "tests/notebooks", *arguments], {}),
         (
@@ -53,9 +57,9 @@ def main(arguments: list[str]) -> int:
 
 
 def unit_folders() -> list[str]:
-    """The test folders of packages: all but those that need a run of the study."""
+    """The test folders of packages: all but those that need the machine for themselves, or a run of the study."""
     folders = sorted(p for p in (ROOT / "tests").iterdir() if p.is_dir() and any(p.glob("test_*.py")))
-    return [f"tests/{p.name}" for p in folders if p.name not in ("notebooks", "book")]
+    return [f"tests/{p.name}" for p in folders if p.name not in TIMED + OF_A_RUN]
 
 
 if __name__ == "__main__":
