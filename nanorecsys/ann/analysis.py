@@ -17,6 +17,7 @@ from nanorecsys.study.spread import spread
 RECALLS = ("0.99", "0.999")  # that the fastest point is looked for at
 SERVED = frozenset({"nprobe", "k_factor_rf", "efSearch"})  # settings that ParameterSpace can make in another process
 FINALISTS = 3
+WIDTH = ("refinement", "further lists")  # layers whose time depends on how widely is searched
 LONG_MS = 5.0  # a search that takes as long as encoding a short history
 RULE = (
     "the lowest P99 among the FAISS indexes whose settings ParameterSpace knows, with a recall of at least the floor, "
@@ -172,9 +173,23 @@ def confirmed_points(measured: Measured, chosen: Sequence[Operating]) -> list[Co
                 bytes_a_vector=first.bytes_a_vector,
                 **times[point],
                 times_flat=times[flat]["p50_ms"].middle / times[point]["p50_ms"].middle,
+                parts_ms=parts(measured.rows["layers"], point) if "layers" in measured.rows else {},
             )
         )
     return found
+
+
+def parts(layers: pl.DataFrame, point: int) -> dict[str, float]:
+    """Milliseconds that each layer of a point's search adds to the one within it, the outermost first.
+
+    Args:
+        layers: rows of `measure_worker`, those of a point from the whole search inwards.
+        point: its number.
+    """
+    of_point = layers.filter(pl.col("point") == point).group_by("adds", maintain_order=True)
+    medians = of_point.agg(pl.col("ns").median() / 1e6).rows()
+    within = [*(ms for _, ms in medians[1:]), 0.0]
+    return {adds: ms - inner for (adds, ms), inner in zip(medians, within, strict=False)}
 
 
 def recommend(confirmed: Sequence[Confirmed], floor: float, bound_bytes: float) -> Confirmed:
@@ -311,6 +326,7 @@ def story(found: AnnResult) -> dict[str, str]:
     return {
         "answer": f"{first}; one query at a time, one thread. {_end_task(found)} {_flat(found)}",
         "speed_sentence": _speed(found),
+        "parts_sentence": _parts(found),
         "end_task_sentence": _end_task(found),
         "flat_sentence": _flat(found),
         "size_sentence": _sizes(found),
@@ -368,6 +384,20 @@ def _speed(found: AnnResult) -> str:
         for recall, p in found.fastest.items()
     ]
     return f"Fastest of all in the second measurement: {'; '.join(parts)}."
+
+
+def _parts(found: AnnResult) -> str:
+    """What of the fastest finalists' time a wider or narrower search would not change."""
+    taken_apart = {p.factory + p.search: p for p in found.fastest.values() if p.parts_ms}
+    sentences = []
+    for p in taken_apart.values():
+        whole = sum(p.parts_ms.values())
+        fixed = whole - sum(p.parts_ms.get(adds, 0.0) for adds in WIDTH)
+        sentences.append(
+            f"Of the {1e3 * whole:.0f} µs of {p.factory} with {p.search}, {1e3 * fixed:.0f} are spent however narrow "
+            f"the search is, {found.flat_p50_ms.middle / fixed:.0f} times as fast as Flat would be the most"
+        )
+    return ". ".join(sentences) + "." if sentences else "No finalist that is fastest has lists to take apart."
 
 
 def _sizes(found: AnnResult) -> str:

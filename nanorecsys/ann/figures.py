@@ -143,6 +143,40 @@ def confirmation(points: Sequence[Confirmed], title: str) -> Figure:
     return figure
 
 
+def parts(points: Sequence[Confirmed], flat_ms: float, title: str) -> Figure:
+    """What each layer of the finalists' searches adds, stacked from the innermost, Flat's fractions as dashed lines.
+
+    Args:
+        points: those that were taken apart.
+        flat_ms: P50 of Flat.
+        title: what was searched.
+    """
+    figure, (axis,) = axes(height=1.9 + 0.4 * len(points))
+    names = list(dict.fromkeys(adds for p in points for adds in reversed(p.parts_ms)))
+    left = np.zeros(len(points))
+    for name, color in zip(names, (PALETTE[6], PALETTE[5], PALETTE[0], PALETTE[1], PALETTE[4]), strict=False):
+        width = np.array([max(1e3 * p.parts_ms.get(name, 0.0), 0.0) for p in reversed(points)])
+        axis.barh(range(len(points)), width, left=left, height=0.6, color=color, edgecolor="white", label=name)
+        left += width
+    for times in (10, 20):
+        axis.axvline(1e3 * flat_ms / times, color=MUTED, linestyle="--", linewidth=1)
+        axis.annotate(
+            f"Flat / {times}",
+            (1e3 * flat_ms / times, 1),
+            xycoords=axis.get_xaxis_transform(),
+            xytext=(3, -2),
+            textcoords="offset points",
+            va="top",
+            fontsize=9,
+            color=MUTED,
+        )
+    axis.set(title=title, xlabel="µs a query", yticks=range(len(points)), ylim=(-0.6, len(points) + 0.1))
+    axis.set_yticklabels([f"{p.factory}\n{p.search}" for p in reversed(points)], fontsize=8)
+    axis.grid(visible=False, axis="y")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
 def label_places(axis: Axes, points: Sequence[tuple[float, float, str]], size: float = 6.5) -> None:
     """Names beside points where there is room: to the right, the left, above or below; a point without room gets none.
 

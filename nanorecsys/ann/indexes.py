@@ -9,6 +9,7 @@ index.save(path); load_index("IVF256,SQ8", path)
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -258,6 +259,59 @@ def users_projection(vectors: np.ndarray, users: np.ndarray | None, count: int, 
     _, axes = np.linalg.eigh(moments)
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((count, count)))
     return np.ascontiguousarray(rotation @ axes[:, ::-1][:, :count].T, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A search within a search. `adds` is what it does beyond the layer within it.
+
+    Args:
+        adds: its name.
+        prepare: queries float32 (q, d) to what `search` takes, made beforehand.
+        search: of what `prepare` made of one query.
+    """
+
+    adds: str
+    prepare: Callable[[np.ndarray], np.ndarray]
+    search: Callable[[np.ndarray], object]
+
+
+def layers(index: Index, k: int) -> list[Layer]:
+    """A search for k neighbours taken apart, the whole first; each layer's work is part of that of the one before it.
+
+    An index that refines, projects and has lists gives, by what they add: refinement, projection, further lists,
+    tables and one list, centroids. The last includes the call from Python. What has no lists is not taken apart.
+    """
+    if not isinstance(index, FaissIndex) or not isinstance(inner := _innermost(index.index), faiss.IndexIVF):
+        return []
+    found: list[Layer] = []
+    outer, transforms = faiss.downcast_index(index.index), _transforms(index.index)
+    if isinstance(outer, faiss.IndexRefine):
+        found.append(Layer("refinement", _as_they_are, partial(_search, outer, k)))
+        k, outer = int(k * outer.k_factor), faiss.downcast_index(outer.base_index)
+    if transforms:
+        found.append(Layer("projection", _as_they_are, partial(_search, outer, k)))
+
+    def transformed(queries: np.ndarray) -> np.ndarray:
+        for transform in transforms:
+            queries = transform.apply(queries)
+        return queries
+
+    one = faiss.SearchParametersIVF(nprobe=1)
+    return [
+        *found,
+        Layer("further lists", transformed, partial(_search, inner, k)),
+        Layer("tables and one list", transformed, partial(_search, inner, k, params=one)),
+        Layer("centroids", transformed, partial(_search, faiss.downcast_index(inner.quantizer), 1)),
+    ]
+
+
+def _as_they_are(queries: np.ndarray) -> np.ndarray:
+    return queries
+
+
+def _search(index: faiss.Index, k: int, query: np.ndarray, **options: object) -> object:
+    return index.search(query, k, **options)
 
 
 def check_neighbours(k: int, n: int) -> None:

@@ -8,6 +8,7 @@ plan:
     latency   point, round, query, ns                   one query at a time, one thread
     batches   point, round, batch, threads, ns          nanoseconds a query of one call
     loads     factory, round, ns
+    layers    point, adds, round, ns                    of one query in each layer of a search, see `indexes.layers`
     reads     point, bytes                              a query, where the index scans
 
 A point is an index with a search setting, by its number in the plan. In each round indexes and settings come in another
@@ -17,6 +18,8 @@ random order, so that a drift of the machine favours none.
 import gc
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -33,6 +36,7 @@ from nanorecsys.ann.indexes import (
     build_index,
     code_bytes,
     fixed_bytes,
+    layers,
     load_index,
     refined_bytes,
     visited,
@@ -183,14 +187,15 @@ class Measurement:
 
     def _timed(self, index: Index, sample: np.ndarray) -> np.ndarray:
         """Nanoseconds of each query of a sample."""
-        queries = [self.queries[query : query + 1] for query in sample]
-        taken = np.empty(len(sample), np.int32)
-        k, clock, search = self.plan.k, time.perf_counter_ns, index.search
-        for i, query in enumerate(queries):
-            start = clock()
-            search(query, k)
-            taken[i] = clock() - start
-        return taken
+        return _nanoseconds(partial(index.search, k=self.plan.k), self.queries[sample])
+
+    def _layers(self, index: Index, point: int, number: int, sample: np.ndarray, start: int) -> None:
+        """Time each layer on queries of the sample that the one before it has not just brought into the caches."""
+        for place, layer in enumerate(layers(index, self.plan.k)):
+            part = np.roll(sample, -place * CHUNK)[start : start + CHUNK]
+            taken = _nanoseconds(layer.search, layer.prepare(self.queries[part]))
+            same = np.ones(len(part), np.int32)
+            self._add("layers", point=same * point, adds=[layer.adds] * len(part), round=same * number, ns=taken)
 
     def _batches(self, index: Index, point: int, number: int) -> None:
         self._pin(index, 1)
@@ -220,6 +225,7 @@ class Measurement:
                     self._pin(index, 1)
                     self._timed(index, part[:2])  # brings the index back into the caches
                     self._latencies(point, number, part, self._timed(index, part))
+                    self._layers(index, point, number, sample, start)
             for _ in range(len(turns) - self.plan.tenth):
                 self._progress()
 
@@ -240,6 +246,18 @@ class Measurement:
     def _progress(self) -> None:
         self.done += 1
         print(f"{self.done}/{self.total}", flush=True)
+
+
+def _nanoseconds(search: Callable[[np.ndarray], object], queries: np.ndarray) -> np.ndarray:
+    """What each query takes on its own, int32 (q,)."""
+    single = [queries[i : i + 1] for i in range(len(queries))]
+    taken = np.empty(len(single), np.int32)
+    clock = time.perf_counter_ns
+    for i, query in enumerate(single):
+        start = clock()
+        search(query)
+        taken[i] = clock() - start
+    return taken
 
 
 def read_bytes(index: Index, factory: str, search: str, queries: np.ndarray, k: int, n: int) -> float | None:

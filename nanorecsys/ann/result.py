@@ -62,7 +62,11 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Confirmed(msgspec.Struct, frozen=True, kw_only=True):
-    """A point measured again beside Flat, taking turns; `times_flat` is Flat's P50 over its own."""
+    """A point measured again beside Flat, taking turns; `times_flat` is Flat's P50 over its own.
+
+    `parts_ms` are the milliseconds that each layer of its search adds, by its name (see `indexes.layers`): differences
+    of medians, {} for an index without lists.
+    """
 
     factory: str
     family: str
@@ -72,6 +76,7 @@ class Confirmed(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: Spread
     p99_ms: Spread
     times_flat: float
+    parts_ms: dict[str, float] = {}
 
 
 class Recommended(msgspec.Struct, frozen=True, kw_only=True):

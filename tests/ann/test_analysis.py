@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nanorecsys.ann import analysis, chapter
+from nanorecsys.ann import analysis, chapter, figures
 from nanorecsys.ann.limits import Bandwidth, Limits
 from nanorecsys.ann.result import AnnResult, Build, Confirmed, Difference, Failure, Operating, Recommended, Spread
 from nanorecsys.ann.specs import FAMILIES
@@ -126,6 +126,37 @@ def result(
         seconds=100.0,
         seconds_limit=120.0,
     )
+
+
+def test_parts_are_differences_of_medians_from_the_whole_inwards():
+    rows = pl.DataFrame(
+        [
+            (point, adds, ns)
+            for point, medians in ((3, (90_000, 50_000, 20_000)), (4, (10_000, 9_000, 8_000)))
+            for adds, median in zip(("refinement", "further lists", "centroids"), medians, strict=True)
+            for ns in (median, median // 2, median * 9)
+        ],
+        schema=["point", "adds", "ns"],
+        orient="row",
+    )
+    found = analysis.parts(rows, 3)
+    assert list(found) == ["refinement", "further lists", "centroids"]
+    assert list(found.values()) == pytest.approx([0.04, 0.03, 0.02])
+
+
+def test_the_page_says_what_of_the_time_no_narrower_search_would_save():
+    found = result()
+    assert "no" in analysis.story(found)["parts_sentence"].lower()
+    fast = msgspec.structs.replace(
+        found.fastest["0.99"], parts_ms={"refinement": 0.03, "further lists": 0.02, "centroids": 0.05}
+    )
+    found = msgspec.structs.replace(found, fastest={"0.99": fast, "0.999": fast}, flat_p50_ms=spread(1.0))
+    assert analysis.story(found)["parts_sentence"] == (
+        "Of the 100 µs of IVF256,SQ8 with nprobe=32, 50 are spent however narrow the search is, 20 times as fast as "
+        "Flat would be the most."
+    )
+    (axis,) = figures.parts([fast], 1.0, "title").axes
+    assert sum(bar.get_width() for bar in axis.patches) == pytest.approx(100)
 
 
 def test_the_front_is_what_no_other_point_beats():

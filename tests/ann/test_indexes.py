@@ -23,6 +23,7 @@ from nanorecsys.ann.indexes import (
     build_index,
     check_neighbours,
     code_bytes,
+    layers,
     load_index,
     refined_bytes,
     users_projection,
@@ -242,6 +243,34 @@ def test_a_scan_reads_every_code_and_refinement_its_candidates(factory, size, ve
     search = "k_factor_rf=3" if refined else ""
     assert refined_bytes(index) == (128 if refined else 0)
     assert read_bytes(index, factory, search, users(5, D), K, 1200) == 1200 * size + refined
+
+
+@pytest.mark.parametrize(
+    ("factory", "search", "adds"),
+    [
+        (
+            "Users32,IVF16,PQ32x4fs,Refine(SQfp16)",
+            "nprobe=4,k_factor_rf=2",
+            ["refinement", "projection", "further lists", "tables and one list", "centroids"],
+        ),
+        ("OPQ16,IVF16,PQ16np", "nprobe=4", ["projection", "further lists", "tables and one list", "centroids"]),
+        ("IVF16,SQ8", "nprobe=4", ["further lists", "tables and one list", "centroids"]),
+        ("Flat", "", []),
+        ("HNSW16", "", []),
+        ("usearch:M8", "", []),
+    ],
+)
+def test_a_search_is_taken_apart_from_the_whole_inwards(factory, search, adds, vectors):
+    index = build_index(factory, vectors, users=vectors)
+    index.set(search)
+    found = layers(index, 200)
+    assert [layer.adds for layer in found] == adds
+    if found:
+        whole, inner, one = (x.search(x.prepare(vectors[:1]))[1][0] for x in (found[0], *found[-3:-1]))
+        assert (whole == index.search(vectors[:1], 200)[1]).all()
+        assert len(inner) == len(one) == (400 if "k_factor_rf=2" in search else 200)
+        assert set(whole) <= set(inner)
+        assert (one >= 0).sum() < (inner >= 0).sum()  # one list does not have so many
 
 
 def test_lists_are_read_as_far_as_they_are_visited(vectors):

@@ -96,6 +96,21 @@ def test_finalists_are_measured_again_taking_turns(swept, queries, task):
     assert [p.factory for p in confirmed] == ["Flat", "usearch:M8", "usearch:M8"]
     assert confirmed[0].times_flat == 1
     assert set(again.rows["latency"]["point"]) == {-1, 0, 3, 4}
+    assert not any(p.parts_ms for p in confirmed)
+
+
+def test_a_finalist_with_lists_is_taken_apart_by_as_many_queries_as_the_whole(swept, queries, task):
+    searched, sweep, built, _, measured = swept
+    points = analysis.operating_points(measured, built, queries, task, searched, K)
+    chosen = measured.points.filter(measured.points["factory"] != "usearch:M8")
+    again = sweep.confirm(built, chosen, rounds=2)
+    flat, narrow, wide = analysis.confirmed_points(again, points)
+    assert not flat.parts_ms
+    assert list(narrow.parts_ms) == list(wide.parts_ms) == ["further lists", "tables and one list", "centroids"]
+    rows = again.rows["layers"]
+    assert rows.group_by("point", "adds").len()["len"].unique().to_list() == [2 * 30]
+    whole = rows.filter((rows["point"] == 2) & (rows["adds"] == "further lists"))["ns"].median() / 1e6
+    assert sum(wide.parts_ms.values()) == pytest.approx(whole)
 
 
 def test_without_flat_or_with_too_few_vectors_nothing_is_measured(tmp_path, queries):
