@@ -152,7 +152,7 @@ def parts(points: Sequence[Confirmed], flat_ms: float, title: str) -> Figure:
         title: what was searched.
     """
     figure, (axis,) = axes(height=1.9 + 0.4 * len(points))
-    names = list(dict.fromkeys(adds for p in points for adds in reversed(p.parts_ms)))
+    names = reversed(max((p.parts_ms for p in points), key=len, default={}))
     left = np.zeros(len(points))
     for name, color in zip(names, (PALETTE[6], PALETTE[5], PALETTE[0], PALETTE[1], PALETTE[4]), strict=False):
         width = np.array([max(1e3 * p.parts_ms.get(name, 0.0), 0.0) for p in reversed(points)])

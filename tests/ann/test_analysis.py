@@ -152,8 +152,8 @@ def test_the_page_says_what_of_the_time_no_narrower_search_would_save():
     )
     found = msgspec.structs.replace(found, fastest={"0.99": fast, "0.999": fast}, flat_p50_ms=spread(1.0))
     assert analysis.story(found)["parts_sentence"] == (
-        "Of the 100 µs of IVF256,SQ8 with nprobe=32, 50 are spent however narrow the search is, 20 times as fast as "
-        "Flat would be the most."
+        "Of the 100 µs of IVF256,SQ8 with nprobe=32, 50 are spent however narrow the search is: at 20 times as fast "
+        "as Flat nothing is left for it."
     )
     (axis,) = figures.parts([fast], 1.0, "title").axes
     assert sum(bar.get_width() for bar in axis.patches) == pytest.approx(100)
