@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,8 @@ def _generate(plan: Plan, progress: Callable[[Progress], None]) -> tuple[dict[st
     interrupted, status = False, None
     process = _take()
     try:
-        print(out / PLAN, file=process.stdin, flush=True)
+        order = msgspec.json.encode((os.getcwd(), str(out / PLAN))).decode()  # the process may be of another folder
+        print(order, file=process.stdin, flush=True)
         while status is None:
             try:
                 for line in process.stdout:
@@ -237,11 +239,14 @@ def _generate(plan: Plan, progress: Callable[[Progress], None]) -> tuple[dict[st
                 interrupted = True
                 os.killpg(process.pid, signal.SIGINT)
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         _close(process)
         raise
     if process.poll() is None:
         _spare.append(process)
+    else:
+        _close(process)
     if interrupted and not (out / FINISHED).exists():  # it had not begun
         raise KeyboardInterrupt
     if status or not (out / FINISHED).exists():

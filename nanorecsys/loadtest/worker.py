@@ -1,4 +1,4 @@
-"""`python -m nanorecsys.loadtest.worker`: for each path of a plan that it reads, send what the plan says.
+"""`python -m nanorecsys.loadtest.worker`: for each plan that it is told to run, send what the plan says.
 
 Each plan runs in a fork, with libraries that are loaded once: loading them took 0.6 s, longer than many a run. So what
 starts threads, as Polars does, is kept out of this process, and the rows are made by the one that reads them.
@@ -328,15 +328,17 @@ def generate(path: Path) -> None:
     (path.parent / FINISHED).write_bytes(msgspec.json.encode(generator.finished()))
 
 
-def _in_a_fork(path: Path) -> int:
-    """Run the plan in a process of its own; its status."""
+def _in_a_fork(folder: str, path: str) -> int:
+    """Run the plan in `path`, as seen from `folder`, in a process of its own; its status."""
     if pid := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.dup2(os.open(path.parent / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), sys.stderr.fileno())
-        generate(path)
+        os.chdir(folder)
+        log = os.open(Path(path).parent / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(log, sys.stderr.fileno())
+        generate(Path(path))
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -345,10 +347,10 @@ def _in_a_fork(path: Path) -> int:
 
 
 def main() -> None:
-    """Run each plan whose path is a line of the standard input."""
+    """Run the plan of each line of the standard input: a folder to be in, and a path."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the fork's to answer
     for line in sys.stdin:
-        print(ENDED, _in_a_fork(Path(line.removesuffix("\n"))), flush=True)
+        print(ENDED, _in_a_fork(*msgspec.json.decode(line, type=tuple[str, str])), flush=True)
 
 
 if __name__ == "__main__":

@@ -314,6 +314,16 @@ def test_libraries_are_loaded_once_and_by_a_process_that_may_fork(plan) -> None:
     assert not psutil.Process(process.pid).children()
 
 
+def test_paths_of_a_plan_count_from_the_folder_that_this_process_is_in(plan, tmp_path: Path, monkeypatch) -> None:
+    with SmallServer(at_once) as server:
+        run_plan(plan(server.url))
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "here").mkdir()
+        np.save("here/users.npy", np.zeros(5000, np.int32))
+        run_plan(plan(server.url, users="here/users.npy", out="here/out"))
+    assert (tmp_path / "here" / "out" / "rows.parquet").exists()
+
+
 def test_a_process_that_died_while_it_waited_is_replaced(plan) -> None:
     with SmallServer(at_once) as server:
         run_plan(plan(server.url))
@@ -323,15 +333,16 @@ def test_a_process_that_died_while_it_waited_is_replaced(plan) -> None:
         assert run_plan(plan(server.url)).summary.latency.n > 0
 
 
-def test_a_generator_that_is_killed_is_told_and_the_next_runs(plan) -> None:
+@pytest.mark.parametrize("whom", ["the fork", "its parent"])
+def test_a_generator_that_is_killed_is_told_and_the_next_runs(plan, whom: str) -> None:
     def kill(_: object) -> None:
         for process in psutil.Process().children():
-            for fork in process.children():
-                fork.kill()
+            for victim in process.children() if whom == "the fork" else [process]:
+                victim.kill()
 
     with SmallServer(at_once) as server:
         with pytest.raises(GeneratorError, match="status -9"):
-            run_plan(plan(server.url, seconds=5.0), kill)
+            run_plan(plan(server.url, seconds=2.0), kill)
         assert run_plan(plan(server.url)).summary.latency.n > 0
 
 
