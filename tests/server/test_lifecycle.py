@@ -24,6 +24,7 @@ from tests.server.conftest import N_USERS, build_small, export_bundle
 from tests.server.films import Running, serving
 
 USERS = range(1002, 1000 + N_USERS)
+PATIENT = ("--deadline-ms", "9000")  # so that nobody is turned away because the machine is slow today
 
 
 @dataclass
@@ -112,7 +113,7 @@ def workers_of(running: Running) -> set[int]:
 
 
 def test_sigterm_answers_what_was_accepted(own, tmp_path):
-    with serving(own, tmp_path, "--workers", "2", "--lame-duck-s", "0.5", "--cache", "none") as running:
+    with serving(own, tmp_path, *PATIENT, "--workers", "2", "--lame-duck-s", "0.5", "--cache", "none") as running:
 
         async def stop() -> None:
             os.kill(running.pid, signal.SIGTERM)
@@ -147,7 +148,7 @@ def test_sigterm_answers_connections_that_no_worker_has_accepted_yet(own, tmp_pa
 
 
 def test_sighup_takes_up_a_new_bundle_without_a_failed_request(own, tmp_path):
-    with serving(own, tmp_path, "--workers", "2", "--cache", "none") as running:
+    with serving(own, tmp_path, *PATIENT, "--workers", "2", "--cache", "none") as running:
 
         async def reload() -> None:
             await asyncio.to_thread(build_small, tmp_path / "new", 1, own)
@@ -166,7 +167,7 @@ def test_sighup_takes_up_a_new_bundle_without_a_failed_request(own, tmp_path):
 
 
 def test_a_broken_bundle_is_refused_and_the_old_one_stays(own, tmp_path):
-    with serving(own, tmp_path, "--cache", "none") as running:
+    with serving(own, tmp_path, *PATIENT, "--cache", "none") as running:
 
         async def reload() -> None:
             (own / "ranker.onnx").write_bytes(b"broken")
@@ -191,7 +192,7 @@ def test_a_broken_bundle_at_the_start_is_told_in_a_sentence(own, tmp_path):
 
 
 def test_a_killed_worker_is_replaced_while_the_other_answers(own, tmp_path):
-    with serving(own, tmp_path, "--workers", "2", "--cache", "none") as running:
+    with serving(own, tmp_path, *PATIENT, "--workers", "2", "--cache", "none") as running:
         victim, other = sorted(workers_of(running))
         answered = []
 
@@ -207,7 +208,10 @@ def test_a_killed_worker_is_replaced_while_the_other_answers(own, tmp_path):
         seen = under_load(running.url, kill, any_user)
         now = workers_of(running)
         assert len(now - {victim}) == 2
-        assert set(under_load(running.url, a_moment, any_user, keep=False).workers) == now
+        asked, start = set(), time.monotonic()
+        while asked != now and time.monotonic() - start < 30:  # one that was just started may not accept yet
+            asked |= set(under_load(running.url, a_moment, any_user, keep=False).workers)
+        assert asked == now
     assert set(seen.statuses) == {200}
     assert set(answered) <= {200}
     assert seen.workers[other] > 0
@@ -218,7 +222,7 @@ def test_a_killed_worker_is_replaced_while_the_other_answers(own, tmp_path):
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server here: apt-get install it")
 def test_redis_may_go_and_come_back_in_mid_run(own, tmp_path):
     redis = RedisProcess()
-    with serving(own, tmp_path, "--workers", "2", "--cache", redis.url) as running:
+    with serving(own, tmp_path, *PATIENT, "--workers", "2", "--cache", redis.url) as running:
 
         async def come_and_go() -> None:
             with redis:
