@@ -173,7 +173,8 @@ def parts(points: Sequence[Confirmed], flat_ms: float, title: str) -> Figure:
     axis.set(title=title, xlabel="µs a query", yticks=range(len(points)), ylim=(-0.6, len(points) + 0.1))
     axis.set_yticklabels([f"{p.factory}\n{p.search}" for p in reversed(points)], fontsize=8)
     axis.grid(visible=False, axis="y")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    if points:  # a run may have no finalist with lists
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 

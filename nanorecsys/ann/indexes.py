@@ -287,31 +287,17 @@ def layers(index: Index, k: int) -> list[Layer]:
     found: list[Layer] = []
     outer, transforms = faiss.downcast_index(index.index), _transforms(index.index)
     if isinstance(outer, faiss.IndexRefine):
-        found.append(Layer("refinement", _as_they_are, partial(_search, outer, k)))
+        found.append(Layer("refinement", partial(_transformed, []), partial(outer.search, k=k)))
         k, outer = int(k * outer.k_factor), faiss.downcast_index(outer.base_index)
     if transforms:
-        found.append(Layer("projection", _as_they_are, partial(_search, outer, k)))
-
-    def transformed(queries: np.ndarray) -> np.ndarray:
-        for transform in transforms:
-            queries = transform.apply(queries)
-        return queries
-
-    one = faiss.SearchParametersIVF(nprobe=1)
+        found.append(Layer("projection", partial(_transformed, []), partial(outer.search, k=k)))
+    prepare = partial(_transformed, transforms)
     return [
         *found,
-        Layer("further lists", transformed, partial(_search, inner, k)),
-        Layer("tables and one list", transformed, partial(_search, inner, k, params=one)),
-        Layer("centroids", transformed, partial(_search, faiss.downcast_index(inner.quantizer), 1)),
+        Layer("further lists", prepare, partial(inner.search, k=k)),
+        Layer("tables and one list", prepare, partial(inner.search, k=k, params=faiss.SearchParametersIVF(nprobe=1))),
+        Layer("centroids", prepare, partial(faiss.downcast_index(inner.quantizer).search, k=1)),
     ]
-
-
-def _as_they_are(queries: np.ndarray) -> np.ndarray:
-    return queries
-
-
-def _search(index: faiss.Index, k: int, query: np.ndarray, **options: object) -> object:
-    return index.search(query, k, **options)
 
 
 def check_neighbours(k: int, n: int) -> None:
@@ -360,9 +346,7 @@ def visited(index: Index, queries: np.ndarray, probes: int) -> np.ndarray | None
     if not isinstance(inner, faiss.IndexIVF):
         return None
     sizes = np.array([inner.invlists.list_size(i) for i in range(inner.nlist)])
-    for transform in _transforms(index.index):
-        queries = transform.apply(queries)
-    _, found = inner.quantizer.search(queries, min(probes, inner.nlist))
+    _, found = inner.quantizer.search(_transformed(_transforms(index.index), queries), min(probes, inner.nlist))
     return sizes[found].sum(axis=1)
 
 
@@ -416,6 +400,12 @@ def _transforms(index: faiss.Index) -> list[faiss.VectorTransform]:
         return []
     own = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
     return own + _transforms(index.index)
+
+
+def _transformed(transforms: list[faiss.VectorTransform], vectors: np.ndarray) -> np.ndarray:
+    for transform in transforms:
+        vectors = transform.apply(vectors)
+    return vectors
 
 
 def _usearch() -> Any:

@@ -155,6 +155,7 @@ def test_the_page_says_what_of_the_time_no_narrower_search_would_save():
         "Of the 100 µs of IVF256,SQ8 with nprobe=32, 50 are spent however narrow the search is: at 20 times as fast "
         "as Flat nothing is left for it."
     )
+    assert not figures.parts([], 1.0, "title").legends
     (axis,) = figures.parts([fast], 1.0, "title").axes
     assert sum(bar.get_width() for bar in axis.patches) == pytest.approx(100)
 

@@ -178,6 +178,7 @@ def test_a_broken_bundle_is_refused_and_the_old_one_stays(own, tmp_path):
         log = running.log.read_text()
     assert set(seen.statuses) == {200}
     assert len(set(seen.bundles)) == 1
+    assert "reload refused" in log
     assert "ranker.onnx" in log
     assert "Traceback" not in log
 
