@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from nanorecsys.data import Histories
-from nanorecsys.evaluation.ranking import expand
 
 
 @dataclass(frozen=True)
@@ -86,23 +85,22 @@ def batches(rows: Batch, size: int) -> Iterator[Batch]:
         yield rows.map(itemgetter(slice(start, start + size)))
 
 
-def had_before(histories: Histories, events: np.ndarray, n_items: int, device: torch.device | None = None) -> Tensor:
+def had_before(offsets: Tensor, items: Tensor, events: Tensor, n_items: int) -> Tensor:
     """What the user of each event had before it, all of its history and not only what a row shows.
 
     Args:
-        histories: n events.
-        events: int64 (N,), places in the histories' items.
+        offsets: int64 (n_users + 1,), those of the histories.
+        items: int (n,), the histories' items, on the same device as all others.
+        events: int64 (N,), places in the items.
         n_items: size of the catalogue.
-        device: of the answer.
 
     Returns:
         bool (N, n_items + 1), by vocabulary number; False for the event's own item, though it be a repeat.
     """
-    first = histories.offsets[np.searchsorted(histories.offsets, events, side="right") - 1]
-    row, earlier = expand(first, events)
-    own, had_row, had_item = (
-        torch.from_numpy(a).to(device, torch.int64) for a in (histories.items[events], row, histories.items[earlier])
-    )
-    had = torch.zeros(len(events), n_items + 1, dtype=torch.bool, device=device)
-    had[had_row, had_item + 1] = True
-    return had.scatter_(1, own[:, None] + 1, False)
+    first = offsets[torch.searchsorted(offsets, events, right=True) - 1]
+    lengths = events - first
+    row = torch.repeat_interleave(lengths)
+    earlier = torch.arange(len(row), device=row.device) + (events - lengths.cumsum(0))[row]
+    had = torch.zeros(len(events), n_items + 1, dtype=torch.bool, device=events.device)
+    had[row, items[earlier].long() + 1] = True
+    return had.scatter_(1, items[events].long()[:, None] + 1, False)

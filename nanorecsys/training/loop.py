@@ -169,6 +169,7 @@ class Run:
         self.model, self.histories, self.config = model, histories, config
         self.device = next(model.parameters()).device
         self.loss = LOSSES[config.loss]
+        self.offsets, self.items = (torch.tensor(a, device=self.device) for a in (histories.offsets, histories.items))
         self.counts = torch.from_numpy(np.bincount(histories.items + 1, minlength=len(model.items.ids))).to(self.device)
         self.optimizer = torch.optim.AdamW(
             [
@@ -222,7 +223,7 @@ class Run:
                 users, table = self.model(mine.items, mine.segments)  # (R, L, D), (V + 1, D)
                 users = users[filled] / self.model.config.temperature  # (N, D): the head only where a target is
                 weights = users.new_full((len(users),), 1 / len(targets))
-                had = self.had_before(mine.events[filled].cpu().numpy(), len(table) - 1)
+                had = self.had_before(mine.events[filled], len(table) - 1)
                 loss = self.loss(users, table, mine.targets[filled], had, weights, candidates, self.counts)
             loss.backward()
         loss = distributed.sum_gradients(self.model.parameters(), loss.detach()).item()
@@ -238,11 +239,11 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def had_before(self, events: np.ndarray, n_items: int) -> Tensor:
+    def had_before(self, events: Tensor, n_items: int) -> Tensor:
         """The items that each target is not compared with, bool (N, n_items + 1)."""
         if self.config.seen_negatives:
             return torch.zeros(len(events), n_items + 1, dtype=torch.bool, device=self.device)
-        return batches.had_before(self.histories, events, n_items, self.device)
+        return batches.had_before(self.offsets, self.items, events, n_items)
 
     def schedule(self) -> float:
         """Share of the highest learning rate: up over the warm-up, then down to 0 on a line."""

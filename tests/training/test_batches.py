@@ -1,6 +1,7 @@
 from itertools import chain, pairwise
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,9 +50,9 @@ def test_what_a_user_had_before_a_target_is_all_of_its_history_up_to_there(histo
     known = csr(histories)
     rows = epoch(known, window, np.random.default_rng(seed))
     filled = rows.targets > 0
-    events = rows.events[filled].numpy()
-    had = had_before(known, events, 51)
-    assert (known.items[events] + 1 == rows.targets[filled].numpy()).all()
+    offsets, items, events = torch.from_numpy(known.offsets), torch.from_numpy(known.items), rows.events[filled]
+    had = had_before(offsets, items, events, 51)
+    assert torch.equal(items[events] + 1, rows.targets[filled])
     wanted = {}
     for start, history in zip(known.offsets, histories, strict=False):
         for place, item in enumerate(history):

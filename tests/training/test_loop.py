@@ -69,7 +69,7 @@ def test_same_seed_same_weights_and_another_seed_others():
 
 def test_what_a_user_had_before_is_compared_with_the_target_only_if_asked_for():
     twice = Histories(np.array([0, 4], np.int64), np.array([7, 3, 7, 5], np.int32))
-    events = np.arange(4)
+    events = torch.arange(4)
     had = Run(fresh(), twice, SHORT).had_before(events, 30)
     assert [row.nonzero().flatten().tolist() for row in had] == [[], [8], [4], [4, 8]]
     assert not Run(fresh(), twice, replace(SHORT, seen_negatives=True)).had_before(events, 30).any()
