@@ -136,12 +136,24 @@ def book(profile: str | None, pdf: bool) -> None:
 @cli.command()
 @click.argument("profile", default="full")
 @click.option("--again", is_flag=True, help="Also the records of its second run, data/runs/PROFILE-again.")
-def publish(profile: str, again: bool) -> None:
-    """Copy the finished run of PROFILE into book/results, to be committed."""
-    from nanorecsys.study.book import publish as publish_run
+@click.option("--other-machine", is_flag=True, help="Instead: lay its records beside the published results.")
+def publish(profile: str, again: bool, other_machine: bool) -> None:
+    """Copy the finished run of PROFILE into book/results, to be committed.
+
+    \b
+    Examples:
+      nanorecsys publish full
+      nanorecsys publish full --other-machine     the published results stay, the page on comparing shows both
+    """
+    from nanorecsys.study import book
     from nanorecsys.study.layout import layout
 
-    publish_run(layout(), profile, Console(), again=again)
+    if again and other_machine:
+        raise click.UsageError("expected --again or --other-machine, got both")
+    if other_machine:
+        book.publish_other_machine(layout(), profile, Console())
+    else:
+        book.publish(layout(), profile, Console(), again=again)
 
 
 @cli.command()

@@ -16,7 +16,7 @@ from rich.console import Console
 from nanorecsys.errors import NanorecsysError
 from nanorecsys.study.chapters import Chapter, chapters
 from nanorecsys.study.claims import JudgedClaim
-from nanorecsys.study.compare import PUBLISHED, SECOND, other_parameters, parts, records
+from nanorecsys.study.compare import OTHER_MACHINE, PUBLISHED, SECOND, machine_of, other_parameters, parts, records
 from nanorecsys.study.doctor import chromium
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
@@ -165,8 +165,13 @@ def copy_second(where: Layout, first: Path, second: Path, target: Path) -> None:
                 f"{second.name}: {chapter.name} ran at another {', '.join(changed)} than in {first.name}",
                 f"nanorecsys run {first.name} --again --only {chapter.name}",
             )
-        (target / chapter.name).mkdir(parents=True)
-        shutil.copy(second / chapter.name / FILE, target / chapter.name)
+        copy_record(chapter, second, target)
+
+
+def copy_record(chapter: Chapter, results: Path, target: Path) -> None:
+    """Copy a chapter's record alone."""
+    (target / chapter.name).mkdir(parents=True)
+    shutil.copy(results / chapter.name / FILE, target / chapter.name)
 
 
 def write_parts(where: Layout, results: Path, target: Path) -> None:
@@ -183,9 +188,11 @@ def publish(where: Layout, run: str, console: Console, *, again: bool = False) -
         run: name of the run.
         console: where it is told.
         again: with them the records of that run's repeat; a second run that was published before is gone otherwise.
+            One on another machine stays, unless this run's machine is that one.
 
     Raises:
         BookError: a chapter of the study has not run, or the repeat is none.
+        CompareError: the records from another machine are damaged, or of another version.
         GateError, RecordError: one may not be shown; what was published is untouched then.
     """
     results = where.run(run)
@@ -197,12 +204,47 @@ def publish(where: Layout, run: str, console: Console, *, again: bool = False) -
             copy_results(chapter, results, staged)
         if again:
             copy_second(where, results, where.run(run + AGAIN), staged / SECOND)
+        other = where.published / OTHER_MACHINE
+        if other.is_dir() and machine_of(records(where, other)) != machine_of(records(where, results)):
+            shutil.copytree(other, staged / OTHER_MACHINE)
         shutil.rmtree(where.published, ignore_errors=True)
         staged.rename(where.published)
         write_parts(where, where.published, where.published)
     console.print(
         f"published {run}: {size_mib(where.published):.1f} MiB in {where.relative(where.published)}", highlight=False
     )
+
+
+def publish_other_machine(where: Layout, run: str, console: Console) -> None:
+    """Lay the records of a run on another machine beside the published results, for the comparison's page.
+
+    Args:
+        where: the study's folders.
+        run: name of the run; chapters that have not run are left out.
+        console: where it is told.
+
+    Raises:
+        BookError: it ran on the machine of the published results.
+        CompareError, GateError, RecordError: there is no record in one of the two, or one that may not be shown; what
+            was published is untouched then.
+    """
+    results, target = where.run(run), where.published / OTHER_MACHINE
+    with locked(results):
+        found = records(where, results)
+        machine = machine_of(found)
+        if machine == machine_of(records(where, where.published)):
+            raise BookError(
+                f"{run} ran on the machine of the published results, {machine}",
+                f"a second run on one machine: nanorecsys publish {run} --again",
+            )
+        measured = [chapters(where)[name] for name in found]
+        for chapter in measured:
+            check_chapter(chapter, results)
+        shutil.rmtree(target, ignore_errors=True)
+        for chapter in measured:
+            copy_record(chapter, results, target)
+    write_parts(where, where.published, where.published)
+    console.print(f"laid {run} ({machine}) beside the published results", highlight=False)
 
 
 def check_run(where: Layout, run: str | None) -> list[str]:

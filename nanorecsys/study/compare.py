@@ -32,6 +32,7 @@ Outcome = Literal["agrees", "differs", "not comparable", "not judged"]
 
 PUBLISHED = "published"
 SECOND = "again"  # among the published results: the records of a second run
+OTHER_MACHINE = "other-machine"  # and those of a run on another machine
 COMPARED, RULED, REPEATED = "compare.html", "rules.html", "repeat.html"  # what book/compare.md and book/runs.md take in
 RATIO = 2.0  # processors gain that differently from int8, from wide vectors, from caches and from a second core
 QUALITY = 0.02  # two standard errors of HitRate@10 over the 671 users of the bundled data
@@ -144,7 +145,7 @@ def compare(where: Layout, run: Path, beside: Path) -> Comparison:
         )
         rows = tuple(Row(a, b, bool(changed), *set_beside(claim, a, b, bool(changed))) for claim, a, b in pairs)
         sections.append(Section(chapter.name, _note(own, other, changed), rows))
-    return Comparison(_name(where, run), _name(where, beside), (_machine(ours), _machine(theirs)), tuple(sections))
+    return Comparison(_name(where, run), _name(where, beside), (machine_of(ours), machine_of(theirs)), tuple(sections))
 
 
 def records(where: Layout, folder: Path) -> dict[str, Record]:
@@ -238,14 +239,20 @@ def _note(own: Record | None, other: Record | None, changed: Sequence[str]) -> s
     return f"other parameters: {', '.join(changed[:NAMED])}{more}" if changed else ""
 
 
-def _machine(found: Mapping[str, Record]) -> str:
+def machine_of(found: Mapping[str, Record]) -> str:
+    """What the records of a run were measured on, in words."""
     machine = next(iter(found.values())).provenance.machine
     return f"{machine.cpu_model}, {machine.cores} cores"
 
 
 def _name(where: Layout, folder: Path) -> str:
     """What the tables call the results in `folder`."""
-    return {where.published: PUBLISHED, where.published / SECOND: "second run"}.get(folder, folder.name)
+    names = {
+        where.published: PUBLISHED,
+        where.published / SECOND: "second run",
+        where.published / OTHER_MACHINE: "another machine",
+    }
+    return names.get(folder, folder.name)
 
 
 def show(found: Comparison, console: Console) -> None:
@@ -409,12 +416,12 @@ def _percent(share: float | None) -> str:
 def parts(where: Layout, results: Path) -> dict[str, str]:
     """What the pages of a book over `results` take in, by file name; what cannot be compared is said there.
 
-    A run is set beside the published one, and a second run of it beside the first; of the published results both are
-    the second run beside the first.
+    A run is set beside the published one, and a second run of it beside the first. Beside the published results stands
+    the run on another machine, or the second run where there is none.
     """
     if results == where.published:
         second, beside = results / SECOND, results
-        compared = second
+        compared = results / OTHER_MACHINE if (results / OTHER_MACHINE).is_dir() else second
     else:
         second, beside = results.with_name(results.name + AGAIN), where.published
         compared = results

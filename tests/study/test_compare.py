@@ -271,6 +271,47 @@ def test_run_again_publish_again(study):
     assert study.result("01_alpha")["parameters"]["run_name"] == "quick"
 
 
+def on_another_machine(folder):
+    """Make the records of a run those of another processor."""
+    for path in folder.glob(f"*/{FILE}"):
+        record = json.loads(path.read_text())
+        record["provenance"]["machine"]["cpu_model"] = "another CPU"
+        path.write_text(json.dumps(record))
+
+
+def test_a_run_on_another_machine_is_laid_beside_the_published_results(study):
+    quiet = Console(quiet=True)
+    study.cli("run")
+    with pytest.raises(compare.CompareError, match="no published result"):
+        book.publish_other_machine(study, "quick", quiet)
+    book.publish(study, "quick", quiet)
+    with pytest.raises(book.BookError, match="ran on the machine of the published results"):
+        book.publish_other_machine(study, "quick", quiet)
+    assert not (study.published / compare.OTHER_MACHINE).exists()
+
+    on_another_machine(study.run("quick"))
+    (study.run("quick") / "02_beta" / FILE).unlink()  # it has not run there
+    told = study.cli("publish", "quick", "--other-machine").stdout
+    assert "another CPU" in told
+    laid = {p.relative_to(study.published).as_posix() for p in (study.published / compare.OTHER_MACHINE).rglob("*.*")}
+    assert laid == {"other-machine/01_alpha/result.json"}
+    shown = (study.published / compare.COMPARED).read_text()
+    assert "<code>another machine</code> (another CPU, " in shown
+    assert "<code>02_beta</code>: has not run" in shown
+    assert "ran once" in (study.published / compare.REPEATED).read_text()
+    assert book.check_run(study, None) == []
+
+    study.cli("run", "--force")
+    book.publish(study, "quick", quiet)
+    assert (study.published / compare.OTHER_MACHINE / "01_alpha" / FILE).exists()
+    on_another_machine(study.run("quick"))
+    book.publish(study, "quick", quiet)  # now the published results are of that machine
+    assert not (study.published / compare.OTHER_MACHINE).exists()
+    done = study.cli("publish", "--again", "--other-machine", check=False)
+    assert done.returncode == 2
+    assert "got both" in done.stderr
+
+
 def test_a_second_run_needs_a_first(study):
     done = study.cli("run", "--again", "--only", "02_beta", check=False)
     assert done.returncode == 1
