@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-import faiss
 import msgspec
 import numpy as np
 
 from nanorecsys.ann.errors import SpecificationError
 from nanorecsys.ann.indexes import BuildOptions, build_index, check_neighbours
+from nanorecsys.blas import faiss
 from nanorecsys.memory import forget_peak, peak_resident_bytes, resident_bytes
 
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import faiss
 import numpy as np
 
 from nanorecsys.ann.errors import (
@@ -27,6 +26,7 @@ from nanorecsys.ann.errors import (
     VectorsError,
 )
 from nanorecsys.ann.specs import PROJECTED, directions, kind, lists, needs_users
+from nanorecsys.blas import faiss
 
 NORM_TOLERANCE = 1e-3
 ITEMS_WEIGHT = 1e-3  # of the items beside the users in the fit of a projection: enough to order what no user takes

@@ -22,7 +22,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import faiss
 import msgspec
 import numpy as np
 import polars as pl
@@ -43,6 +42,7 @@ from nanorecsys.ann.indexes import (
 )
 from nanorecsys.ann.limits import Limits, best_of, measure_limits
 from nanorecsys.ann.specs import parse_setting
+from nanorecsys.blas import faiss
 from nanorecsys.data import Histories
 
 BATCH = 1000  # of the throughput measure, and of the largest batch

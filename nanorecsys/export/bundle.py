@@ -26,12 +26,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-import faiss
 import msgspec
 import numpy as np
 import onnxruntime as ort
 import polars as pl
 
+from nanorecsys.blas import faiss
 from nanorecsys.data import Histories
 from nanorecsys.export.errors import BundleError
 from nanorecsys.export.runtime import Encoder, session

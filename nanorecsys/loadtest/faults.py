@@ -26,12 +26,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import faiss
 import msgspec
 import numpy as np
 import psutil
 import redis
 
+from nanorecsys.blas import faiss
 from nanorecsys.data import Histories
 from nanorecsys.data.padding import padded
 from nanorecsys.export.bundle import Bundle, build_bundle, open_bundle

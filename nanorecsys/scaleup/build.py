@@ -10,12 +10,12 @@ at the same time, so that links depend on who comes first.
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import msgspec
 import numpy as np
 
 from nanorecsys.ann.indexes import BuildOptions, check_factory, check_neighbours, project_by, users_projection
 from nanorecsys.ann.specs import directions, needs_users
+from nanorecsys.blas import faiss
 from nanorecsys.scaleup.rows import Rows
 from nanorecsys.scaleup.specs import Parts, parts
 from nanorecsys.scaleup.steps import Steps

@@ -6,11 +6,11 @@ is trained anew for each seed, so that its noise can be averaged away; that of t
 
 from collections.abc import Sequence
 
-import faiss
 import msgspec
 import numpy as np
 
 from nanorecsys.ann.exact import Exact, exact_neighbours
+from nanorecsys.blas import faiss
 
 K = 10
 PROBES = (1, 2, 4, 8, 16, 32)

@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import faiss
 import msgspec
 import numpy as np
 import polars as pl
@@ -25,6 +24,7 @@ from nanorecsys.ann.exact import Exact
 from nanorecsys.ann.indexes import FaissIndex, load_index
 from nanorecsys.ann.measure_worker import read_bytes
 from nanorecsys.ann.specs import BASELINE, parse_setting
+from nanorecsys.blas import faiss
 from nanorecsys.memory import forget_peak, peak_resident_bytes
 from nanorecsys.scaleup.rows import Rows
 from nanorecsys.study.spread import Spread, spread

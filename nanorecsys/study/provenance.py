@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from nanorecsys.processor import processor
+
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 LIBRARIES = (
@@ -47,14 +49,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cpu_info(path: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]:
-    """Model name and those of `FLAGS` that the processor has; what `platform` knows where there is no such file."""
-    fields: dict[str, str] = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            key, _, value = line.partition(":")
-            fields.setdefault(key.strip(), value.strip())
-    present = set(fields.get("flags", "").split())
-    return fields.get("model name") or platform.processor() or "unknown", [f for f in FLAGS if f in present]
+    """Model name and those of `FLAGS` that the processor has."""
+    model, present = processor(path)
+    return model, [flag for flag in FLAGS if flag in present]
 
 
 def machine() -> Machine:

@@ -2,7 +2,6 @@
 
 import re
 
-import faiss
 import numpy as np
 import pytest
 
@@ -30,6 +29,7 @@ from nanorecsys.ann.indexes import (
     visited,
 )
 from nanorecsys.ann.measure_worker import read_bytes
+from nanorecsys.blas import faiss
 from tests.ann.vectors import clustered, few_directions, users
 
 D, K = 32, 10

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import faiss
 import msgspec
 import numpy as np
 import onnx
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from nanorecsys.ann.indexes import users_projection
+from nanorecsys.blas import faiss
 from nanorecsys.data import Dataset, Histories, Interactions, leave_one_out, save_prepared
 from nanorecsys.data.load import ids_sha256
 from nanorecsys.errors import NanorecsysError

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import faiss
 import numpy as np
 import polars as pl
 import pytest
@@ -15,6 +14,7 @@ from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.ann.indexes import FaissIndex, load_index
 from nanorecsys.ann.limits import Bandwidth, Limits
 from nanorecsys.ann.specs import directions
+from nanorecsys.blas import faiss
 from nanorecsys.scaleup import search_worker, specs, write_catalogue
 from nanorecsys.scaleup.build import Plan, build
 from nanorecsys.scaleup.rows import Rows
