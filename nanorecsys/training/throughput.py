@@ -4,9 +4,10 @@
                     it comes; fp32
     packed, fp32    rows without padding, the head by chunks and only where a target is, without the items that its user
                     had before; dropout by random bytes; fused AdamW
-    packed, bf16    the same, with matrix products in bf16 (as `TrainingConfig.precision` "auto" takes where it pays)
+    packed, bf16    the same, with matrix products in bf16: only where the processor multiplies bf16 natively, as
+                    `TrainingConfig.precision` "auto" does
 
-All three train the same model at the same number of rows a step, a few steps of each in turn, so that a machine that
+All train the same model at the same number of rows a step, a few steps of each in turn, so that a machine that
 slows down slows them all. What is counted is targets: a place that is padding is work, but no token.
 """
 
@@ -25,7 +26,7 @@ from nanorecsys.data.padding import padded
 from nanorecsys.models.items import ItemContent
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.training import batches
-from nanorecsys.training.loop import Run, TrainingConfig, best_device
+from nanorecsys.training.loop import Run, TrainingConfig, best_device, has_bf16
 
 Step = Callable[[], int]
 
@@ -58,8 +59,9 @@ def measure(
     variants: dict[str, Step] = {
         "padded, fp32": _padded(fresh(), histories, training),
         "packed, fp32": _packed(fresh(), histories, replace(training, precision="fp32")),
-        "packed, bf16": _packed(fresh(), histories, replace(training, precision="bf16")),
     }
+    if has_bf16(best_device()):
+        variants["packed, bf16"] = _packed(fresh(), histories, replace(training, precision="bf16"))
     rows = []
     for repeat in tqdm(range(repeats + 1), desc="throughput", disable=not progress):
         for variant, step in variants.items():
