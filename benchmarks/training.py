@@ -31,8 +31,8 @@ examples:
   OMP_NUM_THREADS=1 python benchmarks/training.py             on one core
 
 How to read it: the variants take turns, so compare within one run only. Set OMP_WAIT_POLICY=passive on a machine that
-does other work: OpenMP threads that wait spinning lose more than they win there. Exit status 1: the fastest packed variant is
-below 3 times the padded loop. bf16 is left out where the processor does not multiply it natively.
+does other work: OpenMP threads that wait spinning lose more than they win there. Exit status 1: the fastest packed
+variant is below 3 times the padded loop. bf16 is left out where the processor does not multiply it natively.
 """
 
 
