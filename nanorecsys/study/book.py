@@ -195,7 +195,7 @@ def publish(where: Layout, run: str, console: Console, *, again: bool = False) -
         CompareError: the records from another machine are damaged, or of another version.
         GateError, RecordError: one may not be shown; what was published is untouched then.
     """
-    results = where.run(run)
+    results = _existing(where, run)
     staged = where.published.with_name(".results")
     with locked(results):
         shutil.rmtree(staged, ignore_errors=True)
@@ -224,11 +224,11 @@ def publish_other_machine(where: Layout, run: str, console: Console) -> None:
         console: where it is told.
 
     Raises:
-        BookError: it ran on the machine of the published results.
+        BookError: it has not run, or ran on the machine of the published results.
         CompareError, GateError, RecordError: there is no record in one of the two, or one that may not be shown; what
             was published is untouched then.
     """
-    results, target = where.run(run), where.published / OTHER_MACHINE
+    results, target = _existing(where, run), where.published / OTHER_MACHINE
     with locked(results):
         found = records(where, results)
         machine = machine_of(found)
@@ -245,6 +245,14 @@ def publish_other_machine(where: Layout, run: str, console: Console) -> None:
             copy_record(chapter, results, target)
     write_parts(where, where.published, where.published)
     console.print(f"laid {run} ({machine}) beside the published results", highlight=False)
+
+
+def _existing(where: Layout, run: str) -> Path:
+    """Where a run's results lie, before anything is locked or written there; BookError if it never ran."""
+    results = where.run(run)
+    if not results.is_dir():
+        raise BookError(f"{run} has not run", f"nanorecsys run {run}")
+    return results
 
 
 def check_run(where: Layout, run: str | None) -> list[str]:

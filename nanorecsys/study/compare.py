@@ -242,7 +242,7 @@ def _note(own: Record | None, other: Record | None, changed: Sequence[str]) -> s
 def machine_of(found: Mapping[str, Record]) -> str:
     """What the records of a run were measured on, in words."""
     machine = next(iter(found.values())).provenance.machine
-    return f"{machine.cpu_model}, {machine.cores} cores"
+    return f"{machine.processor}, {machine.cores} cores"
 
 
 def _name(where: Layout, folder: Path) -> str:

@@ -98,7 +98,7 @@ def bought_caption(record: Record[Any]) -> str:
     return (
         f"What each change bought, each on top of those above. CPU time of a request at {p['ladder_rate']:g} requests "
         f"a second for {p['ladder_s']:g} s{rates}{longer}. {r.cold_share:.0%} of requests cold; server and "
-        f"generator share {m.cores} cores of {m.cpu_model}."
+        f"generator share {m.cores} cores of {m.processor}."
     )
 
 

@@ -29,9 +29,14 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     os: str
     python: str
 
+    @property
+    def processor(self) -> str:
+        """The model and the widest of `FLAGS` that it has: hosts give models that differ by years the same name."""
+        return f"{self.cpu_model} with {self.cpu_flags[-1]}" if self.cpu_flags else self.cpu_model
+
     def __str__(self) -> str:
         """In a few words, for captions."""
-        return f"{self.cpu_model}, {self.cores} cores, {self.memory_gib:.0f} GiB"
+        return f"{self.processor}, {self.cores} cores, {self.memory_gib:.0f} GiB"
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
