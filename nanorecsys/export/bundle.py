@@ -35,6 +35,7 @@ from nanorecsys.blas import faiss
 from nanorecsys.data import Histories
 from nanorecsys.export.errors import BundleError
 from nanorecsys.export.runtime import Encoder, session
+from nanorecsys.processor import has_int8_dot_products
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -48,7 +49,6 @@ FILES = (TOWER, TOWER_FP32, RANKER, INDEX, VECTORS, ITEMS, OFFSETS, EVENTS, USER
 
 _CHECKSUM = "checksum"  # of the manifest itself, over its other fields
 _ITEM_COLUMNS = {"item": pl.Int32, "item_id": None, "title": pl.String, "year": pl.Int16, "genres": pl.List(pl.String)}
-_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "asimddp"}  # x86 twice, then Arm
 _UNIT = 1e-3  # how far a norm may be from 1
 _REBUILD = "Build the bundle again: nanorecsys bundle."
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -223,11 +223,6 @@ def open_bundle(path: Path | str, threads: int = 1, verify: bool = True, *, fp32
     if fp32 is None:
         fp32 = manifest.tower_is_int8 and not has_int8_dot_products()
     return _load(folder, manifest, TOWER_FP32 if fp32 else TOWER, threads)
-
-
-def has_int8_dot_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor says that it has int8 dot products (VNNI); False where it says nothing."""
-    return cpuinfo.exists() and not _INT8_FLAGS.isdisjoint(cpuinfo.read_text().split())
 
 
 @dataclass(frozen=True)

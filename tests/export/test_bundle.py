@@ -35,11 +35,11 @@ from nanorecsys.export.bundle import (
     Parts,
     build_bundle,
     check_bundle,
-    has_int8_dot_products,
     open_bundle,
 )
 from nanorecsys.export.errors import BundleError
 from nanorecsys.export.runtime import encode_users
+from nanorecsys.processor import has_int8_dot_products
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FORMAT, Record, write_record
 from tests.records import made

@@ -114,6 +114,17 @@ def test_int8_quantizes_every_product_and_stays_close(name, fused_path, encoder,
     assert np.abs(found - expected).max() > 1e-5  # it is another model
 
 
+@pytest.mark.parametrize(("has", "largest"), [(True, 127), (False, 64)])
+def test_without_int8_dot_products_weights_leave_room_for_a_sum_in_16_bits(
+    has, largest, fused_path, batch, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(quantize, "has_int8_dot_products", lambda: has)
+    for name in ("channel", "static"):
+        quantized(name, fused_path, tmp_path / "int8.onnx", batch)
+        tensors = [onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "int8.onnx").graph.initializer]
+        assert max(np.abs(t.astype(int)).max() for t in tensors if t.dtype == np.int8 and t.ndim == 2) == largest
+
+
 def test_a_scale_a_row_keeps_one_position_from_costing_the_others(encoder, tmp_path):
     """One position whose gate opens far: with one scale for all of them, the others are left a few steps."""
     block = copy.deepcopy(encoder.tower.blocks[0])
@@ -123,7 +134,7 @@ def test_a_scale_a_row_keeps_one_position_from_costing_the_others(encoder, tmp_p
     x = np.random.default_rng(0).normal(size=(1, 6, 16)).astype(np.float32)
     x[..., 0] = 0
     x[0, 0] = 0
-    x[0, 0, 0] = 3
+    x[0, 0, 0] = 6
     h = torch.from_numpy(x)
     with torch.inference_mode():
         expected = block.down(torch.nn.functional.silu(block.gate(h)) * block.up(h)).numpy()

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from types import SimpleNamespace
 
+import msgspec
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
@@ -13,6 +14,7 @@ from nanorecsys.study import figures
 from nanorecsys.study.chapters import chapters
 from nanorecsys.study.claims import Claim, JudgedClaim, Target, judge
 from nanorecsys.study.layout import layout
+from nanorecsys.study.provenance import Machine
 from nanorecsys.study.seed import AT_LEAST, AT_MOST, SEED, SeedRow, address, anchor, headlines, judge_seed, seed_table
 
 WHERE = layout()
@@ -31,6 +33,7 @@ def published(name):
         if hasattr(record.result, stages) and isinstance(found := getattr(record.result, stages), SimpleNamespace):
             setattr(record.result, stages, vars(found))
     record.parameters = json.loads(text)["parameters"]
+    record.provenance.machine = msgspec.convert(json.loads(text)["provenance"]["machine"], Machine)
     return record
 
 
