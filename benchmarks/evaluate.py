@@ -18,7 +18,7 @@ import psutil
 
 from nanorecsys.data import Histories
 from nanorecsys.evaluation import DotProduct, evaluate, summary, value
-from nanorecsys.study.provenance import cpu_info, threads
+from nanorecsys.study.provenance import machine, threads
 
 LIMIT_S, LIMIT_GIB = 360, 2
 
@@ -95,7 +95,7 @@ def main() -> None:
     cores = len(psutil.Process().cpu_affinity())
     print(
         f"{args.users:,} users x {args.items:,} items, d {args.dim}, {args.targets} targets a user, "
-        f"{len(seen.items):,} seen items\n{cpu_info()[0]}, {cores} cores, threads {threads()}, "
+        f"{len(seen.items):,} seen items\n{machine().processor}, {cores} cores, threads {threads()}, "
         f"load average {psutil.getloadavg()[0]:.1f}"
     )
     runs = [measure(scorer, targets, seen, args.items) for _ in range(args.repeats)]

@@ -17,7 +17,7 @@ import numpy as np
 from nanorecsys.errors import NanorecsysError
 from nanorecsys.scaleup import GENERATORS, generate, write_catalogue
 from nanorecsys.scaleup.generators.base import normalised
-from nanorecsys.study.provenance import cpu_info, threads
+from nanorecsys.study.provenance import machine, threads
 
 LIMITS = {"independent": 150_000, "local": 50_000}
 
@@ -63,7 +63,7 @@ def main(
                 rates[name].append((n - len(real)) / seconds(real, n, name, n_threads, to_disk))
     except NanorecsysError as error:
         raise click.ClickException(str(error)) from error
-    cpu, _ = cpu_info()
+    cpu = machine().processor
     print(f"{len(real)} items of d {real.shape[1]} to {n}, {repeats} repeats; {cpu}, {n_threads or 'all'} threads")
     print(f"environment: {threads()}")
     print(f"{'vectors/s':<14}{'median':>10}{'lowest':>10}{'highest':>10}{'limit':>10}")

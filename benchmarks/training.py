@@ -17,7 +17,7 @@ import torch
 from nanorecsys.data import DEFAULT_DATASET, histories, load_dataset
 from nanorecsys.models.items import item_content
 from nanorecsys.models.retriever import RetrieverConfig
-from nanorecsys.study.provenance import cpu_info, threads
+from nanorecsys.study import provenance
 from nanorecsys.training.loop import TrainingConfig, device_name
 from nanorecsys.training.throughput import measure, summarise
 
@@ -65,8 +65,12 @@ def main() -> int:
         repeats=arguments.repeats,
     )
     table = summarise(rows, known, shape.window)
-    cpu, _ = cpu_info()
-    machine = {"cpu": cpu, "device": device_name(), "torch_threads": torch.get_num_threads(), **threads()}
+    machine = {
+        "cpu": provenance.machine().processor,
+        "device": device_name(),
+        "torch_threads": torch.get_num_threads(),
+        **provenance.threads(),
+    }
     print(f"\n{dataset.name}, {dataset.interactions.n_items} items; {machine}")
     print(f"{'':<16}{'tokens/s':>10}{'lowest':>9}{'highest':>9}{'sequences/s':>13}{'x padded':>10}")
     for row in table.iter_rows(named=True):

@@ -15,6 +15,7 @@ import threadpoolctl
 from nanorecsys.data import DataError
 from nanorecsys.data.load import DEFAULT_DATASET
 from nanorecsys.data.registry import fetch
+from nanorecsys.processor import has_int8_dot_products
 from nanorecsys.study import provenance
 from nanorecsys.study.layout import Layout, layout
 
@@ -64,7 +65,7 @@ def chromium() -> str | None:
 def _machine(where: Layout) -> Iterator[Check]:
     machine = provenance.machine()
     yield Check(name="CPU", value=machine.cpu_model)
-    vnni = "avx512_vnni" in machine.cpu_flags
+    vnni = has_int8_dot_products()
     yield Check(
         name="CPU flags",
         value=" ".join(machine.cpu_flags) or "none of " + " ".join(provenance.FLAGS),

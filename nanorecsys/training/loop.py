@@ -153,7 +153,7 @@ def device_name() -> str:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 natively; elsewhere PyTorch emulates it, 25 times slower than fp32."""
+    """Whether the device multiplies bf16 natively; elsewhere PyTorch emulates it, far slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities()

@@ -32,8 +32,9 @@ def published(name):
     for stages in ("stages_alone", "stages_loaded", "baseline_stages"):
         if hasattr(record.result, stages) and isinstance(found := getattr(record.result, stages), SimpleNamespace):
             setattr(record.result, stages, vars(found))
-    record.parameters = json.loads(text)["parameters"]
-    record.provenance.machine = msgspec.convert(json.loads(text)["provenance"]["machine"], Machine)
+    plain = json.loads(text)
+    record.parameters = plain["parameters"]
+    record.provenance.machine = msgspec.convert(plain["provenance"]["machine"], Machine)
     return record
 
 
