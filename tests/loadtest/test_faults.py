@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 
+from nanorecsys.data.padding import padded
+from nanorecsys.export.bundle import build_bundle
 from nanorecsys.loadtest import faults
-from nanorecsys.loadtest.faults import CANDIDATES, TOLERANCE, Direct, K, RedisProcess, run_faults
+from nanorecsys.loadtest.faults import CANDIDATES, TOLERANCE, Direct, K, RedisProcess, in_fp32, run_faults
 
 
 @pytest.fixture(scope="module")
-def direct(served):
-    return Direct(served.folders[served.final])
+def direct(served, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("direct") / "bundle"
+    build_bundle(folder, in_fp32(served.changed[served.final]))
+    return Direct(folder)
 
 
 def answer(direct, user_id, posted=(), k=K):
@@ -26,6 +30,17 @@ def answer(direct, user_id, posted=(), k=K):
 def test_the_direct_answer_is_right(direct):
     for user_id in range(1, 40):
         assert direct.wrong(user_id, answer(direct, user_id)) == ""
+
+
+def test_the_company_of_a_batch_changes_no_score(direct, served):
+    users = np.arange(40)
+    together = direct.bundle.encoder(*padded(direct.bundle.histories, users, direct.bundle.manifest.window))
+    items = np.arange(100)
+    for user in users:
+        alone = direct.scores(direct.user(direct.history(int(user) + 1, ())), items)
+        assert np.abs(direct.scores(together[user : user + 1], items) - alone).max() < TOLERANCE / 4
+    changed = in_fp32(served.changed[served.final])
+    assert (changed.tower, changed.tower_is_int8) == (changed.tower_fp32, False)
 
 
 def test_wrong_answers_are_found(direct):
@@ -47,6 +62,16 @@ def test_an_answer_may_lack_one_item_but_not_go_far_below(direct):
 
 def test_the_answer_of_another_user_is_wrong(direct):
     found = [bool(direct.wrong(user_id, answer(direct, user_id + 1))) for user_id in range(1, 60)]
+    assert np.mean(found) > 0.9
+
+
+def test_an_answer_without_the_latest_event_is_found_by_its_scores(direct):
+    found = []
+    for user_id in range(1, 40):
+        stale = answer(direct, user_id)
+        taken = {item["item_id"] for item in stale}
+        posted = next(int(i) for i in direct.item_ids[::-1] if int(i) not in taken)
+        found.append("off" in direct.wrong(user_id, stale, posted=[posted]))
     assert np.mean(found) > 0.9
 
 

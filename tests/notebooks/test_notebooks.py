@@ -16,6 +16,7 @@ from nanorecsys.study.layout import layout
 WHERE = layout()
 CHAPTERS = chapters(WHERE)
 BIN = Path(sys.executable).parent
+LONG = ("02_training", "05_scaleup", "06_loadtest")  # most of a smoke run; the nbval tier runs them from another folder
 
 
 def papermill(*arguments, cwd, check=True):
@@ -54,7 +55,7 @@ def test_papermill_prints_every_parameter_with_its_meaning(name):
 
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [*((name, "elsewhere") for name in CHAPTERS), *((name, "root") for name in ("01_data", "07_summary"))],
+    [*((name, "elsewhere") for name in CHAPTERS if name not in LONG), ("01_data", "root"), ("07_summary", "root")],
 )
 def test_plain_papermill_runs_from_the_root_and_from_elsewhere(name, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
