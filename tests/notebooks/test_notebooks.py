@@ -16,7 +16,7 @@ from nanorecsys.study.layout import layout
 WHERE = layout()
 CHAPTERS = chapters(WHERE)
 BIN = Path(sys.executable).parent
-LONG = ("02_training", "05_scaleup", "06_loadtest")  # most of a smoke run; the nbval tier runs them from another folder
+LONG = ("02_training", "06_loadtest")  # the nbval tier runs them without the runner, from another folder
 
 
 def papermill(*arguments, cwd, check=True):
