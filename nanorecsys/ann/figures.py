@@ -6,6 +6,7 @@ import matplotlib.ticker as ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from nanorecsys.ann.limits import MIB, Limits
 from nanorecsys.ann.result import Confirmed, Operating, Recommended
@@ -21,6 +22,8 @@ _GROUPS = (
     ("RaBitQ fast scan", PALETTE[3], ("RaBitQ fast scan, refined",)),
     ("graphs", PALETTE[2], ("HNSW", "HNSW-SQ", "NSG", "usearch")),
 )
+# Where a name may stand beside its point, in points of type: the first that is free.
+_OFFSETS = (5, 0), (-5, 0), (5, 6), (-5, 6), (5, -6), (-5, -6), (0, 9), (0, -9)
 _LOSS_FLOOR = 1e-5  # where a recall of one is drawn
 
 
@@ -63,7 +66,8 @@ def pareto(points: Sequence[Operating], chosen: Recommended | None, title: str) 
     axis.plot([p.p50_ms.middle for p in front], [_loss(p) for p in front], color=PALETTE[5], linewidth=1.2)
     if chosen:
         mark = next(p for p in points if (p.factory, p.search) == (chosen.factory, chosen.search))
-        axis.plot([mark.p50_ms.middle], [_loss(mark)], "o", markersize=12, markerfacecolor="none", color=PALETTE[5])
+        ring = {"markersize": 12, "markerfacecolor": "none", "linestyle": "none"}
+        axis.plot([mark.p50_ms.middle], [_loss(mark)], "o", **ring, color=PALETTE[5], label="recommended")
     axis.set(xscale="log", yscale="log", title=title, xlabel="P50, ms a query", ylabel="missed of the exact neighbours")
     axis.invert_yaxis()
     axis.margins(x=0.2, y=0.08)
@@ -178,36 +182,38 @@ def parts(points: Sequence[Confirmed], flat_ms: float, title: str) -> Figure:
     return figure
 
 
-def label_places(axis: Axes, points: Sequence[tuple[float, float, str]], size: float = 6.5) -> None:
-    """Names beside points where there is room: to the right, the left, above or below; a point without room gets none.
+def label_places(axis: Axes, points: Sequence[tuple[float, float, str]], size: float = 7) -> None:
+    """Names beside points where there is room for them, over no other name, point or legend; else a point gets none.
 
     Args:
-        axis: a panel whose scales and limits are final.
+        axis: a panel on which all else is drawn.
         points: x, y and name; the first ones are served first.
         size: of the type, in points.
     """
-    scale = axis.figure.dpi / 72
-    taken: list[tuple[float, float, float, float]] = []
+    figure = axis.figure
+    figure.draw_without_rendering()  # places are final only after the layout
+    drawn = [line.get_transform().transform(line.get_xydata()) for line in axis.lines if line.get_marker() != "None"]
+    radius = 2 * figure.dpi / 72
+    taken = [Bbox.from_extents(*(xy - radius), *(xy + radius)) for xy in np.concatenate(drawn)]
+    taken += [legend.get_window_extent() for legend in [axis.get_legend()] if legend]
     for x, y, name in points:
-        centre_x, centre_y = axis.transData.transform((x, y))
-        width, height = 0.62 * size * len(name) * scale, 1.25 * size * scale
-        for dx, dy, align in ((5, 0, "left"), (-5, 0, "right"), (5, size, "left"), (-5, -size, "right")):
-            left = centre_x + dx * scale - (width if align == "right" else 0)
-            bottom = centre_y + dy * scale - height / 2
-            box = (left, bottom, left + width, bottom + height)
-            if not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
+        for dx, dy in _OFFSETS:
+            text = axis.annotate(
+                name,
+                (x, y),
+                xytext=(dx, dy),
+                textcoords="offset points",
+                ha="left" if dx > 0 else "right" if dx < 0 else "center",
+                va="center",
+                fontsize=size,
+                color=INK,
+            )
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            if axis.bbox.containsx(box.x0) and axis.bbox.containsx(box.x1) and not box.count_overlaps(taken):
                 taken.append(box)
-                axis.annotate(
-                    name,
-                    (x, y),
-                    xytext=(dx, dy),
-                    textcoords="offset points",
-                    ha=align,
-                    va="center",
-                    fontsize=size,
-                    color=INK,
-                )
                 break
+            text.remove()
 
 
 def _loss(point: Operating) -> float:

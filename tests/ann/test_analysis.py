@@ -10,6 +10,7 @@ from nanorecsys.ann.limits import Bandwidth, Limits
 from nanorecsys.ann.result import AnnResult, Build, Confirmed, Difference, Failure, Operating, Recommended, Spread
 from nanorecsys.ann.specs import FAMILIES
 from nanorecsys.data.load import DEFAULT_DATASET
+from nanorecsys.study import plots
 from nanorecsys.study.claims import judge
 
 FLOOR, BOUND = 0.99, 1500.0
@@ -158,6 +159,24 @@ def test_the_page_says_what_of_the_time_no_narrower_search_would_save():
     assert not figures.parts([], 1.0, "title").legends
     (axis,) = figures.parts([fast], 1.0, "title").axes
     assert sum(bar.get_width() for bar in axis.patches) == pytest.approx(100)
+
+
+def test_names_in_a_figure_cover_no_name_and_no_point():
+    rng = np.random.default_rng(0)
+    points = [(*10 ** rng.uniform(-1, 1, 2), f"IVF{i},PQ64x4fs,RFlat") for i in range(40)]
+    figure, (axis,) = plots.axes()
+    axis.loglog([x for x, *_ in points], [y for _, y, _ in points], "o", label="points")
+    axis.set(title="title", xlabel="x", ylabel="y")
+    axis.legend()
+    figures.label_places(axis, points)
+    figure.draw_without_rendering()
+    names = [text.get_window_extent() for text in axis.texts]
+    assert 10 < len(names) < len(points)
+    places = axis.transData.transform([point[:2] for point in points])
+    for i, name in enumerate(names):
+        assert not name.count_overlaps([*names[:i], axis.get_legend().get_window_extent()])
+        assert not any(name.contains(*place) for place in places)
+        assert axis.bbox.x0 <= name.x0 < name.x1 <= axis.bbox.x1
 
 
 def test_the_front_is_what_no_other_point_beats():
