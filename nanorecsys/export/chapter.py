@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nanorecsys.export.names import EXPORTED, INT8_PADDED, ORIGINAL_RANKER, RANKER, TORCH_PADDED
-from nanorecsys.export.result import ExportResult
+from nanorecsys.export.result import COMPANY, ExportResult
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.claims import Claim, Target, keeps_time
 
@@ -79,6 +79,14 @@ CLAIMS = (
         value=_study_shape(lambda r: r.variants[r.chosen].closeness.overlap),
         unit="",
         target=Target(">=", 0.97, limit=0.95),
+    ),
+    Claim(
+        id="export.company",
+        statement="No entry of a served vector changes by more than 2e-4 with what else is in its batch.",
+        value=lambda r: r.variants[r.chosen].closeness.company,
+        unit="",
+        target=Target("<=", COMPANY),
+        agrees="exact",
     ),
     keeps_time("export", "6 minutes in full, 2 in quick, 30 s in smoke"),
 )

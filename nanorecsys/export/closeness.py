@@ -12,13 +12,14 @@ from nanorecsys.export.result import Closeness, Difference
 from nanorecsys.export.runtime import Encode, encode_users, session
 from nanorecsys.models.ranker import FittedRanker
 
+BATCH_TOKENS = 2000  # places of a batch that a vector is compared in with itself alone
+
 
 def encode_asked(encode: Encode, task: Task, window: int, batch_tokens: int) -> np.ndarray:
     """Vectors of the users that the task asks for, float32 (n_users, d), zero for all others.
 
     Args:
-        batch_tokens: see `runtime.encode_users`. Dynamic int8 takes its scales from a whole batch, so a vector depends
-            on the users that share it.
+        batch_tokens: see `runtime.encode_users`.
     """
     asked = np.flatnonzero(task.targets.lengths)
     found = encode_users(encode, task.seen, window, asked, batch_tokens=batch_tokens)
@@ -32,14 +33,31 @@ def rank(vectors: np.ndarray, item_vectors: np.ndarray, task: Task) -> Evaluatio
     return evaluate(DotProduct(vectors, item_vectors), task.targets, task.seen, task.n_items)
 
 
+def company(encode: Encode, task: Task, window: int, users: int = 32) -> float:
+    """The largest change of a vector's entry between a history alone and in a batch with others of like length.
+
+    Args:
+        users: of those that the task asks for, spread evenly.
+    """
+    asked = np.flatnonzero(task.targets.lengths)
+    some = asked[np.linspace(0, len(asked) - 1, min(users, len(asked))).astype(int)]
+    alone, together = (encode_users(encode, task.seen, window, some, batch_tokens=n) for n in (1, BATCH_TOKENS))
+    return float(np.abs(alone - together).max())
+
+
 def closeness(
-    vectors: np.ndarray, ranked: Evaluation, reference: np.ndarray, reference_ranked: Evaluation
+    vectors: np.ndarray,
+    ranked: Evaluation,
+    reference: np.ndarray,
+    reference_ranked: Evaluation,
+    company: float | None = None,
 ) -> Closeness:
     """A variant against the trained model, over the users with a target.
 
     Args:
         vectors, reference: float32 (n_users, d), unit norm for those users.
         ranked, reference_ranked: what `rank` made of them.
+        company: see `company`.
     """
     users = ranked.users
     cosine = np.einsum("ud,ud->u", vectors[users], reference[users])
@@ -55,6 +73,7 @@ def closeness(
         overlap=float(overlaps(ranked.top, reference_ranked.top).mean()),
         hitrate=change["hitrate@10"],
         ndcg=change["ndcg@10"],
+        company=company,
     )
 
 

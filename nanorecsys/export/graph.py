@@ -91,8 +91,8 @@ def fused_tower(encoder: UserEncoder, *, by_row: bool = False) -> onnx.ModelProt
 
     Args:
         by_row: divide what goes into the last product of each feed-forward by the largest of its position, and
-            multiply what comes out. It changes nothing here, and what dynamic int8 makes of it: what a gate lets
-            through has outliers at some positions, and one scale for all of them leaves the others few steps.
+            multiply what comes out. It changes nothing here, and what int8 makes of it: what a gate lets through has
+            outliers at some positions, and one scale for all of them leaves the others few steps.
 
     Returns:
         a model with the inputs items int64 (B, L) and lengths int64 (B,), as `UserEncoder.forward` has them, and the

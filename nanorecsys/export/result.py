@@ -2,6 +2,10 @@
 
 import msgspec
 
+# How much an entry of a served vector may change with what else is in its batch: what rounding does, and not what a
+# scale does that is found over the batch.
+COMPANY = 2e-4
+
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """A metric of the trained model, and how much a variant changes it, with the paired 95 % interval over users."""
@@ -14,7 +18,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 class Closeness(msgspec.Struct, frozen=True, kw_only=True):
     """A variant against the trained model in PyTorch: largest difference of a vector's entry, cosines over users,
-    the share of each user's hundred best items that is kept, and quality."""
+    the share of each user's hundred best items that is kept, and quality. `company` is how much an entry changes at
+    most with what else is in the batch; null where that was not measured."""
 
     max_difference: float
     cosine_median: float
@@ -22,6 +27,7 @@ class Closeness(msgspec.Struct, frozen=True, kw_only=True):
     overlap: float
     hitrate: Difference
     ndcg: Difference
+    company: float | None = None
 
 
 class VariantResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -161,7 +161,7 @@ def _write(encoder: UserEncoder, histories: Histories, folder: Path, name: str, 
         if name == INT8_PADDED:
             export_encoder(EveryPosition(encoder), window, source, EARLIER_OPSET)
         else:
-            onnx.save(fused_tower(encoder, by_row=name == INT8_ROWS), source)
+            onnx.save(fused_tower(encoder, by_row=name in (INT8_ROWS, INT8_STATIC)), source)
         if name == INT8_STATIC:
             return quantize.static(source, path, calibration(histories, window))
         if name == INT8_WEIGHTS:

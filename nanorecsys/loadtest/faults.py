@@ -1,10 +1,10 @@
 """Many requests while workers are killed, bundles taken up, Redis stopped, clients cut off: is anything wrong or lost?
 
-A sample of the answers is compared with a direct computation by the bundle that the answer names. A tower in int8
-finds its scales over a whole batch, so that a history's scores move by tenths of a logit with the company it comes in,
-as much as an event that is left out may move them. The bundles here have the tower in fp32, which knows no company: an
-answer is right if its items are unseen and different, each has the score that it has directly, and none lies below the
-last place of the direct answer, less one item, which an approximate index may lose to rounding.
+A sample of the answers is compared with a direct computation by the bundle that the answer names. In int8 the last bit
+of a sum can become a step, and with scales that are found over a batch a history's scores move with the company that it
+comes in, by as much as an event that is left out moves them. The bundles here have the tower in fp32, so that what is
+judged is the server: an answer is right if its items are unseen and different, each has the score that it has directly,
+and none lies below the last place of the direct answer, less one item, which an approximate index may lose to rounding.
 """
 
 import dataclasses

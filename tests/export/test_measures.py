@@ -60,6 +60,14 @@ def test_the_trained_model_is_close_to_itself_and_noise_is_not(encoder, task):
     assert len(frame) == 2 * len(ranked.rank)
 
 
+def test_company_is_what_a_batch_changes(encoder, task):
+    def counting(items, lengths):
+        return in_torch(encoder)(items, lengths) + 0.01 * len(items)
+
+    assert closeness.company(in_torch(encoder), task, 10) < 1e-6
+    assert closeness.company(counting, task, 10, users=7) == pytest.approx(0.06, abs=1e-6)
+
+
 def test_users_that_are_not_asked_for_have_no_vector(encoder, task):
     vectors = closeness.encode_asked(in_torch(encoder), task, 10, 100)
     asked = task.targets.lengths > 0
@@ -155,7 +163,7 @@ def test_peaks_are_rates():
     assert min(found.values()) > 0
 
 
-def variant(mean, low=0.0, high=0.0, *, change=0.0, load=1.0, nodes=0, difference=1e-6):
+def variant(mean, low=0.0, high=0.0, *, change=0.0, load=1.0, nodes=0, difference=1e-6, company=0.0):
     ndcg = Difference(base=0.1, change=change, low=low, high=high)
     return VariantResult(
         mib=1.0,
@@ -168,6 +176,7 @@ def variant(mean, low=0.0, high=0.0, *, change=0.0, load=1.0, nodes=0, differenc
             overlap=0.99,
             hitrate=ndcg,
             ndcg=ndcg,
+            company=company,
         ),
         mean_ms=mean,
         mean_lowest_ms=mean,
@@ -184,6 +193,7 @@ def test_the_fastest_that_keeps_its_quality_is_chosen():
         FUSED: variant(3.0),
         INT8_CHANNEL: variant(1.0, low=-0.0009, high=0.001),
         "int8 static": variant(0.9, low=-0.0011, high=0.001),  # may lose more than 1 %
+        INT8_TENSOR: variant(0.8, company=0.002),  # answers differently in other company
     }
     assert analysis.choose(found) == INT8_CHANNEL
     with pytest.raises(NanorecsysError, match="no exported variant keeps"):
@@ -229,6 +239,8 @@ def test_the_claims_follow_the_numbers():
     assert good["export.torch_padded"].value == 10
     assert good["export.int8_padded"].value == 5
     assert good["export.parity"].value == 1e-6  # of the fp32 ones alone
+    dynamic = result().variants | {INT8_CHANNEL: variant(2.0, nodes=28, company=0.002)}
+    assert {c.id: c for c in judge("03_export", CLAIMS, result(variants=dynamic))}["export.company"].verdict == "fails"
     slow = result().variants | {INT8_CHANNEL: variant(18.0, nodes=28)}
     bad = {c.id: c for c in judge("03_export", CLAIMS, result(variants=slow))}
     assert bad["export.torch_padded"].verdict == bad["export.int8_padded"].verdict == "fails"
@@ -244,6 +256,9 @@ def test_sentences_follow_the_numbers():
     told = analysis.story(result(variants=worse))
     assert "worse than" in told["answer"]
     assert "leaves out int8 by channel" in told["rule_sentence"]
+    assert "at the same time" not in told["rule_sentence"]
+    dynamic = result().variants | {INT8_TENSOR: variant(1.0, nodes=28, company=0.002)}
+    assert "leaves out int8 by tensor: " in analysis.story(result(variants=dynamic))["rule_sentence"]
     assert "is shipped" in analysis.story(result())["append_sentence"]
     assert "not shipped" in analysis.story(result(append_pays=False))["append_sentence"]
     assert "slid" not in analysis.story(result(append_drift={}))["append_sentence"]

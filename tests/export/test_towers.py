@@ -13,7 +13,17 @@ from nanorecsys.data import Histories
 from nanorecsys.export import quantize, variants
 from nanorecsys.export.errors import ExportError
 from nanorecsys.export.graph import Graph, feed_forward, fused_tower
-from nanorecsys.export.names import COMPILED, CORE, FUSED, INT8_CHANNEL, INT8_PADDED, TORCH_PADDED, VARIANTS
+from nanorecsys.export.names import (
+    COMPILED,
+    CORE,
+    FUSED,
+    INT8_CHANNEL,
+    INT8_PADDED,
+    INT8_ROWS,
+    INT8_STATIC,
+    TORCH_PADDED,
+    VARIANTS,
+)
 from nanorecsys.export.runtime import Encoder, encode_users, session
 from nanorecsys.export.torch_export import EveryPosition, export_encoder
 from tests.export.conftest import N_ITEMS, small_encoder
@@ -154,6 +164,16 @@ def test_a_scale_a_row_keeps_one_position_from_costing_the_others(encoder, tmp_p
 def test_a_scale_a_row_changes_nothing_in_single_precision(encoder, batch):
     found = Encoder(fused_tower(encoder, by_row=True).SerializeToString())(*batch)
     np.testing.assert_allclose(found, in_torch(encoder, *batch), atol=1e-5)
+
+
+def test_scales_found_beforehand_know_no_company(encoder, batch, tmp_path):
+    built = variants.build(encoder, histories(*(range(n, n + 9) for n in range(9))), tmp_path, [INT8_STATIC, INT8_ROWS])
+    changed = {}
+    for v in built:
+        together = v.encode[1](*batch)
+        alone = np.concatenate([v.encode[1](i[None, :n], np.array([n])) for i, n in zip(*batch, strict=True)])
+        changed[v.name] = np.abs(together - alone).max()
+    assert changed[INT8_STATIC] < 1e-6 < 1e-4 < changed[INT8_ROWS]
 
 
 def test_tables_in_int8_make_the_file_smaller(fused_path, tmp_path):
