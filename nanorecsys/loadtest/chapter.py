@@ -24,12 +24,17 @@ def _full(value: Value) -> Value:
     return lambda r: value(r) if r.is_study_shape and r.is_full else None
 
 
-def _rate(r: LoadtestResult) -> float:
-    return r.highest.offered_per_s if r.highest else 0.0
+def _rate(r: LoadtestResult) -> float | None:
+    """The confirmed rate; 0 where the server kept none, None where the generator kept its schedule at none."""
+    if r.highest:
+        return r.highest.offered_per_s
+    verdicts = {row.verdict for row in r.loads if row.scenario == "confirming"}
+    return None if verdicts == {"VOID"} else 0.0
 
 
 def _times_rate(r: LoadtestResult) -> float | None:
-    return _rate(r) / r.baseline_highest_per_s if r.baseline_highest_per_s else None
+    rate = _rate(r)
+    return rate / r.baseline_highest_per_s if rate is not None and r.baseline_highest_per_s else None
 
 
 def _queue_share(r: LoadtestResult) -> float | None:

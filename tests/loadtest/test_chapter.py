@@ -233,6 +233,13 @@ def test_sentences_follow_the_numbers():
         assert "no rate" in analysis.story(empty)["answer"]
 
 
+@pytest.mark.parametrize(("other", "expected"), [("VOID", "not_run"), ("INVALID", "fails")])
+def test_a_rate_that_no_generator_offered_is_not_judged(other, expected):
+    loads = [load_row(scenario="confirming", verdict=verdict) for verdict in ("VOID", other)]
+    judged = verdicts(changed(highest=None, loads=loads))
+    assert judged["loadtest.rate"] == judged["loadtest.original_throughput"] == expected
+
+
 def test_headlines_and_needs_follow_the_parameters():
     assert headline(GOOD)[0][1] == "1,100 requests/s"
     assert len(headline(changed(highest=None))) == 2
