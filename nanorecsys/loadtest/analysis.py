@@ -496,8 +496,8 @@ def _faults(found: LoadtestResult) -> str:
         f"were killed ({f.workers_killed}), the bundle rebuilt and taken up ({f.reloads}), the cache stopped and "
         f"started ({f.cache_stops}) and clients cut off ({f.clients_cut:,}): {lost}, {f.retried:,} needed a second "
         f"connection, {f.refused:,} were refused, {f.server_errors:,} ended in another server error. {f.compared:,} "
-        "answers were compared with a direct computation (the tower in fp32 here: in int8 a score depends on the rest "
-        f"of its batch): {wrong}. {f.events_acknowledged:,} events were "
+        "answers were compared with a direct computation (the tower in fp32 here, so that what is judged is the "
+        f"server): {wrong}. {f.events_acknowledged:,} events were "
         f"acknowledged: {kept}. Memory went from {f.rss_start_mib:,.0f} to {f.rss_end_mib:,.0f} MiB "
         f"({f.rss_growth:+.1%})."
     )
