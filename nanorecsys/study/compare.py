@@ -103,7 +103,7 @@ class Comparison:
 
     run: str
     beside: str
-    machines: tuple[str, str]
+    origins: tuple[str, str]
     sections: tuple[Section, ...]
 
     @property
@@ -145,7 +145,7 @@ def compare(where: Layout, run: Path, beside: Path) -> Comparison:
         )
         rows = tuple(Row(a, b, bool(changed), *set_beside(claim, a, b, bool(changed))) for claim, a, b in pairs)
         sections.append(Section(chapter.name, _note(own, other, changed), rows))
-    return Comparison(_name(where, run), _name(where, beside), (machine_of(ours), machine_of(theirs)), tuple(sections))
+    return Comparison(_name(where, run), _name(where, beside), (_origin(ours), _origin(theirs)), tuple(sections))
 
 
 def records(where: Layout, folder: Path) -> dict[str, Record]:
@@ -245,6 +245,11 @@ def machine_of(found: Mapping[str, Record]) -> str:
     return f"{machine.processor}, {machine.cores} cores"
 
 
+def _origin(found: Mapping[str, Record]) -> str:
+    """The machine of a run, and the code by its commits: chapters that were run anew may have a later one."""
+    return f"{machine_of(found)}, code {', '.join(dict.fromkeys(r.provenance.commit for r in found.values()))}"
+
+
 def _name(where: Layout, folder: Path) -> str:
     """What the tables call the results in `folder`."""
     names = {
@@ -278,7 +283,7 @@ def show(found: Comparison, console: Console) -> None:
 
 def comparison_part(found: Comparison) -> str:
     """A comparison as the book shows it, as HTML."""
-    (run, own), (beside, other) = zip((found.run, found.beside), found.machines, strict=True)
+    (run, own), (beside, other) = zip((found.run, found.beside), found.origins, strict=True)
     lead = f"<p>{code(run)} ({html.escape(own)}) beside {code(beside)} ({html.escape(other)}): {found}.</p>"
     rows = (
         (_claim(row), figure(row.other), figure(row.claim), row.told)

@@ -297,7 +297,7 @@ def test_a_run_on_another_machine_is_laid_beside_the_published_results(study):
     laid = {p.relative_to(study.published).as_posix() for p in (study.published / compare.OTHER_MACHINE).rglob("*.*")}
     assert laid == {"other-machine/01_alpha/result.json"}
     shown = (study.published / compare.COMPARED).read_text()
-    assert re.search(r"<code>another machine</code> \(.* with other, \d+ cores?\) beside ", shown)
+    assert re.search(r"<code>another machine</code> \(.* with other, \d+ cores?, code \w+\) beside ", shown)
     assert "<code>02_beta</code>: has not run" in shown
     assert "ran once" in (study.published / compare.REPEATED).read_text()
     assert book.check_run(study, None) == []
