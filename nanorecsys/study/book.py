@@ -295,8 +295,9 @@ def check_html(html: Path, results: Path) -> list[str]:
     problems = [f"{path.relative_to(html)} was not built" for path in expected if path not in pages]
     if not problems:
         problems += _check_claims(pages[html / "book" / "claims.html"], results)
+    anchors = {path: {tag["id"] for tag in page.find_all(id=True)} for path, page in pages.items()}
     for path, page in pages.items():
-        problems += (f"{path.relative_to(html)}: {problem}" for problem in _check_links(path, page, pages, html))
+        problems += (f"{path.relative_to(html)}: {problem}" for problem in _check_links(path, page, anchors, html))
     return problems
 
 
@@ -315,7 +316,7 @@ def _check_claims(page: BeautifulSoup, results: Path) -> Iterator[str]:
             yield f"claims.html: {claim.id} shows {shown[3:]}, claims.json has {claim.value} ({claim.verdict})"
 
 
-def _check_links(path: Path, page: BeautifulSoup, pages: dict[Path, BeautifulSoup], html: Path) -> Iterator[str]:
+def _check_links(path: Path, page: BeautifulSoup, anchors: dict[Path, set[str]], html: Path) -> Iterator[str]:
     """Links that lead nowhere, and files that a reader without a network would lack."""
     for tag in page.find_all(["a", "img", "script", "link", "source", "iframe"]):
         target = tag.get("href") if tag.name in ("a", "link") else tag.get("src")
@@ -330,5 +331,5 @@ def _check_links(path: Path, page: BeautifulSoup, pages: dict[Path, BeautifulSou
         file = file / "index.html" if file.is_dir() else file
         if not file.is_relative_to(html.resolve()) or not file.exists():
             yield f"dead link {target}"
-        elif parts.fragment and file in pages and not pages[file].find(id=unquote(parts.fragment)):
+        elif parts.fragment and file in anchors and unquote(parts.fragment) not in anchors[file]:
             yield f"dead anchor {target}"

@@ -1,5 +1,6 @@
 """The built pages: numbers equal the JSON, links live, nothing asked of another host; in a real browser too."""
 
+import functools
 import itertools
 import json
 import re
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from nanorecsys.data.result import DataResult
 from nanorecsys.study import book, doctor, icons
+from nanorecsys.study.compare import OTHER_MACHINE
 from nanorecsys.study.gate import GateError
 from nanorecsys.study.layout import Layout, layout
 from nanorecsys.study.records import read_record
@@ -32,6 +34,7 @@ PAGES = [
 MOST_BYTES = 2_000_000  # of a page with all that it loads
 
 
+@functools.cache
 def parsed(pages, name):
     return BeautifulSoup((pages / "book" / f"{name}.html").read_text(), "html.parser")
 
@@ -167,8 +170,8 @@ def test_the_book_needs_a_summary_and_shows_only_what_may_be_shown(tmp_path):
 
 def test_publish_takes_a_whole_run_or_nothing(tmp_path):
     where = Layout(tmp_path)
-    for name in ("notebooks", "book"):
-        shutil.copytree(WHERE.root / name, tmp_path / name)
+    for name in ("notebooks", "book"):  # what another machine laid beside would stay
+        shutil.copytree(WHERE.root / name, tmp_path / name, ignore=shutil.ignore_patterns(OTHER_MACHINE))
     shutil.copytree(RUN, where.run("smoke"))
     book.publish(where, "smoke", Console(quiet=True))
     names = {p.relative_to(where.published).as_posix() for p in where.published.rglob("*") if p.is_file()}

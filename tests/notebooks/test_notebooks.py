@@ -16,7 +16,6 @@ from nanorecsys.study.layout import layout
 WHERE = layout()
 CHAPTERS = chapters(WHERE)
 BIN = Path(sys.executable).parent
-LONG = ("02_training", "06_loadtest")  # the nbval tier runs them without the runner, from another folder
 
 
 def papermill(*arguments, cwd, check=True):
@@ -53,10 +52,9 @@ def test_papermill_prints_every_parameter_with_its_meaning(name):
         assert parameter.help in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [*((name, "elsewhere") for name in CHAPTERS if name not in LONG), ("01_data", "root"), ("07_summary", "root")],
-)
+# The nbval tier runs every chapter without the runner, too; here it is papermill that does, from either folder.
+@pytest.mark.parametrize("folder", ["root", "elsewhere"])
+@pytest.mark.parametrize("name", ["01_data", "07_summary"])
 def test_plain_papermill_runs_from_the_root_and_from_elsewhere(name, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
     smoke = json.loads((WHERE.run("smoke") / name / "result.json").read_text())["parameters"]
@@ -77,6 +75,19 @@ def test_the_index_chapter_runs_on_another_size_and_other_indexes(tmp_path, monk
     result = json.loads((tmp_path / "out" / "04_ann" / "result.json").read_text())["result"]
     assert (result["n_items"], result["generator"]) == (9500, "gaussian")
     assert {b["factory"] for b in result["builds"]} == {"Flat", "IVF32,SQ8"}
+
+
+def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generator(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
+    smoke = json.loads((WHERE.run("smoke") / "05_scaleup" / "result.json").read_text())["parameters"]
+    small = smoke | {"n_items": 11_000, "generator": "local", "generators": ["independent", "local"]}
+    small |= {"sizes": [], "original": False, "on_disk": ""}
+    values = [w for k, v in small.items() for w in ("-p", k, v if isinstance(v, str) else json.dumps(v))]
+    source = WHERE.notebooks / "05_scaleup.ipynb"
+    papermill(source, tmp_path / "out.ipynb", *values, cwd=tmp_path)
+    check_executed(nbformat.read(tmp_path / "out.ipynb", as_version=4), "05_scaleup")
+    result = json.loads((tmp_path / "out" / "05_scaleup" / "result.json").read_text())["result"]
+    assert (result["n_items"], result["generator"]) == (11_000, "local")
 
 
 def test_the_smoke_run_makes_a_bundle_that_is_whole(tmp_path):
