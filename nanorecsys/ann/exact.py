@@ -129,3 +129,21 @@ def _among(keys: np.ndarray, ordered: np.ndarray) -> np.ndarray:
         return np.zeros(keys.shape, bool)
     place = np.searchsorted(ordered, keys)
     return ordered[np.minimum(place, len(ordered) - 1)] == keys
+
+
+def seen_share(items: np.ndarray, seen: Histories, users: np.ndarray) -> tuple[float, float]:
+    """Share of neighbours that their user has seen, which a service leaves out: of all, and of the first ones.
+
+    Args:
+        items: int (u, k), neighbours of each user, the nearest first.
+        seen: CSR by user.
+        users: int (u,), whose neighbours they are.
+
+    Example:
+        >>> seen_share(np.array([[3, 1], [2, 0]]), Histories(np.array([0, 1, 2]), np.array([3, 0])), np.array([0, 1]))
+        (0.5, 0.5)
+    """
+    row, entry = expand(seen.offsets[users], seen.offsets[users + 1])
+    n = 1 + max(items.max(), seen.items.max(initial=0))
+    own = np.isin(np.arange(len(items))[:, None] * n + items, row * n + seen.items[entry])
+    return float(own.mean()), float(own[:, 0].mean())

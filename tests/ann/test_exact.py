@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nanorecsys.ann.errors import NeighboursError
-from nanorecsys.ann.exact import exact_neighbours, list_lengths, target_ranks
+from nanorecsys.ann.exact import exact_neighbours, list_lengths, seen_share, target_ranks
 from nanorecsys.data import Histories
 from tests.ann.vectors import clustered, unit, users
 
@@ -94,3 +94,14 @@ def test_enough_is_asked_for_to_leave_ten():
     lengths = list_lengths(seen, n=100_000)
     assert (lengths >= seen + 10).all()
     assert lengths.tolist() == [128, 128, 128, 256, 1024]
+
+
+def test_neighbours_that_their_user_has_seen_are_counted_and_those_of_others_are_not():
+    rng = np.random.default_rng(0)
+    rows = [rng.choice(50, size, replace=False).astype(np.int32) for size in (0, 1, 7, 30, 12)]
+    seen = Histories(np.cumsum([0, *map(len, rows)]), np.concatenate(rows))
+    users = np.array([4, 1, 3, 0])
+    found = np.array([rng.choice(60, 9, replace=False) for _ in users])  # some lie beyond what anybody has seen
+    own = np.array([[item in rows[user] for item in line] for user, line in zip(users, found, strict=True)])
+    assert 0 < own.mean() < 1
+    assert seen_share(found, seen, users) == pytest.approx((own.mean(), own[:, 0].mean()))
