@@ -100,10 +100,7 @@ def target_ranks(scores: np.ndarray, items: np.ndarray, seen: Histories, targets
         targets: int (u,).
         n: size of the catalogue.
     """
-    users = np.arange(len(items))[:, None]
-    row, entry = expand(seen.offsets[:-1], seen.offsets[1:])
-    known = np.sort(row * n + seen.items[entry])
-    kept = (items >= 0) & ~_among(users * n + items, known)
+    kept = (items >= 0) & ~_are_seen(items, seen, np.arange(len(items)), n)
     mine = kept & (items == targets[:, None])
     score = np.where(mine, scores, -np.inf).max(axis=1)
     higher = (kept & (scores > score[:, None])).sum(axis=1)
@@ -123,14 +120,6 @@ def list_lengths(seen: np.ndarray, n: int, cutoff: int = 10) -> np.ndarray:
     return np.minimum(2 ** np.ceil(np.log2(wanted)).astype(np.int64), n)
 
 
-def _among(keys: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Which of `keys` are among the sorted `ordered`: bool, the shape of `keys`."""
-    if not len(ordered):
-        return np.zeros(keys.shape, bool)
-    place = np.searchsorted(ordered, keys)
-    return ordered[np.minimum(place, len(ordered) - 1)] == keys
-
-
 def seen_share(items: np.ndarray, seen: Histories, users: np.ndarray) -> tuple[float, float]:
     """Share of neighbours that their user has seen, which a service leaves out: of all, and of the first ones.
 
@@ -143,7 +132,19 @@ def seen_share(items: np.ndarray, seen: Histories, users: np.ndarray) -> tuple[f
         >>> seen_share(np.array([[3, 1], [2, 0]]), Histories(np.array([0, 1, 2]), np.array([3, 0])), np.array([0, 1]))
         (0.5, 0.5)
     """
-    row, entry = expand(seen.offsets[users], seen.offsets[users + 1])
-    n = 1 + max(items.max(), seen.items.max(initial=0))
-    own = np.isin(np.arange(len(items))[:, None] * n + items, row * n + seen.items[entry])
+    own = _are_seen(items, seen, users, 1 + max(items.max(), seen.items.max(initial=0)))
     return float(own.mean()), float(own[:, 0].mean())
+
+
+def _are_seen(items: np.ndarray, seen: Histories, users: np.ndarray, n: int) -> np.ndarray:
+    """Which of each user's items int (u, k), below n, the user has seen: bool (u, k); at -1 it says nothing."""
+    row, entry = expand(seen.offsets[users], seen.offsets[users + 1])
+    return _among(np.arange(len(items))[:, None] * n + items, np.sort(row * n + seen.items[entry]))
+
+
+def _among(keys: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Which of `keys` are among the sorted `ordered`: bool, the shape of `keys`."""
+    if not len(ordered):
+        return np.zeros(keys.shape, bool)
+    place = np.searchsorted(ordered, keys)
+    return ordered[np.minimum(place, len(ordered) - 1)] == keys

@@ -73,7 +73,7 @@ def story(found: ExportResult) -> dict[str, str]:
     )
     company = [name for name, v in served(found.variants).items() if knows_company(v)]
     if company:
-        rule += f" It leaves out {'; '.join(company)}: an answer would depend on who asks at the same time."
+        rule += f" The rule leaves out {'; '.join(company)}: an answer would depend on who asks at the same time."
     return {"answer": answer, "rule_sentence": rule, "append_sentence": _append(found)}
 
 

@@ -18,6 +18,10 @@ CHAPTERS = chapters(WHERE)
 BIN = Path(sys.executable).parent
 
 
+def as_arguments(parameters):
+    return [w for k, v in parameters.items() for w in ("-p", k, v if isinstance(v, str) else json.dumps(v))]
+
+
 def papermill(*arguments, cwd, check=True):
     done = subprocess.run([BIN / "papermill", *arguments], cwd=cwd, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stdout + done.stderr
@@ -58,20 +62,18 @@ def test_papermill_prints_every_parameter_with_its_meaning(name):
 def test_plain_papermill_runs_from_the_root_and_from_elsewhere(name, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
     smoke = json.loads((WHERE.run("smoke") / name / "result.json").read_text())["parameters"]
-    values = [w for k, v in smoke.items() for w in ("-p", k, v if isinstance(v, str) else json.dumps(v))]
     source = f"notebooks/{name}.ipynb" if folder == "root" else str(WHERE.notebooks / f"{name}.ipynb")
     output = tmp_path / "out.ipynb"
-    papermill(source, output, *values, cwd=WHERE.root if folder == "root" else tmp_path)
+    papermill(source, output, *as_arguments(smoke), cwd=WHERE.root if folder == "root" else tmp_path)
     check_executed(nbformat.read(output, as_version=4), name)
     assert (tmp_path / "out" / name / "result.json").exists()
 
 
 def test_the_index_chapter_runs_on_another_size_and_other_indexes(tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
-    small = {"run_name": "smoke", "n_items": 9500, "specs": '["Flat", "IVF32,SQ8"]', "generator": "gaussian"}
+    small = {"run_name": "smoke", "n_items": 9500, "specs": ["Flat", "IVF32,SQ8"], "generator": "gaussian"}
     small |= {"points": 2, "timed_queries": 20, "confirm_rounds": 1, "rounds": 1, "prefixes": 1}
-    values = [word for name, value in small.items() for word in ("-p", name, str(value))]
-    papermill("notebooks/04_ann.ipynb", tmp_path / "out.ipynb", *values, cwd=WHERE.root)
+    papermill("notebooks/04_ann.ipynb", tmp_path / "out.ipynb", *as_arguments(small), cwd=WHERE.root)
     result = json.loads((tmp_path / "out" / "04_ann" / "result.json").read_text())["result"]
     assert (result["n_items"], result["generator"]) == (9500, "gaussian")
     assert {b["factory"] for b in result["builds"]} == {"Flat", "IVF32,SQ8"}
@@ -82,9 +84,7 @@ def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generato
     smoke = json.loads((WHERE.run("smoke") / "05_scaleup" / "result.json").read_text())["parameters"]
     small = smoke | {"n_items": 11_000, "generator": "local", "generators": ["independent", "local"]}
     small |= {"sizes": [], "original": False, "on_disk": ""}
-    values = [w for k, v in small.items() for w in ("-p", k, v if isinstance(v, str) else json.dumps(v))]
-    source = WHERE.notebooks / "05_scaleup.ipynb"
-    papermill(source, tmp_path / "out.ipynb", *values, cwd=tmp_path)
+    papermill(WHERE.notebooks / "05_scaleup.ipynb", tmp_path / "out.ipynb", *as_arguments(small), cwd=tmp_path)
     check_executed(nbformat.read(tmp_path / "out.ipynb", as_version=4), "05_scaleup")
     result = json.loads((tmp_path / "out" / "05_scaleup" / "result.json").read_text())["result"]
     assert (result["n_items"], result["generator"]) == (11_000, "local")
