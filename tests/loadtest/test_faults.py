@@ -1,5 +1,10 @@
 """A small run with faults over real sockets, and the judge, which can fail. 20 s."""
 
+import os
+import socket
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -87,6 +92,15 @@ def test_redis_is_killed_and_started_again():
         server.start()
         assert server.process.poll() is None
     assert server.process.poll() is not None
+
+
+def test_the_worker_that_is_killed_is_the_one_with_the_clients():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        idle = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        assert faults._clients(os.getpid()) >= 2
+        assert faults._clients(idle.pid) == 0
+        idle.communicate(b"\n")
+    assert faults._clients(idle.pid) == 0  # it has gone
 
 
 def test_faults_lose_nothing_and_answer_nothing_wrong(bench):
