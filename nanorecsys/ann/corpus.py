@@ -8,9 +8,8 @@ import polars as pl
 
 from nanorecsys.ann.errors import AnnError
 from nanorecsys.ann.indexes import check_vectors
-from nanorecsys.data import Histories
+from nanorecsys.data import Histories, expand
 from nanorecsys.evaluation import Task
-from nanorecsys.evaluation.ranking import expand
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +41,13 @@ class Queries:
     Args:
         vectors: one row a query; a user's queries lie `len(users)` apart, the shortest prefix first.
         user: int32 (q,).
-        events: int32 (q,), events that the prefix has.
+        seen: CSR by query, the items of its prefix.
         users: int32 (u,), the distinct users.
     """
 
     vectors: np.ndarray
     user: np.ndarray
-    events: np.ndarray
+    seen: Histories
     users: np.ndarray
 
     @property
@@ -59,7 +58,7 @@ class Queries:
     def frame(self) -> pl.DataFrame:
         """One row a query: query, user, events."""
         number = np.arange(len(self.user), dtype=np.int32)
-        return pl.DataFrame({"query": number, "user": self.user, "events": self.events})
+        return pl.DataFrame({"query": number, "user": self.user, "events": self.seen.lengths.astype(np.int32)})
 
 
 def expand_corpus(
@@ -161,7 +160,7 @@ def user_queries(histories: Histories, users: np.ndarray, encode: Callable[[Hist
     vectors = np.ascontiguousarray(encode(histories), np.float32)
     check_vectors(vectors)
     repeats = len(vectors) // len(users)
-    return Queries(vectors, np.tile(users, repeats), histories.lengths.astype(np.int32), users)
+    return Queries(vectors, np.tile(users, repeats), histories, users)
 
 
 def energy(vectors: np.ndarray, axes: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Exact neighbours by brute force, recall against them with ties counted, and where a search puts held-out items.
+"""Exact neighbours by brute force, recall against them with ties counted, and what of a search a user has not seen.
 
 Computed by matrix products in numpy, not by the library whose indexes are judged.
 """
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from nanorecsys.ann.indexes import check_neighbours
-from nanorecsys.data import Histories
-from nanorecsys.evaluation.ranking import expand, top_items
+from nanorecsys.data import Histories, expand
+from nanorecsys.evaluation.ranking import top_items
 
 # Scores that single precision cannot tell apart: 256 products of unit vectors carry an error of some 1e-7.
 TIE = 1e-6
+LOWEST = np.finfo(np.float32).min
 BLOCK_BYTES = 64 * 2**20
 
 
@@ -23,7 +24,7 @@ class Exact:
 
     Args:
         scores: float32 (q, k), falling.
-        items: int32 (q, k), equal scores in ascending order of item.
+        items: int32 (q, k), equal scores in ascending order of item; -1 where there are no more.
         n: vectors that were searched.
         hits: for each cutoff, the sorted keys (query * n + item) of every item whose score is at least that of the
             cutoff's last neighbour, ties included.
@@ -52,7 +53,13 @@ class Exact:
         return np.minimum(inside.sum(axis=1) / cutoff, 1).astype(np.float32)
 
 
-def exact_neighbours(vectors: np.ndarray, queries: np.ndarray, k: int, cutoffs: Sequence[int] | None = None) -> Exact:
+def exact_neighbours(
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    k: int,
+    cutoffs: Sequence[int] | None = None,
+    seen: Histories | None = None,
+) -> Exact:
     """The k nearest of each query by inner product.
 
     Args:
@@ -60,6 +67,8 @@ def exact_neighbours(vectors: np.ndarray, queries: np.ndarray, k: int, cutoffs: 
         queries: float32 (q, d).
         k: neighbours that are listed.
         cutoffs: those that recall will be asked at, at most k; k itself by default.
+        seen: CSR by query, items that are no neighbours; none by default. A query with fewer than k others has them
+            all among its hits, and a recall below 1 at the best.
 
     Raises:
         NeighboursError: k is above n.
@@ -80,10 +89,13 @@ def exact_neighbours(vectors: np.ndarray, queries: np.ndarray, k: int, cutoffs: 
     for start in range(0, len(queries), block):
         found = queries[start : start + block] @ vectors.T  # (b, n)
         part = slice(start, start + len(found))
+        if seen is not None:
+            row, entry = expand(seen.offsets[part], seen.offsets[start + 1 : start + len(found) + 1])
+            found[row, seen.items[entry]] = -np.inf
         items[part] = top = top_items(found, k)  # ties beyond the k-th go to hits, not into the list
-        scores[part] = np.take_along_axis(found, top, axis=1)
+        scores[part] = np.where(top < 0, -np.inf, np.take_along_axis(found, top, axis=1))
         for cutoff in cutoffs:
-            row, item = np.nonzero(found >= scores[part, cutoff - 1, None] - TIE)
+            row, item = np.nonzero(found >= np.maximum(scores[part, cutoff - 1, None] - TIE, LOWEST))
             hits[cutoff].append((row + start) * n + item)
     return Exact(scores, items, n, {c: np.concatenate(keys) for c, keys in hits.items()})
 
@@ -106,6 +118,26 @@ def target_ranks(scores: np.ndarray, items: np.ndarray, seen: Histories, targets
     higher = (kept & (scores > score[:, None])).sum(axis=1)
     same = (kept & (scores == score[:, None])).sum(axis=1)
     return np.where(mine.any(axis=1), 1 + higher + (same - 1) / 2, np.inf)
+
+
+def without_seen(items: np.ndarray, seen: Histories, users: np.ndarray, n: int, cutoff: int) -> np.ndarray:
+    """The first items of a search that their user has not seen, int (u, cutoff), -1 where there are fewer.
+
+    Args:
+        items: int (u, at least cutoff), -1 where nothing was found.
+        seen: CSR by user.
+        users: int (u,), whose items they are.
+        n: size of the catalogue.
+        cutoff: items that are kept.
+
+    Example:
+        >>> seen = Histories(np.array([0, 2]), np.array([3, 1]))
+        >>> without_seen(np.array([[3, 2, 1, 0]]), seen, np.array([0]), n=4, cutoff=3).tolist()
+        [[2, 0, -1]]
+    """
+    away = (items < 0) | _are_seen(items, seen, users, n)
+    order = np.argsort(away, axis=1, kind="stable")[:, :cutoff]
+    return np.where(np.take_along_axis(away, order, axis=1), -1, np.take_along_axis(items, order, axis=1))
 
 
 def list_lengths(seen: np.ndarray, n: int, cutoff: int = 10) -> np.ndarray:

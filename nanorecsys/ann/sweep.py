@@ -26,7 +26,6 @@ from nanorecsys.ann.measure_worker import Entry, Finished, Plan, Point
 from nanorecsys.ann.result import Failure
 from nanorecsys.ann.specs import BASELINE, Specification, settings
 from nanorecsys.evaluation import Task
-from nanorecsys.evaluation.ranking import expand
 
 POINTS = {"point": pl.Int32, "factory": pl.String, "family": pl.String, "search": pl.String}
 Progress = Callable[[Iterable], Iterable]
@@ -255,12 +254,12 @@ class Sweep:
 def _task_arrays(task: Task, queries: Queries) -> dict[str, np.ndarray]:
     """Vectors after whole histories, seen items as CSR, and the first held-out item, of each user of the queries."""
     users = queries.users
-    _, entry = expand(task.seen.offsets[users], task.seen.offsets[users + 1])
+    seen = task.seen.take(users)
     return {
         "users": users,
         "vectors": queries.whole,
-        "offsets": np.concatenate([[0], np.cumsum(task.seen.lengths[users])]),
-        "items": task.seen.items[entry],
+        "offsets": seen.offsets,
+        "items": seen.items,
         "targets": task.targets.items[task.targets.offsets[users]],
     }
 

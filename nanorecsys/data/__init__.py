@@ -1,7 +1,7 @@
 """The data chapter: data sets by name or path, their interactions, splits and what describes them."""
 
 from nanorecsys.data.errors import DataError
-from nanorecsys.data.interactions import Dataset, Histories, Interactions, histories
+from nanorecsys.data.interactions import Dataset, Histories, Interactions, expand, histories
 from nanorecsys.data.load import DEFAULT_DATASET, load_dataset
 from nanorecsys.data.prepared import Prepared, load_prepared, save_prepared
 from nanorecsys.data.registry import DATASETS, Published
@@ -20,6 +20,7 @@ __all__ = [
     "Prepared",
     "Published",
     "Split",
+    "expand",
     "global_temporal",
     "histories",
     "leave_one_out",

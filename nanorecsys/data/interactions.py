@@ -66,6 +66,27 @@ class Histories:
         """Events of each user, int64 (n_users,)."""
         return np.diff(self.offsets)
 
+    def take(self, users: np.ndarray) -> "Histories":
+        """Those of some users, int (u,), in their order.
+
+        >>> Histories(np.array([0, 2, 3]), np.array([7, 8, 9])).take(np.array([1, 0])).items.tolist()
+        [9, 7, 8]
+        """
+        row, entry = expand(self.offsets[users], self.offsets[users + 1])
+        return Histories(np.searchsorted(row, np.arange(len(users) + 1)), self.items[entry])
+
+
+def expand(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ranges start[r] .. stop[r] - 1 one after another: row r and index of each element, int64 (elements,).
+
+    >>> expand(np.array([3, 0, 7]), np.array([5, 0, 8]))
+    (array([0, 0, 2]), array([3, 4, 7]))
+    """
+    length = stop - start
+    row = np.repeat(np.arange(len(length)), length)
+    before = np.cumsum(length) - length
+    return row, np.arange(len(row)) + np.repeat(start - before, length)
+
 
 def histories(interactions: Interactions, mask: np.ndarray | None = None) -> Histories:
     """Every user's items in time order; a user without an event has an empty history.

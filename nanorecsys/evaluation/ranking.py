@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from nanorecsys.data import Histories
+from nanorecsys.data import Histories, expand
 from nanorecsys.evaluation.errors import EvaluationError, NonFiniteScoresError
 
 Scorer = Callable[[np.ndarray], np.ndarray]
@@ -150,18 +150,6 @@ def evaluate(score: Scorer, targets: Histories, seen: Histories, n_items: int, *
         top=top,
         item_counts=np.bincount(seen.items, minlength=n_items),
     )
-
-
-def expand(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ranges start[r] .. stop[r] - 1 one after another: row r and index of each element, int64 (elements,).
-
-    >>> expand(np.array([3, 0, 7]), np.array([5, 0, 8]))
-    (array([0, 0, 2]), array([3, 4, 7]))
-    """
-    length = stop - start
-    row = np.repeat(np.arange(len(length)), length)
-    before = np.cumsum(length) - length
-    return row, np.arange(len(row)) + np.repeat(start - before, length)
 
 
 def _check(targets: Histories, seen: Histories, n_items: int) -> None:

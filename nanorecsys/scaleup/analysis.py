@@ -265,11 +265,11 @@ def _fastest(r: ScaleupResult) -> str:
 def _fidelity(r: ScaleupResult) -> str:
     best = next(j for j in r.judged if j.generator == r.recommended_generator)
     what = (
-        f"{best.generator} misses the real recall by at most {best.worst:.3f} in any of IVF, HNSW and PQ, averaged "
-        f"over {r.subsets} hidden subsets"
+        f"among what users have not seen {best.generator} misses the real recall by at most {best.worst:.3f} in any of "
+        f"IVF, HNSW and PQ, averaged over {r.subsets} hidden subsets"
     )
     if best.believable:
-        return f"Such a catalogue can be believed, within limits: {what}, and copies nothing."
+        return f"Such a catalogue can be believed, within limits: {what}; {best.copies:.1%} of it are nearly copies."
     return (
         f"None of the generators passes the held-out test; of those that do not copy the closest, {what} "
         f"({best.reason}). {_why_off(r, best)}"

@@ -1,10 +1,10 @@
 """What a catalogue looks like to a search, in a few numbers that can be compared between a real and a made-up one."""
 
-from collections.abc import Sequence
-
 import msgspec
 import numpy as np
 
+from nanorecsys.ann.exact import exact_neighbours
+from nanorecsys.data import Histories
 from nanorecsys.scaleup.generators.neighbours import BLOCK, intrinsic_dimension, nearest
 
 NEIGHBOURS = 20
@@ -28,7 +28,7 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
         nn_low: that of the 5 % with the nearest.
         nn_power: of the law nn_distance ~ n ** power, fitted on random parts of the catalogue.
         spectrum: share of the variance on the first 1, 4, 16, 64 principal axes.
-        score_gaps: a user's best score minus that at rank 1, 2, 5, .. 100, median over users.
+        score_gaps: a user's best score minus that at rank 1, 2, 5, .. 100 of what it has not seen, median over users.
         auc: of telling made-up items from hidden real ones by their neighbours, 0.5 where they cannot be told apart;
             None for the real catalogue.
     """
@@ -45,12 +45,15 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     auc: float | None
 
 
-def describe(vectors: np.ndarray, queries: np.ndarray, seed: int, auc: float | None = None) -> Described:
+def describe(
+    vectors: np.ndarray, queries: np.ndarray, seen: Histories, seed: int, auc: float | None = None
+) -> Described:
     """Describe a catalogue.
 
     Args:
         vectors: unit float32 (n, d), some hundred or more.
         queries: unit float32 (q, d), real users.
+        seen: CSR by query, what the user has seen.
         seed: of the random parts.
         auc: from `two_sample_auc`.
     """
@@ -61,6 +64,7 @@ def describe(vectors: np.ndarray, queries: np.ndarray, seed: int, auc: float | N
     shares = np.cumsum(variances) / variances.sum()
     mean = np.linalg.norm(vectors.mean(axis=0, dtype=np.float64))
     average = np.sqrt(2 - 2 * mean**2)  # root of the mean squared distance of two items
+    best = exact_neighbours(vectors, queries, min(RANKS[-1], len(vectors)), seen=seen).scores
     return Described(
         lid_mle=intrinsic_dimension(distances),
         lid_two_nn=two_nn(distances),
@@ -70,7 +74,7 @@ def describe(vectors: np.ndarray, queries: np.ndarray, seed: int, auc: float | N
         nn_low=float(np.quantile(first, 0.05)),
         nn_power=power,
         spectrum=[float(shares[min(axes, len(shares)) - 1]) for axes in SPECTRUM],
-        score_gaps=score_gaps(vectors, queries),
+        score_gaps=[float(np.median(best[:, 0] - best[:, r - 1])) for r in RANKS if r <= best.shape[1]],
         auc=auc,
     )
 
@@ -118,17 +122,6 @@ def nearest_law(vectors: np.ndarray, seed: int) -> tuple[float, float]:
     medians = [np.median(nearest(vectors[order[:n]], 2)[1][:, 1]) for n in sizes]
     power, factor = np.polyfit(np.log(sizes), np.log(np.maximum(medians, 1e-6)), 1)
     return float(np.exp(factor)), float(power)
-
-
-def score_gaps(vectors: np.ndarray, queries: np.ndarray, ranks: Sequence[int] = RANKS) -> list[float]:
-    """A user's best score minus those at the given ranks, median over users; ranks that there are not are left out."""
-    ranks = [r for r in ranks if r <= len(vectors)]
-    top = np.empty((len(queries), ranks[-1]), np.float32)
-    for start in range(0, len(queries), BLOCK):
-        scores = queries[start : start + BLOCK] @ vectors.T
-        best = -np.partition(-scores, ranks[-1] - 1, axis=1)[:, : ranks[-1]]
-        top[start : start + BLOCK] = -np.sort(-best, axis=1)
-    return [float(np.median(top[:, 0] - top[:, r - 1])) for r in ranks]
 
 
 def two_sample_auc(made: np.ndarray, hidden: np.ndarray, seed: int) -> float:

@@ -29,12 +29,14 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """A generator in the held-out test. `worst` is the largest difference of any family, in size.
 
-    `believable` is what the rule says: no family further off than the bound, and no copies.
+    `worst_all` is the same where neighbours that the user has seen count as well. `believable` is what the rule says:
+    no family further off than the bound, and no copies.
     """
 
     generator: str
     gaps: list[Gap]
     worst: float
+    worst_all: float | None = None
     described: Described
     copies: float
     believable: bool

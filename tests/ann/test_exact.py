@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nanorecsys.ann.errors import NeighboursError
-from nanorecsys.ann.exact import exact_neighbours, list_lengths, seen_share, target_ranks
+from nanorecsys.ann.exact import exact_neighbours, list_lengths, seen_share, target_ranks, without_seen
 from nanorecsys.data import Histories
 from tests.ann.vectors import clustered, unit, users
 
@@ -31,6 +31,29 @@ def test_neighbours_are_those_of_a_full_sort(duplicated):
     for row, items in enumerate(found.items):
         assert items.tolist() == np.lexsort((np.arange(400), -scores[row]))[:30].tolist()
         assert len(set(items.tolist())) == 30
+
+
+def test_what_a_query_has_seen_is_no_neighbour_and_no_hit(duplicated):
+    queries = users(3, d=8)
+    seen = Histories(np.array([0, 40, 40, 395]), np.concatenate([np.arange(40), np.arange(395 - 40)]))
+    exact = exact_neighbours(duplicated, queries, k=10, seen=seen)
+    scores = queries @ duplicated.T
+    for row, allowed in enumerate([np.arange(40, 400), np.arange(400)]):
+        best = allowed[np.lexsort((allowed, -scores[row, allowed]))][:10]
+        assert exact.items[row].tolist() == best.tolist()
+    answers = np.tile(np.arange(10), (3, 1))
+    answers[2] = [355, 356, 357, 358, 359, 0, 1, 2, 3, 4]
+    assert exact.recall(answers, 10)[0] == 0  # all of them seen
+    assert exact.recall(exact.items, 10)[:2].tolist() == [1, 1]
+    few = exact_neighbours(duplicated[:360], queries, k=10, seen=seen)
+    assert few.recall(answers, 10)[2] == 0.5  # five there are
+
+
+def test_a_search_without_the_seen_keeps_its_order():
+    seen = Histories(np.array([0, 2, 2, 5]), np.array([3, 1, 0, 1, 2]))
+    items = np.array([[2, 1, -1, 0], [3, 1, 2, 0]])
+    assert without_seen(items, seen, np.array([2, 1]), 4, 3).tolist() == [[-1, -1, -1], [3, 1, 2]]
+    assert without_seen(items, seen, np.array([0, 2]), 4, 2).tolist() == [[2, 0], [3, -1]]
 
 
 @pytest.mark.parametrize("cutoff", [1, 7, 30])

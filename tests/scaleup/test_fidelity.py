@@ -4,7 +4,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from nanorecsys.scaleup import GENERATORS, VectorsError
+from nanorecsys.ann.exact import exact_neighbours
+from nanorecsys.data import Histories
+from nanorecsys.scaleup import GENERATORS, VectorsError, fidelity
 from nanorecsys.scaleup.analysis import gap, kept_promise
 from nanorecsys.scaleup.curves import Curve, mean_curve, recall_curves, work_at
 from nanorecsys.scaleup.descriptors import copy_share, describe, hubness, nearest_law, two_nn, two_sample_auc
@@ -30,6 +32,18 @@ def users() -> np.ndarray:
     return normalised((rng.standard_normal((80, 64)) * 0.98 ** np.arange(64)).astype("f4"))
 
 
+@pytest.fixture(scope="module")
+def seen() -> Histories:
+    """Five random items of each user."""
+    return Histories(np.arange(0, 401, 5), np.random.default_rng(2).integers(2400, size=400))
+
+
+@pytest.fixture(scope="module")
+def nothing(users) -> Histories:
+    """Users who have seen nothing."""
+    return Histories(np.zeros(len(users) + 1, np.int64), np.zeros(0, np.int64))
+
+
 class Copier:
     """Real items with a little noise."""
 
@@ -46,9 +60,9 @@ class Copier:
 
 
 @pytest.fixture(scope="module")
-def held(catalogue, users):
+def held(catalogue, users, seen):
     settings = Settings(subsets=2, trainings=1, kept=0.5, bound=0.05, seed=3, workers=2)
-    return held_out(catalogue, users, ["independent", "recombined"], settings)
+    return held_out(catalogue, users, seen, ["independent", "recombined"], settings)
 
 
 def test_the_better_generator_is_recommended(held):
@@ -74,12 +88,12 @@ def test_rows_are_kept_for_every_training(held):
     assert by_setting == len(held.real["IVF"].settings)
 
 
-def test_a_copying_generator_is_caught_by_codes_graphs_and_the_share_of_copies(catalogue, users, monkeypatch):
+def test_a_copying_generator_is_caught_by_codes_graphs_and_the_share_of_copies(catalogue, users, nothing, monkeypatch):
     monkeypatch.setitem(GENERATORS, "copier", Copier())
     kept, hidden = subset(catalogue, Settings(kept=0.2, seed=3), 0)
     made = generate(catalogue[kept], len(catalogue), "copier", threads=1)
-    curves = recall_curves(made, users, 0)
-    real = recall_curves(catalogue, users, 0)
+    curves = recall_curves(made, users, nothing, 0)
+    real = recall_curves(catalogue, users, nothing, 0)
     difference = {f: np.abs(np.subtract(curves[f].recall, real[f].recall)).max() for f in curves}
     assert max(difference["PQ"], difference["HNSW"]) > 0.05
     usual = float(np.median(nearest(catalogue, 2)[1][:, 1]))
@@ -88,9 +102,43 @@ def test_a_copying_generator_is_caught_by_codes_graphs_and_the_share_of_copies(c
     assert two_sample_auc(made[len(kept) :], catalogue[hidden], 0) > 0.65
 
 
-def test_a_test_that_is_taken_up_again_reads_what_is_done(catalogue, users, tmp_path, monkeypatch):
+@pytest.mark.parametrize("family", ["IVF", "HNSW", "SQ"])
+def test_what_users_have_seen_is_neither_asked_for_nor_found(catalogue, users, family):
+    """At the dearest setting an index finds nearly all; were the seen ones in the way, it would be two of ten."""
+    nearest_eight = exact_neighbours(catalogue, users, 8).items.ravel()
+    seen = Histories(np.arange(0, 641, 8), nearest_eight)
+    curve = recall_curves(catalogue, users, seen, 0, [family])[family]
+    assert curve.recall[-1] > 0.9
+    assert curve.recall_all[-1] > 0.9
+    assert curve.recall[0] < curve.recall_all[0]  # deeper neighbours are harder to find
+
+
+def test_a_made_up_catalogue_has_of_the_seen_items_those_that_were_kept(catalogue, users, seen, monkeypatch):
+    settings = Settings(subsets=1, trainings=1, kept=0.2, seed=3)
+    _take(catalogue, users, seen, settings)
+    asked = []
+    monkeypatch.setattr(fidelity, "recall_curves", lambda *arguments: asked.append(arguments) or {})
+    _run_or_read(_Task("independent", 0, 1, 100))
+    _run_or_read(_Task(REAL, 0, 1, 100))
+    (made, _, there, _), (_, _, everything, _) = asked
+    kept = set(subset(catalogue, settings, 0)[0].tolist())
+    for user in range(len(users)):
+        mine = seen.take(np.array([user])).items
+        left = [item for item in mine if item in kept]
+        np.testing.assert_array_equal(made[there.take(np.array([user])).items], catalogue[left])
+    assert everything is seen
+
+
+def test_the_difference_with_the_seen_is_reported_beside(held):
+    for j in held.judged:
+        by_family = [np.subtract(gap(j, f).curve.recall_all, held.real[f].recall_all) for f in ("IVF", "HNSW", "PQ")]
+        assert j.worst_all == pytest.approx(max(np.abs(d).max() for d in by_family))
+    assert held.rows["recall_all"].to_list() != held.rows["recall"].to_list()
+
+
+def test_a_test_that_is_taken_up_again_reads_what_is_done(catalogue, users, seen, tmp_path, monkeypatch):
     settings = Settings(subsets=1, trainings=1, kept=0.2, seed=3, folder=str(tmp_path))
-    _take(catalogue, users, settings)
+    _take(catalogue, users, seen, settings)
     task = _Task("independent", 0, 0, 100)
     first = _run_or_read(task)
     monkeypatch.setattr("nanorecsys.scaleup.fidelity._run", None)
@@ -106,21 +154,22 @@ def test_subsets_part_the_items_and_differ(catalogue):
     assert set(first[0]) != set(second[0])
 
 
-def test_too_few_items_are_refused(catalogue, users):
+def test_too_few_items_are_refused(catalogue, users, nothing):
     with pytest.raises(VectorsError, match="fewer than the 50"):
-        held_out(catalogue[:100], users, ["independent"], Settings())
+        held_out(catalogue[:100], users, nothing, ["independent"], Settings())
 
 
-def test_the_order_of_the_rows_does_not_matter_to_exact_codes(catalogue, users):
+def test_the_order_of_the_rows_does_not_matter_to_exact_codes(catalogue, users, nothing):
     """Rows are shuffled by seed before anything is built."""
-    one = recall_curves(catalogue, users, 0, ["SQ"])["SQ"]
-    other = recall_curves(catalogue[::-1].copy(), users, 1, ["SQ"])["SQ"]
+    one = recall_curves(catalogue, users, nothing, 0, ["SQ"])["SQ"]
+    other = recall_curves(catalogue[::-1].copy(), users, nothing, 1, ["SQ"])["SQ"]
     assert one.recall == pytest.approx(other.recall, abs=0.02)
     assert one.recall[-1] > 0.9
 
 
-def test_curves_rise_and_cost_more(catalogue, users):
-    for family, curve in recall_curves(catalogue, users, 0).items():
+def test_curves_rise_and_cost_more(catalogue, users, nothing):
+    for family, curve in recall_curves(catalogue, users, nothing, 0).items():
+        assert curve.recall_all == curve.recall, family
         assert len(curve.settings) == len(curve.recall) == len(curve.work), family
         assert curve.work == sorted(curve.work), family
         assert curve.recall[-1] > curve.recall[0], family
@@ -134,12 +183,12 @@ def test_curve_arithmetic():
     assert kept_promise(one, two) == (0.4, 1.0)  # never reached: the last setting
 
 
-def test_descriptors_of_known_clouds(users):
+def test_descriptors_of_known_clouds(users, nothing):
     rng = np.random.default_rng(2)
     flat = np.zeros((1500, 64), np.float32)
     flat[:, :3] = rng.standard_normal((1500, 3))
     sphere = normalised(flat)  # two dimensions
-    found = describe(sphere, users, 0)
+    found = describe(sphere, users, nothing, 0)
     assert 1.5 < found.lid_mle < 2.5
     assert 1.5 < found.lid_two_nn < 2.5
     assert -0.65 < found.nn_power < -0.35  # distances shrink as n ** (-1 / 2)

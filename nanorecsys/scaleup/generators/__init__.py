@@ -18,7 +18,7 @@ GENERATORS: dict[str, Generator] = {
     # settings of the last three: chosen by recall curves of a catalogue whose hidden items they had to make up
     "local": Local(neighbours=16, partners=5, noise=0.5),
     "tangent": Local(neighbours=12, partners=0, noise=0.7),
-    "recombined": Recombined(near=400, far=900, own=(0.5, 0.8)),
+    "recombined": Recombined(donors=900, own=(0.5, 0.8)),
 }
 
 

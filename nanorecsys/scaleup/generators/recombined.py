@@ -16,7 +16,6 @@ class _Recombined:
     axes: np.ndarray  # (d, d), rows from the largest variance to the smallest
     scores: np.ndarray  # (items, d), coordinates of the real items on the axes
     neighbours: np.ndarray  # int32 (items, k), the item itself first
-    reach: np.ndarray  # float32 (d,), neighbours that an axis takes from
     own: tuple[float, float]
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -33,8 +32,8 @@ class _Recombined:
             # one draw says both: below the share of its own the coordinate is the item's, above it says whose
             draw = rng.random((len(base[block]), d), np.float32)
             draw -= own[block]
-            draw *= self.reach / (1 - own[block])
-            rank = np.maximum(draw, 0, out=draw).astype(np.int64)
+            draw *= k / (1 - own[block])
+            rank = np.clip(draw, 0, k - 1, out=draw).astype(np.int64)
             rank += k * base[block, None]
             donor = flat_neighbours.take(rank).astype(np.int64)
             donor *= d
@@ -52,26 +51,23 @@ class Recombined:
     included. Nothing depends on the size of the catalogue: more items are more draws from the same density, and the
     first n of a large one are a catalogue of n.
 
-    A neighbourhood is a number of items: clusters of fewer than `near` are mixed with what lies around them.
+    A neighbourhood is a number of items: clusters of fewer than `donors` are mixed with what lies around them.
 
     Args:
-        near: neighbours, the item included, that the first axis takes from, that of the largest variance.
-        far: those that the last one takes from; the number grows geometrically between.
+        donors: neighbours, the item included, that coordinates come from.
         own: range of the share of coordinates that stay the item's; each new item draws its own share.
     """
 
-    version = 2
+    version = 3
     neighbours = 2
 
-    def __init__(self, near: int, far: int, own: tuple[float, float]) -> None:
-        self._near, self._far, self._own = near, far, own
+    def __init__(self, donors: int, own: tuple[float, float]) -> None:
+        self._donors, self._own = donors, own
 
     def fit(self, vectors: np.ndarray, total: int) -> _Recombined:
         """See `Generator.fit`."""
-        near, far = (min(k, len(vectors)) for k in (self._near, self._far))
-        ids, _ = nearest(vectors, far)
+        ids, _ = nearest(vectors, min(self._donors, len(vectors)))
         mean = vectors.mean(axis=0)
         _, axes = np.linalg.eigh(np.cov(vectors, rowvar=False, bias=True))
         axes = np.ascontiguousarray(axes.T[::-1], np.float32)
-        reach = np.geomspace(near, far, vectors.shape[1]).astype(np.float32)
-        return _Recombined(mean, axes, (vectors - mean) @ axes.T, ids, np.minimum(reach, far), self._own)
+        return _Recombined(mean, axes, (vectors - mean) @ axes.T, ids, self._own)

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanorecsys.data import Interactions
+from nanorecsys.data import Interactions, expand
 from nanorecsys.evaluation import Scorer
-from nanorecsys.evaluation.ranking import expand
 from nanorecsys.training.baselines.matrices import popularity
 
 DAY_S = 86_400
