@@ -83,12 +83,16 @@ class Engine:
         bundle: what is served.
         models: that encode and rank.
         candidates: items retrieved for the ranker.
-        pad: pad every history to the window.
+        read_events: of a history, the last ones, that are encoded; 0 for as many as the bundle says.
+        pad: encode the whole window, padded where a history is shorter.
     """
 
-    def __init__(self, bundle: Bundle, models: Models, candidates: int = 100, pad: bool = False) -> None:
+    def __init__(
+        self, bundle: Bundle, models: Models, candidates: int = 100, read_events: int = 0, pad: bool = False
+    ) -> None:
         self.bundle, self.models = bundle, models
         self.window, self.n_items = bundle.manifest.window, bundle.manifest.n_items
+        self.read_events = self.window if pad else min(read_events or bundle.manifest.events_read, self.window)
         self.candidates, self.pad = min(candidates, self.n_items), pad
         self.id = bundle.manifest.id
         self.item_ids: list[int | str] = bundle.items["item_id"].to_list()
@@ -99,7 +103,7 @@ class Engine:
 
     def length(self, query: Query) -> int:
         """Events of a history that the encoder reads."""
-        return self.window if self.pad else min(len(query.items), self.window)
+        return self.window if self.pad else min(len(query.items), self.read_events)
 
     def __call__(self, queries: Sequence[Query]) -> tuple[list[Ranked], Stages]:
         """Ranked items of each query."""
@@ -122,7 +126,7 @@ class Engine:
         """Histories as the towers take them, see `data.padding.padded`."""
         offsets = np.cumsum([0, *(len(q.items) for q in queries)])
         histories = Histories(offsets, np.concatenate([q.items for q in queries]))
-        items, lengths = padded(histories, np.arange(len(queries)), self.window)
+        items, lengths = padded(histories, np.arange(len(queries)), self.read_events)
         if self.pad:
             items = np.pad(items, ((0, 0), (0, self.window - items.shape[1])))
         return items, lengths
@@ -159,7 +163,12 @@ class Engine:
 
 
 def open_engine(
-    bundle: Path, engine: str = "onnx", models: Path | None = None, candidates: int = 100, pad: bool = False
+    bundle: Path,
+    engine: str = "onnx",
+    models: Path | None = None,
+    candidates: int = 100,
+    read_events: int = 0,
+    pad: bool = False,
 ) -> Engine:
     """Open a bundle, verified, and warm it up.
 
@@ -168,7 +177,8 @@ def open_engine(
         engine: onnx or torch.
         models: folder of the PyTorch models, for torch.
         candidates: items retrieved for the ranker.
-        pad: pad every history to the window; torch always does.
+        read_events: of a history, the last ones, that are encoded; 0 for as many as the bundle says.
+        pad: encode the whole window, padded where a history is shorter; torch always does.
 
     Raises:
         NanorecsysError: the bundle or a model is missing, damaged or of another shape.
@@ -179,6 +189,6 @@ def open_engine(
 
         made = Engine(opened, TorchModels(models, opened), candidates, pad=True)
     else:
-        made = Engine(opened, OnnxModels(opened), candidates, pad)
+        made = Engine(opened, OnnxModels(opened), candidates, read_events, pad)
     made.warm_up()
     return made

@@ -90,7 +90,7 @@ class Service:
 
     def _load(self) -> Engine:
         s = self.settings
-        return open_engine(s.bundle, s.engine, s.models, s.candidates, s.pad)
+        return open_engine(s.bundle, s.engine, s.models, s.candidates, s.read_events, s.pad)
 
     async def append(self, user_id: int | str, item_id: int | str) -> int:
         """Store an event, on the disk when this returns; the number of the user's events.

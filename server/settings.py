@@ -59,7 +59,16 @@ class Settings:
     candidates: int = field(
         default=100, metadata=_told("items retrieved for the ranker to order", "N", low=100, high=10_000)
     )
-    pad: bool = field(default=False, metadata=_told("pad every history to the window, as the study's baseline does"))
+    read_events: int = field(
+        default=0,
+        metadata=_told(
+            "events of a history that are encoded, the last ones, at most the model's window; 0: as many as the bundle "
+            "says",
+            "N",
+            low=0,
+        ),
+    )
+    pad: bool = field(default=False, metadata=_told("encode the whole window, padded, as the study's baseline does"))
 
     # when there is too much to do
     max_queue: int = field(

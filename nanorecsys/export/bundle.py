@@ -37,7 +37,7 @@ from nanorecsys.export.errors import BundleError
 from nanorecsys.export.runtime import Encoder, session
 from nanorecsys.processor import has_int8_dot_products
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 TOWER, TOWER_FP32, RANKER = "tower.onnx", "tower_fp32.onnx", "ranker.onnx"
 INDEX, VECTORS, ITEMS = "index.faiss", "item_vectors.npy", "items.parquet"
@@ -69,7 +69,8 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle holds and where it comes from.
 
-    `index_search` is a FAISS ParameterSpace string such as `nprobe=16`, empty for the index's defaults.
+    `index_search` is a FAISS ParameterSpace string such as `nprobe=16`, empty for the index's defaults. Of a history
+    the last `events_read` are read, at most a window.
     """
 
     format: int
@@ -78,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     commit: str
     dataset: str
     window: Positive
+    events_read: Positive
     d: Positive
     n_items: Positive
     n_users: Count
@@ -108,7 +110,8 @@ class Parts:
         popularity: int64 (n_items,).
         dataset: its name.
         commit: of the code that exported the models.
-        window: events of a history that count.
+        window: the longest history that the tower takes.
+        events_read: of a history, the last ones, that it is given; 0 for a window.
         tower_variant: name of the chosen variant.
         tower_is_int8: whether it computes in int8.
         index_factory: FAISS factory string, from which the index is built, or of the index given.
@@ -129,6 +132,7 @@ class Parts:
     window: int
     tower_variant: str
     tower_is_int8: bool
+    events_read: int = 0
     index_factory: str = "Flat"
     index_search: str = ""
     index: faiss.Index | None = None
@@ -269,6 +273,10 @@ def _read_manifest(folder: _Folder) -> Manifest:
         if raw.pop(_CHECKSUM, None) != _manifest_checksum(raw):
             raise folder.wrong(MANIFEST, "altered: its fields do not have its checksum")
         manifest = msgspec.convert(raw, Manifest)
+    if manifest.events_read > manifest.window:
+        raise folder.wrong(
+            MANIFEST, f"expected at most {manifest.window} events read, the window, found {manifest.events_read}"
+        )
     if manifest.files.keys() != set(FILES):
         raise folder.wrong(MANIFEST, f"expected the files {', '.join(FILES)}, found {', '.join(manifest.files)}")
     return manifest
@@ -520,6 +528,7 @@ def _write(folder: Path, parts: Parts) -> Manifest:
         commit=parts.commit,
         dataset=parts.dataset,
         window=parts.window,
+        events_read=parts.events_read or parts.window,
         d=d,
         n_items=n_items,
         n_users=len(parts.user_ids),

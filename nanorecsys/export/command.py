@@ -23,6 +23,12 @@ class Exported(msgspec.Struct, frozen=True):
     chosen_is_int8: bool
 
 
+class Trained(msgspec.Struct, frozen=True):
+    """What a bundle reads of the training chapter's result; 0 events read are a whole window."""
+
+    events_read: int = 0
+
+
 class Recommended(msgspec.Struct, frozen=True):
     """A FAISS factory string and search parameters."""
 
@@ -93,7 +99,7 @@ def gather(run: Path) -> "Parts":
     from nanorecsys.export.bundle import Parts
     from nanorecsys.study.records import FILE
 
-    data, training = _chapter(run, DATA, dict[str, Any]), _chapter(run, TRAINING, dict[str, Any])
+    data, training = _chapter(run, DATA, dict[str, Any]), _chapter(run, TRAINING, Trained)
     export = _chapter(run, EXPORT, Exported)
     for earlier, later in ((data, training), (training, export)):
         if later.record.provenance.started_utc < earlier.record.provenance.started_utc:
@@ -122,6 +128,7 @@ def gather(run: Path) -> "Parts":
         dataset=dataset.name,
         commit=export.record.provenance.commit,
         window=training.record.parameters["window"],
+        events_read=training.record.result.events_read,
         tower_variant=export.record.result.chosen,
         tower_is_int8=export.record.result.chosen_is_int8,
         index_factory=index.factory,
@@ -148,8 +155,9 @@ def show(manifest: "Manifest", folder: Path) -> None:
     precision = "int8" if manifest.tower_is_int8 else "fp32"
     search = f" with {manifest.index_search}" if manifest.index_search else ""
     console.print(
-        f"{manifest.dataset}: {manifest.n_users:,} users, {manifest.n_items:,} items; window {manifest.window}, "
-        f"d {manifest.d}\ntower {manifest.tower_variant} ({precision}); index {manifest.index_factory}{search}",
+        f"{manifest.dataset}: {manifest.n_users:,} users, {manifest.n_items:,} items; window {manifest.window}, the "
+        f"last {manifest.events_read} events read; d {manifest.d}\n"
+        f"tower {manifest.tower_variant} ({precision}); index {manifest.index_factory}{search}",
         markup=False,
         soft_wrap=True,
     )

@@ -165,7 +165,7 @@ class Direct:
     def user(self, history: np.ndarray) -> np.ndarray:
         """The user's vector float32 (1, d)."""
         alone = Histories(np.array([0, len(history)]), history.astype(np.int32))
-        return self.bundle.encoder(*padded(alone, np.array([0]), self.bundle.manifest.window))
+        return self.bundle.encoder(*padded(alone, np.array([0]), self.bundle.manifest.events_read))
 
     def scores(self, user: np.ndarray, items: np.ndarray) -> np.ndarray:
         """The ranker's scores of items int64 (n,), float32 (n,)."""

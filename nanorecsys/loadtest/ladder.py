@@ -16,13 +16,17 @@ STEP = 1.4  # between the tries of a search, until one is valid and one is not
 
 @dataclass(frozen=True)
 class Rung:
-    """A server by what distinguishes it; `change` says what is new against the one before."""
+    """A server by what distinguishes it; `change` says what is new against the one before.
+
+    `whole` has it read all events of a window, and not only those that the bundle says.
+    """
 
     name: str
     change: str
     engine: str
     bundle: str
     pad: bool
+    whole: bool
     threads: int
     max_batch: int
     cache: str
@@ -42,6 +46,7 @@ class Rung:
         values = [
             *("--bundle", folder, "--engine", self.engine, "--threads", self.threads, "--max-batch", self.max_batch),
             *("--cache", self.cache, "--workers", self.workers, "--pad" if self.pad else "--no-pad"),
+            *("--read-events", bundles.parts.window if self.whole else 0),
             *("--coalesce" if self.coalesce else "--no-coalesce", "--lame-duck-s", 0),
         ]
         if self.engine == "torch":
@@ -56,6 +61,7 @@ def _rungs() -> tuple[Rung, ...]:
         engine="torch",
         bundle=b.EVERY,
         pad=True,
+        whole=True,
         threads=0,
         max_batch=1,
         cache="none",
@@ -68,6 +74,7 @@ def _rungs() -> tuple[Rung, ...]:
         ("last position", "the last layer at the last position only", {"bundle": b.LAST}),
         ("fused", "ONNX Runtime's fused operators", {"bundle": b.FUSED}),
         ("int8", "the tower that the export chapter chose", {"bundle": b.CHOSEN}),
+        ("last events", "the last events of a history alone, as many as validation found enough", {"whole": False}),
         ("pool", "computing in a thread beside the event loop", {"threads": 1}),
         ("micro-batches", "waiting requests of like length together", {"max_batch": 8}),
         ("cache", "answers kept in memory", {"cache": "memory"}),

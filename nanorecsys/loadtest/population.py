@@ -9,7 +9,7 @@ import numpy as np
 from nanorecsys.data import Histories
 from nanorecsys.loadtest.errors import PopulationError
 
-WINDOW = 200  # last events of a history that the model sees
+WINDOW = 200  # last events of a history that the model reads
 _ROUNDS = 200  # of exchanges, after which histories are too short to differ
 
 

@@ -181,6 +181,7 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     bootstrapped: bool
     mean_length: float
     window: int
+    events_read: int = 0
     cold_share: float
     p99_bound_ms: float
     mixed: Compared

@@ -176,6 +176,7 @@ def calibrate(bundle: Path, max_batch: int, calls: int = 12) -> tuple[list[float
     """
     opened = open_bundle(bundle, verify=False)
     encode, window, n_items = opened.encoder, opened.manifest.window, opened.manifest.n_items
+    longest = opened.manifest.events_read
     rng = np.random.default_rng(0)
 
     def times(batch: int, length: int) -> np.ndarray:
@@ -192,11 +193,14 @@ def calibrate(bundle: Path, max_batch: int, calls: int = 12) -> tuple[list[float
         return float(np.median(times(batch, length)) / (batch * np.median(times(1, length))))
 
     sizes = sorted({1, 2, 4, max_batch} & set(range(1, max_batch + 1)))
-    ratio = [1.0, *(np.mean([saved(n, max(window // (n * part), 1)) for part in (1, 2)]) for n in sizes[1:])]
+    ratio = [
+        1.0,
+        *(np.mean([saved(n, min(max(window // (n * part), 1), longest)) for part in (1, 2)]) for n in sizes[1:]),
+    ]
     law = np.minimum(np.interp(np.arange(1, max_batch + 1), sizes, ratio), 1.0)
     with ThreadPoolExecutor(2) as pool:
-        one = np.median(times(1, window))
-        two = np.median(np.concatenate(list(pool.map(lambda _: times(1, window), range(2)))))
+        one = np.median(times(1, longest))
+        two = np.median(np.concatenate(list(pool.map(lambda _: times(1, longest), range(2)))))
     return law.tolist(), float(np.clip(one / two, 0.5, 1.0))
 
 

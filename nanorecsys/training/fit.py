@@ -67,9 +67,12 @@ def fit_retriever(
     return Fitted(retriever.eval(), trained)
 
 
-def scorer(model: Retriever, task: Task) -> DotProduct:
-    """Scores of all items for the users that the task asks for, each after all that is known of it."""
+def scorer(model: Retriever, task: Task, events: int | None = None) -> DotProduct:
+    """Scores of all items for the users that the task asks for, each after all that is known of it.
+
+    Where `events` is given, only so many of a history are read, the last ones.
+    """
     asked = np.flatnonzero(task.targets.lengths)
     users = np.zeros((task.n_users, model.config.d), np.float32)
-    users[asked] = encode_users(model, task.seen, asked)
+    users[asked] = encode_users(model, task.seen, asked, events=events)
     return DotProduct(users, model.item_vectors())

@@ -51,6 +51,24 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric, what it is more than another model's on the same targets, and the paired 95 % interval of that."""
+
+    value: float
+    change: float
+    low: float
+    high: float
+
+
+class Read(msgspec.Struct, frozen=True, kw_only=True):
+    """Quality where only the last `events` of each history are read, `mean` of them, against the whole window."""
+
+    events: int
+    mean: float
+    ndcg: Change
+    hitrate_100: Change
+
+
 class RankerResult(msgspec.Struct, frozen=True, kw_only=True):
     """The retriever's order against the ranker's, and the ranker with all item ids masked against popularity."""
 
@@ -89,7 +107,9 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 02 found.
 
     `quality` is by task, then by model; `margin` is the retriever against the baseline with the highest NDCG on the
-    same task. `tie_changed_share` is the share of users whose validation target another tie rule changes.
+    same task. `tie_changed_share` is the share of users whose validation target another tie rule changes. `reads` are
+    of the validation task, the whole window first; `events_read` of a history are what the rule takes, and
+    `events_change` is what that does to NDCG on the test task, in the retriever's order and in the ranker's.
     """
 
     dataset: str
@@ -104,6 +124,9 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     ablation: dict[str, Variant]
     ranker: RankerResult
     throughput: dict[str, Rate]
+    reads: list[Read] = []
+    events_read: int = 0
+    events_change: dict[str, Change] = {}
     scale: ScaleResult | None
     seconds: float
     seconds_limit: float

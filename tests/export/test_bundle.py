@@ -221,6 +221,12 @@ def test_what_went_in_comes_out(parts: Parts, built: Path) -> None:
         assert type(array) is np.ndarray
 
 
+def test_how_many_events_are_read_is_a_window_unless_told(parts: Parts, built: Path, tmp_path: Path) -> None:
+    assert check_bundle(built).events_read == WINDOW
+    build_bundle(tmp_path / "fewer", dataclasses.replace(parts, events_read=3))
+    assert open_bundle(tmp_path / "fewer").manifest.events_read == 3
+
+
 def test_it_answers(parts: Parts, built: Path) -> None:
     bundle = open_bundle(built)
     users = encode_users(bundle.encoder, bundle.histories, bundle.manifest.window)
@@ -354,9 +360,9 @@ def test_what_is_no_bundle_at_all(tmp_path: Path) -> None:
     [
         (b"not json", "cannot be read"),
         (b"[1]", "cannot be read"),
-        (b"{}", "expected format 1, found None"),
+        (b"{}", "expected format 2, found None"),
         (b"\xff\xfe", "cannot be read"),
-        (b'{"format": 1}', "altered"),
+        (b'{"format": 2}', "altered"),
     ],
 )
 def test_a_manifest_of_something_else(copy: Path, content: bytes, says: str) -> None:
@@ -365,10 +371,10 @@ def test_a_manifest_of_something_else(copy: Path, content: bytes, says: str) -> 
 
 
 def test_another_format_is_told_before_all_else(copy: Path) -> None:
-    fields = json.loads((copy / MANIFEST).read_text()) | {"format": 2, "something": "new"}
+    fields = json.loads((copy / MANIFEST).read_text()) | {"format": 3, "something": "new"}
     (copy / MANIFEST).write_text(json.dumps(fields))
     (copy / "tower.onnx").unlink()
-    with pytest.raises(BundleError, match=r"manifest.json: expected format 1, found 2") as error:
+    with pytest.raises(BundleError, match=r"manifest.json: expected format 2, found 3") as error:
         open_bundle(copy)
     assert "the version that built it" in error.value.remedy
 
@@ -513,6 +519,10 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
     "a ranker without finite scores": (
         lambda p, t: {"ranker": save(ranker(p.item_vectors, scale=np.inf), t / "m")},
         "ranker.onnx: expected finite scores (3, 2), found NaN or infinity",
+    ),
+    "more events read than a window has": (
+        lambda p, t: {"events_read": WINDOW + 1},
+        f"manifest.json: expected at most {WINDOW} events read, the window, found {WINDOW + 1}",
     ),
     "a window of nothing": (lambda p, t: {"window": 0}, "manifest.json: cannot be read: Expected `int` >= 1"),
 }
@@ -811,7 +821,9 @@ def run(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     dataset = Dataset("tiny", interactions, users, parts.items.drop("unused"))
     save_prepared(folder / "01_data", dataset, [leave_one_out(interactions)])
     write_chapter(folder, "01_data", "2026-01-01T00:00:00+00:00", {}, {})
-    write_chapter(folder, "02_training", "2026-01-01T00:01:00+00:00", {}, {"item_vectors": "item_vectors.npy"})
+    write_chapter(
+        folder, "02_training", "2026-01-01T00:01:00+00:00", {"events_read": 4}, {"item_vectors": "item_vectors.npy"}
+    )
     np.save(folder / "02_training" / "item_vectors.npy", parts.item_vectors)
     names = {"tower": "int8.onnx", "tower_fp32": "fp32.onnx", "ranker": "ranker.onnx"}
     write_chapter(
@@ -829,7 +841,8 @@ def test_the_command_builds_from_a_run(run: Path) -> None:
         assert text in done.output
     bundle: Bundle = open_bundle(run / "bundle")
     assert (bundle.manifest.index_factory, bundle.manifest.commit) == ("Flat", "commit of 03_export")
-    assert bundle.manifest.window == WINDOW
+    assert (bundle.manifest.window, bundle.manifest.events_read) == (WINDOW, 4)
+    assert "the last 4 events read" in done.output.replace("\n", " ")
     assert bundle.histories.lengths.tolist() == [4, 3, 1, 2, N_ITEMS]  # all events of all parts of the split
     assert bundle.popularity.sum() == 10 + N_ITEMS
     checked = CliRunner().invoke(command.bundle, ["--check", str(run / "bundle")])

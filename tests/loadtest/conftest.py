@@ -15,6 +15,7 @@ from nanorecsys.loadtest.measure import Bench
 from tests.server.conftest import N_USERS, build_small
 
 MANY = 400
+EVENTS_READ = 6  # of a window of 10
 
 
 def parts_of(bundle: Path) -> Parts:
@@ -36,6 +37,7 @@ def parts_of(bundle: Path) -> Parts:
         dataset=m.dataset,
         commit=m.commit,
         window=m.window,
+        events_read=EVENTS_READ,
         tower_variant=m.tower_variant,
         tower_is_int8=False,
         index_factory="IVF4,Flat",

@@ -9,7 +9,7 @@ from nanorecsys.export.bundle import check_bundle, open_bundle
 from nanorecsys.loadtest import bundles
 from nanorecsys.loadtest.bundles import build_bundles
 from nanorecsys.loadtest.population import seen_keys
-from tests.loadtest.conftest import MANY
+from tests.loadtest.conftest import EVENTS_READ, MANY
 from tests.server.conftest import N_USERS
 
 
@@ -27,7 +27,8 @@ def test_every_bundle_is_whole_and_has_all_users(served):
     assert served.final == bundles.INDEXED
     assert served.bootstrapped
     assert len(served.lengths) == MANY
-    assert served.lengths.max() <= served.parts.window
+    assert served.lengths.max() == served.events_read == EVENTS_READ < served.parts.window
+    assert {open_bundle(folder).manifest.events_read for folder in served.folders.values()} == {EVENTS_READ}
 
 
 def test_user_ids_count_from_one_and_no_two_look_alike(served):

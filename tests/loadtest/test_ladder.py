@@ -42,6 +42,13 @@ def test_a_rung_serves_the_next_bundle_where_its_own_was_not_made(served):
     assert str(served.folders["every position"]) in RUNGS[1].arguments(served)
 
 
+def test_what_is_read_of_a_history_is_a_window_up_to_the_rung_that_says_otherwise(served):
+    told = [rung.arguments(served) for rung in RUNGS]
+    read = [int(arguments[arguments.index("--read-events") + 1]) for arguments in told]
+    fewer = [rung.name for rung in RUNGS].index("last events")
+    assert read == [served.parts.window] * fewer + [0] * (len(RUNGS) - fewer)  # 0: as many as the bundle says
+
+
 def test_rungs_are_chosen_by_name_in_order():
     assert [r.name for r in ladder.choose(["int8", "torch"])] == ["torch", "int8"]
     assert ladder.choose([]) == list(RUNGS)

@@ -74,6 +74,27 @@ def test_padding_changes_nothing_but_the_work(small, engine):
     np.testing.assert_allclose(padded([query])[0][0].scores, engine([query])[0][0].scores, atol=1e-4)
 
 
+def test_fewer_events_are_read_where_bundle_or_setting_say_so_and_all_where_padded(small, tmp_path):
+    fewer = build_small(tmp_path, events_read=4).bundle
+    items = np.arange(30, 30 + WINDOW)
+    query = Query(items, exclude_seen=True)
+    (last,), _ = open_engine(small.bundle)([Query(items[-4:], exclude_seen=False)])
+    for engine in (open_engine(fewer), open_engine(small.bundle, read_events=4)):
+        assert engine.length(query) == 4
+        (ranked,), _ = engine([Query(items, exclude_seen=False)])
+        np.testing.assert_allclose(ranked.scores, last.scores, atol=1e-5)
+        assert not set(engine([query])[0][0].items) & set(items)  # what is not read is left out all the same
+    (whole,), _ = open_engine(small.bundle)([query])
+    for engine in (
+        open_engine(fewer, read_events=WINDOW),
+        open_engine(fewer, read_events=10 * WINDOW),
+        open_engine(fewer, pad=True),
+        open_engine(fewer, "torch", small.models),
+    ):
+        assert engine.length(query) == WINDOW
+        np.testing.assert_allclose(engine([query])[0][0].scores, whole.scores, atol=1e-4)
+
+
 def test_torch_gives_the_same(small, engine):
     torch_engine = open_engine(small.bundle, "torch", small.models)
     assert torch_engine.pad

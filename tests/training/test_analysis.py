@@ -1,14 +1,18 @@
 """What the training chapter says: quality over seeds, margins, neighbours, ties, sentences chosen by the numbers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
-from nanorecsys.data import Interactions, leave_one_out
+from nanorecsys.data import Histories, Interactions, leave_one_out
 from nanorecsys.evaluation import DotProduct, evaluate, make_task, value
-from nanorecsys.models.retriever import RetrieverConfig
+from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.training import analysis
+from nanorecsys.training.encode import encode_users
 from nanorecsys.training.errors import TrainingError
-from nanorecsys.training.result import Difference
+from nanorecsys.training.result import Change, Difference, Read
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,47 @@ def test_a_difference_is_paired(task):
     assert found.low < found.ndcg < found.high
     better = max((one, other), key=lambda r: value(r, "ndcg@10"))
     assert {"one": one, "other": other}[analysis.best_baseline({"one": one, "other": other})] is better
+
+
+def test_fewer_events_are_the_last_ones_and_the_seen_stay_left_out(task):
+    torch.manual_seed(0)
+    config = RetrieverConfig(d=8, layers=1, heads=2, hidden=8, window=6, dropout=0.0, content=False)
+    model = Retriever(config, np.ones(task.n_items, bool)).eval()
+    reads = analysis.read_fewer(model, task, [2, 4, 6, 9, 0])
+    assert [r.events for r in reads] == [6, 4, 2]
+    assert [r.mean for r in reads] == [6, 4, 2]  # every history has seven
+    assert reads[0].ndcg.change == reads[0].ndcg.low == reads[0].ndcg.high == 0
+    last_two = task.seen.offsets[1:, None] - np.array([2, 1])
+    short = Histories(2 * np.arange(task.n_users + 1), task.seen.items[last_two.ravel()])
+    scores = DotProduct(encode_users(model, short), model.item_vectors())
+    by_hand = evaluate(scores, task.targets, task.seen, task.n_items)
+    assert reads[2].ndcg.value == pytest.approx(value(by_hand, "ndcg@10"))
+    assert reads[2].ndcg.change == pytest.approx(value(by_hand, "ndcg@10") - reads[0].ndcg.value)
+    assert reads[2].hitrate_100.value == 1  # of 30 items
+
+
+def read(events, low=0.0, low_100=0.0):
+    ndcg, hits = (Change(value=v, change=0.0, low=low, high=0.01) for v, low in ((0.1, low), (0.4, low_100)))
+    return Read(events=events, mean=events, ndcg=ndcg, hitrate_100=hits)
+
+
+def test_enough_events_are_the_fewest_down_to_which_both_metrics_hold():
+    whole, good = read(200), read(100, low=-0.004)
+    assert analysis.enough_events([whole, good, read(50, low=-0.0049), read(20, low=-0.006)]) == 50
+    assert analysis.enough_events([whole, good, read(50, low_100=-0.021), read(20)]) == 100  # none beyond the first
+    assert analysis.enough_events([whole, read(100, low=-0.0051)]) == 200
+    assert analysis.enough_events([whole]) == 200
+
+
+def test_the_sentence_on_events_has_the_test_part():
+    found = SimpleNamespace(
+        reads=[read(200), read(50)],
+        events_read=50,
+        events_change={"retriever": Change(value=0.1, change=-0.001, low=-0.003, high=0.001)},
+    )
+    assert "in the retriever's order it is -0.0010 (-0.0030 to +0.0010)" in analysis._events(found)
+    found.events_read = 200
+    assert analysis._events(found) == "Every event of the window is worth reading."
 
 
 def test_neighbours_are_the_nearest_and_never_the_item_itself():
