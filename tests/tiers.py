@@ -15,6 +15,7 @@ BIN = Path(sys.executable).parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 TWO_AT_ONCE = ["-n", "2", "--dist", "worksteal"]
+ONE_A_FILE = ["-n", "2", "--dist", "loadfile"]  # the cells of a notebook need one kernel
 TIMED = ("loadtest", "server")  # what answers late beside another test would fail
 OF_A_RUN = ("notebooks", "book")
 
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
         ("notebooks under papermill", [*PYTEST, "tests/notebooks", *arguments], {}),
         (
             "notebooks run again (nbval)",
-            [*PYTEST, "--nbval-lax", "-x", "-W", "default", "data/runs/smoke", "--ignore-glob=*/.work/*"],
+            [*PYTEST, *ONE_A_FILE, "--nbval-lax", "-x", "-W", "default", "data/runs/smoke", "--ignore-glob=*/.work/*"],
             {"NANORECSYS_OUT": str(nbval)},
         ),
         ("the book, in a browser", [*PYTEST, "tests/book", *arguments], {}),

@@ -29,7 +29,7 @@ class Small:
     vectors: np.ndarray
 
 
-def build_small(folder: Path, seed: int = 0, target: Path | None = None, events_read: int = 0) -> Small:
+def build_small(folder: Path, seed: int = 0, target: Path | None = None) -> Small:
     """Build it; another seed makes other weights."""
     rng = np.random.default_rng(0)
     # user 0 has seen all but five items, user 1 nothing
@@ -37,7 +37,7 @@ def build_small(folder: Path, seed: int = 0, target: Path | None = None, events_
     histories += [rng.integers(N_ITEMS, size=n) for n in rng.integers(1, 30, size=N_USERS - 2)]
     config = RetrieverConfig(d=D, layers=2, heads=2, hidden=24, window=WINDOW, dropout=0.0, content=False)
     target = target or folder / "bundle"
-    vectors = export_bundle(folder, target, config, N_ITEMS, histories, 1000, 5, seed, events_read)
+    vectors = export_bundle(folder, target, config, N_ITEMS, histories, 1000, 5, seed)
     return Small(target, folder, histories, vectors)
 
 
@@ -50,7 +50,6 @@ def export_bundle(
     first_user_id: int = 0,
     first_item_id: int = 0,
     seed: int = 0,
-    events_read: int = 0,
 ) -> np.ndarray:
     """Export random models of a size into a bundle; the item vectors. The PyTorch models are left in the folder."""
     folder.mkdir(exist_ok=True, parents=True)
@@ -88,7 +87,6 @@ def export_bundle(
             dataset="random",
             commit="0123456789ab",
             window=config.window,
-            events_read=events_read,
             tower_variant="fp32, as exported",
             tower_is_int8=False,
         ),
