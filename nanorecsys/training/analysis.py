@@ -33,7 +33,7 @@ BASE = "base: full softmax"
 WARM = "global_temporal, users with a history"
 READ_MARGIN = 0.05  # of a metric, that reading fewer events may cost
 READ_RULE = (
-    f"from the whole window down, as few events as keep NDCG@10 and HitRate@100 within {READ_MARGIN:.0%} of the whole "
+    f"from the whole window down, as few events as keep NDCG@100 and HitRate@100 within {READ_MARGIN:.0%} of the whole "
     "window's, at the lower end of the paired interval"
 )
 
@@ -96,7 +96,7 @@ def read_fewer(model: Retriever, task: Task, numbers: Iterable[int]) -> list[Rea
             Read(
                 events=events,
                 mean=float(np.minimum(lengths, events).mean()),
-                ndcg=change(ranked, [whole]),
+                ndcg_100=change(ranked, [whole], "ndcg@100"),
                 hitrate_100=change(ranked, [whole], "hitrate@100"),
             )
         )
@@ -111,7 +111,7 @@ def enough_events(reads: Sequence[Read]) -> int:
     """
     enough = reads[0]
     for fewer in reads[1:]:
-        if any(c.low < -READ_MARGIN * (c.value - c.change) for c in (fewer.ndcg, fewer.hitrate_100)):
+        if any(c.low < -READ_MARGIN * (c.value - c.change) for c in (fewer.ndcg_100, fewer.hitrate_100)):
             break
         enough = fewer
     return enough.events

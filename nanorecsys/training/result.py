@@ -65,7 +65,7 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
 
     events: int
     mean: float
-    ndcg: Change
+    ndcg_100: Change
     hitrate_100: Change
 
 

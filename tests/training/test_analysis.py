@@ -59,19 +59,19 @@ def test_fewer_events_are_the_last_ones_and_the_seen_stay_left_out(task):
     reads = analysis.read_fewer(model, task, [2, 4, 6, 9, 0])
     assert [r.events for r in reads] == [6, 4, 2]
     assert [r.mean for r in reads] == [6, 4, 2]  # every history has seven
-    assert reads[0].ndcg.change == reads[0].ndcg.low == reads[0].ndcg.high == 0
+    assert reads[0].ndcg_100.change == reads[0].ndcg_100.low == reads[0].ndcg_100.high == 0
     last_two = task.seen.offsets[1:, None] - np.array([2, 1])
     short = Histories(2 * np.arange(task.n_users + 1), task.seen.items[last_two.ravel()])
     scores = DotProduct(encode_users(model, short), model.item_vectors())
     by_hand = evaluate(scores, task.targets, task.seen, task.n_items)
-    assert reads[2].ndcg.value == pytest.approx(value(by_hand, "ndcg@10"))
-    assert reads[2].ndcg.change == pytest.approx(value(by_hand, "ndcg@10") - reads[0].ndcg.value)
+    assert reads[2].ndcg_100.value == pytest.approx(value(by_hand, "ndcg@100"))
+    assert reads[2].ndcg_100.change == pytest.approx(value(by_hand, "ndcg@100") - reads[0].ndcg_100.value)
     assert reads[2].hitrate_100.value == 1  # of 30 items
 
 
 def read(events, low=0.0, low_100=0.0):
     ndcg, hits = (Change(value=v, change=0.0, low=low, high=0.01) for v, low in ((0.1, low), (0.4, low_100)))
-    return Read(events=events, mean=events, ndcg=ndcg, hitrate_100=hits)
+    return Read(events=events, mean=events, ndcg_100=ndcg, hitrate_100=hits)
 
 
 def test_enough_events_are_the_fewest_down_to_which_both_metrics_hold():
