@@ -140,8 +140,12 @@ class Direct:
         if not set(numbers).isdisjoint(history.tolist()):
             return "an item that the user has seen"
         user = self.user(history)
-        found = bundle.index.search(user, min(2 * CANDIDATES + len(history), bundle.manifest.n_items))[1][0]
-        kept = found[(found >= 0) & ~np.isin(found, history)][:CANDIDATES]
+        # an index that compares again finds others where it is asked for more, so as the server asks, or more for want
+        for depth in (CANDIDATES + min(len(history), CANDIDATES), 2 * CANDIDATES + len(history)):
+            found = bundle.index.search(user, min(depth, bundle.manifest.n_items))[1][0]
+            kept = found[(found >= 0) & ~np.isin(found, history)][:CANDIDATES]
+            if len(kept) == CANDIDATES:
+                break
         direct = self.scores(user, kept)
         own = self.scores(user, np.array(numbers))
         given = np.array([item["score"] for item in items])

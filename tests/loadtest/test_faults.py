@@ -39,7 +39,7 @@ def test_the_direct_answer_is_right(direct):
 
 def test_the_company_of_a_batch_changes_no_score(direct, served):
     users = np.arange(40)
-    together = direct.bundle.encoder(*padded(direct.bundle.histories, users, direct.bundle.manifest.window))
+    together = direct.bundle.encoder(*padded(direct.bundle.histories, users, direct.bundle.manifest.events_read))
     items = np.arange(100)
     for user in users:
         alone = direct.scores(direct.user(direct.history(int(user) + 1, ())), items)
