@@ -13,7 +13,7 @@
 Instead of `DotProduct`, any callable from users int32 (b,) to float32 scores (b, n_items) will do.
 """
 
-from nanorecsys.evaluation.bootstrap import Interval, mean_interval
+from nanorecsys.evaluation.bootstrap import Change, Interval, mean_interval, paired_change
 from nanorecsys.evaluation.errors import EvaluationError, NonFiniteScoresError
 from nanorecsys.evaluation.metrics import (
     CUTOFFS,
@@ -31,6 +31,7 @@ from nanorecsys.evaluation.ranking import DotProduct, Evaluation, Scorer, evalua
 __all__ = [
     "CUTOFFS",
     "METRICS",
+    "Change",
     "DotProduct",
     "Evaluation",
     "EvaluationError",
@@ -45,6 +46,7 @@ __all__ = [
     "last_events",
     "make_task",
     "mean_interval",
+    "paired_change",
     "summary",
     "value",
     "values",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from nanorecsys.evaluation.errors import EvaluationError
@@ -18,6 +19,15 @@ class Interval:
     low: float
     high: float
     level: float
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric, and how much something changes it, with the paired 95 % interval over users; as records have it."""
+
+    base: float
+    change: float
+    low: float
+    high: float
 
 
 def mean_interval(
@@ -62,3 +72,17 @@ def mean_interval(
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(weighted.sum() / weights.sum()), float(low), float(high), level)
+
+
+def paired_change(before: np.ndarray, after: np.ndarray) -> Change:
+    """How much a metric changes, paired by user.
+
+    Args:
+        before, after: float (m,), one value a user, the same users in both.
+
+    Example:
+        >>> paired_change(np.array([0.0, 1.0]), np.array([0.5, 1.5]))
+        Change(base=0.5, change=0.5, low=0.5, high=0.5)
+    """
+    found = mean_interval(after - before)
+    return Change(base=float(before.mean()), change=found.estimate, low=found.low, high=found.high)

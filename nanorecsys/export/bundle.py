@@ -111,7 +111,7 @@ class Parts:
         dataset: its name.
         commit: of the code that exported the models.
         window: the longest history that the tower takes.
-        events_read: of a history, the last ones, that it is given; 0 for a window.
+        events_read: of a history, the last ones, that it is given.
         tower_variant: name of the chosen variant.
         tower_is_int8: whether it computes in int8.
         index_factory: FAISS factory string, from which the index is built, or of the index given.
@@ -130,9 +130,9 @@ class Parts:
     dataset: str
     commit: str
     window: int
+    events_read: int
     tower_variant: str
     tower_is_int8: bool
-    events_read: int = 0
     index_factory: str = "Flat"
     index_search: str = ""
     index: faiss.Index | None = None
@@ -528,7 +528,7 @@ def _write(folder: Path, parts: Parts) -> Manifest:
         commit=parts.commit,
         dataset=parts.dataset,
         window=parts.window,
-        events_read=parts.events_read or parts.window,
+        events_read=parts.events_read,
         d=d,
         n_items=n_items,
         n_users=len(parts.user_ids),

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from nanorecsys.evaluation import DotProduct, Evaluation, Task, evaluate, mean_interval, values
-from nanorecsys.export.result import Closeness, Difference
+from nanorecsys.evaluation import DotProduct, Evaluation, Task, evaluate, paired_change, values
+from nanorecsys.export.result import Closeness
 from nanorecsys.export.runtime import Encode, encode_users, session
 from nanorecsys.models.ranker import FittedRanker
 
@@ -61,18 +61,17 @@ def closeness(
     """
     users = ranked.users
     cosine = np.einsum("ud,ud->u", vectors[users], reference[users])
-    change = {}
-    for metric in ("hitrate@10", "ndcg@10"):
-        before, after = values(reference_ranked, metric).values, values(ranked, metric).values
-        found = mean_interval(after - before)
-        change[metric] = Difference(base=float(before.mean()), change=found.estimate, low=found.low, high=found.high)
+    hitrate, ndcg = (
+        paired_change(values(reference_ranked, metric).values, values(ranked, metric).values)
+        for metric in ("hitrate@10", "ndcg@10")
+    )
     return Closeness(
         max_difference=float(np.abs(vectors[users] - reference[users]).max()),
         cosine_median=float(np.median(cosine)),
         cosine_lowest=float(cosine.min()),
         overlap=float(overlaps(ranked.top, reference_ranked.top).mean()),
-        hitrate=change["hitrate@10"],
-        ndcg=change["ndcg@10"],
+        hitrate=hitrate,
+        ndcg=ndcg,
         company=company,
     )
 

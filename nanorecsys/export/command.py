@@ -24,7 +24,7 @@ class Exported(msgspec.Struct, frozen=True):
 
 
 class Trained(msgspec.Struct, frozen=True):
-    """What a bundle reads of the training chapter's result; 0 events read are a whole window."""
+    """What a bundle reads of the training chapter's result; a record from before it said what to read has 0."""
 
     events_read: int = 0
 
@@ -116,6 +116,7 @@ def gather(run: Path) -> "Parts":
             users = np.load(_file(ann, "training_queries"))
     dataset = load_prepared(run / DATA).dataset
     item_vectors = np.load(_file(training, "item_vectors"))
+    window = training.record.parameters["window"]
     return Parts(
         tower=_file(export, "tower"),
         tower_fp32=_file(export, "tower_fp32"),
@@ -127,8 +128,8 @@ def gather(run: Path) -> "Parts":
         popularity=np.bincount(dataset.interactions.item, minlength=len(dataset.items)),
         dataset=dataset.name,
         commit=export.record.provenance.commit,
-        window=training.record.parameters["window"],
-        events_read=training.record.result.events_read,
+        window=window,
+        events_read=training.record.result.events_read or window,
         tower_variant=export.record.result.chosen,
         tower_is_int8=export.record.result.chosen_is_int8,
         index_factory=index.factory,

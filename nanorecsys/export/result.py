@@ -2,18 +2,11 @@
 
 import msgspec
 
+from nanorecsys.evaluation import Change
+
 # How much an entry of a served vector may change with what else is in its batch: what rounding does, and not what a
 # scale does that is found over the batch.
 COMPANY = 2e-4
-
-
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric of the trained model, and how much a variant changes it, with the paired 95 % interval over users."""
-
-    base: float
-    change: float
-    low: float
-    high: float
 
 
 class Closeness(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,8 +18,8 @@ class Closeness(msgspec.Struct, frozen=True, kw_only=True):
     cosine_median: float
     cosine_lowest: float
     overlap: float
-    hitrate: Difference
-    ndcg: Difference
+    hitrate: Change
+    ndcg: Change
     company: float | None = None
 
 

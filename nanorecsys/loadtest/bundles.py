@@ -29,7 +29,7 @@ class Bundles:
     """The bundles' folders and parts by name, and what they have in common.
 
     `bootstrapped` says that the users are drawn again from real ones; `lengths` are the events of each that the final
-    server reads, int64 (n_users,), at most `events_read`; `models` is the folder of the PyTorch models.
+    server reads, int64 (n_users,); `models` is the folder of the PyTorch models.
     """
 
     folders: dict[str, Path]
@@ -37,7 +37,6 @@ class Bundles:
     parts: Parts
     bootstrapped: bool
     lengths: np.ndarray
-    events_read: int
     models: Path
 
     @property
@@ -69,12 +68,11 @@ def build_bundles(
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = command.gather(run)
-    read = parts.events_read or parts.window
     bootstrapped = len(parts.user_ids) < n_users
     if bootstrapped:
         parts = dataclasses.replace(
             parts,
-            histories=bootstrap_histories(parts.histories, n_users, seed, read),
+            histories=bootstrap_histories(parts.histories, n_users, seed, parts.events_read),
             user_ids=np.arange(1, n_users + 1),
         )
     models = run / command.TRAINING
@@ -87,8 +85,7 @@ def build_bundles(
         changed=changed,
         parts=parts,
         bootstrapped=bootstrapped,
-        lengths=np.clip(parts.histories.lengths, 1, read),
-        events_read=read,
+        lengths=np.clip(parts.histories.lengths, 1, parts.events_read),
         models=models,
     )
 

@@ -9,7 +9,17 @@ import numpy as np
 import polars as pl
 
 from nanorecsys.data import Histories, Interactions
-from nanorecsys.evaluation import DotProduct, Evaluation, Task, evaluate, mean_interval, value, values
+from nanorecsys.evaluation import (
+    Change,
+    DotProduct,
+    Evaluation,
+    Task,
+    evaluate,
+    mean_interval,
+    paired_change,
+    value,
+    values,
+)
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.training.encode import encode_users
 from nanorecsys.training.errors import TrainingError
@@ -18,7 +28,6 @@ from nanorecsys.training.loop import TrainingConfig
 from nanorecsys.training.losses import LOSSES
 from nanorecsys.training.result import (
     RETRIEVER,
-    Change,
     Difference,
     ItemChoice,
     Quality,
@@ -74,10 +83,8 @@ def rank(model: Retriever, task: Task, events: int | None = None) -> Evaluation:
 
 
 def change(runs: Sequence[Evaluation], others: Sequence[Evaluation], metric: str = "ndcg@10") -> Change:
-    """A metric of a model's seeds beside another's on the same task, paired by user."""
-    own = _over_seeds(runs, metric)
-    found = mean_interval(own - _over_seeds(others, metric))
-    return Change(value=float(own.mean()), change=found.estimate, low=found.low, high=found.high)
+    """What a metric of a model's seeds is more than that of another's on the same task, paired by user."""
+    return paired_change(_over_seeds(others, metric), _over_seeds(runs, metric))
 
 
 def read_fewer(model: Retriever, task: Task, numbers: Iterable[int]) -> list[Read]:
@@ -89,18 +96,17 @@ def read_fewer(model: Retriever, task: Task, numbers: Iterable[int]) -> list[Rea
         numbers: of events; those that are no fewer than the window are left out.
     """
     window = model.config.window
-    whole, lengths, found = rank(model, task), task.seen.lengths[task.targets.lengths > 0], []
-    for events in [window, *sorted({n for n in numbers if 0 < n < window}, reverse=True)]:
-        ranked = [rank(model, task, events)]
-        found.append(
-            Read(
-                events=events,
-                mean=float(np.minimum(lengths, events).mean()),
-                ndcg_100=change(ranked, [whole], "ndcg@100"),
-                hitrate_100=change(ranked, [whole], "hitrate@100"),
-            )
+    tried = [window, *sorted({n for n in numbers if 0 < n < window}, reverse=True)]
+    lengths, ranked = task.seen.lengths[task.targets.lengths > 0], [rank(model, task, events) for events in tried]
+    return [
+        Read(
+            events=events,
+            mean=float(np.minimum(lengths, events).mean()),
+            ndcg_100=change([run], ranked[:1], "ndcg@100"),
+            hitrate_100=change([run], ranked[:1], "hitrate@100"),
         )
-    return found
+        for events, run in zip(tried, ranked, strict=True)
+    ]
 
 
 def enough_events(reads: Sequence[Read]) -> int:
@@ -111,7 +117,7 @@ def enough_events(reads: Sequence[Read]) -> int:
     """
     enough = reads[0]
     for fewer in reads[1:]:
-        if any(c.low < -READ_MARGIN * (c.value - c.change) for c in (fewer.ndcg_100, fewer.hitrate_100)):
+        if any(c.low < -READ_MARGIN * c.base for c in (fewer.ndcg_100, fewer.hitrate_100)):
             break
         enough = fewer
     return enough.events

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from nanorecsys.evaluation import Change
+
 RETRIEVER = "retriever"  # its name beside the baselines
 
 
@@ -51,17 +53,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric, what it is more than another model's on the same targets, and the paired 95 % interval of that."""
-
-    value: float
-    change: float
-    low: float
-    high: float
-
-
 class Read(msgspec.Struct, frozen=True, kw_only=True):
-    """Quality where only the last `events` of each history are read, `mean` of them, against the whole window."""
+    """What it changes of the window's quality to read only the last `events` of each history, `mean` of them."""
 
     events: int
     mean: float

@@ -146,6 +146,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
         dataset="tiny",
         commit="0123456789ab",
         window=WINDOW,
+        events_read=WINDOW,
         tower_variant="int8_dynamic",
         tower_is_int8=True,
     )
@@ -221,7 +222,7 @@ def test_what_went_in_comes_out(parts: Parts, built: Path) -> None:
         assert type(array) is np.ndarray
 
 
-def test_how_many_events_are_read_is_a_window_unless_told(parts: Parts, built: Path, tmp_path: Path) -> None:
+def test_the_bundle_says_how_many_events_are_read(parts: Parts, built: Path, tmp_path: Path) -> None:
     assert check_bundle(built).events_read == WINDOW
     build_bundle(tmp_path / "fewer", dataclasses.replace(parts, events_read=3))
     assert open_bundle(tmp_path / "fewer").manifest.events_read == 3

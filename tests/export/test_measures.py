@@ -9,7 +9,7 @@ import pytest
 
 from nanorecsys.data import Histories, Interactions, leave_one_out
 from nanorecsys.errors import NanorecsysError
-from nanorecsys.evaluation import make_task
+from nanorecsys.evaluation import Change, make_task
 from nanorecsys.export import analysis, arithmetic, closeness, figures, latency, variants
 from nanorecsys.export.chapter import CLAIMS, headline
 from nanorecsys.export.graph import fused_tower
@@ -24,7 +24,7 @@ from nanorecsys.export.names import (
     RANKER,
     TORCH_PADDED,
 )
-from nanorecsys.export.result import Append, Closeness, Difference, ExportResult, RankerTime, VariantResult
+from nanorecsys.export.result import Append, Closeness, ExportResult, RankerTime, VariantResult
 from nanorecsys.export.torch_export import EveryPosition, export_encoder
 from nanorecsys.export.variants import Variant, in_torch
 from nanorecsys.memory import resident_bytes
@@ -164,7 +164,7 @@ def test_peaks_are_rates():
 
 
 def variant(mean, low=0.0, high=0.0, *, change=0.0, load=1.0, nodes=0, difference=1e-6, company=0.0):
-    ndcg = Difference(base=0.1, change=change, low=low, high=high)
+    ndcg = Change(base=0.1, change=change, low=low, high=high)
     return VariantResult(
         mib=1.0,
         load_ms=load,

@@ -27,14 +27,14 @@ def test_every_bundle_is_whole_and_has_all_users(served):
     assert served.final == bundles.INDEXED
     assert served.bootstrapped
     assert len(served.lengths) == MANY
-    assert served.lengths.max() == served.events_read == EVENTS_READ < served.parts.window
+    assert served.lengths.max() == served.parts.events_read == EVENTS_READ < served.parts.window
     assert {open_bundle(folder).manifest.events_read for folder in served.folders.values()} == {EVENTS_READ}
 
 
 def test_user_ids_count_from_one_and_no_two_look_alike(served):
     assert served.parts.user_ids.tolist() == list(range(1, MANY + 1))
     histories = served.parts.histories
-    assert len(np.unique(seen_keys(histories, np.arange(MANY), served.events_read))) == MANY
+    assert len(np.unique(seen_keys(histories, np.arange(MANY), served.parts.events_read))) == MANY
 
 
 def test_each_bundle_differs_from_the_last_in_tower_or_index_alone(served):

@@ -87,6 +87,7 @@ def export_bundle(
             dataset="random",
             commit="0123456789ab",
             window=config.window,
+            events_read=config.window,
             tower_variant="fp32, as exported",
             tower_is_int8=False,
         ),

@@ -57,6 +57,7 @@ def build(folder: Path) -> Path:
         dataset="films",
         commit="0123456789ab",
         window=WINDOW,
+        events_read=WINDOW,
         tower_variant="int8_dynamic",
         tower_is_int8=True,
     )

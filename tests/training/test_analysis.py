@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from nanorecsys.data import Histories, Interactions, leave_one_out
-from nanorecsys.evaluation import DotProduct, evaluate, make_task, value
+from nanorecsys.evaluation import Change, DotProduct, evaluate, make_task, value
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.training import analysis
 from nanorecsys.training.encode import encode_users
 from nanorecsys.training.errors import TrainingError
-from nanorecsys.training.result import Change, Difference, Read
+from nanorecsys.training.result import Difference, Read
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,13 @@ def test_fewer_events_are_the_last_ones_and_the_seen_stay_left_out(task):
     short = Histories(2 * np.arange(task.n_users + 1), task.seen.items[last_two.ravel()])
     scores = DotProduct(encode_users(model, short), model.item_vectors())
     by_hand = evaluate(scores, task.targets, task.seen, task.n_items)
-    assert reads[2].ndcg_100.value == pytest.approx(value(by_hand, "ndcg@100"))
-    assert reads[2].ndcg_100.change == pytest.approx(value(by_hand, "ndcg@100") - reads[0].ndcg_100.value)
-    assert reads[2].hitrate_100.value == 1  # of 30 items
+    assert reads[2].ndcg_100.base == reads[0].ndcg_100.base
+    assert reads[2].ndcg_100.change == pytest.approx(value(by_hand, "ndcg@100") - reads[0].ndcg_100.base)
+    assert reads[2].hitrate_100.base + reads[2].hitrate_100.change == 1  # of 30 items
 
 
 def read(events, low=0.0, low_100=0.0):
-    ndcg, hits = (Change(value=v, change=0.0, low=low, high=0.01) for v, low in ((0.1, low), (0.4, low_100)))
+    ndcg, hits = (Change(base=v, change=0.0, low=low, high=0.01) for v, low in ((0.1, low), (0.4, low_100)))
     return Read(events=events, mean=events, ndcg_100=ndcg, hitrate_100=hits)
 
 
@@ -86,7 +86,7 @@ def test_the_sentence_on_events_has_the_test_part():
     found = SimpleNamespace(
         reads=[read(200), read(50)],
         events_read=50,
-        events_change={"retriever": Change(value=0.1, change=-0.001, low=-0.003, high=0.001)},
+        events_change={"retriever": Change(base=0.1, change=-0.001, low=-0.003, high=0.001)},
     )
     assert "in the retriever's order it is -0.0010 (-0.0030 to +0.0010)" in analysis._events(found)
     found.events_read = 200
