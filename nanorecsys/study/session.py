@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import msgspec
 import nbformat
 from myst_nb import glue as _glue
 
@@ -24,10 +25,11 @@ from nanorecsys.errors import NanorecsysError
 from nanorecsys.study import provenance
 from nanorecsys.study.layout import Layout, layout
 from nanorecsys.study.parameters import OWN, chapter_module, check_values, read_parameters, unknown
-from nanorecsys.study.records import FILE, FORMAT, Record, read_record, write_record
+from nanorecsys.study.records import FILE, FORMAT, Record, read_record, write_atomically, write_record
 
 OUT_VARIABLE = "NANORECSYS_OUT"
 BY_HAND = "by-hand"
+ATTEMPT = ".attempt"  # in a chapter's folder while it runs, and after it was killed
 T = TypeVar("T")
 
 
@@ -43,6 +45,14 @@ class Upstream(Generic[T]):
         return self.folder / self.record.files[name]
 
 
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A run of a chapter that has not come to its end: when it started, and the seconds of those that it takes up."""
+
+    parameters: dict[str, Any]
+    started: float
+    spent: float
+
+
 @dataclass(frozen=True)
 class Session:
     """A chapter being run. `out` is its own folder: everything that it leaves goes there."""
@@ -53,11 +63,12 @@ class Session:
     result: type
     where: Layout
     started: float = field(default_factory=time.time)
+    spent: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """Seconds since the chapter began."""
-        return time.time() - self.started
+        """Seconds since the chapter began, with those of earlier attempts whose work it takes up."""
+        return self.spent + time.time() - self.started
 
     def path(self, name: str) -> Path:
         """Path of a file in the chapter's folder, by its name there."""
@@ -107,6 +118,7 @@ class Session:
         )
         write_record(self.out, record)
         read_record(self.out, self.result)
+        self.path(ATTEMPT).unlink(missing_ok=True)
 
 
 def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
@@ -136,9 +148,23 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
     values = check_values(parameters, given, name)
     namespace.update(values)
     out = Path(os.environ.get(OUT_VARIABLE) or where.run(BY_HAND)) / name
-    out.mkdir(parents=True, exist_ok=True)
     plots.use_house_style()
-    return Session(name, out, values, chapter_module(notebook, name)[1].Result, where)
+    return Session(name, out, values, chapter_module(notebook, name)[1].Result, where, spent=begin(out, values))
+
+
+def begin(out: Path, parameters: dict[str, Any]) -> float:
+    """Note in the folder `out` that a chapter begins; the seconds of its attempts with the same parameters before.
+
+    A killed attempt counts up to the last file that it wrote: what it did afterwards is lost, and done again.
+    """
+    spent, path = 0.0, out / ATTEMPT
+    if path.exists():
+        before = msgspec.json.decode(path.read_bytes(), type=Attempt)
+        if before.parameters == parameters:
+            last = max(file.stat().st_mtime for file in out.rglob("*"))
+            spent = before.spent + max(0.0, last - before.started)
+    write_atomically(path, msgspec.json.encode(Attempt(parameters=parameters, started=time.time(), spent=spent)))
+    return spent
 
 
 def glue(name: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 """Records, claims, gate and fingerprints: what may be kept and shown."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import msgspec
@@ -191,3 +192,14 @@ def test_a_parameter_that_a_record_is_too_old_for_is_left_out():
     chapter = SimpleNamespace(name="01_x", settable=known)
     rows = parameters_table([Collected(chapter, SimpleNamespace(parameters={"old": 1}))]).rows
     assert [row[0] for row in rows] == ["<code>01_x.old</code>"]
+
+
+def test_a_chapter_that_was_killed_counts_what_it_goes_on_from(tmp_path):
+    assert session.begin(tmp_path, {"n": 1}) == 0
+    later = (tmp_path / session.ATTEMPT).stat().st_mtime + 100
+    (tmp_path / "checkpoint").touch()
+    os.utime(tmp_path / "checkpoint", (later, later))
+    spent = session.begin(tmp_path, {"n": 1})
+    assert spent == pytest.approx(100, abs=1)
+    assert session.begin(tmp_path, {"n": 1}) == pytest.approx(2 * spent, abs=1)  # killed a second time
+    assert session.begin(tmp_path, {"n": 2}) == 0  # nothing is taken up from other parameters

@@ -120,8 +120,11 @@ def test_resumes_after_kill_9_in_mid_chapter(mini):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (mini.run("quick") / "01_alpha").exists()
+    [checkpoint] = mini.runs.glob("quick/.work/*/01_alpha/checkpoint")
+    os.utime(checkpoint, (time.time() + 1000,) * 2)  # as if it had taken so long to come to it
     mini.cli(*slow)
     assert mini.executions() == ["alpha", "alpha-resumed", "beta"]
+    assert 1000 < mini.result("01_alpha")["provenance"]["seconds"] < 1060
     assert mini.result("02_beta")["result"] == {"total": 8.5}
     assert not list(mini.runs.glob("quick/.work/*"))
 
