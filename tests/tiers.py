@@ -16,8 +16,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 TWO_AT_ONCE = ["-n", "2", "--dist", "worksteal"]
 ONE_A_FILE = ["-n", "2", "--dist", "loadfile"]  # the cells of a notebook need one kernel
-TIMED = ("loadtest", "server")  # what answers late beside another test would fail
-OF_A_RUN = ("notebooks", "book")
+OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
 
 
 def main(arguments: list[str]) -> int:
@@ -26,19 +25,22 @@ def main(arguments: list[str]) -> int:
     tiers = [
         ("style", [str(BIN / "ruff"), "check", "."], {}),
         (
-            "unit and property tests",
-            [*PYTEST, *TWO_AT_ONCE, "--doctest-modules", "nanorecsys", *unit_folders(), *arguments],
+            "unit and property tests, two at once",
+            [*PYTEST, *TWO_AT_ONCE, "-m", "not timed", "--doctest-modules", "nanorecsys", *unit_folders(), *arguments],
             ONE_THREAD,
         ),
-        ("server and load test", [*PYTEST, *(f"tests/{name}" for name in TIMED), *arguments], ONE_THREAD),
+        (
+            "tests with the machine to themselves",
+            [*PYTEST, "-m", "timed", *unit_folders(), *arguments],
+            ONE_THREAD,
+        ),
         ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
-        ("notebooks under papermill", [*PYTEST, "tests/notebooks", *arguments], {}),
+        ("notebooks under papermill, the book in a browser", [*PYTEST, *ONE_A_FILE, *OF_A_RUN, *arguments], {}),
         (
             "notebooks run again (nbval)",
             [*PYTEST, *ONE_A_FILE, "--nbval-lax", "-x", "-W", "default", "data/runs/smoke", "--ignore-glob=*/.work/*"],
             {"NANORECSYS_OUT": str(nbval)},
         ),
-        ("the book, in a browser", [*PYTEST, "tests/book", *arguments], {}),
     ]
     seconds: list[tuple[str, float]] = []
     code = 0
@@ -52,15 +54,15 @@ def main(arguments: list[str]) -> int:
         code = 0
     print("\nseconds by tier")
     for name, spent in seconds:
-        print(f"  {name:<30}{spent:7.1f}")
-    print(f"  {'all':<30}{sum(s for _, s in seconds):7.1f}{'  FAILED in the last one' if code else ''}")
+        print(f"  {name:<50}{spent:7.1f}")
+    print(f"  {'all':<50}{sum(s for _, s in seconds):7.1f}{'  FAILED in the last one' if code else ''}")
     return code
 
 
 def unit_folders() -> list[str]:
-    """The test folders of packages: all but those that need the machine for themselves, or a run of the study."""
-    folders = sorted(p for p in (ROOT / "tests").iterdir() if p.is_dir() and any(p.glob("test_*.py")))
-    return [f"tests/{p.name}" for p in folders if p.name not in TIMED + OF_A_RUN]
+    """The test folders of packages: all but those that need a run of the study."""
+    folders = sorted(f"tests/{p.name}" for p in (ROOT / "tests").iterdir() if p.is_dir() and any(p.glob("test_*.py")))
+    return [folder for folder in folders if folder not in OF_A_RUN]
 
 
 if __name__ == "__main__":

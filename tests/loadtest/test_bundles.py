@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 
 from nanorecsys.data.padding import padded
 from nanorecsys.export.bundle import check_bundle, open_bundle
@@ -11,6 +12,8 @@ from nanorecsys.loadtest.bundles import build_bundles
 from nanorecsys.loadtest.population import seen_keys
 from tests.loadtest.conftest import EVENTS_READ, MANY
 from tests.server.conftest import N_USERS
+
+pytestmark = pytest.mark.timed  # only for the bundles, which they share with tests that are
 
 
 def test_every_bundle_is_whole_and_has_all_users(served):

@@ -20,6 +20,8 @@ from nanorecsys.loadtest.process import free_port
 from tests.loadtest.small_server import SmallServer, at_once, fine
 from tests.loadtest.test_scenarios import Outcomes, under
 
+pytestmark = pytest.mark.timed
+
 SHORT = ["--rate", "200", "--seconds", "0.5", "--warm-up", "0.1", "--connections", "4", "--hot-users", "20"]
 
 

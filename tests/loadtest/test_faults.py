@@ -13,6 +13,8 @@ from nanorecsys.export.bundle import build_bundle
 from nanorecsys.loadtest import faults
 from nanorecsys.loadtest.faults import CANDIDATES, TOLERANCE, Direct, K, RedisProcess, in_fp32, run_faults
 
+pytestmark = pytest.mark.timed
+
 
 @pytest.fixture(scope="module")
 def direct(served, tmp_path_factory):

@@ -20,6 +20,8 @@ from nanorecsys.loadtest.process import free_port
 from nanorecsys.loadtest.summary import INVALID, VOID
 from tests.loadtest.small_server import SmallServer, at_once, fine, serial
 
+pytestmark = pytest.mark.timed
+
 COLUMNS = {
     **dict.fromkeys(("intended_ns", "sent_ns", "done_ns"), pl.Int64),
     **{"user": pl.Int32, "hot": pl.Boolean, "status": pl.Int16, "source": pl.String},

@@ -11,6 +11,8 @@ from nanorecsys.errors import NanorecsysError
 from nanorecsys.loadtest import ladder, measure, scenarios
 from nanorecsys.loadtest.ladder import BASELINE, FINAL, RUNGS, climb
 
+pytestmark = pytest.mark.timed
+
 # a second worker and a second thread are two ways from the same rung
 STEPS = [*itertools.pairwise(RUNGS[:-1]), (RUNGS[-3], RUNGS[-1])]
 

@@ -13,6 +13,8 @@ import pytest
 from nanorecsys.loadtest.errors import ServerStartError
 from nanorecsys.loadtest.process import ServerProcess, free_port, memory_mib, tree, tree_cpu_s
 
+pytestmark = pytest.mark.timed
+
 # Answers /readyz on the port after --port; what else it does is put before.
 SERVES = """
 import http.server, sys

@@ -18,6 +18,8 @@ from nanorecsys.loadtest.summary import INVALID, VALID, VOID, Lag, Verdict, summ
 from nanorecsys.loadtest.workload import Workload
 from tests.loadtest.small_server import SmallServer, at_once, fine, serial
 
+pytestmark = pytest.mark.timed
+
 WORKLOAD = Workload(20_000, hot_users=50, cold_share=0.3, seed=0)
 
 

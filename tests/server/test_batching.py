@@ -11,6 +11,8 @@ from server.batching import Batcher
 from server.engine import Query, Ranked, Stages
 from server.errors import OverloadedError
 
+pytestmark = pytest.mark.timed
+
 
 class Slow:
     """An engine that takes a while, and remembers what it was asked together. Its answer is the history."""

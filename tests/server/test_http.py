@@ -15,6 +15,8 @@ from tests.server.conftest import N_ITEMS, Small
 from tests.server.films import Running, serving
 from tests.server.test_engine import directly
 
+pytestmark = pytest.mark.timed
+
 
 @pytest.fixture(scope="module")
 def server(small, tmp_path_factory):

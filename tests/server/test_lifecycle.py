@@ -23,6 +23,8 @@ from nanorecsys.models.retriever import RetrieverConfig
 from tests.server.conftest import N_USERS, build_small, export_bundle
 from tests.server.films import Running, serving
 
+pytestmark = pytest.mark.timed
+
 USERS = range(1002, 1000 + N_USERS)
 PATIENT = ("--deadline-ms", "9000")  # so that nobody is turned away because the machine is slow today
 
