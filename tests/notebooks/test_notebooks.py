@@ -82,7 +82,7 @@ def test_the_index_chapter_runs_on_another_size_and_other_indexes(tmp_path, monk
 def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generator(tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
     smoke = json.loads((WHERE.run("smoke") / "05_scaleup" / "result.json").read_text())["parameters"]
-    small = smoke | {"n_items": 11_000, "generator": "local", "generators": ["independent", "local"]}
+    small = smoke | {"n_items": 11_000, "generator": "local", "generators": ["local"]}
     small |= {"sizes": [], "original": False, "on_disk": ""}
     papermill(WHERE.notebooks / "05_scaleup.ipynb", tmp_path / "out.ipynb", *as_arguments(small), cwd=tmp_path)
     check_executed(nbformat.read(tmp_path / "out.ipynb", as_version=4), "05_scaleup")
