@@ -64,6 +64,17 @@ class Worker(GunicornUVLoopWebWorker):
             time.sleep(1)  # gunicorn starts the next one at once
             sys.exit(1)
 
+    def notify(self) -> None:
+        """The sign of life, each second; with it as many connections may wait as gunicorn says, not aiohttp's 128.
+
+        One more than may wait is dropped, and its client asks again after a whole second:
+        https://github.com/aio-libs/aiohttp/issues/5283.
+        """
+        super().notify()
+        if not self.service.draining:
+            for listener in self.sockets:
+                listener.listen(self.cfg.backlog)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Accept no new connection, let clients leave those that they have, then end as aiohttp does.
 

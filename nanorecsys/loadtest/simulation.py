@@ -24,6 +24,7 @@ from nanorecsys.export.bundle import open_bundle
 STAGES = ("generator", "loop", "queue", "compute")
 _GENERATOR = 0
 _SEND, _HOT, _IN, _OUT, _RECEIVE = range(5)
+_ROUNDS = 15  # in turn, of one thread and of two: a round of a few short requests may meet a disturbance
 _NEAR = 3  # samples to either side of a length that may stand for it
 _NICE = 335 / 1024  # weight of a thread with nice 5 over one with 0: kernel/sched/core.c, sched_prio_to_weight
 
@@ -199,9 +200,15 @@ def calibrate(bundle: Path, max_batch: int, calls: int = 12) -> tuple[list[float
     ]
     law = np.minimum(np.interp(np.arange(1, max_batch + 1), sizes, ratio), 1.0)
     with ThreadPoolExecutor(2) as pool:
-        one = np.median(times(1, longest))
-        two = np.median(np.concatenate(list(pool.map(lambda _: times(1, longest), range(2)))))
-    return law.tolist(), float(np.clip(one / two, 0.5, 1.0))
+
+        def kept() -> float:
+            """Speed of a core beside another at work, over that alone just before."""
+            one = np.median(times(1, longest))
+            two = np.concatenate(list(pool.map(lambda _: times(1, longest), range(2))))
+            return float(one / np.median(two))
+
+        both = np.median([kept() for _ in range(_ROUNDS)])
+    return law.tolist(), float(np.clip(both, 0.5, 1.0))
 
 
 class _Run:

@@ -10,7 +10,7 @@ import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,6 +147,23 @@ def test_sigterm_answers_connections_that_no_worker_has_accepted_yet(own, tmp_pa
         for connection in waiting:
             connection.close()
     assert set(answers) == {b"HTTP/1.1 200"}
+
+
+def test_a_burst_of_new_connections_waits_and_is_not_dropped(own, tmp_path):
+    with serving(own, tmp_path, "--workers", "1") as running, ExitStack() as stack:
+        [worker] = workers_of(running)
+        os.kill(worker, signal.SIGSTOP)
+        stack.callback(os.kill, worker, signal.SIGCONT)
+        address = urllib.parse.urlsplit(running.url)
+        waiting = []
+        for _ in range(400):  # the system makes them as long as there is room to wait; one too many would time out
+            connection = socket.create_connection((address.hostname, address.port), timeout=0.9)
+            waiting.append(stack.enter_context(connection))
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        os.kill(worker, signal.SIGCONT)
+        for connection in waiting:
+            connection.settimeout(10)
+        assert {connection.recv(12) for connection in waiting} == {b"HTTP/1.1 200"}
 
 
 def test_sighup_takes_up_a_new_bundle_without_a_failed_request(own, tmp_path):
