@@ -121,5 +121,5 @@ def _points(axis: Axes, values: Sequence[float | None], color: str, title: str, 
         )
     low, high = min(v for v, _ in places), max(v for v, _ in places)
     span = max(high / low, 2.0)
-    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if span < 30 else (1.0,)))
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if span < 15 else (1.0,)))
     axis.set_xlim(low / span**0.12, high * span**0.45)  # to the right of the largest there is room for its label
