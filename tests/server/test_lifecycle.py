@@ -10,7 +10,7 @@ import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,6 +114,25 @@ def workers_of(running: Running) -> set[int]:
     return {int(pid) for pid in found}
 
 
+def asking(running: Running, number: int) -> list[socket.socket]:
+    """Connections that have each asked: the system makes them while there is room, also where nobody accepts them."""
+    address = urllib.parse.urlsplit(running.url)
+    made = [socket.create_connection((address.hostname, address.port), 0.9) for _ in range(number)]
+    for connection in made:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return made
+
+
+def answers(connections: list[socket.socket]) -> set[bytes]:
+    """How the answers begin."""
+    begun = set()
+    for connection in connections:
+        with connection:
+            connection.settimeout(10)
+            begun.add(connection.recv(12))
+    return begun
+
+
 def test_sigterm_answers_what_was_accepted(own, tmp_path):
     with serving(own, tmp_path, *PATIENT, "--workers", "2", "--lame-duck-s", "0.5", "--cache", "none") as running:
 
@@ -134,36 +153,25 @@ def test_sigterm_answers_connections_that_no_worker_has_accepted_yet(own, tmp_pa
     with serving(own, tmp_path, "--workers", "1", "--lame-duck-s", "0", "--cache", "none") as running:
         [worker] = workers_of(running)
         os.kill(worker, signal.SIGSTOP)
-        address = urllib.parse.urlsplit(running.url)
-        waiting = [socket.create_connection((address.hostname, address.port), 5) for _ in range(20)]
-        for connection in waiting:
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        waiting = asking(running, 20)
         os.kill(running.pid, signal.SIGTERM)
+        address = urllib.parse.urlsplit(running.url)
         with suppress(TimeoutError):  # neither made nor refused: it may ask a server that comes after this one
             while True:
                 socket.create_connection((address.hostname, address.port), 0.05).close()
         os.kill(worker, signal.SIGCONT)
-        answers = [connection.recv(12) for connection in waiting]
-        for connection in waiting:
-            connection.close()
-    assert set(answers) == {b"HTTP/1.1 200"}
+        assert answers(waiting) == {b"HTTP/1.1 200"}
 
 
 def test_a_burst_of_new_connections_waits_and_is_not_dropped(own, tmp_path):
-    with serving(own, tmp_path, "--workers", "1") as running, ExitStack() as stack:
+    with serving(own, tmp_path, "--workers", "1") as running:
         [worker] = workers_of(running)
         os.kill(worker, signal.SIGSTOP)
-        stack.callback(os.kill, worker, signal.SIGCONT)
-        address = urllib.parse.urlsplit(running.url)
-        waiting = []
-        for _ in range(400):  # the system makes them as long as there is room to wait; one too many would time out
-            connection = socket.create_connection((address.hostname, address.port), timeout=0.9)
-            waiting.append(stack.enter_context(connection))
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        os.kill(worker, signal.SIGCONT)
-        for connection in waiting:
-            connection.settimeout(10)
-        assert {connection.recv(12) for connection in waiting} == {b"HTTP/1.1 200"}
+        try:
+            waiting = asking(running, 400)  # one that finds no room would be asked for again after a second
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert answers(waiting) == {b"HTTP/1.1 200"}
 
 
 def test_sighup_takes_up_a_new_bundle_without_a_failed_request(own, tmp_path):
