@@ -59,7 +59,7 @@ async def recommend(request: web.Request) -> web.Response:
         body=body,
         content_type=JSON,
         headers={
-            "Server-Timing": ", ".join([f"{stage};dur={ms:.3f}" for stage, ms in timings.stages.items()]),
+            "Server-Timing": timings.header(),
             "X-Worker": PID,
         },
     )

@@ -8,8 +8,8 @@ better uses for an early refusal.
 
 import asyncio
 import os
+import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from server.errors import OverloadedError
 
 ALIKE = 1.25  # lengths in a batch differ by this factor at most, or by SHORT
 SHORT = 8
-COMPUTE_NICE = 5  # compute threads give way to the event loop's, so that quick answers do not wait for a batch
+COMPUTE_NICE = 5  # above the event loop's
 
 
 @dataclass(eq=False, slots=True)
@@ -48,7 +48,7 @@ class Batcher:
         self._queue: deque[_Waiting] = deque()
 
     async def compute(self, engine: Engine, query: Query) -> tuple[Ranked, float, Stages]:
-        """The answer, milliseconds in the queue, and those of its batch in each stage.
+        """The answer, milliseconds until a thread began with it, and what its batch took in each stage.
 
         Raises:
             OverloadedError: the queue is full, or the deadline passed before a thread was free.
@@ -61,19 +61,17 @@ class Batcher:
             metrics.SHED.labels("queue").inc()
             raise OverloadedError(f"{self._max_queue} requests wait already")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(engine, query, engine.length(query), loop.time(), loop.create_future())
+        waiting = _Waiting(engine, query, engine.length(query), time.perf_counter(), loop.create_future())
         self._queue.append(waiting)
         self._start(loop)
         return await waiting.answer
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Hand out batches as long as there is a free thread and someone who waits."""
-        while self._free and (batch := self._next(loop.time())):
+        while self._free and (batch := self._next(time.perf_counter())):
             self._free -= 1
-            begun = loop.time()
-            call: Callable[[], tuple[list[Ranked], Stages]] = lambda b=batch: b[0].engine([w.query for w in b])  # noqa: E731
-            work = loop.run_in_executor(self._pool, call)
-            work.add_done_callback(lambda done, batch=batch, begun=begun: self._end(loop, batch, begun, done))
+            work = loop.run_in_executor(self._pool, _compute, batch)
+            work.add_done_callback(lambda done, batch=batch: self._end(loop, batch, done))
         metrics.QUEUE.set(len(self._queue))
 
     def _next(self, now: float) -> list[_Waiting]:
@@ -104,8 +102,7 @@ class Batcher:
         self,
         loop: asyncio.AbstractEventLoop,
         batch: list[_Waiting],
-        begun: float,
-        done: "asyncio.Future[tuple[list[Ranked], Stages]]",
+        done: "asyncio.Future[tuple[float, list[Ranked], Stages]]",
     ) -> None:
         self._free += 1
         error = done.exception()
@@ -115,7 +112,7 @@ class Batcher:
             if error:
                 waiting.answer.set_exception(error)
             else:
-                answers, stages = done.result()
+                begun, answers, stages = done.result()
                 waiting.answer.set_result((answers[row], (begun - waiting.since) * 1e3, stages))
         self._start(loop)
 
@@ -125,7 +122,19 @@ class Batcher:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _compute(batch: list[_Waiting]) -> tuple[float, list[Ranked], Stages]:
+    """When a thread began, and what comes of it."""
+    begun = time.perf_counter()
+    return begun, *batch[0].engine([waiting.query for waiting in batch])
+
+
 def _give_way() -> None:
-    # on Linux a thread has a priority of its own, under its own number
-    if hasattr(os, "setpriority"):
+    """Leave the cores to the event loop, which a quick answer waits for.
+
+    Entirely, where the server has a session of its own, as under systemd or in a container: the system weighs a session
+    as a whole, so that the threads lose nothing to others. Elsewhere they would, and have a lower priority only.
+    """
+    if hasattr(os, "SCHED_IDLE") and os.getsid(0) in (os.getpid(), os.getppid()):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    elif hasattr(os, "setpriority"):  # on Linux a thread has a priority of its own, under its own number
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + COMPUTE_NICE)

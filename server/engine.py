@@ -14,6 +14,7 @@ from nanorecsys.evaluation.ranking import top_items
 from nanorecsys.export.bundle import Bundle, open_bundle
 from server.search import TitleSearch
 
+STAGES = ("encode", "retrieve", "rank")
 KEPT = 100  # ranked items of an answer that are kept: those that any k may ask for
 WARM_UP_LENGTHS = (1, 20, 70, 200)
 _ITEM, _SCORE = np.dtype("<i4"), np.dtype("<f4")
@@ -47,11 +48,13 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Stages:
-    """Milliseconds that a batch took in each stage."""
+    """What a batch took in encode, retrieve and rank: milliseconds, and those of CPU time on the thread that computed.
 
-    encode: float
-    retrieve: float
-    rank: float
+    They differ by what the thread waited for: a core, or the interpreter's lock.
+    """
+
+    ms: dict[str, float]
+    cpu_ms: dict[str, float]
 
 
 # Users' vectors float32 (B, d) of histories int64 (B, L), vocabulary numbers, and lengths int64 (B,).
@@ -107,11 +110,11 @@ class Engine:
 
     def __call__(self, queries: Sequence[Query]) -> tuple[list[Ranked], Stages]:
         """Ranked items of each query."""
-        start = time.perf_counter_ns()
+        marks = [_now()]
         users = self.models.encode(*self._padded(queries))
-        encoded = time.perf_counter_ns()
+        marks.append(_now())
         found = self._retrieve(users, queries)
-        retrieved = time.perf_counter_ns()
+        marks.append(_now())
         scores = self.models.rank(users, np.maximum(found, 0))
         scores[found < 0] = -np.inf
         order = np.argsort(-scores, axis=1, kind="stable")[:, :KEPT]
@@ -119,8 +122,9 @@ class Engine:
         for row, best in enumerate(order):
             best = best[found[row, best] >= 0]
             answers.append(Ranked(found[row, best].astype(_ITEM), scores[row, best].astype(_SCORE)))
-        ranked = time.perf_counter_ns()
-        return answers, Stages((encoded - start) / 1e6, (retrieved - encoded) / 1e6, (ranked - retrieved) / 1e6)
+        marks.append(_now())
+        took = np.diff(marks, axis=0) / 1e6
+        return answers, Stages(*(dict(zip(STAGES, column, strict=True)) for column in took.T.tolist()))
 
     def _padded(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
         """Histories as the towers take them, see `data.padding.padded`."""
@@ -160,6 +164,11 @@ class Engine:
         """Run once at several lengths, so that the first requests do not pay for memory."""
         for length in WARM_UP_LENGTHS:
             self([Query(np.arange(length) % self.n_items, exclude_seen=True)])
+
+
+def _now() -> tuple[int, int]:
+    """Nanoseconds of time, and of this thread's CPU time."""
+    return time.perf_counter_ns(), time.thread_time_ns()
 
 
 def open_engine(

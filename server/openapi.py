@@ -28,11 +28,12 @@ _FOUND = {"item_id": 1, "title": "Toy Story (1995)", "year": 1995, "genres": ["A
 _HEADERS = {
     "Server-Timing": {
         "description": "Milliseconds in each stage that this answer went through, of cache, queue, encode, retrieve "
-        "and rank, and total: from the request's arrival to the answer's bytes.",
+        "and rank, and total: from the request's arrival to the answer's bytes. Of what computes, `cpu` is the part "
+        "that was work, the rest was waiting for a core.",
         "required": True,
         "schema": {"type": "string"},
-        "example": "cache;dur=0.020, queue;dur=1.301, encode;dur=3.114, retrieve;dur=0.120, rank;dur=0.231, "
-        "total;dur=4.902",
+        "example": "cache;dur=0.020, queue;dur=1.301, encode;dur=3.114;cpu=2.905, retrieve;dur=0.120;cpu=0.119, "
+        "rank;dur=0.231;cpu=0.230, total;dur=4.902",
     },
     "X-Worker": {
         "description": "Process that answered.",

@@ -7,8 +7,8 @@ from statistics import NormalDist
 import numpy as np
 import polars as pl
 
-from nanorecsys.loadtest.ladder import BASELINE
 from nanorecsys.loadtest.result import (
+    NO_CORE,
     Band,
     LoadRow,
     LoadtestResult,
@@ -19,10 +19,10 @@ from nanorecsys.loadtest.result import (
     ServiceTimes,
 )
 from nanorecsys.loadtest.simulation import Machine, Prediction, Service, predict, prediction, simulate
-from nanorecsys.loadtest.summary import VALID, VOID, good, measured
+from nanorecsys.loadtest.summary import COMPUTED, VALID, VOID, good, measured
 
 # Where a request's time goes. They add up to the latency from the intended time.
-PARTS = ("generator", "queue", "encode", "retrieve", "rank", "event loop", "outside")
+PARTS = ("generator", "queue", *COMPUTED, NO_CORE, "event loop", "outside")
 QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 1.0)  # bounds of the bands of latency
 BIN_S = 0.5  # a recovery is found in bins of this length
 BELOW = 0.8  # share of the highest rate, below which the prediction is claimed
@@ -45,22 +45,30 @@ _Z95 = 1.6449  # of the standard normal distribution
 def parts(rows: pl.DataFrame) -> pl.DataFrame:
     """Good answers of the measured part by where their time went: `latency_ms` and one column a part, in ms.
 
-    generator: sent late. queue to rank: as the server says; of a micro-batch each request has all of its batch.
-    event loop: the rest of the server's total, with the cache and waiting for an equal request. outside: sockets, the
-    server's loop before a handler begins, and the generator's own after the answer is there.
+    generator: sent late. queue: until a thread began. encode, retrieve, rank: CPU time of the thread that computed, and
+    what else they took is waiting for a core or for the interpreter's lock; of a micro-batch each request has all of
+    its batch. event loop: the rest of the server's total, with the cache and waiting for an equal request. outside:
+    sockets, the server's loop before a handler begins, and the generator's own after the answer is there.
     """
     fine = good(measured(rows)).filter(pl.col("total_ms").is_not_nan())
-    stages = ["queue", "encode", "retrieve", "rank"]
-    named = fine.with_columns(pl.col(f"{s}_ms").cast(pl.Float64).fill_nan(0.0).alias(s) for s in stages)
     total = pl.col("total_ms").cast(pl.Float64)
-    return named.select(
+    cpu = {s: _ms(f"{s}_cpu_ms") for s in COMPUTED}
+    took = pl.sum_horizontal(_ms(f"{s}_ms") for s in COMPUTED)
+    return fine.select(
         "latency_ms",
         "source",
         "hot",
         generator=(pl.col("sent_ns") - pl.col("intended_ns")) / 1e6,
-        **{s: pl.col(s) for s in stages},
-        **{"event loop": total - pl.sum_horizontal(stages), "outside": pl.col("sent_latency_ms") - total},
-    ).select("latency_ms", "source", "hot", *PARTS)
+        queue=_ms("queue_ms"),
+        **cpu,
+        **{NO_CORE: took - pl.sum_horizontal(cpu.values())},
+        **{"event loop": total - _ms("queue_ms") - took, "outside": pl.col("sent_latency_ms") - total},
+    )
+
+
+def _ms(column: str) -> pl.Expr:
+    """Of a stage, 0 where a request did not go through it."""
+    return pl.col(column).cast(pl.Float64).fill_nan(0.0)
 
 
 def bands(rows: pl.DataFrame) -> list[Band]:
@@ -86,20 +94,19 @@ def bands(rows: pl.DataFrame) -> list[Band]:
 
 def stages(rows: pl.DataFrame) -> dict[str, Percentiles]:
     """Percentiles of the original's breakdown: total of all answers; of computed ones embedding, ranking, retrieval,
-    the three together, the queue, and their total. Empty where nothing was computed."""
-    found = parts(rows)
-    cold = found.filter(pl.col("source") == "model")
+    the three together and their CPU time, the queue, and their total. Empty where nothing was computed."""
+    cold = _computed(rows)
     if not len(cold):
         return {}
-    compute = cold["encode"] + cold["retrieve"] + cold["rank"]
     columns = {
-        "total": found["latency_ms"],
+        "total": good(measured(rows))["latency_ms"],
         "total, computed": cold["latency_ms"],
-        "queue": cold["queue"],
-        "embedding": cold["encode"],
-        "ranking": cold["rank"],
-        "retrieval": cold["retrieve"],
-        "compute": compute,
+        "queue": cold["queue_ms"],
+        "embedding": cold["encode_ms"],
+        "ranking": cold["rank_ms"],
+        "retrieval": cold["retrieve_ms"],
+        "compute": _compute_ms(cold, "ms"),
+        "compute, CPU time": _compute_ms(cold, "cpu_ms"),
     }
     return {name: percentiles(column) for name, column in columns.items()}
 
@@ -204,13 +211,13 @@ def service_times(
             one costs; what a hit takes longer for is waiting, in `wire_ms`.
         batch_cost: see `simulation.calibrate`.
     """
-    users, compute = _computed(sparse)
-    alone = float(_computed(cold)[1].mean())
+    computed = _computed(sparse)
+    alone = float(_compute_ms(_computed(cold), "cpu_ms").mean())
     hits = parts(sparse).filter(pl.col("source") == "cache")
     hit = float((hits["latency_ms"] - hits["generator"]).median())
     return Service(
-        lengths=lengths[users],
-        compute_ms=compute,
+        lengths=lengths[computed["user"].to_numpy()],
+        compute_ms=_compute_ms(computed, "ms").to_numpy().astype(np.float64),
         hot_ms=cpu_ms["busy"],
         cold_ms=max(cpu_ms["cold"] - alone - (cpu_ms["hot"] - cpu_ms["busy"]), cpu_ms["busy"]),
         generator_ms=cpu_ms["generator"],
@@ -219,11 +226,14 @@ def service_times(
     )
 
 
-def _computed(rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Of the measured requests that were computed: users int (n,), and ms of computing float64 (n,)."""
-    found = good(measured(rows)).filter(pl.col("source") == "model")
-    compute = found["encode_ms"] + found["retrieve_ms"] + found["rank_ms"]
-    return found["user"].to_numpy(), compute.to_numpy().astype(np.float64)
+def _computed(rows: pl.DataFrame) -> pl.DataFrame:
+    """Good answers of the measured part that were computed for the request itself, and not for an equal one."""
+    return good(measured(rows)).filter(pl.col("encode_ms").is_not_nan())
+
+
+def _compute_ms(rows: pl.DataFrame, of: str) -> pl.Series:
+    """What encode, retrieve and rank took together: `ms` of time, or `cpu_ms`."""
+    return rows.select(pl.sum_horizontal(f"{s}_{of}" for s in COMPUTED)).to_series()
 
 
 def told(service: Service, both: float) -> ServiceTimes:
@@ -378,15 +388,18 @@ def _rate(found: LoadtestResult) -> str:
         f"A request of the mix costs the final server {rare.optimized_cpu_ms.middle:.2f} ms at "
         f"{rare.offered_per_s:,.0f} requests a second and {often.server_cpu_ms:.2f} ms at {often.offered_per_s:,.0f}"
     )
-    hits = [next((r for r in found.loads if r.scenario == s), None) for s in ("cold share 0%", "closed loop, hot")]
+    hits = [found.load(s) for s in ("cold share 0%", "closed loop, hot")]
     if all(hits):
         told += f", a hit {hits[0].server_cpu_ms:.2f} ms at {hits[0].goodput_per_s:,.0f}" + (
             f" and {hits[1].server_cpu_ms:.2f} ms at {hits[1].goodput_per_s:,.0f}"
         )
-    baseline = [r for r in found.loads if r.server == BASELINE.name and r.offered_per_s == found.baseline_highest_per_s]
-    if baseline and found.baseline_highest_per_s:
-        times = baseline[0].server_cpu_ms / often.server_cpu_ms
-        told += f"; with each server at its own highest rate PyTorch takes {times:.1f} times as much"
+    if found.busy:
+        baseline, final = found.busy
+        times = baseline.server_cpu_ms / final.server_cpu_ms
+        told += (
+            f"; kept busy by the same clients PyTorch takes {times:.1f} times as much, and answers "
+            f"{baseline.goodput_per_s:,.0f} requests a second where the final server answers {final.goodput_per_s:,.0f}"
+        )
     return f"{told}."
 
 
@@ -395,8 +408,7 @@ def _limit(found: LoadtestResult) -> str:
 
 
 def _closed(found: LoadtestResult) -> str:
-    closed = next((r for r in found.loads if r.scenario == "closed loop"), None)
-    beside = next((r for r in found.loads if r.scenario == "open loop at that rate"), None)
+    closed, beside = (found.load(s) for s in ("closed loop", "open loop at that rate"))
     if closed is None or beside is None or not closed.p99_ms or not beside.p99_ms:
         return ""
     ratio = beside.p99_ms / closed.p99_ms
@@ -431,11 +443,12 @@ def _tail(found: LoadtestResult) -> str:
     top = found.bands[-1]
     shares = sorted(((ms / top.mean_ms, name) for name, ms in top.parts_ms.items()), reverse=True)
     first = ", ".join(f"{name} {share:.0%}" for share, name in shares[:3])
-    main = shares[0][1]
-    verdict = (
-        "the tail is queueing" if main == "queue" else f"the largest part of the tail is not the queue but: {main}"
+    waiting = top.waiting_share
+    verdict = "the tail is queueing" if waiting >= 0.5 else "the tail is not queueing alone"
+    return (
+        f"In the slowest percent ({top.mean_ms:.0f} ms in the mean) the largest parts are {first}; waiting, in the "
+        f"queue or for a core, is {waiting:.0%} of it: {verdict}."
     )
-    return f"In the slowest percent ({top.mean_ms:.0f} ms in the mean) the largest parts are {first}: {verdict}."
 
 
 def _prediction(found: LoadtestResult) -> str:

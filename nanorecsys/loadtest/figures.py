@@ -8,15 +8,16 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nanorecsys.loadtest.result import Band, LoadRow, Original, Percentiles, Predicted, Rung
+from nanorecsys.loadtest.result import NO_CORE, Band, LoadRow, Original, Percentiles, Predicted, Rung
+from nanorecsys.loadtest.summary import COMPUTED
 from nanorecsys.study.plots import INK, MUTED, PALETTE, axes, direct_label
 
 _LEAST_MS = 0.01  # where a stage that took nothing is drawn
 # Parts of a latency, see `analysis.parts`, from the server's core outwards; neighbours differ in lightness too.
 COLORS = dict(
     zip(
-        ("queue", "encode", "retrieve", "rank", "event loop", "outside", "generator"),
-        (PALETTE[5], PALETTE[0], PALETTE[4], PALETTE[2], PALETTE[1], "#BBBBBB", MUTED),
+        ("queue", NO_CORE, *COMPUTED, "event loop", "outside", "generator"),
+        (PALETTE[5], PALETTE[6], PALETTE[0], PALETTE[4], PALETTE[2], PALETTE[1], "#BBBBBB", MUTED),
         strict=True,
     )
 )

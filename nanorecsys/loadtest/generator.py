@@ -7,6 +7,7 @@ Rows, one a request in order of intended time (parquet):
     status                         int16, of HTTP; 0 no connection or no answer in time; -1 skipped
     source                         model, cache, fallback or ""
     cache_ms, queue_ms, encode_ms, retrieve_ms, rank_ms, total_ms   float32, of Server-Timing; NaN where absent
+    encode_cpu_ms, retrieve_cpu_ms, rank_cpu_ms                     float32, the CPU time in it, likewise
     worker                         int32, X-Worker; -1 where absent
     retries                        int8, on fresh connections
     warm_up                        bool, intended before the measured part
@@ -37,7 +38,7 @@ from nanorecsys.atomic import atomic_path
 from nanorecsys.loadtest.errors import GeneratorError, PlanError, RemoteHostError, UnreachableError
 from nanorecsys.loadtest.plan import BEGIN, COLUMNS, END, ENDED, FINISHED, LOG, PLAN, Finished, Plan, Progress
 from nanorecsys.loadtest.process import memory_mib, tree_cpu_s
-from nanorecsys.loadtest.summary import STAGES, Lag, Summary, Verdict, judge, measure_lag, summarize
+from nanorecsys.loadtest.summary import COMPUTED, STAGES, Lag, Summary, Verdict, judge, measure_lag, summarize
 
 ROWS = "rows.parquet"
 _spare: list[subprocess.Popen] = []  # that wait for a plan, see `_take`
@@ -295,7 +296,8 @@ def _frame(columns: dict[str, Any]) -> pl.DataFrame:
         {
             **{name: columns[name] for name in ("intended_ns", "sent_ns", "done_ns", "user", "hot", "status")},
             "source": source.str.extract(r'^\s*"(\w+)"').fill_null(""),
-            **{f"{stage}_ms": _milliseconds(timing, stage) for stage in STAGES},
+            **{f"{stage}_ms": _milliseconds(timing, rf"{stage};dur=") for stage in STAGES},
+            **{f"{stage}_cpu_ms": _milliseconds(timing, rf"{stage};dur=[0-9.]+;cpu=") for stage in COMPUTED},
             "worker": pl.Series(columns["worker"], dtype=pl.String).cast(pl.Int32, strict=False).fill_null(-1),
             "retries": columns["retries"],
             "warm_up": columns["warm_up"],
@@ -304,6 +306,6 @@ def _frame(columns: dict[str, Any]) -> pl.DataFrame:
     return frame.with_columns(body=pl.Series(columns["body"], dtype=pl.Binary)) if columns["body"] else frame
 
 
-def _milliseconds(timing: pl.Series, stage: str) -> pl.Series:
-    found = timing.str.extract(rf"(?:^|[ ,]){stage};dur=([0-9.]+)")
+def _milliseconds(timing: pl.Series, before: str) -> pl.Series:
+    found = timing.str.extract(rf"(?:^|[ ,]){before}([0-9.]+)")
     return found.cast(pl.Float32).fill_null(float("nan"))

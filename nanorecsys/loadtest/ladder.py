@@ -73,7 +73,7 @@ def _rungs() -> tuple[Rung, ...]:
         ("no padding", "histories at their own length", {"pad": False}),
         ("last position", "the last layer at the last position only", {"bundle": b.LAST}),
         ("fused", "ONNX Runtime's fused operators", {"bundle": b.FUSED}),
-        ("int8", "the tower that the export chapter chose", {"bundle": b.CHOSEN}),
+        ("chosen tower", "the tower that the export chapter chose", {"bundle": b.CHOSEN}),
         ("last events", "the last events of a history alone, as many as validation found enough", {"whole": False}),
         ("pool", "computing in a thread beside the event loop", {"threads": 1}),
         ("micro-batches", "waiting requests of like length together", {"max_batch": 8}),

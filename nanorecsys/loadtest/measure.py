@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ from nanorecsys.study.spread import spread
 
 BUSY = 0.6  # share of what a server's CPU time allows, at which a search begins
 USABLE_CORES = 1.6  # of two, where computing has two threads: the rest is the generator's
-BUSY_CLIENTS = 8  # that ask for hits, to see what one costs a busy loop
+BUSY_CLIENTS = 8  # of a closed loop that keeps a server busy
 WARM_UP_S = 0.3  # of each run, not counted
+SPARSE, SPARSE_COLD = 0.06, 0.5  # share of the highest rate at which requests hardly meet, and of cold ones there
+LEAST = 20  # requests of such a run
 
 
 class Bench:
@@ -217,8 +220,8 @@ def measure_rung(bench: Bench, rung: Rung, rate: float, seconds: float, tries: i
 
 def compare(
     baseline: Target, optimized: Target, rate: float, cold_share: float, seconds: float, repeats: int
-) -> tuple[result.Compared, list[Run]]:
-    """Both servers in turn at a load that both carry, on the same schedules and users; and the optimized one's runs.
+) -> result.Compared:
+    """Both servers in turn at a load that both carry, on the same schedules and users.
 
     Args:
         baseline: one.
@@ -250,7 +253,7 @@ def compare(
             target.keep(scenario, found[name], rate)
     cpu = {name: np.array([r.server_cpu_ms_per_request for r in found]) for name, found in runs.items()}
     tails = {name: np.array([r.summary.latency.p99_ms for r in found]) for name, found in runs.items()}
-    compared = result.Compared(
+    return result.Compared(
         offered_per_s=rate,
         cold_share=cold_share,
         repeats=repeats,
@@ -261,7 +264,6 @@ def compare(
         times=spread(cpu["baseline"] / cpu["optimized"]),
         void=sum(run.verdict.kind == VOID for found in runs.values() for run in found),
     )
-    return compared, runs["optimized"]
 
 
 def first_rate(cpu_ms: float, rung: Rung) -> float:
@@ -310,7 +312,8 @@ class Measured:
 
     `hot` and `cold` are single streams; `busy` is hits for many clients, which keep the event loop at work: waking up
     for several, it costs less for each. `highest` is the run that confirmed the highest rate, with its row, None where
-    no rate held; `limit` says how the rate above it failed. `sweep` has one run a rate, see `middle`.
+    no rate held; `limit` says how the rate above it failed. `sweep` has one run a rate, see `middle`, `sparse` those
+    that took turns with them.
     """
 
     hot: Run
@@ -320,12 +323,13 @@ class Measured:
     highest_row: result.LoadRow | None
     limit: str
     sweep: list[tuple[result.LoadRow, Run]]
+    sparse: list[Run]
     overload: Run
     overload_row: result.LoadRow
     phases: list[tuple[float, float]]
 
 
-def pair(bench: Bench, rates: Sequence[float], seconds: float, repeats: int, tries: int) -> "Pair":
+def pair(bench: Bench, rates: Sequence[float], seconds: float, repeats: int) -> "Pair":
     """Baseline, with the cache that the original's had, and final server beside each other.
 
     Args:
@@ -333,28 +337,25 @@ def pair(bench: Bench, rates: Sequence[float], seconds: float, repeats: int, tri
         rates: requests a second with the bench's mix and with cold users alone, which both carry.
         seconds: of a run.
         repeats: pairs of runs.
-        tries: of the search for the baseline's highest rate.
     """
     with bench.serve(BASELINE) as baseline, bench.serve(FINAL) as optimized:
-        mixed, some = compare(baseline, optimized, rates[0], bench.workload.cold_share, seconds, repeats)
-        cold, more = compare(baseline, optimized, rates[1], 1.0, seconds, repeats)
+        mixed = compare(baseline, optimized, rates[0], bench.workload.cold_share, seconds, repeats)
+        cold = compare(baseline, optimized, rates[1], 1.0, seconds, repeats)
         load = baseline.load(baseline.mix(1.0))
         alone = baseline.measure("single stream, cold", lambda: scenarios.single_stream(load, seconds))
-        load = baseline.load()
-        highest, _ = search(baseline, load, first_rate(mixed.baseline_cpu_ms.middle, BASELINE), tries, seconds)
-    return Pair(mixed, cold, some + more, alone, highest)
+        for target in (baseline, optimized):
+            load = target.load()
+            target.measure(result.BUSY, partial(scenarios.closed_loop, load, BUSY_CLIENTS, seconds, WARM_UP_S))
+    return Pair(mixed, cold, alone)
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """What `pair` found: the comparisons, the runs of the final server in them, the baseline's single stream of cold
-    users, its highest rate or None."""
+    """What `pair` found: the comparisons, and the baseline's single stream of cold users."""
 
     mixed: result.Compared
     cold: result.Compared
-    sparse: list[Run]
     alone: Run
-    highest_per_s: float | None
 
 
 def search(
@@ -390,7 +391,7 @@ def final_server(bench: Bench, lengths: Lengths) -> Measured:
         target.measure("offline", lambda: scenarios.offline(load, many))
         highest, row, limit = _highest(bench, target, first, lengths)
         peak = row.offered_per_s if row else first
-        swept = sweep(target, peak, lengths)
+        swept, sparse = sweep(target, peak, lengths)
         _closed_beside_open(target, lengths)
         load = target.load(target.mix(zipf=lengths.zipf))
         rate = 0.5 * peak
@@ -403,7 +404,7 @@ def final_server(bench: Bench, lengths: Lengths) -> Measured:
         first = first_rate(cold.server_cpu_ms_per_request, FINAL)
         search(target, load, first, lengths.tries, lengths.search_s, "all cold, search")
         over, phases = _overload(target, peak, lengths)
-    return Measured(hot, busy, cold, highest, row, limit, swept, over, bench.rows[-1], phases)
+    return Measured(hot, busy, cold, highest, row, limit, swept, sparse, over, bench.rows[-1], phases)
 
 
 def _alone(target: Target, name: str, cold_share: float | None, lengths: Lengths) -> Run:
@@ -436,15 +437,23 @@ def _highest(
     return load.runs[found.confirmed], row, found.limit
 
 
-def sweep(target: Target, peak: float, lengths: Lengths) -> list[tuple[result.LoadRow, Run]]:
-    """Shares of a rate in turn, round by round; one run for each, see `middle`."""
-    load = target.load()
+def sweep(target: Target, peak: float, lengths: Lengths) -> tuple[list[tuple[result.LoadRow, Run]], list[Run]]:
+    """Shares of a rate in turn, round by round, each round after a run of few requests.
+
+    Returns:
+        one run for each share, see `middle`; and those of few requests: what these take is what the machine needs at
+        the time of the sweep, also where it is shared and slower an hour later.
+    """
     runs: dict[float, list[tuple[result.LoadRow, Run]]] = {}
+    sparse, few = [], max(SPARSE * peak, LEAST / lengths.sweep_s)
     for _ in range(lengths.sweep_rounds):
+        load = target.load(target.mix(SPARSE_COLD))
+        sparse.append(target.poisson("few requests", load, few, lengths.sweep_s))
+        load = target.load()
         for share in lengths.sweep:
             run = target.poisson("sweep", load, share * peak, lengths.sweep_s)
             runs.setdefault(share, []).append((target.bench.rows[-1], run))
-    return [middle(rounds) for rounds in runs.values()]
+    return [middle(rounds) for rounds in runs.values()], sparse
 
 
 def middle(rounds: Sequence[tuple[result.LoadRow, Run]]) -> tuple[result.LoadRow, Run]:

@@ -4,6 +4,9 @@ import msgspec
 
 from nanorecsys.study.spread import Spread
 
+BUSY = "kept busy"  # the scenario in which baseline and final server answer as fast as they can
+NO_CORE = "waiting for a core"  # the part of a latency
+
 
 class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a load against one server.
@@ -82,6 +85,11 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
     mean_ms: float
     computed_share: float
     parts_ms: dict[str, float]
+
+    @property
+    def waiting_share(self) -> float:
+        """Of its time, in the queue or for a core; older records count the latter with what computes."""
+        return (self.parts_ms["queue"] + self.parts_ms.get(NO_CORE, 0.0)) / self.mean_ms
 
 
 class Predicted(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,6 +209,14 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     faults: Faults
     void_runs: int
     baseline_stages: dict[str, Percentiles]
-    baseline_highest_per_s: float | None
     seconds: float
     seconds_limit: float
+
+    def load(self, scenario: str) -> LoadRow | None:
+        """The first run of a scenario."""
+        return next((row for row in self.loads if row.scenario == scenario), None)
+
+    @property
+    def busy(self) -> list[LoadRow]:
+        """The baseline and the final server, kept busy by clients in a closed loop; empty if not measured."""
+        return [row for row in self.loads if row.scenario == BUSY]

@@ -4,9 +4,12 @@ For one first-come-first-served queue the waiting time follows Lindley's recursi
 with a single server). Here several things bend it, and each is in the model: requests from the cache pass by the
 queue, compute threads take micro-batches of like length, the queue is bounded, and everything shares a few cores.
 
-The cores are shared by weight, as the system's scheduler does in the mean: the event loops, the generator and the
-compute threads that have work at a time each get a share of them, never more than one core. Nothing of the rate sweep
-that is predicted enters: service times are those of requests that come so seldom that they hardly ever meet.
+Event loops, generator and compute threads take a core when they get work, whether it is idle or not, and share it by
+weight with those who are there; a core without work takes over one that waits elsewhere at the next tick of the
+scheduler's clock. A pool of cores that all share at every moment would be kinder than the system is: there most of the
+time that computing takes beyond its own work is spent on a core with others while the other core is idle. Nothing of
+the rate sweep that is predicted enters: service times are those of requests that come so seldom that they hardly ever
+meet.
 """
 
 import time
@@ -26,7 +29,7 @@ _GENERATOR = 0
 _SEND, _HOT, _IN, _OUT, _RECEIVE = range(5)
 _ROUNDS = 15  # in turn, of one thread and of two: a round of a few short requests may meet a disturbance
 _NEAR = 3  # samples to either side of a length that may stand for it
-_NICE = 335 / 1024  # weight of a thread with nice 5 over one with 0: kernel/sched/core.c, sched_prio_to_weight
+_IDLE = 3 / 1024  # weight of a SCHED_IDLE thread over one with nice 0: kernel/sched/sched.h, WEIGHT_IDLEPRIO
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,8 @@ class Machine:
         alike: lengths of a batch differ by this factor at most, or by `short`.
         short: see `alike`.
         compute_weight: of a compute thread's claim to a core, where the loop and the generator have 1.
+        tick_ms: of the clock at which an idle core takes over who waits on another, 4 ms where Linux ticks 250 times a
+            second; 0: at once, and who wakes takes an idle core.
         both: speed of each core where two are at work, over that of one alone.
     """
 
@@ -87,7 +92,8 @@ class Machine:
     deadline_ms: float = 90.0
     alike: float = 1.25
     short: int = 8
-    compute_weight: float = _NICE
+    compute_weight: float = _IDLE
+    tick_ms: float = 4.0
     both: float = 1.0
 
 
@@ -157,7 +163,7 @@ def simulate(
         lengths: int (n,), events of the history of each.
         service: the times.
         machine: what serves.
-        rng: draws each computed request's time among those of its length, and its worker.
+        rng: draws each computed request's time among those of its length, its worker, and the cores.
     """
     return _Run(arrivals_ms, hot, lengths, service, machine, rng).go()
 
@@ -240,34 +246,72 @@ class _Run:
         self.stages = np.zeros((n, len(STAGES)))
         self.since = arrivals.tolist()  # when a request entered its stage
         self.done = np.full(n, np.nan)
-        self.rates = _rates(machine)
+        self.weight = [1.0] * self.first_thread + [machine.compute_weight] * (actors - self.first_thread)
+        self.core = [0] * actors  # where an actor works, or did last
+        self.rng = rng
 
     def go(self) -> Simulated:
-        now, following, n = 0.0, 0, len(self.arrivals)
-        busy: list[int] = []
-        while following < n or busy:
-            light = sum(a < self.first_thread for a in busy)
-            fast, slow = self.rates[light][len(busy) - light]
-            step, first = np.inf, -1
-            for actor in busy:
-                needed = self.left[actor] / (fast if actor < self.first_thread else slow)
-                if needed < step:
-                    step, first = needed, actor
-            if following < n and self.arrivals[following] - now <= step:
-                step, first = max(self.arrivals[following] - now, 0.0), -1
-            for actor in busy:
-                self.left[actor] -= step * (fast if actor < self.first_thread else slow)
+        now, following, n, tick = 0.0, 0, len(self.arrivals), self.machine.tick_ms
+        next_tick = tick or np.inf
+        while following < n or self.busy():
+            busy = self.busy()
+            speeds = self.speeds(busy)
+            step, first = self.arrivals[following] - now if following < n else np.inf, _GENERATOR
+            arrives = True
+            for actor, speed in zip(busy, speeds, strict=True):
+                if self.left[actor] / speed < step:
+                    step, first, arrives = self.left[actor] / speed, actor, False
+            ticks = next_tick - now < step
+            step = max(min(step, next_tick - now), 0.0)
+            for actor, speed in zip(busy, speeds, strict=True):
+                self.left[actor] -= step * speed
             now += step
-            if first < 0:
+            if ticks:
+                next_tick += tick
+                self.balance()
+                continue
+            if arrives:
                 self.give(_GENERATOR, _SEND, following)
                 following += 1
             else:
                 task, self.now_at[first] = self.now_at[first], None
                 self.finish(first, task, now)
-            self.start(now)
-            busy = [a for a, task in enumerate(self.now_at) if task is not None]
+            self.start(now, goes_on=None if arrives else first)
+            if not tick:
+                self.balance()
         latency = self.done - np.array(self.arrivals) + self.service.wire_ms
         return Simulated(latency, self.stages)
+
+    def busy(self) -> list[int]:
+        """Actors that have something to do."""
+        return [actor for actor, task in enumerate(self.now_at) if task is not None]
+
+    def speeds(self, busy: list[int]) -> list[float]:
+        """How fast each works: its share of its core."""
+        claims = [0.0] * self.machine.cores
+        for actor in busy:
+            claims[self.core[actor]] += self.weight[actor]
+        speed = self.machine.both if sum(claim > 0 for claim in claims) > 1 else 1.0
+        return [speed * self.weight[actor] / claims[self.core[actor]] for actor in busy]
+
+    def balance(self) -> None:
+        """A core without work takes over one actor from where most are."""
+        at: list[list[int]] = [[] for _ in range(self.machine.cores)]
+        for actor in self.busy():
+            at[self.core[actor]].append(actor)
+        for core, own in enumerate(at):
+            most = max(at, key=len)
+            if not own and len(most) > 1:
+                own.append(most.pop())
+                self.core[own[0]] = core
+
+    def place(self) -> int:
+        """The core of an actor that wakes."""
+        if not self.machine.tick_ms:
+            taken = {self.core[actor] for actor in self.busy()}
+            if idle := [core for core in range(self.machine.cores) if core not in taken]:
+                return idle[0]
+        return int(self.rng.integers(self.machine.cores))
 
     def give(self, actor: int, kind: int, request: int) -> None:
         self.tasks[actor].append((kind, request))
@@ -299,18 +343,24 @@ class _Run:
             self.enter(who, 1, now)
             self.give(_GENERATOR, _RECEIVE, who)
 
-    def start(self, now: float) -> None:
-        """Give idle actors what waits for them."""
+    def start(self, now: float, goes_on: int | None) -> None:
+        """Give idle actors what waits for them; all but the one that goes on, having just ended a task, wake for it."""
         for actor, tasks in enumerate(self.tasks):
             if self.now_at[actor] is None and tasks:
                 kind, who = tasks.popleft()
-                self.now_at[actor], self.left[actor] = (kind, who), self.work(kind, who)
+                self.begin(actor, (kind, who), self.work(kind, who), goes_on)
         threads = self.machine.threads
         for worker in range(self.machine.workers):
             queue = self.waiting[worker]
             for actor in range(self.first_thread + worker * threads, self.first_thread + (worker + 1) * threads):
                 if queue and self.now_at[actor] is None and (batch := self.batch(queue, now)):
-                    self.now_at[actor], self.left[actor] = (None, batch), self.cost(batch)
+                    self.begin(actor, (None, batch), self.cost(batch), goes_on)
+
+    def begin(self, actor: int, task: tuple, work: float, goes_on: int | None) -> None:
+        """Let an actor work on a task."""
+        if actor != goes_on:
+            self.core[actor] = self.place()
+        self.now_at[actor], self.left[actor] = task, work
 
     def work(self, kind: int, request: int) -> float:
         service = self.service
@@ -349,31 +399,3 @@ class _Run:
         longest = max(self.length[r] for r in batch)
         alone = sum(self.compute[r] * longest / self.length[r] for r in batch)
         return alone * law[min(len(batch), len(law)) - 1]
-
-
-def _rates(machine: Machine) -> list[list[tuple[float, float]]]:
-    """Speeds of the generator and loops, and of compute threads, by how many of either have work."""
-    light, heavy = 1 + machine.workers, machine.workers * machine.threads
-    return [[_shares(machine, a, b) for b in range(heavy + 1)] for a in range(light + 1)]
-
-
-def _shares(machine: Machine, light: int, heavy: int) -> tuple[float, float]:
-    """Cores by weight, at most one each: what one cannot use goes to the others.
-
-    >>> _shares(Machine(cores=2, compute_weight=0.5), 1, 2)
-    (1.0, 0.5)
-    >>> _shares(Machine(cores=2, compute_weight=1.0), 1, 3)
-    (0.5, 0.5)
-    """
-    cores, weight = float(machine.cores), machine.compute_weight
-    if light + heavy <= cores:
-        fast = slow = 1.0
-    else:
-        unit = cores / (light + heavy * weight)
-        fast, slow = unit, unit * weight
-        if fast > 1:
-            fast, slow = 1.0, (cores - light) / max(heavy, 1)
-        elif slow > 1:
-            fast, slow = (cores - heavy) / max(light, 1), 1.0
-    speed = machine.both if light + heavy > 1 else 1.0
-    return fast * speed, slow * speed

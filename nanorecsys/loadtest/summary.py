@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 from hdrh.histogram import HdrHistogram
 
-STAGES = ("cache", "queue", "encode", "retrieve", "rank", "total")  # of Server-Timing
+STAGES = ("cache", "queue", "encode", "retrieve", "rank", "total")  # of Server-Timing,
+COMPUTED = ("encode", "retrieve", "rank")  # and those of them that it tells the CPU time of
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9, 100.0)
 LAG_MS = 5.0  # the generator's lag at its 99th percentile, beyond which a run is void,
 LAG_SHARE = 0.1  # or this share of the bound, where that is less

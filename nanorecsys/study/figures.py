@@ -23,7 +23,6 @@ _NAMES = {
     "ONNX": "ONNX Runtime",
     "last position": "last position only",
     "fused": "fused operators",
-    "int8": "chosen tower",
     "pool": "compute thread",
     "cache": "answer cache",
     "index": "chosen index",

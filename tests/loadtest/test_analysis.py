@@ -35,6 +35,9 @@ def rows(n=1000, seed=0, **columns):
         "encode_ms": encode.astype(np.float32),
         "retrieve_ms": retrieve.astype(np.float32),
         "rank_ms": rank.astype(np.float32),
+        "encode_cpu_ms": np.float32(0.8) * encode.astype(np.float32),
+        "retrieve_cpu_ms": retrieve.astype(np.float32),
+        "rank_cpu_ms": rank.astype(np.float32),
         "total_ms": total.astype(np.float32),
         "worker": np.full(n, 7, np.int32),
         "retries": np.zeros(n, np.int8),
@@ -74,7 +77,8 @@ def test_parts_add_up_to_the_latency_without_the_warm_up():
         found["latency_ms"].to_numpy(), abs=1e-4
     )
     computed = found.filter(pl.col("source") == "model")
-    assert computed["encode"].to_list() == [5.0] * len(computed)
+    assert computed["encode"].to_numpy() == pytest.approx(4.0)
+    assert computed["waiting for a core"].to_numpy() == pytest.approx(1.0)
     assert computed["event loop"].to_numpy() == pytest.approx(0.4, abs=1e-3)
     assert set(COLORS) == set(analysis.PARTS)
 
@@ -94,12 +98,15 @@ def test_bands_cover_every_request_and_the_tail_is_the_queue():
     assert found[0].computed_share == 0
     assert found[-1].computed_share == 1
     assert found[-1].parts_ms["queue"] / found[-1].mean_ms > 0.8
+    waiting = found[-1].parts_ms["queue"] + found[-1].parts_ms["waiting for a core"]
+    assert found[-1].waiting_share == pytest.approx(waiting / found[-1].mean_ms)
 
 
 def test_stages_are_those_of_computed_requests():
     found = analysis.stages(rows())
     assert found["embedding"].p50 == found["embedding"].p99 == 5.0
     assert found["compute"].p95 == 6.5
+    assert found["compute, CPU time"].p95 == pytest.approx(5.5)
     assert found["total"].p50 == pytest.approx(1.1, abs=0.01)
     assert analysis.stages(rows().filter("hot")) == {}
 
@@ -155,13 +162,13 @@ CPU_MS = {"hot": 0.2, "busy": 0.1, "cold": 7.0, "generator": 0.2}
 def test_service_times_are_those_of_requests_that_seldom_meet():
     lengths = np.arange(1000) % 200 + 1
     sparse = rows()
-    stream = rows(encode_ms=np.full(1000, 4.0, np.float32)).filter(~pl.col("hot"))
+    stream = rows(encode_cpu_ms=np.full(1000, 3.0, np.float32)).filter(~pl.col("hot"))
     found = analysis.service_times(sparse, stream, lengths, CPU_MS, [1.0, 0.9])
     assert found.compute_ms == pytest.approx(6.5)
     users = sparse.filter(~pl.col("warm_up") & ~pl.col("hot"))["user"].to_numpy()
     assert found.lengths.tolist() == lengths[users].tolist()
     assert found.hot_ms == 0.1
-    assert found.cold_ms == pytest.approx(7.0 - 5.5 - 0.1)
+    assert found.cold_ms == pytest.approx(7.0 - 4.5 - 0.1)
     assert found.wire_ms == pytest.approx(0.9 - 0.3, abs=0.01)
 
 

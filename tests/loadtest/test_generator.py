@@ -26,6 +26,7 @@ COLUMNS = {
     **dict.fromkeys(("intended_ns", "sent_ns", "done_ns"), pl.Int64),
     **{"user": pl.Int32, "hot": pl.Boolean, "status": pl.Int16, "source": pl.String},
     **dict.fromkeys(("cache_ms", "queue_ms", "encode_ms", "retrieve_ms", "rank_ms", "total_ms"), pl.Float32),
+    **dict.fromkeys(("encode_cpu_ms", "retrieve_cpu_ms", "rank_cpu_ms"), pl.Float32),
     **{"worker": pl.Int32, "retries": pl.Int8, "warm_up": pl.Boolean},
 }
 
@@ -53,7 +54,7 @@ def run(answer, plan, **fields: object) -> tuple[Run, SmallServer]:
 
 def test_rows_hold_every_request_in_order(plan) -> None:
     async def answer(request: web.Request, body: dict, number: int) -> web.Response:
-        timing = "cache;dur=0.02, queue;dur=1.30, rank;dur=0.2, total;dur=4.9"
+        timing = "cache;dur=0.02, queue;dur=1.30, rank;dur=0.2;cpu=0.1, total;dur=4.9"
         return fine("cache" if number % 2 else "model", **{"Server-Timing": timing, "X-Worker": "4711"})
 
     done, server = run(answer, plan, warm_up_s=0.25, k=7)
@@ -66,8 +67,10 @@ def test_rows_hold_every_request_in_order(plan) -> None:
     assert (rows["done_ns"] > rows["sent_ns"]).all()
     assert rows["user"].to_list() == list(range(len(rows)))
     assert set(rows["source"]) == {"cache", "model"}
-    assert np.allclose(rows.select("cache_ms", "queue_ms", "rank_ms", "total_ms"), [0.02, 1.3, 0.2, 4.9])
+    told = rows.select("cache_ms", "queue_ms", "rank_ms", "rank_cpu_ms", "total_ms")
+    assert np.allclose(told, [0.02, 1.3, 0.2, 0.1, 4.9])
     assert rows["encode_ms"].is_nan().all()
+    assert rows["encode_cpu_ms"].is_nan().all()
     assert set(rows["worker"]) == {4711}
     assert sorted(b["user_id"] for b in server.requests) == list(range(1000, 1000 + len(rows)))
     assert server.requests[0] == {"user_id": server.requests[0]["user_id"], "k": 7, "include_titles": False}

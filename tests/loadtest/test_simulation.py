@@ -9,7 +9,7 @@ from nanorecsys.loadtest.simulation import Machine, Service, predict, simulate
 from server.settings import Settings
 
 N = 40_000
-ALONE = {"max_batch": 1, "max_queue": 10**9, "deadline_ms": math.inf, "cores": 10}
+ALONE = {"max_batch": 1, "max_queue": 10**9, "deadline_ms": math.inf, "cores": 10, "tick_ms": 0.0}
 
 
 def service(compute, lengths=None, **more):
@@ -71,6 +71,20 @@ def test_many_threads_on_one_core_share_it():
     """Processor sharing has the mean of M/M/1 whatever the service times; a queue of constant ones has half of it."""
     machine = Machine(threads=64, **ALONE | {"cores": 1})
     assert run(60, np.full(10, 10.0), machine, n=15_000).mean() == pytest.approx(10 / 0.4, rel=0.1)
+
+
+def test_who_wakes_on_a_taken_core_moves_at_the_next_tick():
+    """Two requests at a time, on one core half of the time, which they share for at most 4 ms."""
+    arrivals = np.repeat(np.cumsum(np.random.default_rng(0).uniform(50, 60, 300)), 2)
+    none, lengths = np.zeros(600, bool), np.full(600, 10)
+    moved, at_once = (
+        simulate(arrivals, none, lengths, service(np.full(10, 10.0)), machine, np.random.default_rng(1))
+        for machine in (Machine(max_batch=1), Machine(max_batch=1, tick_ms=0.0))
+    )
+    latest = moved.latency_ms.reshape(-1, 2).max(1)
+    assert 0.4 < (latest > 10.01).mean() < 0.6
+    assert 11.5 < latest.max() <= 12.01
+    assert at_once.latency_ms == pytest.approx(10.0)
 
 
 def test_hot_requests_pass_the_queue():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from nanorecsys.loadtest import analysis
 from nanorecsys.loadtest.summary import (
+    COMPUTED,
     INVALID,
     STAGES,
     VALID,
@@ -35,6 +36,7 @@ def rows(n: int = 2000, latency_ms: float | np.ndarray = 10.0, **columns: object
         "status": np.full(n, 200),
         "source": ["model"] * n,
         **{f"{stage}_ms": np.full(n, np.nan) for stage in STAGES},
+        **{f"{stage}_cpu_ms": np.full(n, np.nan) for stage in COMPUTED},
         "worker": np.full(n, -1),
         "retries": np.zeros(n, int),
         "warm_up": np.zeros(n, bool),
@@ -126,6 +128,7 @@ def test_parts_of_the_time_sum_to_the_latency() -> None:
         latency_ms=np.where(slow, 50.0, 10.0),
         queue_ms=np.where(slow, 40.0, 1.0),
         encode_ms=np.full(2000, 5.0),
+        encode_cpu_ms=np.full(2000, 4.5),
         total_ms=np.where(slow, 48.0, 7.0),
     )
     parts = analysis.parts(frame)
@@ -134,6 +137,7 @@ def test_parts_of_the_time_sum_to_the_latency() -> None:
     assert sum(slow.values()) == pytest.approx(50)
     assert sum(mean.values()) == pytest.approx(10.4)
     assert slow["queue"] == pytest.approx(40)
+    assert (slow["encode"], slow["waiting for a core"]) == (4.5, 0.5)
     assert slow["generator"] == pytest.approx(0.1)
     assert mean["event loop"] == pytest.approx(0.99 + 0.03)
     assert slow["outside"] == pytest.approx(1.9)

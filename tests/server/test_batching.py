@@ -1,6 +1,8 @@
 """The queue is bounded, waits no longer than allowed, and computes like lengths together. 2 s."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 
@@ -35,7 +37,7 @@ class Slow:
         time.sleep(self.seconds)
         with self.lock:
             self.at_work -= 1
-        return [Ranked(q.items, q.items) for q in queries], Stages(1.0, 2.0, 3.0)
+        return [Ranked(q.items, q.items) for q in queries], Stages({"encode": 1.0}, {"encode": 0.5})
 
 
 class Broken(Slow):
@@ -110,11 +112,33 @@ def test_who_waits_beyond_the_deadline_is_turned_away():
     assert len(engine.batches) == late.count(False)
 
 
+PRIORITY = """
+import os, threading
+from server.batching import _give_way
+before = os.getpriority(os.PRIO_PROCESS, 0)
+def tell():
+    _give_way()
+    print(os.sched_getscheduler(0) == os.SCHED_IDLE, os.getpriority(os.PRIO_PROCESS, 0) - before)
+thread = threading.Thread(target=tell)
+thread.start()
+thread.join()
+print(os.sched_getscheduler(0) == os.SCHED_IDLE, os.getpriority(os.PRIO_PROCESS, 0) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux alone")
+@pytest.mark.parametrize(("own_session", "told"), [(True, "True 0"), (False, "False 5")])
+def test_compute_threads_give_way_entirely_only_in_a_session_of_their_own(own_session, told):
+    command = ["sh", "-c", f'{"exec " if own_session else ""}"$0" -c "$1"; true', sys.executable, PRIORITY]
+    said = subprocess.run(command, start_new_session=own_session, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [told, "False 0"]
+
+
 def test_the_waiting_time_is_told():
     answers = run(Slow(0.05), [20, 20], max_batch=1)
     (_, first, _), (_, second, stages) = answers
     assert first < 25 < second
-    assert (stages.encode, stages.retrieve, stages.rank) == (1.0, 2.0, 3.0)
+    assert (stages.ms, stages.cpu_ms) == ({"encode": 1.0}, {"encode": 0.5})
 
 
 def test_without_threads_it_computes_on_the_loop_one_by_one():

@@ -1,6 +1,7 @@
 """An answer is what a direct computation gives, in whatever batch it was made. 5 s."""
 
 import shutil
+import time
 from pathlib import Path
 
 import msgspec
@@ -59,7 +60,20 @@ def test_a_batch_changes_nothing(small, engine):
         (alone,), _ = engine([query])
         np.testing.assert_allclose(ranked.scores, alone.scores, atol=1e-4)
         assert set(ranked.items) == set(alone.items)
-    assert min(stages.encode, stages.retrieve, stages.rank) > 0
+    assert list(stages.ms) == list(stages.cpu_ms) == ["encode", "retrieve", "rank"]
+    assert min(stages.cpu_ms.values()) > 0
+
+
+def test_a_stage_that_waits_takes_longer_than_its_cpu_time(small, engine, monkeypatch):
+    encode = engine.models.encode
+
+    def late(*asked):
+        time.sleep(0.05)
+        return encode(*asked)
+
+    monkeypatch.setattr(engine.models, "encode", late)
+    _, stages = engine([Query(np.arange(5), exclude_seen=True)])
+    assert stages.ms["encode"] > 50 > 40 > stages.cpu_ms["encode"]
 
 
 def test_only_the_window_counts_but_all_of_the_history_is_left_out(small, engine):
