@@ -27,7 +27,6 @@ ALLOWED = {
     r"0\.5: it cannot": "the score of a coin, which is no measurement",
     r"Which index at 27 thousand items": "the size that the question asks about, in the chapter's title",
     r"which index at (27 thousand|3 million) items": "the sizes that the questions ask about",
-    r"of section \d": "a section of the same page",
     r"RFC 9457": "a standard's number",
     r"comes 503 with": "a status code of HTTP",
     r"Python 3\.11": "the oldest version that the packages take",

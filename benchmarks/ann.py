@@ -1,0 +1,107 @@
+"""What a recall of .999 can cost at best: how fast codes are scanned, and how much of the catalogue has to be.
+
+Of a run's published vectors and user queries (chapter 04). An index that scans 4-bit codes and refines what it finds
+can be no faster than the scan alone; one with lists cannot leave out more of them than exact search within those lists
+allows. Everything one query at a time, one thread.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from nanorecsys.blas import faiss
+from nanorecsys.errors import NanorecsysError
+from nanorecsys.study import provenance
+
+K = 100
+FACTORY, LISTS = "PQ{m}x4fs,RFlat", 256
+EPILOG = """
+examples:
+  python benchmarks/ann.py                                        the full run, 20 seconds
+  python benchmarks/ann.py --run data/runs/quick --codes 64       another run, and half as many codes a vector
+
+How to read it: times of one line were measured in turn; compare within a run only.
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, default=Path("data/runs/full"))
+    parser.add_argument("--codes", type=int, default=128, help="of 4 bits, a vector")
+    parser.add_argument("--queries", type=int, default=600)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--factors", type=int, nargs="+", default=[1, 2, 3], help="times k that are refined")
+    parser.add_argument("--probes", type=int, nargs="+", default=[16, 32, 64, 96, 128], help=f"lists of {LISTS}")
+    arguments = parser.parse_args()
+    folder = arguments.run / "04_ann"
+    if not (folder / "vectors.npy").exists():
+        raise NanorecsysError(f"{folder}: no vectors", f"nanorecsys run {arguments.run.name} --only 04_ann")
+    vectors, queries = np.load(folder / "vectors.npy"), np.load(folder / "queries.npy")
+    queries = queries[np.random.default_rng(0).permutation(len(queries))[: arguments.queries]]
+    scores = queries @ vectors.T
+    last = -np.partition(-scores, K - 1, axis=1)[:, K - 1]
+
+    def recall(found: np.ndarray) -> float:
+        """Share of the exact neighbours; who scores as the last of them counts."""
+        got = np.take_along_axis(scores, np.maximum(found, 0), axis=1)
+        return float(((got >= last[:, None] - 1e-6) & (found >= 0)).sum(1).mean() / K)
+
+    flat, refined, lists = (
+        faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        for factory in ("Flat", FACTORY.format(m=arguments.codes), f"IVF{LISTS},Flat")
+    )
+    for index in (flat, refined, lists):
+        index.train(vectors)
+        index.add(vectors)
+    faiss.omp_set_num_threads(1)
+    n, d = vectors.shape
+    print(f"{n:,} x {d}, {len(queries)} user queries, k {K}; {provenance.machine().processor}\n")
+    print(f"{'times k':>8}{'scan alone, ms':>16}{'x Flat':>8}{'refined, ms':>14}{'x Flat':>8}{'recall':>9}")
+    for factor in arguments.factors:
+        refined.k_factor = factor
+        base = refined.base_index
+        exact, scan, both = take_turns(
+            queries,
+            arguments.repeats,
+            lambda q: flat.search(q, K),
+            lambda q, base=base, k=K * factor: base.search(q, k),
+            lambda q: refined.search(q, K),
+        )
+        found = recall(refined.search(queries, K)[1])
+        print(f"{factor:>8}{scan:>16.3f}{exact / scan:>8.1f}{both:>14.3f}{exact / both:>8.1f}{found:>9.4f}")
+    print(f"\n{'lists of ' + str(LISTS):>13}{'vectors read':>14}{'recall of exact search in them':>32}")
+    for lists.nprobe in arguments.probes:
+        faiss.cvar.indexIVF_stats.reset()
+        found = recall(lists.search(queries, K)[1])
+        share = faiss.cvar.indexIVF_stats.ndis / len(queries) / n
+        print(f"{lists.nprobe:>13}{share:>14.0%}{found:>32.4f}")
+    return 0
+
+
+def take_turns(queries: np.ndarray, repeats: int, *searches: Callable[[np.ndarray], object]) -> np.ndarray:
+    """Medians in ms of one query at a time, the searches in turn; the median over the repeats after one to warm up."""
+    found = []
+    for _ in range(repeats + 1):
+        row = []
+        for search in searches:
+            spent = []
+            for query in queries:
+                start = time.perf_counter_ns()
+                search(query[None])
+                spent.append(time.perf_counter_ns() - start)
+            row.append(np.median(spent) / 1e6)
+        found.append(row)
+    return np.median(found[1:], axis=0)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except NanorecsysError as error:
+        sys.exit(f"error: {error}")
