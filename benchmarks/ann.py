@@ -9,16 +9,19 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from nanorecsys.ann.exact import exact_neighbours
+from nanorecsys.ann.indexes import build_index, visited
 from nanorecsys.blas import faiss
 from nanorecsys.errors import NanorecsysError
 from nanorecsys.study import provenance
 
 K = 100
-FACTORY, LISTS = "PQ{m}x4fs,RFlat", 256
+LISTS = 256
 EPILOG = """
 examples:
   python benchmarks/ann.py                                        the full run, 20 seconds
@@ -44,43 +47,26 @@ def main() -> int:
         raise NanorecsysError(f"{folder}: no vectors", f"nanorecsys run {arguments.run.name} --only 04_ann")
     vectors, queries = np.load(folder / "vectors.npy"), np.load(folder / "queries.npy")
     queries = queries[np.random.default_rng(0).permutation(len(queries))[: arguments.queries]]
-    scores = queries @ vectors.T
-    last = -np.partition(-scores, K - 1, axis=1)[:, K - 1]
-
-    def recall(found: np.ndarray) -> float:
-        """Share of the exact neighbours; who scores as the last of them counts."""
-        got = np.take_along_axis(scores, np.maximum(found, 0), axis=1)
-        return float(((got >= last[:, None] - 1e-6) & (found >= 0)).sum(1).mean() / K)
-
-    flat, refined, lists = (
-        faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        for factory in ("Flat", FACTORY.format(m=arguments.codes), f"IVF{LISTS},Flat")
+    exact = exact_neighbours(vectors, queries, K, (K,))
+    codes = f"PQ{arguments.codes}x4fs"
+    flat, scan, refined, lists = (
+        build_index(f, vectors) for f in ("Flat", codes, f"{codes},RFlat", f"IVF{LISTS},Flat")
     )
-    for index in (flat, refined, lists):
-        index.train(vectors)
-        index.add(vectors)
     faiss.omp_set_num_threads(1)
     n, d = vectors.shape
     print(f"{n:,} x {d}, {len(queries)} user queries, k {K}; {provenance.machine().processor}\n")
     print(f"{'times k':>8}{'scan alone, ms':>16}{'x Flat':>8}{'refined, ms':>14}{'x Flat':>8}{'recall':>9}")
     for factor in arguments.factors:
-        refined.k_factor = factor
-        base = refined.base_index
-        exact, scan, both = take_turns(
-            queries,
-            arguments.repeats,
-            lambda q: flat.search(q, K),
-            lambda q, base=base, k=K * factor: base.search(q, k),
-            lambda q: refined.search(q, K),
-        )
-        found = recall(refined.search(queries, K)[1])
-        print(f"{factor:>8}{scan:>16.3f}{exact / scan:>8.1f}{both:>14.3f}{exact / both:>8.1f}{found:>9.4f}")
+        refined.set(f"k_factor_rf={factor}")
+        searches = ((flat, K), (scan, K * factor), (refined, K))
+        whole, alone, both = take_turns(queries, arguments.repeats, *(partial(i.search, k=k) for i, k in searches))
+        found = exact.recall(refined.search(queries, K)[1], K).mean()
+        print(f"{factor:>8}{alone:>16.3f}{whole / alone:>8.1f}{both:>14.3f}{whole / both:>8.1f}{found:>9.4f}")
     print(f"\n{'lists of ' + str(LISTS):>13}{'vectors read':>14}{'recall of exact search in them':>32}")
-    for lists.nprobe in arguments.probes:
-        faiss.cvar.indexIVF_stats.reset()
-        found = recall(lists.search(queries, K)[1])
-        share = faiss.cvar.indexIVF_stats.ndis / len(queries) / n
-        print(f"{lists.nprobe:>13}{share:>14.0%}{found:>32.4f}")
+    for probes in arguments.probes:
+        lists.set(f"nprobe={probes}")
+        found = exact.recall(lists.search(queries, K)[1], K).mean()
+        print(f"{probes:>13}{visited(lists, queries, probes).mean() / n:>14.0%}{found:>32.4f}")
     return 0
 
 

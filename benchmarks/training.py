@@ -84,13 +84,14 @@ def main() -> int:
 
     dataset = load_dataset(arguments.dataset)
     known = histories(dataset.interactions)
+    content = item_content(dataset.items)
     shape = RetrieverConfig(**{name: getattr(arguments, name) for name in ("d", "layers", "heads", "hidden", "window")})
     training = TrainingConfig(batch_tokens=arguments.batch_tokens)
     start = time.perf_counter()
     rows = measure(
         known,
         dataset.interactions.n_items,
-        item_content(dataset.items),
+        content,
         shape,
         training,
         steps=arguments.steps,
@@ -111,7 +112,6 @@ def main() -> int:
             f"{row['sequences_per_s']:>13.1f}{row['times_padded']:>10.2f}"
         )
     if best_device().type == "cpu":
-        content = item_content(dataset.items)
         model = Retriever(shape, np.ones(dataset.interactions.n_items, bool), content)
         share, rate, large = products(Run(model, known, replace(training, precision="fp32")), arguments.steps)
         times = table.filter(table["variant"] == "packed, fp32")["times_padded"].item()

@@ -359,7 +359,7 @@ class Pair:
 
 
 def search(
-    target: Target, load: scenarios.Load, first: float, tries: int, seconds: float, name: str = "search"
+    target: Target, load: scenarios.Load, first: float, tries: int, seconds: float, name: str
 ) -> tuple[float | None, Run | None]:
     """The highest rate that is VALID, in few tries, and its run."""
     valid: dict[float, Run] = {}

@@ -253,14 +253,13 @@ class _Run:
     def go(self) -> Simulated:
         now, following, n, tick = 0.0, 0, len(self.arrivals), self.machine.tick_ms
         next_tick = tick or np.inf
-        while following < n or self.busy():
-            busy = self.busy()
+        while (busy := self.busy()) or following < n:
             speeds = self.speeds(busy)
-            step, first = self.arrivals[following] - now if following < n else np.inf, _GENERATOR
-            arrives = True
+            step = self.arrivals[following] - now if following < n else np.inf
+            first = None  # the actor that ends its task before the next request arrives
             for actor, speed in zip(busy, speeds, strict=True):
                 if self.left[actor] / speed < step:
-                    step, first, arrives = self.left[actor] / speed, actor, False
+                    step, first = self.left[actor] / speed, actor
             ticks = next_tick - now < step
             step = max(min(step, next_tick - now), 0.0)
             for actor, speed in zip(busy, speeds, strict=True):
@@ -270,13 +269,13 @@ class _Run:
                 next_tick += tick
                 self.balance()
                 continue
-            if arrives:
+            if first is None:
                 self.give(_GENERATOR, _SEND, following)
                 following += 1
             else:
                 task, self.now_at[first] = self.now_at[first], None
                 self.finish(first, task, now)
-            self.start(now, goes_on=None if arrives else first)
+            self.start(now, goes_on=first)
             if not tick:
                 self.balance()
         latency = self.done - np.array(self.arrivals) + self.service.wire_ms
