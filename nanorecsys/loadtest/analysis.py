@@ -1,15 +1,18 @@
 """From raw rows to the chapter's findings: stages, the tail, overload, the prediction, and sentences."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import polars as pl
 
+from nanorecsys.loadtest.generator import Run
 from nanorecsys.loadtest.result import (
     NO_CORE,
     Band,
+    CpuTimes,
     LoadRow,
     LoadtestResult,
     Original,
@@ -18,12 +21,13 @@ from nanorecsys.loadtest.result import (
     Predicted,
     ServiceTimes,
 )
-from nanorecsys.loadtest.simulation import Machine, Prediction, Service, predict, prediction, simulate
+from nanorecsys.loadtest.simulation import Costs, Machine, Prediction, Service, predict, prediction, simulate
 from nanorecsys.loadtest.summary import COMPUTED, VALID, VOID, good, measured
 
 # Where a request's time goes. They add up to the latency from the intended time.
 PARTS = ("generator", "queue", *COMPUTED, NO_CORE, "event loop", "outside")
 QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 1.0)  # bounds of the bands of latency
+_TIMINGS = [f"{stage}_{of}" for stage in COMPUTED for of in ("ms", "cpu_ms")]  # alike only within a micro-batch
 BIN_S = 0.5  # a recovery is found in bins of this length
 BELOW = 0.8  # share of the highest rate, below which the prediction is claimed
 # The original's published service times (P50 and P95 in ms: encode, retrieve, rank), what it says of its load, and the
@@ -192,38 +196,61 @@ def by_second(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def service_times(
-    sparse: pl.DataFrame,
-    cold: pl.DataFrame,
-    lengths: np.ndarray,
-    cpu_ms: Mapping[str, float],
-    batch_cost: Sequence[float],
-) -> Service:
-    """The simulation's service times, from requests that hardly ever wait for each other.
+@dataclass(frozen=True, eq=False)
+class Spent:
+    """Runs of one kind.
 
     Args:
-        sparse: rows of runs of few requests a second, hits and others: of what computing takes and a hit waits for.
-        cold: rows of a single stream of requests that are computed: of what the event loop has to do for one. Computing
-            takes less time there, since the processor's caches still hold what the last request used.
+        rows: of all of them.
+        server_ms: CPU time of the server for an answer,
+        generator_ms: and of the generator.
+    """
+
+    rows: pl.DataFrame
+    server_ms: float
+    generator_ms: float
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> "Spent":
+        """Of runs of the same length and rate."""
+        server, generator = zip(*((run.server_cpu_ms_per_request, run.cpu_ms_per_request) for run in runs), strict=True)
+        return cls(pl.concat([run.frame() for run in runs]), float(np.mean(server)), float(np.mean(generator)))
+
+    def loop(self) -> tuple[float, float]:
+        """CPU ms of the event loop for an answer, which is what did not compute; and the share that was computed."""
+        answers, computed = len(good(measured(self.rows))), _computed(self.rows)
+        once = _compute_ms(computed.unique(_TIMINGS), "cpu_ms").sum()  # each of a batch has all of its batch
+        return self.server_ms - once / answers, len(computed) / answers
+
+
+def service_times(idle: Spent, busy: Spent, hot_ms: float, lengths: np.ndarray, batch_cost: Sequence[float]) -> Service:
+    """What the simulation is told of the server.
+
+    A sleeping process takes more CPU time for a request than one that is at work, where only the generator and the
+    server's loop and threads are known: each time that a loop wakes on an idle core is taken to cost the same.
+
+    Args:
+        idle: runs of so few requests a second that they hardly ever meet, hits and others.
+        busy: runs in which both cores are always at work.
+        hot_ms: CPU ms of the server for a hit, where its event loop has nothing but hits, all the time.
         lengths: events of each user's history that count, int (n_users,).
-        cpu_ms: CPU ms a request of the server: `cold` and `hot` of single streams, `busy` of hits where its event loop
-            is at work all the time; and `generator`, of the generator there. The simulation's loop costs what a busy
-            one costs; what a hit takes longer for is waiting, in `wire_ms`.
         batch_cost: see `simulation.calibrate`.
     """
-    computed = _computed(sparse)
-    alone = float(_compute_ms(_computed(cold), "cpu_ms").mean())
-    hits = parts(sparse).filter(pl.col("source") == "cache")
-    hit = float((hits["latency_ms"] - hits["generator"]).median())
-    return Service(
-        lengths=lengths[computed["user"].to_numpy()],
-        compute_ms=_compute_ms(computed, "ms").to_numpy().astype(np.float64),
-        hot_ms=cpu_ms["busy"],
-        cold_ms=max(cpu_ms["cold"] - alone - (cpu_ms["hot"] - cpu_ms["busy"]), cpu_ms["busy"]),
-        generator_ms=cpu_ms["generator"],
-        batch_cost=batch_cost,
-        wire_ms=max(hit - cpu_ms["busy"] - cpu_ms["generator"], 0.0),
-    )
+    (loop, share), (seldom, few) = busy.loop(), idle.loop()
+    cold_ms = max((loop - (1 - share) * hot_ms) / share, hot_ms)
+    wake_ms = max((seldom - (1 - few) * hot_ms - few * cold_ms) / (1 + few), 0.0)  # once for a hit, else twice
+    costs = [
+        Costs(*_alone(of.rows, lengths), hot_ms + wake, cold_ms + 2 * wake, of.generator_ms)
+        for of, wake in ((busy, 0.0), (idle, wake_ms))
+    ]
+    hit = good(measured(idle.rows)).filter(pl.col("source") == "cache")["latency_ms"].median()
+    return Service(*costs, batch_cost, max(hit - costs[1].hot_ms - costs[1].generator_ms, 0.0))
+
+
+def _alone(rows: pl.DataFrame, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of requests that were computed without another: events of their histories, and CPU ms."""
+    alone = _computed(rows).filter(pl.len().over(_TIMINGS) == 1)
+    return lengths[alone["user"].to_numpy()], _compute_ms(alone, "cpu_ms").to_numpy().astype(np.float64)
 
 
 def _computed(rows: pl.DataFrame) -> pl.DataFrame:
@@ -238,50 +265,84 @@ def _compute_ms(rows: pl.DataFrame, of: str) -> pl.Series:
 
 def told(service: Service, both: float) -> ServiceTimes:
     """The service times as the record has them."""
-    p50, p95 = np.percentile(service.compute_ms, (50, 95))
+
+    def of(costs: Costs) -> CpuTimes:
+        p50, p95 = np.percentile(costs.compute_ms, (50, 95))
+        return CpuTimes(
+            compute_p50=float(p50),
+            compute_p95=float(p95),
+            loop_hot=costs.hot_ms,
+            loop_cold=costs.cold_ms,
+            generator=costs.generator_ms,
+        )
+
     return ServiceTimes(
-        compute_p50=float(p50),
-        compute_p95=float(p95),
-        loop_hot=service.hot_ms,
-        loop_cold=service.cold_ms,
-        generator=service.generator_ms,
+        busy=of(service.busy),
+        idle=of(service.idle),
         wire=service.wire_ms,
         batch_cost=list(service.batch_cost),
         both=both,
     )
 
 
-def replayed(rows: pl.DataFrame, lengths: np.ndarray, service: Service, machine: Machine, seeds: int) -> Prediction:
-    """What the simulation makes of a run's own schedule and users; medians over seeds of the service times.
+def replayed(
+    runs: Sequence[pl.DataFrame], lengths: np.ndarray, service: Service, machine: Machine, seeds: int
+) -> Prediction:
+    """What the simulation makes of the schedules and users of runs at one rate, all their answers together.
 
     Args:
-        rows: of the run; what is read of them is when requests were due, of whom, and whether they were to be hot.
+        runs: their rows; what is read of them is when requests were due, of whom, and whether they were to be hot.
         lengths: events of each user's history that count.
-        service: measured apart from this run.
+        service: measured apart from these runs.
         machine: what serves.
-        seeds: how many.
+        seeds: how many draws of service times for each run.
     """
-    due = rows["intended_ns"].to_numpy() / 1e6
-    own, hot, counted = lengths[rows["user"].to_numpy()], rows["hot"].to_numpy(), ~rows["warm_up"].to_numpy()
-    found = [
-        prediction(simulate(due, hot, own, service, machine, np.random.default_rng(seed)).latency_ms[counted])
-        for seed in range(seeds)
-    ]
-    return Prediction(*(float(np.median([getattr(p, f) for p in found])) for f in Prediction.__dataclass_fields__))
+
+    def latencies(rows: pl.DataFrame, seed: int) -> np.ndarray:
+        due = rows["intended_ns"].to_numpy() / 1e6
+        own, hot, counted = lengths[rows["user"].to_numpy()], rows["hot"].to_numpy(), ~rows["warm_up"].to_numpy()
+        return simulate(due, hot, own, service, machine, np.random.default_rng(seed)).latency_ms[counted]
+
+    found = [latencies(rows, seed) for rows in runs for seed in range(seeds)]
+    return prediction(np.concatenate(found))
 
 
-def compared(row: LoadRow, foreseen: Prediction, highest_per_s: float) -> Predicted:
-    """Prediction beside measurement at one rate."""
-    return Predicted(
-        offered_per_s=row.offered_per_s,
-        load=row.offered_per_s / highest_per_s,
-        predicted_p50_ms=foreseen.p50_ms,
-        predicted_p95_ms=foreseen.p95_ms,
-        predicted_p99_ms=foreseen.p99_ms,
-        measured_p50_ms=row.p50_ms,
-        measured_p95_ms=row.p95_ms,
-        measured_p99_ms=row.p99_ms,
-    )
+def predictions(
+    sweep: Sequence[Sequence[tuple[LoadRow, Run]]],
+    lengths: np.ndarray,
+    service: Service,
+    machine: Machine,
+    seeds: int,
+    highest_per_s: float,
+) -> list[Predicted]:
+    """Prediction beside measurement at each rate of a sweep, of all rounds together but those that are VOID.
+
+    Args:
+        sweep: the rounds of each rate.
+        lengths, service, machine, seeds: see `replayed`.
+        highest_per_s: the highest rate.
+    """
+    found = []
+    for rounds in sweep:
+        runs = [run.frame() for row, run in rounds if row.verdict != VOID and row.answered]
+        if not runs:
+            continue
+        foreseen = replayed(runs, lengths, service, machine, seeds)
+        came = percentiles(pl.concat([good(measured(rows))["latency_ms"] for rows in runs]))
+        rate = rounds[0][0].offered_per_s
+        found.append(
+            Predicted(
+                offered_per_s=rate,
+                load=rate / highest_per_s,
+                predicted_p50_ms=foreseen.p50_ms,
+                predicted_p95_ms=foreseen.p95_ms,
+                predicted_p99_ms=foreseen.p99_ms,
+                measured_p50_ms=came.p50,
+                measured_p95_ms=came.p95,
+                measured_p99_ms=came.p99,
+            )
+        )
+    return found
 
 
 def prediction_error(predicted: Sequence[Predicted]) -> float | None:
@@ -301,7 +362,8 @@ def original(rates: Sequence[float], requests: int, seed: int) -> list[Original]
     deviation = np.log(p95 / p50) / _Z95
     normal = NormalDist()
     compute = p50 * np.exp(deviation * np.array([normal.inv_cdf((i + 0.5) / 2000) for i in range(2000)]))
-    service = Service(np.full(2000, 200), compute, ORIGINAL_HOT_MS, ORIGINAL_HOT_MS, 0.0)
+    costs = Costs(np.full(2000, 200), compute, ORIGINAL_HOT_MS, ORIGINAL_HOT_MS, 0.0)
+    service = Service(costs, costs)
     work_ms = ORIGINAL_COLD * float(compute.mean()) + ORIGINAL_HOT_MS
     found = []
     for threads, rate in itertools.product((1, 0), rates):

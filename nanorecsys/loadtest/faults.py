@@ -275,8 +275,8 @@ def in_fp32(parts: Parts) -> Parts:
 
 
 def two_workers(cache: str) -> ladder.Rung:
-    """The final server as two workers of one compute thread, with a cache that both share where it is Redis."""
-    return dataclasses.replace(ladder.FINAL, name="two workers", workers=2, threads=1, cache=cache)
+    """The final server as two workers, with a cache that both share where it is Redis."""
+    return dataclasses.replace(ladder.FINAL, name="two workers", workers=2, cache=cache)
 
 
 def _judge(

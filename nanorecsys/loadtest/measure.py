@@ -310,20 +310,20 @@ class Lengths:
 class Measured:
     """The final server's runs, by what they are for.
 
-    `hot` and `cold` are single streams; `busy` is hits for many clients, which keep the event loop at work: waking up
+    `cold` is a single stream; `hits` is hits alone for many clients, which keep the event loop at work: waking up
     for several, it costs less for each. `highest` is the run that confirmed the highest rate, with its row, None where
-    no rate held; `limit` says how the rate above it failed. `sweep` has one run a rate, see `middle`, `sparse` those
-    that took turns with them.
+    no rate held; `limit` says how the rate above it failed. `sweep` has the rounds of each rate; `idle` and `busy` took
+    turns with them.
     """
 
-    hot: Run
-    busy: Run
+    hits: Run
     cold: Run
     highest: Run | None
     highest_row: result.LoadRow | None
     limit: str
-    sweep: list[tuple[result.LoadRow, Run]]
-    sparse: list[Run]
+    sweep: list[list[tuple[result.LoadRow, Run]]]
+    idle: list[Run]
+    busy: list[Run]
     overload: Run
     overload_row: result.LoadRow
     phases: list[tuple[float, float]]
@@ -377,11 +377,10 @@ def search(
 def final_server(bench: Bench, lengths: Lengths) -> Measured:
     """Every scenario on the final server, one after the other."""
     with bench.serve(FINAL) as target:
-        hot, cold = (
-            _alone(target, f"single stream, {name}", share, lengths) for name, share in (("hot", 0), ("cold", 1))
-        )
+        _alone(target, "single stream, hot", 0.0, lengths)
+        cold = _alone(target, "single stream, cold", 1.0, lengths)
         load = target.load(target.mix(0.0))
-        busy = target.measure(
+        hits = target.measure(
             "closed loop, hot", lambda: scenarios.closed_loop(load, BUSY_CLIENTS, lengths.single_s, WARM_UP_S)
         )
         mixed = _alone(target, "single stream", None, lengths)
@@ -391,7 +390,7 @@ def final_server(bench: Bench, lengths: Lengths) -> Measured:
         target.measure("offline", lambda: scenarios.offline(load, many))
         highest, row, limit = _highest(bench, target, first, lengths)
         peak = row.offered_per_s if row else first
-        swept, sparse = sweep(target, peak, lengths)
+        swept, idle, busy = sweep(target, peak, lengths)
         _closed_beside_open(target, lengths)
         load = target.load(target.mix(zipf=lengths.zipf))
         rate = 0.5 * peak
@@ -404,7 +403,7 @@ def final_server(bench: Bench, lengths: Lengths) -> Measured:
         first = first_rate(cold.server_cpu_ms_per_request, FINAL)
         search(target, load, first, lengths.tries, lengths.search_s, "all cold, search")
         over, phases = _overload(target, peak, lengths)
-    return Measured(hot, busy, cold, highest, row, limit, swept, sparse, over, bench.rows[-1], phases)
+    return Measured(hits, cold, highest, row, limit, swept, idle, busy, over, bench.rows[-1], phases)
 
 
 def _alone(target: Target, name: str, cold_share: float | None, lengths: Lengths) -> Run:
@@ -437,23 +436,28 @@ def _highest(
     return load.runs[found.confirmed], row, found.limit
 
 
-def sweep(target: Target, peak: float, lengths: Lengths) -> tuple[list[tuple[result.LoadRow, Run]], list[Run]]:
-    """Shares of a rate in turn, round by round, each round after a run of few requests.
+def sweep(
+    target: Target, peak: float, lengths: Lengths
+) -> tuple[list[list[tuple[result.LoadRow, Run]]], list[Run], list[Run]]:
+    """Shares of a rate in turn, round by round, each round after a run of few requests and one that keeps the cores
+    busy: what requests cost in these is what they cost at the time of the sweep, also where the machine is shared and
+    slower an hour later.
 
     Returns:
-        one run for each share, see `middle`; and those of few requests: what these take is what the machine needs at
-        the time of the sweep, also where it is shared and slower an hour later.
+        the rounds of each share, see `middle`; the runs of few requests; and those of busy cores.
     """
-    runs: dict[float, list[tuple[result.LoadRow, Run]]] = {}
-    sparse, few = [], max(SPARSE * peak, LEAST / lengths.sweep_s)
+    rounds: list[list[tuple[result.LoadRow, Run]]] = [[] for _ in lengths.sweep]
+    idle, busy, few = [], [], max(SPARSE * peak, LEAST / lengths.sweep_s)
     for _ in range(lengths.sweep_rounds):
         load = target.load(target.mix(SPARSE_COLD))
-        sparse.append(target.poisson("few requests", load, few, lengths.sweep_s))
+        idle.append(target.poisson("few requests", load, few, lengths.sweep_s))
         load = target.load()
-        for share in lengths.sweep:
+        call = partial(scenarios.closed_loop, load, BUSY_CLIENTS, lengths.sweep_s, WARM_UP_S)
+        busy.append(target.measure("busy cores", call))
+        for share, runs in zip(lengths.sweep, rounds, strict=True):
             run = target.poisson("sweep", load, share * peak, lengths.sweep_s)
-            runs.setdefault(share, []).append((target.bench.rows[-1], run))
-    return [middle(rounds) for rounds in runs.values()], sparse
+            runs.append((target.bench.rows[-1], run))
+    return rounds, idle, busy
 
 
 def middle(rounds: Sequence[tuple[result.LoadRow, Run]]) -> tuple[result.LoadRow, Run]:

@@ -105,14 +105,22 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     measured_p99_ms: float
 
 
-class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """What the simulation is told, in ms: medians and 95th percentile of computing, CPU times of loop and generator."""
+class CpuTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a request, in ms: median and 95th percentile of computing, the event loop for a hit and for others, and the
+    generator."""
 
     compute_p50: float
     compute_p95: float
     loop_hot: float
     loop_cold: float
     generator: float
+
+
+class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """What the simulation is told: CPU times where cores are at work, and where work wakes them, and ms on the wire."""
+
+    busy: CpuTimes
+    idle: CpuTimes
     wire: float
     batch_cost: list[float]
     both: float

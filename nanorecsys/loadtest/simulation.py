@@ -5,11 +5,15 @@ with a single server). Here several things bend it, and each is in the model: re
 queue, compute threads take micro-batches of like length, the queue is bounded, and everything shares a few cores.
 
 Event loops, generator and compute threads take a core when they get work, whether it is idle or not, and share it by
-weight with those who are there; a core without work takes over one that waits elsewhere at the next tick of the
-scheduler's clock. A pool of cores that all share at every moment would be kinder than the system is: there most of the
-time that computing takes beyond its own work is spent on a core with others while the other core is idle. Nothing of
-the rate sweep that is predicted enters: service times are those of requests that come so seldom that they hardly ever
-meet.
+weight with those who are there. A core without work takes over one that waits elsewhere when it next looks: from time
+to time, and when it has just run out of work as often as that has been of use, as Linux does. A pool of cores that all
+share at every moment would be kinder than the system is: there most of the time that computing takes beyond its own
+work is spent on a core with others while the other core is idle. Work that wakes an idle core costs more than on one
+that is at work, and a thread gets its next batch from the event loop, when that has seen the last.
+
+Nothing of the rate sweep that is predicted enters: what work costs is measured where requests come so seldom that they
+hardly ever meet, and where cores are never idle. How often an idle core looks is the one figure that is set by hand, so
+that earlier runs waited for a core as long as they did.
 """
 
 import time
@@ -21,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nanorecsys.export.bundle import open_bundle
+from server.engine import Query, open_engine
 
 # Where a request's time goes, in the order of the columns of `Simulated.stages`.
 STAGES = ("generator", "loop", "queue", "compute")
@@ -33,8 +37,8 @@ _IDLE = 3 / 1024  # weight of a SCHED_IDLE thread over one with nice 0: kernel/s
 
 
 @dataclass(frozen=True, eq=False)
-class Service:
-    """Times in ms of one request, alone on the machine.
+class Costs:
+    """CPU times in ms of one request.
 
     Args:
         lengths: int (n,), events of the histories that were sampled.
@@ -42,8 +46,6 @@ class Service:
         hot_ms: of the event loop for an answer from the cache.
         cold_ms: of the event loop for one that is computed.
         generator_ms: of the generator.
-        batch_cost: cost of a batch of 1, 2, ... over that of its requests one by one.
-        wire_ms: what else a client waits for.
     """
 
     lengths: np.ndarray
@@ -51,8 +53,6 @@ class Service:
     hot_ms: float
     cold_ms: float
     generator_ms: float
-    batch_cost: Sequence[float] = (1.0,)
-    wire_ms: float = 0.0
 
     def draw(self, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Compute times in ms of histories, int (m,): each that of one of the sampled ones of about its length."""
@@ -61,6 +61,23 @@ class Service:
         low, high = np.searchsorted(known, lengths, "left"), np.searchsorted(known, lengths, "right")
         place = rng.integers(np.maximum(low - _NEAR, 0), np.minimum(high + _NEAR, len(known)))
         return self.compute_ms[order[place]]
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """What requests cost.
+
+    Args:
+        busy: on a core that is at work.
+        idle: of work that wakes an idle core.
+        batch_cost: cost of a batch of 1, 2, ... over that of its requests one by one.
+        wire_ms: what else a client waits for.
+    """
+
+    busy: Costs
+    idle: Costs
+    batch_cost: Sequence[float] = (1.0,)
+    wire_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,8 +95,7 @@ class Machine:
         alike: lengths of a batch differ by this factor at most, or by `short`.
         short: see `alike`.
         compute_weight: of a compute thread's claim to a core, where the loop and the generator have 1.
-        tick_ms: of the clock at which an idle core takes over who waits on another, 4 ms where Linux ticks 250 times a
-            second; 0: at once, and who wakes takes an idle core.
+        look_ms: how often an idle core looks for who waits on another; 0: at once, and who wakes takes an idle core.
         both: speed of each core where two are at work, over that of one alone.
     """
 
@@ -89,11 +105,11 @@ class Machine:
     max_batch: int = 8
     window: int = 200
     max_queue: int = 64
-    deadline_ms: float = 90.0
+    deadline_ms: float = 75.0
     alike: float = 1.25
     short: int = 8
     compute_weight: float = _IDLE
-    tick_ms: float = 4.0
+    look_ms: float = 8.0
     both: float = 1.0
 
 
@@ -133,7 +149,7 @@ def predict(
     """
     rng = np.random.default_rng(seed)
     arrivals = np.cumsum(rng.exponential(1e3 / rate, requests))
-    lengths = rng.choice(service.lengths, requests)
+    lengths = rng.choice(service.busy.lengths, requests)
     found = simulate(arrivals, rng.random(requests) >= cold_share, lengths, service, machine, rng)
     return prediction(found.latency_ms[int(warm_up * requests) :])
 
@@ -169,7 +185,7 @@ def simulate(
 
 
 def calibrate(bundle: Path, max_batch: int, calls: int = 12) -> tuple[list[float], float]:
-    """Two things that a request sent alone does not tell, measured on the encoder itself.
+    """Two things that a request sent alone does not tell, measured on the server's engine itself.
 
     Args:
         bundle: its folder.
@@ -181,18 +197,16 @@ def calibrate(bundle: Path, max_batch: int, calls: int = 12) -> tuple[list[float
         have as many events as one may have, and half as many; and the speed of a core
         when two are at work over that of one alone.
     """
-    opened = open_bundle(bundle, verify=False)
-    encode, window, n_items = opened.encoder, opened.manifest.window, opened.manifest.n_items
-    longest = opened.manifest.events_read
+    engine = open_engine(bundle)
     rng = np.random.default_rng(0)
 
     def times(batch: int, length: int) -> np.ndarray:
-        items = rng.integers(1, n_items + 1, (batch, length))
-        ends = np.full(batch, length)
+        items = rng.integers(0, engine.n_items, (batch, length))
+        queries = [Query(history, exclude_seen=True) for history in items]
         found = []
         for _ in range(calls):
             start = time.perf_counter_ns()
-            encode(items, ends)
+            engine(queries)
             found.append(time.perf_counter_ns() - start)
         return np.array(found) / 1e6
 
@@ -202,15 +216,15 @@ def calibrate(bundle: Path, max_batch: int, calls: int = 12) -> tuple[list[float
     sizes = sorted({1, 2, 4, max_batch} & set(range(1, max_batch + 1)))
     ratio = [
         1.0,
-        *(np.mean([saved(n, min(max(window // (n * part), 1), longest)) for part in (1, 2)]) for n in sizes[1:]),
+        *(np.mean([saved(n, max(engine.window // (n * part), 1)) for part in (1, 2)]) for n in sizes[1:]),
     ]
     law = np.minimum(np.interp(np.arange(1, max_batch + 1), sizes, ratio), 1.0)
     with ThreadPoolExecutor(2) as pool:
 
         def kept() -> float:
             """Speed of a core beside another at work, over that alone just before."""
-            one = np.median(times(1, longest))
-            two = np.concatenate(list(pool.map(lambda _: times(1, longest), range(2))))
+            one = np.median(times(1, engine.window))
+            two = np.concatenate(list(pool.map(lambda _: times(1, engine.window), range(2))))
             return float(one / np.median(two))
 
         both = np.median([kept() for _ in range(_ROUNDS)])
@@ -234,7 +248,8 @@ class _Run:
     ) -> None:
         n = len(arrivals)
         self.arrivals, self.hot, self.length = arrivals.tolist(), hot.tolist(), lengths.tolist()
-        self.compute = service.draw(lengths, rng).tolist()
+        self.costs = (service.busy, service.idle)  # by whether it wakes an idle core
+        self.compute = [costs.draw(lengths, rng).tolist() for costs in self.costs]
         self.worker = rng.integers(0, machine.workers, n).tolist()
         self.service, self.machine = service, machine
         self.first_thread = 1 + machine.workers
@@ -243,16 +258,18 @@ class _Run:
         self.now_at: list[tuple | None] = [None] * actors  # (kind, requests) that an actor works on
         self.left = [0.0] * actors
         self.waiting: list[deque[int]] = [deque() for _ in range(machine.workers)]
+        self.unseen: dict[int, int] = {}  # threads that are done, which the loop has not seen: by their first request
         self.stages = np.zeros((n, len(STAGES)))
         self.since = arrivals.tolist()  # when a request entered its stage
         self.done = np.full(n, np.nan)
         self.weight = [1.0] * self.first_thread + [machine.compute_weight] * (actors - self.first_thread)
         self.core = [0] * actors  # where an actor works, or did last
+        self.looked = self.found = 1  # times that a core that ran out of work looked for some, and found it
         self.rng = rng
 
     def go(self) -> Simulated:
-        now, following, n, tick = 0.0, 0, len(self.arrivals), self.machine.tick_ms
-        next_tick = tick or np.inf
+        now, following, n, every = 0.0, 0, len(self.arrivals), self.machine.look_ms
+        next_look = every or np.inf
         while (busy := self.busy()) or following < n:
             speeds = self.speeds(busy)
             step = self.arrivals[following] - now if following < n else np.inf
@@ -260,13 +277,13 @@ class _Run:
             for actor, speed in zip(busy, speeds, strict=True):
                 if self.left[actor] / speed < step:
                     step, first = self.left[actor] / speed, actor
-            ticks = next_tick - now < step
-            step = max(min(step, next_tick - now), 0.0)
+            looks = next_look - now < step
+            step = max(min(step, next_look - now), 0.0)
             for actor, speed in zip(busy, speeds, strict=True):
                 self.left[actor] -= step * speed
             now += step
-            if ticks:
-                next_tick += tick
+            if looks:
+                next_look += every
                 self.balance()
                 continue
             if first is None:
@@ -276,8 +293,10 @@ class _Run:
                 task, self.now_at[first] = self.now_at[first], None
                 self.finish(first, task, now)
             self.start(now, goes_on=first)
-            if not tick:
+            if not every:
                 self.balance()
+            elif first is not None and self.now_at[first] is None:
+                self.look(self.core[first])
         latency = self.done - np.array(self.arrivals) + self.service.wire_ms
         return Simulated(latency, self.stages)
 
@@ -294,19 +313,30 @@ class _Run:
         return [speed * self.weight[actor] / claims[self.core[actor]] for actor in busy]
 
     def balance(self) -> None:
-        """A core without work takes over one actor from where most are."""
+        """Cores without work look for some."""
+        for core in range(self.machine.cores):
+            self.take_over(core)
+
+    def look(self, core: int) -> None:
+        """So does one that may have just run out of it, as often as that has been of use."""
+        if all(self.core[actor] != core for actor in self.busy()) and self.rng.random() * self.looked < self.found:
+            self.looked += 1
+            self.found += self.take_over(core)
+
+    def take_over(self, core: int) -> bool:
+        """Give a core without work one actor from where most are; whether there was one."""
         at: list[list[int]] = [[] for _ in range(self.machine.cores)]
         for actor in self.busy():
             at[self.core[actor]].append(actor)
-        for core, own in enumerate(at):
-            most = max(at, key=len)
-            if not own and len(most) > 1:
-                own.append(most.pop())
-                self.core[own[0]] = core
+        most = max(at, key=len)
+        if at[core] or len(most) < 2:
+            return False
+        self.core[most[-1]] = core
+        return True
 
     def place(self) -> int:
         """The core of an actor that wakes."""
-        if not self.machine.tick_ms:
+        if not self.machine.look_ms:
             taken = {self.core[actor] for actor in self.busy()}
             if idle := [core for core in range(self.machine.cores) if core not in taken]:
                 return idle[0]
@@ -324,6 +354,7 @@ class _Run:
         """What follows when an actor has done a task."""
         kind, who = task
         if actor >= self.first_thread:
+            self.unseen[who[0]] = actor
             for request in who:
                 self.enter(request, 3, now)
                 self.give(1 + self.worker[request], _OUT, request)
@@ -347,29 +378,37 @@ class _Run:
         for actor, tasks in enumerate(self.tasks):
             if self.now_at[actor] is None and tasks:
                 kind, who = tasks.popleft()
-                self.begin(actor, (kind, who), self.work(kind, who), goes_on)
-        threads = self.machine.threads
+                if kind == _OUT:
+                    self.unseen.pop(who, None)
+                self.begin(actor, (kind, who), goes_on)
+        threads, unseen = self.machine.threads, self.unseen.values()
         for worker in range(self.machine.workers):
             queue = self.waiting[worker]
             for actor in range(self.first_thread + worker * threads, self.first_thread + (worker + 1) * threads):
-                if queue and self.now_at[actor] is None and (batch := self.batch(queue, now)):
-                    self.begin(actor, (None, batch), self.cost(batch), goes_on)
+                free = self.now_at[actor] is None and actor not in unseen
+                if queue and free and (batch := self.batch(queue, now)):
+                    self.begin(actor, (None, batch), None)
 
-    def begin(self, actor: int, task: tuple, work: float, goes_on: int | None) -> None:
+    def begin(self, actor: int, task: tuple, goes_on: int | None) -> None:
         """Let an actor work on a task."""
+        idle = False
         if actor != goes_on:
-            self.core[actor] = self.place()
-        self.now_at[actor], self.left[actor] = task, work
+            core = self.core[actor] = self.place()
+            idle = all(self.core[other] != core for other in self.busy())
+        self.now_at[actor] = task
+        kind, who = task
+        self.left[actor] = self.work(kind, who, idle) if actor < self.first_thread else self.cost(who, idle)
 
-    def work(self, kind: int, request: int) -> float:
-        service = self.service
+    def work(self, kind: int, request: int, idle: bool) -> float:
+        """Of the generator or a loop."""
+        costs = self.costs[idle]
         if kind in (_SEND, _RECEIVE):
-            return service.generator_ms / 2
+            return costs.generator_ms / 2
         if kind == _HOT:
-            return service.hot_ms
+            return costs.hot_ms
         if self.machine.threads:
-            return service.cold_ms / 2
-        return service.cold_ms + self.compute[request]
+            return costs.cold_ms / 2
+        return costs.cold_ms + self.compute[idle][request]
 
     def batch(self, queue: deque[int], now: float) -> list[int]:
         """The oldest that may still be computed, with others of about its length."""
@@ -380,7 +419,7 @@ class _Run:
             return []
         batch = [queue.popleft()]
         own = longest = self.length[batch[0]]
-        for request in list(queue):
+        for request in list(queue) if machine.max_batch > 1 else ():
             length = self.length[request]
             short, long = sorted((own, length))
             room = min(machine.max_batch, machine.window // max(longest, length))
@@ -392,9 +431,9 @@ class _Run:
             self.enter(request, 2, now)
         return batch
 
-    def cost(self, batch: Sequence[int]) -> float:
+    def cost(self, batch: Sequence[int], idle: bool) -> float:
         """Work of a batch: its requests one by one, each as long as the longest, times the cost law."""
         law = self.service.batch_cost
         longest = max(self.length[r] for r in batch)
-        alone = sum(self.compute[r] * longest / self.length[r] for r in batch)
+        alone = sum(self.compute[idle][r] * longest / self.length[r] for r in batch)
         return alone * law[min(len(batch), len(law)) - 1]

@@ -1,5 +1,7 @@
 """What raw rows are taken for: synthetic ones, of which the answer is known. 4 s."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from nanorecsys.loadtest import analysis
 from nanorecsys.loadtest.figures import COLORS
 from nanorecsys.loadtest.result import LoadRow, Predicted
-from nanorecsys.loadtest.simulation import Machine, Service, simulate
+from nanorecsys.loadtest.simulation import Costs, Machine, Service, simulate
 
 MS = 1_000_000
 NAN = float("nan")
@@ -156,37 +158,79 @@ def test_a_server_that_never_recovers_takes_until_the_end():
     assert analysis.recovery_s(late, int(5e9), 1000.0) == 0.0
 
 
-CPU_MS = {"hot": 0.2, "busy": 0.1, "cold": 7.0, "generator": 0.2}
+def spent(encode_ms, server_ms, generator_ms, together=1):
+    """Runs whose computed requests take 1.5 ms and that for encode; so many after each other are a batch."""
+    batch = (pl.col("hot").cum_count() // together).cast(pl.Float32)
+    given = rows().filter(~pl.col("hot") | (together == 1)).with_columns(encode_cpu_ms=encode_ms + 1e-4 * batch)
+    return analysis.Spent(given.with_columns(pl.when(~pl.col("hot")).then("encode_cpu_ms")), server_ms, generator_ms)
 
 
-def test_service_times_are_those_of_requests_that_seldom_meet():
+def test_service_times_are_those_of_busy_and_of_idle_cores():
     lengths = np.arange(1000) % 200 + 1
-    sparse = rows()
-    stream = rows(encode_cpu_ms=np.full(1000, 3.0, np.float32)).filter(~pl.col("hot"))
-    found = analysis.service_times(sparse, stream, lengths, CPU_MS, [1.0, 0.9])
-    assert found.compute_ms == pytest.approx(6.5)
-    users = sparse.filter(~pl.col("warm_up") & ~pl.col("hot"))["user"].to_numpy()
-    assert found.lengths.tolist() == lengths[users].tolist()
-    assert found.hot_ms == 0.1
-    assert found.cold_ms == pytest.approx(7.0 - 4.5 - 0.1)
-    assert found.wire_ms == pytest.approx(0.9 - 0.3, abs=0.01)
+    measured = rows().filter(~pl.col("warm_up"))
+    share = 1 - measured["hot"].mean()
+    means = {of: spent(of, 0, 0).rows.filter(~pl.col("warm_up") & ~pl.col("hot"))["encode_cpu_ms"] for of in (3.0, 5.0)}
+    busy, idle = (1.5 + means[of].mean() for of in (3.0, 5.0))
+    found = analysis.service_times(
+        spent(5.0, (1 - share) * (0.1 + 0.2) + share * (0.5 + 2 * 0.2 + idle), 0.4),
+        spent(3.0, (1 - share) * 0.1 + share * (0.5 + busy), 0.15),
+        0.1,
+        lengths,
+        [1.0, 0.9],
+    )
+    for costs, hot, cold, generator, encode in ((found.busy, 0.1, 0.5, 0.15, 3.0), (found.idle, 0.3, 0.9, 0.4, 5.0)):
+        assert (costs.hot_ms, costs.cold_ms) == (pytest.approx(hot, abs=1e-4), pytest.approx(cold, abs=1e-3))
+        assert costs.generator_ms == generator
+        assert costs.compute_ms == pytest.approx(1.5 + means[encode].to_numpy(), abs=1e-5)
+        assert costs.lengths.tolist() == lengths[measured.filter(~pl.col("hot"))["user"].to_numpy()].tolist()
+    assert found.wire_ms == pytest.approx(1.1 - 0.3 - 0.4, abs=1e-3)
+
+
+def test_a_micro_batch_is_counted_once_and_is_no_sample_of_a_request_alone():
+    given = spent(3.0, 5.0, 0.1, together=2)
+    once = spent(3.0, 5.0, 0.1, together=1).rows.filter(~pl.col("hot") & ~pl.col("warm_up"))
+    loop, share = given.loop()
+    assert share == 1.0
+    assert 5.0 - loop == pytest.approx((1.5 + 3.0) / 2, abs=0.05)
+    assert len(analysis._alone(given.rows, np.ones(1000, int))[0]) <= 2  # at the warm-up's end, and at the run's
+    assert len(once) > 200
 
 
 def test_a_simulated_run_is_predicted_by_its_own_service_times():
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 200, 3000)
-    service = Service(lengths[:500], lengths[:500] * 0.05, 0.1, 0.3, 0.1)
+
+    def service(times):
+        costs = Costs(lengths[:500], times * lengths[:500] * 0.05, 0.1, 0.3, 0.1)
+        return Service(costs, costs)
+
     machine = Machine(threads=1)
     due = np.cumsum(rng.exponential(1e3 / 250, 3000))
     hot = rng.random(3000) < 0.5
-    real = simulate(due, hot, lengths, service, machine, rng).latency_ms
+    real = simulate(due, hot, lengths, service(1.0), machine, rng).latency_ms
     frame = pl.DataFrame(
         {"intended_ns": (due * MS).astype(np.int64), "user": np.arange(3000), "hot": hot, "warm_up": due < 500}
     )
-    foreseen = analysis.replayed(frame, lengths, service, machine, seeds=3)
+    foreseen = analysis.replayed([frame], lengths, service(1.0), machine, seeds=3)
     assert foreseen.p99_ms == pytest.approx(np.nanpercentile(real[due >= 500], 99), rel=0.1)
-    slower = Service(service.lengths, 1.5 * service.compute_ms, 0.1, 0.3, 0.1)
-    assert analysis.replayed(frame, lengths, slower, machine, seeds=3).p99_ms > 1.3 * foreseen.p99_ms
+    assert analysis.replayed([frame], lengths, service(1.5), machine, seeds=3).p99_ms > 1.3 * foreseen.p99_ms
+
+
+def test_rounds_are_predicted_together_without_those_that_are_void():
+    def run(n, **columns):
+        return SimpleNamespace(frame=lambda: rows(n, **columns))
+
+    lengths, costs = np.full(1000, 10), Costs(np.full(5, 10), np.full(5, 6.0), 0.1, 0.3, 0.1)
+    late = np.arange(300) * 10 * MS + 10**9
+    sweep = [
+        [(load_row(), run(1000)), (load_row(), run(500)), (load_row(verdict="VOID"), run(300, done_ns=late))],
+        [(load_row(offered_per_s=200.0, verdict="VOID"), run(300))],
+    ]
+    (found,) = analysis.predictions(sweep, lengths, Service(costs, costs), Machine(), 1, 400.0)
+    assert (found.offered_per_s, found.load) == (100.0, 0.25)
+    both = pl.concat([analysis.good(analysis.measured(rows(n))) for n in (1000, 500)])["latency_ms"].to_numpy()
+    assert found.measured_p99_ms == pytest.approx(np.percentile(both, 99))
+    assert 6.0 < found.predicted_p95_ms < 20.0
 
 
 def predicted(load, p99, measured):

@@ -10,6 +10,7 @@ from nanorecsys.loadtest.chapter import CLAIMS, estimate, headline, inputs
 from nanorecsys.loadtest.result import (
     Band,
     Compared,
+    CpuTimes,
     Faults,
     LoadtestResult,
     Original,
@@ -81,11 +82,8 @@ GOOD = LoadtestResult(
         Band(low=0.99, high=1.0, requests=1, mean_ms=60.0, computed_share=1.0, parts_ms=PARTS_MS | {"queue": 54.0}),
     ],
     service=ServiceTimes(
-        compute_p50=3.0,
-        compute_p95=7.0,
-        loop_hot=0.1,
-        loop_cold=0.3,
-        generator=0.1,
+        busy=CpuTimes(compute_p50=3.0, compute_p95=7.0, loop_hot=0.1, loop_cold=0.3, generator=0.1),
+        idle=CpuTimes(compute_p50=4.0, compute_p95=8.0, loop_hot=0.3, loop_cold=0.7, generator=0.2),
         wire=0.1,
         batch_cost=[1.0, 0.9],
         both=1.0,

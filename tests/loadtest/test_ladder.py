@@ -90,14 +90,18 @@ def test_of_several_rounds_the_run_with_the_median_p99_counts():
 def test_every_rate_of_the_sweep_has_its_turn_in_every_round(bench):
     lengths = SimpleNamespace(sweep=(0.5, 1.0), sweep_s=0.4, sweep_rounds=3)
     with bench.serve(FINAL) as target:
-        swept, sparse = measure.sweep(target, 100.0, lengths)
-    assert [row.offered_per_s for row in bench.rows] == [50.0, 50.0, 100.0] * 3
-    assert [row.scenario for row in bench.rows] == ["few requests", "sweep", "sweep"] * 3
-    assert sparse == bench.runs[::3]
-    asked = pl.concat([run.frame().filter(~pl.col("hot")) for run in bench.runs])["user"]
-    assert asked.n_unique() == len(asked)  # nobody is cold twice
-    assert [row.offered_per_s for row, _ in swept] == [50.0, 100.0]
-    assert all(bench.rows[bench.runs.index(run)] == row for row, run in swept)
+        swept, idle, busy = measure.sweep(target, 100.0, lengths)
+    assert [row.offered_per_s for row in bench.rows] == [50.0, None, 50.0, 100.0] * 3
+    assert [row.scenario for row in bench.rows] == ["few requests", "busy cores", "sweep", "sweep"] * 3
+    assert (idle, busy) == (bench.runs[::4], bench.runs[1::4])
+    workload = bench.workload
+    place, used = np.argsort(workload.order) - workload.hot_users, 0
+    for run in bench.runs:  # each has the next users that are cold, so that nobody is twice before all have been once
+        cold = place[run.frame().filter(~pl.col("hot"))["user"].to_numpy()]
+        assert sorted(cold) == sorted((used + np.arange(len(cold))) % workload.n_cold)
+        used += len(cold)
+    assert [[row.offered_per_s for row, _ in rounds] for rounds in swept] == [[50.0] * 3, [100.0] * 3]
+    assert all(bench.rows[bench.runs.index(run)] == row for rounds in swept for row, run in rounds)
 
 
 def test_a_run_in_which_all_is_due_at_once_has_no_latency(bench):

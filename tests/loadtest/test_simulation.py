@@ -1,20 +1,23 @@
-"""The simulation against closed forms, which it can fail, and what it keeps whole. 8 s."""
+"""The simulation against closed forms, which it can fail, and what it keeps whole. 35 s."""
 
 import math
 
 import numpy as np
 import pytest
 
-from nanorecsys.loadtest.simulation import Machine, Service, predict, simulate
+from nanorecsys.loadtest.simulation import Costs, Machine, Service, predict, simulate
 from server.settings import Settings
 
-N = 40_000
-ALONE = {"max_batch": 1, "max_queue": 10**9, "deadline_ms": math.inf, "cores": 10, "tick_ms": 0.0}
+N = 20_000
+ALONE = {"max_batch": 1, "max_queue": 10**9, "deadline_ms": math.inf, "cores": 10, "look_ms": 0.0}
 
 
 def service(compute, lengths=None, **more):
     lengths = np.full(len(compute), 10) if lengths is None else lengths
-    return Service(lengths, compute, **({"hot_ms": 0.0, "cold_ms": 0.0, "generator_ms": 0.0} | more))
+    more = {"hot_ms": 0.0, "cold_ms": 0.0, "generator_ms": 0.0} | more
+    batch_cost = more.pop("batch_cost", (1.0,))
+    costs = Costs(lengths, compute, **more)
+    return Service(costs, costs, batch_cost)
 
 
 def run(rate, compute, machine, seed=0, n=N, hot=None, **more):
@@ -23,7 +26,7 @@ def run(rate, compute, machine, seed=0, n=N, hot=None, **more):
     arrivals = np.cumsum(rng.exponential(1e3 / rate, n))
     hot = np.zeros(n, bool) if hot is None else hot
     given = service(compute, **more)
-    found = simulate(arrivals, hot, rng.choice(given.lengths, n), given, machine, rng)
+    found = simulate(arrivals, hot, rng.choice(given.busy.lengths, n), given, machine, rng)
     return found.latency_ms[n // 10 :]
 
 
@@ -73,18 +76,56 @@ def test_many_threads_on_one_core_share_it():
     assert run(60, np.full(10, 10.0), machine, n=15_000).mean() == pytest.approx(10 / 0.4, rel=0.1)
 
 
-def test_who_wakes_on_a_taken_core_moves_at_the_next_tick():
+def test_who_wakes_on_a_taken_core_moves_when_an_idle_one_looks():
     """Two requests at a time, on one core half of the time, which they share for at most 4 ms."""
     arrivals = np.repeat(np.cumsum(np.random.default_rng(0).uniform(50, 60, 300)), 2)
     none, lengths = np.zeros(600, bool), np.full(600, 10)
     moved, at_once = (
         simulate(arrivals, none, lengths, service(np.full(10, 10.0)), machine, np.random.default_rng(1))
-        for machine in (Machine(max_batch=1), Machine(max_batch=1, tick_ms=0.0))
+        for machine in (Machine(max_batch=1, look_ms=4.0), Machine(max_batch=1, look_ms=0.0))
     )
     latest = moved.latency_ms.reshape(-1, 2).max(1)
     assert 0.4 < (latest > 10.01).mean() < 0.6
     assert 11.5 < latest.max() <= 12.01
     assert at_once.latency_ms == pytest.approx(10.0)
+
+
+def test_a_core_that_ran_out_of_work_takes_over_at_once():
+    """Hits between two requests wake the other core now and then, which has nothing to do after them."""
+    pairs = np.repeat(100.0 * np.arange(300), 2)
+    hits = (100.0 * np.arange(300)[:, None] + np.arange(1.0, 9.0)).ravel()
+    given, machine = service(np.full(10, 10.0), hot_ms=0.1), Machine(max_batch=1, look_ms=1e9)
+
+    def latest(arrivals, hot):
+        order = np.argsort(arrivals, kind="stable")
+        found = simulate(
+            arrivals[order], hot[order], np.full(len(arrivals), 10), given, machine, np.random.default_rng(1)
+        )
+        return found.latency_ms[~hot[order]].reshape(-1, 2).max(1)
+
+    alone = latest(pairs, np.zeros(600, bool))
+    with_hits = latest(np.concatenate([pairs, hits]), np.arange(600 + len(hits)) >= 600)
+    assert 0.4 < (alone > 19.0).mean() < 0.6
+    assert (with_hits > 19.0).mean() < 0.05
+
+
+def test_work_that_wakes_an_idle_core_costs_more():
+    busy, idle = (Costs(np.full(5, 10), np.full(5, ms), ms / 10, ms / 5, ms / 20) for ms in (10.0, 20.0))
+    given, machine = Service(busy, idle), Machine(look_ms=0.0)
+    rng = np.random.default_rng(0)
+    seldom = simulate(100.0 * np.arange(50), np.zeros(50, bool), np.full(50, 10), given, machine, rng)
+    assert seldom.latency_ms == pytest.approx(20 + 4 + 1)
+    at_once = simulate(np.zeros(50), np.ones(50, bool), np.full(50, 10), given, machine, rng)
+    assert at_once.latency_ms.max() == pytest.approx(50 * 1.0 + 0.5, abs=2.0)  # the loop goes on from one to the next
+
+
+def test_a_thread_gets_its_next_batch_when_the_event_loop_has_seen_the_last():
+    """The loop, at work on a hit from 9 to 14 ms, sees only then that the thread was done at 11."""
+    arrivals, hot = np.array([0.0, 0.0, 9.0]), np.array([False, False, True])
+    given = service(np.full(10, 10.0), hot_ms=5.0, cold_ms=2.0)
+    machine = Machine(**ALONE | {"threads": 1})
+    found = simulate(arrivals, hot, np.full(3, 10), given, machine, np.random.default_rng(0))
+    assert found.latency_ms == pytest.approx([15.0, 25.0, 5.0])
 
 
 def test_hot_requests_pass_the_queue():
@@ -150,7 +191,7 @@ def test_a_request_takes_the_time_of_a_sample_of_its_length():
     lengths = np.repeat([5, 50, 200], 100)
     given = service(lengths * 1.0, lengths)
     asked = np.array([5, 50, 200, 60] * 200)
-    drawn = given.draw(asked, np.random.default_rng(0)).reshape(-1, 4)
+    drawn = given.busy.draw(asked, np.random.default_rng(0)).reshape(-1, 4)
     assert (np.median(drawn, 0)[:3] == [5, 50, 200]).all()
     assert set(drawn[:, 3]) == {50.0, 200.0}
 
