@@ -224,21 +224,23 @@ class Spent:
 
 
 def service_times(idle: Spent, busy: Spent, hot_ms: float, lengths: np.ndarray, batch_cost: Sequence[float]) -> Service:
-    """What the simulation is told of the server.
+    """The simulation's service times.
 
-    A sleeping process takes more CPU time for a request than one that is at work, where only the generator and the
-    server's loop and threads are known: each time that a loop wakes on an idle core is taken to cost the same.
+    What the event loop costs is known for all answers of a run together. That of a hit and of a computed answer come
+    from it where cores are busy, since there is a run of hits alone; where they are idle each time that the loop wakes
+    is taken to cost the same.
 
     Args:
         idle: runs of so few requests a second that they hardly ever meet, hits and others.
-        busy: runs in which both cores are always at work.
-        hot_ms: CPU ms of the server for a hit, where its event loop has nothing but hits, all the time.
+        busy: runs in which the cores are always at work.
+        hot_ms: CPU ms of the server for a hit, in a run of hits alone that keeps the event loop at work.
         lengths: events of each user's history that count, int (n_users,).
         batch_cost: see `simulation.calibrate`.
     """
     (loop, share), (seldom, few) = busy.loop(), idle.loop()
     cold_ms = max((loop - (1 - share) * hot_ms) / share, hot_ms)
-    wake_ms = max((seldom - (1 - few) * hot_ms - few * cold_ms) / (1 + few), 0.0)  # once for a hit, else twice
+    # it wakes once for a hit, and twice for what is computed
+    wake_ms = max((seldom - (1 - few) * hot_ms - few * cold_ms) / (1 + few), 0.0)
     costs = [
         Costs(*_alone(of.rows, lengths), hot_ms + wake, cold_ms + 2 * wake, of.generator_ms)
         for of, wake in ((busy, 0.0), (idle, wake_ms))
@@ -288,7 +290,7 @@ def told(service: Service, both: float) -> ServiceTimes:
 def replayed(
     runs: Sequence[pl.DataFrame], lengths: np.ndarray, service: Service, machine: Machine, seeds: int
 ) -> Prediction:
-    """What the simulation makes of the schedules and users of runs at one rate, all their answers together.
+    """What the simulation makes of the schedules and users of runs at one rate, of all their answers together.
 
     Args:
         runs: their rows; what is read of them is when requests were due, of whom, and whether they were to be hot.

@@ -28,8 +28,8 @@ BUSY = 0.6  # share of what a server's CPU time allows, at which a search begins
 USABLE_CORES = 1.6  # of two, where computing has two threads: the rest is the generator's
 BUSY_CLIENTS = 8  # of a closed loop that keeps a server busy
 WARM_UP_S = 0.3  # of each run, not counted
-SPARSE, SPARSE_COLD = 0.06, 0.5  # share of the highest rate at which requests hardly meet, and of cold ones there
-LEAST = 20  # requests of such a run
+HALF_COLD = 0.5  # share of computed requests where it is measured what they cost
+SPARSE, LEAST = 0.06, 20  # share of the highest rate at which requests hardly meet, and requests of such a run
 
 
 class Bench:
@@ -449,11 +449,11 @@ def sweep(
     rounds: list[list[tuple[result.LoadRow, Run]]] = [[] for _ in lengths.sweep]
     idle, busy, few = [], [], max(SPARSE * peak, LEAST / lengths.sweep_s)
     for _ in range(lengths.sweep_rounds):
-        load = target.load(target.mix(SPARSE_COLD))
+        load = target.load(target.mix(HALF_COLD))
         idle.append(target.poisson("few requests", load, few, lengths.sweep_s))
-        load = target.load()
         call = partial(scenarios.closed_loop, load, BUSY_CLIENTS, lengths.sweep_s, WARM_UP_S)
         busy.append(target.measure("busy cores", call))
+        load = target.load()
         for share, runs in zip(lengths.sweep, rounds, strict=True):
             run = target.poisson("sweep", load, share * peak, lengths.sweep_s)
             runs.append((target.bench.rows[-1], run))
