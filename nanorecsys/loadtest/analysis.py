@@ -287,26 +287,19 @@ def told(service: Service, both: float) -> ServiceTimes:
     )
 
 
-def replayed(
-    runs: Sequence[pl.DataFrame], lengths: np.ndarray, service: Service, machine: Machine, seeds: int
-) -> Prediction:
-    """What the simulation makes of the schedules and users of runs at one rate, of all their answers together.
+def replayed(rows: pl.DataFrame, lengths: np.ndarray, service: Service, machine: Machine, seed: int) -> Prediction:
+    """What the simulation makes of a run's own schedule and users.
 
     Args:
-        runs: their rows; what is read of them is when requests were due, of whom, and whether they were to be hot.
+        rows: of the run; what is read of them is when requests were due, of whom, and whether they were to be hot.
         lengths: events of each user's history that count.
-        service: measured apart from these runs.
+        service: measured apart from this run.
         machine: what serves.
-        seeds: how many draws of service times for each run.
+        seed: of the service times.
     """
-
-    def latencies(rows: pl.DataFrame, seed: int) -> np.ndarray:
-        due = rows["intended_ns"].to_numpy() / 1e6
-        own, hot, counted = lengths[rows["user"].to_numpy()], rows["hot"].to_numpy(), ~rows["warm_up"].to_numpy()
-        return simulate(due, hot, own, service, machine, np.random.default_rng(seed)).latency_ms[counted]
-
-    found = [latencies(rows, seed) for rows in runs for seed in range(seeds)]
-    return prediction(np.concatenate(found))
+    due = rows["intended_ns"].to_numpy() / 1e6
+    own, hot, counted = lengths[rows["user"].to_numpy()], rows["hot"].to_numpy(), ~rows["warm_up"].to_numpy()
+    return prediction(simulate(due, hot, own, service, machine, np.random.default_rng(seed)).latency_ms[counted])
 
 
 def predictions(
@@ -317,31 +310,34 @@ def predictions(
     seeds: int,
     highest_per_s: float,
 ) -> list[Predicted]:
-    """Prediction beside measurement at each rate of a sweep, of all rounds together but those that are VOID.
+    """Prediction beside measurement at each rate of a sweep: medians over its rounds but those that are VOID.
 
     Args:
         sweep: the rounds of each rate.
-        lengths, service, machine, seeds: see `replayed`.
+        lengths, service, machine: see `replayed`.
+        seeds: how many draws of service times for each round.
         highest_per_s: the highest rate.
     """
     found = []
     for rounds in sweep:
-        runs = [run.frame() for row, run in rounds if row.verdict != VOID and row.answered]
-        if not runs:
+        fine = [(row, run.frame()) for row, run in rounds if row.verdict != VOID and row.p99_ms is not None]
+        if not fine:
             continue
-        foreseen = replayed(runs, lengths, service, machine, seeds)
-        came = percentiles(pl.concat([good(measured(rows))["latency_ms"] for rows in runs]))
+        foreseen = [replayed(rows, lengths, service, machine, seed) for _, rows in fine for seed in range(seeds)]
+        p99_ms = [row.p99_ms for row, _ in fine]
         rate = rounds[0][0].offered_per_s
+        medians = {
+            f"{of}_{p}": float(np.median([getattr(one, p) for one in those]))
+            for of, those in (("predicted", foreseen), ("measured", [row for row, _ in fine]))
+            for p in ("p50_ms", "p95_ms", "p99_ms")
+        }
         found.append(
             Predicted(
                 offered_per_s=rate,
                 load=rate / highest_per_s,
-                predicted_p50_ms=foreseen.p50_ms,
-                predicted_p95_ms=foreseen.p95_ms,
-                predicted_p99_ms=foreseen.p99_ms,
-                measured_p50_ms=came.p50,
-                measured_p95_ms=came.p95,
-                measured_p99_ms=came.p99,
+                measured_p99_low_ms=min(p99_ms),
+                measured_p99_high_ms=max(p99_ms),
+                **medians,
             )
         )
     return found

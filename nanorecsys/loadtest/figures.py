@@ -104,7 +104,7 @@ def breakdown(found: Sequence[Band], title: str) -> Figure:
 
 
 def prediction(predicted: Sequence[Predicted], title: str) -> Figure:
-    """Predicted percentiles as lines, measured ones as dots, against the offered rate."""
+    """Predicted percentiles as lines, measured ones as dots, the P99 with its range, against the offered rate."""
     figure, (axis,) = axes()
     predicted = sorted(predicted, key=lambda p: p.offered_per_s)
     rates = [p.offered_per_s for p in predicted]
@@ -112,6 +112,8 @@ def prediction(predicted: Sequence[Predicted], title: str) -> Figure:
         foreseen = [getattr(p, f"predicted_{name}_ms") for p in predicted]
         axis.plot(rates, foreseen, color=color, label=name.upper())
         axis.plot(rates, [getattr(p, f"measured_{name}_ms") for p in predicted], "o", color=color, markersize=5)
+    low, high = ([getattr(p, f"measured_p99_{end}_ms") for p in predicted] for end in ("low", "high"))
+    axis.vlines(rates, low, high, color=color, linewidth=1.5)
     axis.set(yscale="log", title=title, xlabel="offered, requests/s", ylabel="ms: predicted (line), measured (dot)")
     _legend(figure, axis)
     _plain(axis)

@@ -93,7 +93,8 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Predicted(msgspec.Struct, frozen=True, kw_only=True):
-    """Percentiles at one offered rate: simulated, and measured."""
+    """Percentiles at one offered rate, simulated and measured: medians over rounds, with the range of the P99 measured
+    in them."""
 
     offered_per_s: float
     load: float
@@ -103,6 +104,8 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     measured_p50_ms: float
     measured_p95_ms: float
     measured_p99_ms: float
+    measured_p99_low_ms: float
+    measured_p99_high_ms: float
 
 
 class CpuTimes(msgspec.Struct, frozen=True, kw_only=True):

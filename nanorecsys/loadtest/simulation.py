@@ -184,13 +184,13 @@ def simulate(
     return _Run(arrivals_ms, hot, lengths, service, machine, rng).go()
 
 
-def calibrate(bundle: Path, max_batch: int, calls: int = 12) -> tuple[list[float], float]:
+def calibrate(bundle: Path, max_batch: int, calls: int = 24) -> tuple[list[float], float]:
     """Two things that a request sent alone does not tell, measured on the server's engine itself.
 
     Args:
         bundle: its folder.
         max_batch: the largest batch.
-        calls: of each batch size and length; the median counts.
+        calls: of each batch size and length, in turn with single requests; medians count.
 
     Returns:
         the cost of batches of 1, 2, ... `max_batch` over that of their requests one by one, in the mean of batches that
@@ -200,18 +200,15 @@ def calibrate(bundle: Path, max_batch: int, calls: int = 12) -> tuple[list[float
     engine = open_engine(bundle)
     rng = np.random.default_rng(0)
 
-    def times(batch: int, length: int) -> np.ndarray:
-        items = rng.integers(0, engine.n_items, (batch, length))
-        queries = [Query(history, exclude_seen=True) for history in items]
-        found = []
-        for _ in range(calls):
-            start = time.perf_counter_ns()
-            engine(queries)
-            found.append(time.perf_counter_ns() - start)
-        return np.array(found) / 1e6
+    def call(batch: int, length: int) -> int:
+        """Nanoseconds of one batch."""
+        queries = [Query(history, exclude_seen=True) for history in rng.integers(0, engine.n_items, (batch, length))]
+        start = time.perf_counter_ns()
+        engine(queries)
+        return time.perf_counter_ns() - start
 
     def saved(batch: int, length: int) -> float:
-        return float(np.median(times(batch, length)) / (batch * np.median(times(1, length))))
+        return float(np.median([call(batch, length) / (batch * call(1, length)) for _ in range(calls)]))
 
     sizes = sorted({1, 2, 4, max_batch} & set(range(1, max_batch + 1)))
     ratio = [
@@ -221,11 +218,12 @@ def calibrate(bundle: Path, max_batch: int, calls: int = 12) -> tuple[list[float
     law = np.minimum(np.interp(np.arange(1, max_batch + 1), sizes, ratio), 1.0)
     with ThreadPoolExecutor(2) as pool:
 
+        def median(_: int) -> float:
+            return float(np.median([call(1, engine.window) for _ in range(calls // 2)]))
+
         def kept() -> float:
             """Speed of a core beside another at work, over that alone just before."""
-            one = np.median(times(1, engine.window))
-            two = np.concatenate(list(pool.map(lambda _: times(1, engine.window), range(2))))
-            return float(one / np.median(two))
+            return median(0) / float(np.mean(list(pool.map(median, range(2)))))
 
         both = np.median([kept() for _ in range(_ROUNDS)])
     return law.tolist(), float(np.clip(both, 0.5, 1.0))

@@ -211,31 +211,29 @@ def test_a_simulated_run_is_predicted_by_its_own_service_times():
     frame = pl.DataFrame(
         {"intended_ns": (due * MS).astype(np.int64), "user": np.arange(3000), "hot": hot, "warm_up": due < 500}
     )
-    foreseen = analysis.replayed([frame], lengths, service(1.0), machine, seeds=3)
+    foreseen = analysis.replayed(frame, lengths, service(1.0), machine, seed=3)
     assert foreseen.p99_ms == pytest.approx(np.nanpercentile(real[due >= 500], 99), rel=0.1)
-    assert analysis.replayed([frame], lengths, service(1.5), machine, seeds=3).p99_ms > 1.3 * foreseen.p99_ms
+    assert analysis.replayed(frame, lengths, service(1.5), machine, seed=3).p99_ms > 1.3 * foreseen.p99_ms
 
 
-def test_rounds_are_predicted_together_without_those_that_are_void():
-    def run(n, **columns):
-        return SimpleNamespace(frame=lambda: rows(n, **columns))
-
-    lengths, costs = np.full(1000, 10), Costs(np.full(5, 10), np.full(5, 6.0), 0.1, 0.3, 0.1)
-    late = np.arange(300) * 10 * MS + 10**9
+def test_a_rate_is_predicted_by_the_median_of_its_rounds_without_those_that_are_void():
+    costs = Costs(np.full(5, 10), np.full(5, 6.0), 0.1, 0.3, 0.1)
+    run = SimpleNamespace(frame=rows)
+    measured = (10.0, 90.0, 12.0)
     sweep = [
-        [(load_row(), run(1000)), (load_row(), run(500)), (load_row(verdict="VOID"), run(300, done_ns=late))],
-        [(load_row(offered_per_s=200.0, verdict="VOID"), run(300))],
+        [(load_row(p99_ms=p99), run) for p99 in measured] + [(load_row(p99_ms=500.0, verdict="VOID"), run)],
+        [(load_row(offered_per_s=200.0, verdict="VOID"), run)],
     ]
-    (found,) = analysis.predictions(sweep, lengths, Service(costs, costs), Machine(), 1, 400.0)
+    (found,) = analysis.predictions(sweep, np.full(1000, 10), Service(costs, costs), Machine(), 1, 400.0)
     assert (found.offered_per_s, found.load) == (100.0, 0.25)
-    both = pl.concat([analysis.good(analysis.measured(rows(n))) for n in (1000, 500)])["latency_ms"].to_numpy()
-    assert found.measured_p99_ms == pytest.approx(np.percentile(both, 99))
-    assert 6.0 < found.predicted_p95_ms < 20.0
+    assert (found.measured_p99_ms, found.measured_p99_low_ms, found.measured_p99_high_ms) == (12.0, 10.0, 90.0)
+    assert 6.0 < found.predicted_p95_ms <= found.predicted_p99_ms < 20.0
 
 
 def predicted(load, p99, measured):
     values = {f"{of}_{p}_ms": 1.0 for of in ("predicted", "measured") for p in ("p50", "p95")}
-    return Predicted(offered_per_s=load, load=load, predicted_p99_ms=p99, measured_p99_ms=measured, **values)
+    rounds = {f"measured_p99_{end}_ms": measured for end in ("low", "high")}
+    return Predicted(offered_per_s=load, load=load, predicted_p99_ms=p99, measured_p99_ms=measured, **values | rounds)
 
 
 def test_the_error_is_the_largest_below_four_fifths():

@@ -98,6 +98,8 @@ GOOD = LoadtestResult(
             measured_p50_ms=1.0,
             measured_p95_ms=10.0,
             measured_p99_ms=21.0,
+            measured_p99_low_ms=19.0,
+            measured_p99_high_ms=25.0,
         )
     ],
     prediction_error=0.05,
