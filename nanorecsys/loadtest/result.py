@@ -94,7 +94,7 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
 
 class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     """Percentiles at one offered rate, simulated and measured: medians over rounds, with the range of the P99 measured
-    in them."""
+    in them (null in older records)."""
 
     offered_per_s: float
     load: float
@@ -104,8 +104,8 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     measured_p50_ms: float
     measured_p95_ms: float
     measured_p99_ms: float
-    measured_p99_low_ms: float
-    measured_p99_high_ms: float
+    measured_p99_low_ms: float | None = None
+    measured_p99_high_ms: float | None = None
 
 
 class CpuTimes(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,10 +120,11 @@ class CpuTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """What the simulation is told: CPU times where cores are at work, and where work wakes them, and ms on the wire."""
+    """What the simulation is told: CPU times where cores are at work, and where work wakes them (null in older records),
+    and ms on the wire."""
 
-    busy: CpuTimes
-    idle: CpuTimes
+    busy: CpuTimes | None = None
+    idle: CpuTimes | None = None
     wire: float
     batch_cost: list[float]
     both: float
