@@ -120,7 +120,7 @@ class CpuTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """What the simulation is told: CPU times where cores are at work, and where work wakes them (null in older records),
+    """What the simulation is told: CPU times where cores are at work, and where work wakes them (null in old records),
     and ms on the wire."""
 
     busy: CpuTimes | None = None
