@@ -22,7 +22,7 @@ from nanorecsys.loadtest.result import (
     ServiceTimes,
 )
 from nanorecsys.loadtest.simulation import Costs, Machine, Prediction, Service, predict, prediction, simulate
-from nanorecsys.loadtest.summary import COMPUTED, VALID, VOID, good, measured
+from nanorecsys.loadtest.summary import COMPUTED, VALID, VOID, good, measured, timed
 
 # Where a request's time goes. They add up to the latency from the intended time.
 PARTS = ("generator", "queue", *COMPUTED, NO_CORE, "event loop", "outside")
@@ -212,7 +212,7 @@ class Spent:
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> "Spent":
-        """Of runs of the same length and rate."""
+        """Of runs that differ by chance alone."""
         server, generator = zip(*((run.server_cpu_ms_per_request, run.cpu_ms_per_request) for run in runs), strict=True)
         return cls(pl.concat([run.frame() for run in runs]), float(np.mean(server)), float(np.mean(generator)))
 
@@ -320,7 +320,7 @@ def predictions(
     """
     found = []
     for rounds in sweep:
-        fine = [(row, run.frame()) for row, run in rounds if row.verdict != VOID and row.p99_ms is not None]
+        fine = [(row, run.frame()) for row, run in rounds if timed(row)]
         if not fine:
             continue
         foreseen = [replayed(rows, lengths, service, machine, seed) for _, rows in fine for seed in range(seeds)]

@@ -20,7 +20,7 @@ from nanorecsys.loadtest.generator import Run
 from nanorecsys.loadtest.ladder import BASELINE, FINAL, Rung, climb
 from nanorecsys.loadtest.process import ServerProcess
 from nanorecsys.loadtest.schedule import poisson
-from nanorecsys.loadtest.summary import VOID
+from nanorecsys.loadtest.summary import VOID, timed
 from nanorecsys.loadtest.workload import Workload
 from nanorecsys.study.spread import spread
 
@@ -462,7 +462,7 @@ def sweep(
 
 def middle(rounds: Sequence[tuple[result.LoadRow, Run]]) -> tuple[result.LoadRow, Run]:
     """The run with the median P99 of those that are not VOID, the lower of two middle ones; the first if all are."""
-    fine = [pair for pair in rounds if pair[0].verdict != VOID and pair[0].p99_ms is not None] or rounds[:1]
+    fine = [pair for pair in rounds if timed(pair[0])] or rounds[:1]
     return sorted(fine, key=lambda pair: pair[0].p99_ms or 0.0)[(len(fine) - 1) // 2]
 
 

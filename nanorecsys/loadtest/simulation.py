@@ -302,6 +302,10 @@ class _Run:
         """Actors that have something to do."""
         return [actor for actor, task in enumerate(self.now_at) if task is not None]
 
+    def idle(self, core: int) -> bool:
+        """Whether a core has no work."""
+        return all(self.core[actor] != core for actor in self.busy())
+
     def speeds(self, busy: list[int]) -> list[float]:
         """How fast each works: its share of its core."""
         claims = [0.0] * self.machine.cores
@@ -317,7 +321,7 @@ class _Run:
 
     def look(self, core: int) -> None:
         """So does one that may have just run out of it, as often as that has been of use."""
-        if all(self.core[actor] != core for actor in self.busy()) and self.rng.random() * self.looked < self.found:
+        if self.idle(core) and self.rng.random() * self.looked < self.found:
             self.looked += 1
             self.found += self.take_over(core)
 
@@ -334,10 +338,8 @@ class _Run:
 
     def place(self) -> int:
         """The core of an actor that wakes."""
-        if not self.machine.look_ms:
-            taken = {self.core[actor] for actor in self.busy()}
-            if idle := [core for core in range(self.machine.cores) if core not in taken]:
-                return idle[0]
+        if not self.machine.look_ms and (idle := [core for core in range(self.machine.cores) if self.idle(core)]):
+            return idle[0]
         return int(self.rng.integers(self.machine.cores))
 
     def give(self, actor: int, kind: int, request: int) -> None:
@@ -391,8 +393,8 @@ class _Run:
         """Let an actor work on a task."""
         idle = False
         if actor != goes_on:
-            core = self.core[actor] = self.place()
-            idle = all(self.core[other] != core for other in self.busy())
+            self.core[actor] = self.place()
+            idle = self.idle(self.core[actor])
         self.now_at[actor] = task
         kind, who = task
         self.left[actor] = self.work(kind, who, idle) if actor < self.first_thread else self.cost(who, idle)

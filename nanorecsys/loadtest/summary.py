@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 from hdrh.histogram import HdrHistogram
 
+from nanorecsys.loadtest.result import LoadRow
+
 STAGES = ("cache", "queue", "encode", "retrieve", "rank", "total")  # of Server-Timing,
 COMPUTED = ("encode", "retrieve", "rank")  # and those of them that it tells the CPU time of
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9, 100.0)
@@ -116,6 +118,11 @@ def percentiles(latency_ms: np.ndarray, at: Iterable[float] = PERCENTILES) -> di
 def latency_of(latency_ms: np.ndarray) -> Latency:
     """The usual percentiles of latencies, float (n,)."""
     return Latency(len(latency_ms), *(percentiles(latency_ms).values() if len(latency_ms) else [None] * 6))
+
+
+def timed(row: LoadRow) -> bool:
+    """Whether a run of the record tells latencies: the generator was on time, and something was answered."""
+    return row.verdict != VOID and row.p99_ms is not None
 
 
 def measured(rows: pl.DataFrame) -> pl.DataFrame:
