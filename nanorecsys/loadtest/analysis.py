@@ -563,6 +563,9 @@ def _faults(found: LoadtestResult) -> str:
     wrong = "none differed" if f.wrong == 0 else f"{f.wrong:,} differed: {reasons}"
     lost = "none was lost" if f.lost == 0 else f"{f.lost:,} were lost"
     kept = "all were in the log" if f.events_missing == 0 else f"{f.events_missing:,} were missing from the log"
+    before = f"from {f.rss_before_mib:,.0f} MiB before that " if f.rss_before_mib else ""
+    rounds = ", ".join(f"{mib:,.0f}" for mib in f.rss_mib or (f.rss_start_mib, f.rss_end_mib))
+    growth = f" ({f.rss_growth:+.1%} from the first to the last)" if len(f.rss_mib) != 1 else ""
     cache = "Redis" if f.cache == "redis" else "memory, since this machine has no redis-server,"
     return (
         f"{f.requests:,} requests in {f.seconds:.0f} s against two workers with their cache in {cache} while workers "
@@ -571,8 +574,8 @@ def _faults(found: LoadtestResult) -> str:
         f"connection, {f.refused:,} were refused, {f.server_errors:,} ended in another server error. {f.compared:,} "
         "answers were compared with a direct computation (the tower in fp32 here, so that what is judged is the "
         f"server): {wrong}. {f.events_acknowledged:,} events were "
-        f"acknowledged: {kept}. Memory went from {f.rss_start_mib:,.0f} to {f.rss_end_mib:,.0f} MiB "
-        f"({f.rss_growth:+.1%})."
+        f"acknowledged: {kept}. Memory went {before}to {rounds} MiB after the rounds of faults, each with a bundle "
+        f"taken up{growth}."
     )
 
 

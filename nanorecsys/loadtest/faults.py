@@ -55,7 +55,6 @@ CUT_EVERY_S, AUDIT_EVERY_S, RSS_EVERY_S = 0.1, 0.1, 1.0
 REDIS_AWAY_S = 1.0
 FIRST, LAST = 0.05, 0.85  # shares of the run between which faults happen
 NICE = 10  # of the threads that make them, a rebuild among them
-_RSS_SHARE = 0.1  # of the samples that memory at the start and at the end is the median of
 
 
 class RedisProcess:
@@ -187,7 +186,7 @@ class _Told:
     posted: list[tuple[Any, Any]] = field(default_factory=list)  # acknowledged: user id, item id
     audited: list[tuple[Any, list[Any], dict[str, Any]]] = field(default_factory=list)  # user, events so far, answer
     rss: list[tuple[float, float]] = field(default_factory=list)  # share of the run, MiB
-    settled: float = 0.0  # share of the run at which the first round of faults was over
+    rounds: list[tuple[float, float]] = field(default_factory=list)  # shares of the run at which each began and ended
     errors: list[BaseException] = field(default_factory=list)
 
 
@@ -305,7 +304,7 @@ def _judge(
             wrong[why] += 1
     stored = Counter(_stored(events))
     missing = sum(max(count - stored[event], 0) for event, count in Counter(told.posted).items())
-    start, end = _memory(told)
+    rss_mib = _memory(told)
     return Faults(
         requests=(
             rows["status"] >= 0
@@ -325,19 +324,33 @@ def _judge(
         reloads=told.reloads,
         cache_stops=told.cache_stops,
         clients_cut=told.cut,
-        rss_start_mib=start,
-        rss_end_mib=end,
-        rss_growth=end / start - 1,
+        rss_before_mib=_memory_before(told),
+        rss_mib=rss_mib,
+        rss_start_mib=rss_mib[0],
+        rss_end_mib=rss_mib[-1],
+        rss_growth=rss_mib[-1] / rss_mib[0] - 1,
         tracebacks=printed.count("Traceback (most recent call last)"),
         seconds=seconds,
     )
 
 
-def _memory(told: _Told) -> tuple[float, float]:
-    """MiB after the first round of faults, and at the end: medians of a tenth of the samples each."""
-    mib = [m for share, m in told.rss if share >= told.settled] or [m for _, m in told.rss]
-    few = max(1, round(_RSS_SHARE * len(mib)))
-    return float(np.median(mib[:few])), float(np.median(mib[-few:]))
+def _memory(told: _Told) -> list[float]:
+    """MiB after each round of faults, always at the same distance from it: the medians of like stretches of the run.
+
+    Memory climbs for a while when a bundle has been taken up, so the stretches begin half the shortest pause after a
+    round, and end where that pause does.
+    """
+    ends = [end for _, end in told.rounds]
+    begins = [begin for begin, _ in told.rounds[1:]] + [1.0] * bool(ends)
+    pause = min((begin - end for end, begin in zip(ends, begins, strict=True)), default=0.0)
+    stretches = ([mib for share, mib in told.rss if end + pause / 2 <= share <= end + pause] for end in ends)
+    return [float(np.median(mib)) for mib in stretches if mib] or [told.rss[-1][1]]
+
+
+def _memory_before(told: _Told) -> float:
+    """MiB before the first round: the median."""
+    first = told.rounds[0][0] if told.rounds else 1.0
+    return float(np.median([mib for share, mib in told.rss if share <= first] or [told.rss[0][1]]))
 
 
 def _stored(events: Path) -> list[tuple[Any, Any]]:
@@ -395,6 +408,7 @@ def _make_faults(
             pass
         if over.is_set():
             return
+        begun = share()
         victim = max(server.workers(), key=_clients)  # the kernel may give every connection to one worker
         with suppress(psutil.NoSuchProcess):
             psutil.Process(victim).send_signal(signal.SIGKILL)
@@ -409,7 +423,7 @@ def _make_faults(
             reload(number)
             told.reloads += 1
             over.wait(2.0)  # until the workers have it
-        told.settled = told.settled or share()
+        told.rounds.append((begun, share()))
 
 
 def _clients(worker: int) -> int:

@@ -161,7 +161,9 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
     """The run with faults. `lost` are requests of clients that stayed, without an answer after their retries; `reasons`
     counts the wrong answers by what was wrong; `events_missing` acknowledged events that are not in the log;
-    `tracebacks` are in what the server printed; memory is that of all its processes."""
+    `tracebacks` are in what the server printed; `rss_mib` is the memory of all its processes after each round of
+    faults, always at the same distance from it, `rss_before_mib` that before any, and growth is that from the first
+    round to the last."""
 
     requests: int
     answered: int
@@ -179,6 +181,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     reloads: int
     cache_stops: int
     clients_cut: int
+    rss_before_mib: float | None = None  # older records have neither this nor the rounds
+    rss_mib: list[float] = []
     rss_start_mib: float
     rss_end_mib: float
     rss_growth: float

@@ -262,6 +262,7 @@ class _Run:
         self.done = np.full(n, np.nan)
         self.weight = [1.0] * self.first_thread + [machine.compute_weight] * (actors - self.first_thread)
         self.core = [0] * actors  # where an actor works, or did last
+        self.at = [0] * machine.cores  # how many work on each core
         self.looked = self.found = 1  # times that a core that ran out of work looked for some, and found it
         self.rng = rng
 
@@ -289,6 +290,7 @@ class _Run:
                 following += 1
             else:
                 task, self.now_at[first] = self.now_at[first], None
+                self.at[self.core[first]] -= 1
                 self.finish(first, task, now)
             self.start(now, goes_on=first)
             if not every:
@@ -302,16 +304,12 @@ class _Run:
         """Actors that have something to do."""
         return [actor for actor, task in enumerate(self.now_at) if task is not None]
 
-    def idle(self, core: int) -> bool:
-        """Whether a core has no work."""
-        return all(self.core[actor] != core for actor in self.busy())
-
     def speeds(self, busy: list[int]) -> list[float]:
         """How fast each works: its share of its core."""
         claims = [0.0] * self.machine.cores
         for actor in busy:
             claims[self.core[actor]] += self.weight[actor]
-        speed = self.machine.both if sum(claim > 0 for claim in claims) > 1 else 1.0
+        speed = self.machine.both if len(self.at) - self.at.count(0) > 1 else 1.0
         return [speed * self.weight[actor] / claims[self.core[actor]] for actor in busy]
 
     def balance(self) -> None:
@@ -321,25 +319,25 @@ class _Run:
 
     def look(self, core: int) -> None:
         """So does one that may have just run out of it, as often as that has been of use."""
-        if self.idle(core) and self.rng.random() * self.looked < self.found:
+        if not self.at[core] and self.rng.random() * self.looked < self.found:
             self.looked += 1
             self.found += self.take_over(core)
 
     def take_over(self, core: int) -> bool:
         """Give a core without work one actor from where most are; whether there was one."""
-        at: list[list[int]] = [[] for _ in range(self.machine.cores)]
-        for actor in self.busy():
-            at[self.core[actor]].append(actor)
-        most = max(at, key=len)
-        if at[core] or len(most) < 2:
+        most = max(self.at)
+        if self.at[core] or most < 2:
             return False
-        self.core[most[-1]] = core
+        fullest = self.at.index(most)
+        self.core[[actor for actor in self.busy() if self.core[actor] == fullest][-1]] = core
+        self.at[fullest] -= 1
+        self.at[core] += 1
         return True
 
     def place(self) -> int:
         """The core of an actor that wakes."""
-        if not self.machine.look_ms and (idle := [core for core in range(self.machine.cores) if self.idle(core)]):
-            return idle[0]
+        if not self.machine.look_ms and 0 in self.at:
+            return self.at.index(0)
         return int(self.rng.integers(self.machine.cores))
 
     def give(self, actor: int, kind: int, request: int) -> None:
@@ -394,7 +392,8 @@ class _Run:
         idle = False
         if actor != goes_on:
             self.core[actor] = self.place()
-            idle = self.idle(self.core[actor])
+            idle = not self.at[self.core[actor]]
+        self.at[self.core[actor]] += 1
         self.now_at[actor] = task
         kind, who = task
         self.left[actor] = self.work(kind, who, idle) if actor < self.first_thread else self.cost(who, idle)

@@ -118,11 +118,31 @@ def test_faults_lose_nothing_and_answer_nothing_wrong(bench):
     assert found.answered + found.refused == found.requests
     assert found.events_acknowledged > 5
     assert found.compared > 50
-    assert found.rss_start_mib > 0
+    assert found.rss_before_mib > 0
+    assert found.rss_mib == [found.rss_start_mib] == [found.rss_end_mib]
     assert len({w for w in rows["worker"] if w > 0}) >= 2
     assert bench.rows[-1].scenario == "faults"
 
 
-def test_memory_counts_from_the_first_round_on():
-    told = faults._Told(rss=[(s / 100, 100.0 if s < 20 else 150.0) for s in range(100)], settled=0.2)
-    assert faults._memory(told) == (150.0, 150.0)
+def told_of(memory):
+    """Two rounds, and memory as a function of the share of the run."""
+    return faults._Told(rss=[(s / 1000, memory(s / 1000)) for s in range(1001)], rounds=[(0.1, 0.2), (0.5, 0.6)])
+
+
+def test_memory_is_compared_at_the_same_distance_from_a_round():
+    def climbs(share):
+        """Anew after each round, on and on after the last."""
+        return 100.0 + 1000 * (share if share < 0.2 else share - 0.2 if share < 0.6 else share - 0.6)
+
+    first, last = faults._memory(told_of(climbs))
+    assert first == pytest.approx(last, rel=0.01)
+    assert first == pytest.approx(325, rel=0.01)  # three quarters of the pause, which is .3 of the run
+    assert faults._memory_before(told_of(climbs)) == pytest.approx(150, rel=0.01)
+
+
+def test_memory_that_a_round_leaves_behind_is_seen():
+    assert faults._memory(told_of(lambda share: 100.0 if share < 0.6 else 150.0)) == [100.0, 150.0]
+
+
+def test_memory_of_a_run_that_ended_before_its_first_round():
+    assert faults._memory(faults._Told(rss=[(0.0, 100.0), (1.0, 120.0)])) == [120.0]
