@@ -1,5 +1,6 @@
 """One line a chapter: live on a terminal, plain lines elsewhere."""
 
+import re
 import threading
 import time
 
@@ -8,6 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 EVERY_S = 10.0  # between plain lines, where there is no terminal
+_CURSOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # what a bar of tqdm moves it by
 
 
 def clock(seconds: float) -> str:
@@ -61,7 +63,7 @@ class ChapterProgress:
 
     def write(self, text: str) -> None:
         """Take what the kernel prints: its last line (a bar of tqdm, say) becomes the note of the live line."""
-        lines = [line for line in text.replace("\r", "\n").splitlines() if line.strip()]
+        lines = [line for line in _CURSOR.sub("", text).replace("\r", "\n").splitlines() if line.strip()]
         if lines:
             self._note = lines[-1].strip()
 
