@@ -3,9 +3,9 @@
 papermill leaves an output notebook also after a failure, and the book would build over it.
 """
 
-import re
 from pathlib import Path
 
+import click
 import nbformat
 
 from nanorecsys.errors import NanorecsysError
@@ -68,7 +68,7 @@ def failure(notebook: nbformat.NotebookNode) -> str | None:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 code = "\n".join(f"    {line}" for line in cell.source.splitlines()[:12])
-                trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback)).splitlines()
+                trace = click.unstyle("\n".join(output.traceback)).splitlines()
                 tail = "\n".join(f"    {line}" for line in trace[-12:] if line.strip())
                 return f"cell {number} failed with {output.ename}: {output.evalue}\n{code}\n{tail}"
     return None

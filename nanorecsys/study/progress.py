@@ -1,15 +1,14 @@
 """One line a chapter: live on a terminal, plain lines elsewhere."""
 
-import re
 import threading
 import time
 
+import click
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 EVERY_S = 10.0  # between plain lines, where there is no terminal
-_CURSOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # what a bar of tqdm moves it by
 
 
 def clock(seconds: float) -> str:
@@ -62,8 +61,11 @@ class ChapterProgress:
         self._cell, self._cells, self._note = index + 1, count, ""
 
     def write(self, text: str) -> None:
-        """Take what the kernel prints: its last line (a bar of tqdm, say) becomes the note of the live line."""
-        lines = [line for line in _CURSOR.sub("", text).replace("\r", "\n").splitlines() if line.strip()]
+        """Take what the kernel prints: its last line (a bar of tqdm, say) becomes the note of the live line.
+
+        A bar inside another moves the cursor; that is no note.
+        """
+        lines = [line for line in click.unstyle(text).replace("\r", "\n").splitlines() if line.strip()]
         if lines:
             self._note = lines[-1].strip()
 
