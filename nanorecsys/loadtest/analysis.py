@@ -564,8 +564,8 @@ def _faults(found: LoadtestResult) -> str:
     lost = "none was lost" if f.lost == 0 else f"{f.lost:,} were lost"
     kept = "all were in the log" if f.events_missing == 0 else f"{f.events_missing:,} were missing from the log"
     before = f"from {f.rss_before_mib:,.0f} MiB before that " if f.rss_before_mib else ""
-    rounds = ", ".join(f"{mib:,.0f}" for mib in f.rss_mib or (f.rss_start_mib, f.rss_end_mib))
-    growth = f" ({f.rss_growth:+.1%} from the first to the last)" if len(f.rss_mib) != 1 else ""
+    rounds = ", ".join(f"{mib:,.0f}" for mib in f.rss_mib)
+    growth = "" if f.rss_growth is None else f" ({f.rss_growth:+.1%} from the first to the last)"
     cache = "Redis" if f.cache == "redis" else "memory, since this machine has no redis-server,"
     return (
         f"{f.requests:,} requests in {f.seconds:.0f} s against two workers with their cache in {cache} while workers "

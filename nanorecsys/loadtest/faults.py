@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -326,9 +327,7 @@ def _judge(
         clients_cut=told.cut,
         rss_before_mib=_memory_before(told),
         rss_mib=rss_mib,
-        rss_start_mib=rss_mib[0],
-        rss_end_mib=rss_mib[-1],
-        rss_growth=rss_mib[-1] / rss_mib[0] - 1,
+        rss_growth=rss_mib[-1] / rss_mib[0] - 1 if len(rss_mib) > 1 else None,
         tracebacks=printed.count("Traceback (most recent call last)"),
         seconds=seconds,
     )
@@ -340,17 +339,15 @@ def _memory(told: _Told) -> list[float]:
     Memory climbs for a while when a bundle has been taken up, so the stretches begin half the shortest pause after a
     round, and end where that pause does.
     """
-    ends = [end for _, end in told.rounds]
-    begins = [begin for begin, _ in told.rounds[1:]] + [1.0] * bool(ends)
-    pause = min((begin - end for end, begin in zip(ends, begins, strict=True)), default=0.0)
-    stretches = ([mib for share, mib in told.rss if end + pause / 2 <= share <= end + pause] for end in ends)
+    pause = min((begin - end for (_, end), (begin, _) in pairwise([*told.rounds, (1.0, 1.0)])), default=0.0)
+    stretches = ([mib for share, mib in told.rss if end + pause / 2 <= share <= end + pause] for _, end in told.rounds)
     return [float(np.median(mib)) for mib in stretches if mib] or [told.rss[-1][1]]
 
 
 def _memory_before(told: _Told) -> float:
     """MiB before the first round: the median."""
     first = told.rounds[0][0] if told.rounds else 1.0
-    return float(np.median([mib for share, mib in told.rss if share <= first] or [told.rss[0][1]]))
+    return float(np.median([mib for share, mib in told.rss if share <= first]))
 
 
 def _stored(events: Path) -> list[tuple[Any, Any]]:
@@ -493,6 +490,6 @@ def _post(port: int, path: str, value: dict[str, Any]) -> tuple[int, dict[str, A
 
 
 def _watch_memory(told: _Told, server: ServerProcess, share: Callable[[], float], over: threading.Event) -> None:
-    while not over.wait(RSS_EVERY_S):
+    while not over.is_set():
         told.rss.append((share(), server.rss_mib()))
-    told.rss.append((share(), server.rss_mib()))
+        over.wait(RSS_EVERY_S)

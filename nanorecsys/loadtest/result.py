@@ -163,7 +163,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     counts the wrong answers by what was wrong; `events_missing` acknowledged events that are not in the log;
     `tracebacks` are in what the server printed; `rss_mib` is the memory of all its processes after each round of
     faults, always at the same distance from it, `rss_before_mib` that before any, and growth is that from the first
-    round to the last."""
+    round to the last, None where there was one."""
 
     requests: int
     answered: int
@@ -183,9 +183,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     clients_cut: int
     rss_before_mib: float | None = None  # older records have neither this nor the rounds
     rss_mib: list[float] = []
-    rss_start_mib: float
-    rss_end_mib: float
-    rss_growth: float
+    rss_growth: float | None
     tracebacks: int
     seconds: float
 

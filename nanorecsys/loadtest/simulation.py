@@ -329,7 +329,7 @@ class _Run:
         if self.at[core] or most < 2:
             return False
         fullest = self.at.index(most)
-        self.core[[actor for actor in self.busy() if self.core[actor] == fullest][-1]] = core
+        self.core[max(actor for actor in self.busy() if self.core[actor] == fullest)] = core
         self.at[fullest] -= 1
         self.at[core] += 1
         return True

@@ -139,8 +139,6 @@ GOOD = LoadtestResult(
         clients_cut=3000,
         rss_before_mib=500.0,
         rss_mib=[800.0, 790.0, 810.0, 820.0],
-        rss_start_mib=800.0,
-        rss_end_mib=820.0,
         rss_growth=0.025,
         tracebacks=0,
         seconds=200.0,
@@ -207,7 +205,7 @@ def test_a_claim_is_not_judged_of_another_shape_or_a_short_run():
     assert small["loadtest.cpu_mixed"] == "not_run"
     assert short["loadtest.rate"] == short["loadtest.prediction"] == short["loadtest.memory"] == "not_run"
     assert short["loadtest.cpu_mixed"] == small["loadtest.wrong"] == "holds"
-    assert verdicts(changed(faults__rss_mib=[800.0]))["loadtest.memory"] == "not_run"  # nothing to compare it with
+    assert verdicts(changed(faults__rss_growth=None))["loadtest.memory"] == "not_run"  # nothing to compare it with
     nothing = verdicts(changed(overload=None, loads=[], prediction_error=None, bands=[]))
     assert {nothing[f"loadtest.{n}"] for n in ("goodput", "original_throughput", "original_tail")} == {"not_run"}
 
@@ -225,7 +223,7 @@ def test_sentences_follow_the_numbers():
     assert "none was lost" in told["faults_sentence"]
     assert "from 500 MiB before that to 800, 790, 810, 820 MiB" in told["faults_sentence"]
     assert "(+2.5% from the first to the last)" in told["faults_sentence"]
-    assert "to the last" not in analysis.story(changed(faults__rss_mib=[800.0]))["faults_sentence"]
+    assert "to the last" not in analysis.story(changed(faults__rss_growth=None))["faults_sentence"]
     assert "3 were lost" in analysis.story(changed(faults__lost=3))["faults_sentence"]
     wrong = changed(faults__wrong=2, faults__reasons={"an item 0.50 below the last place": 2})
     assert "2 differed: an item 0.50 below the last place (2)" in analysis.story(wrong)["faults_sentence"]
