@@ -112,7 +112,7 @@ class Supervisor(Arbiter):
 
         Closing the sockets alone would reset connections that are made and that no worker has accepted yet.
         """
-        if graceful:
+        if graceful and self.LISTENERS:  # gunicorn ends them once more, after SIGQUIT too: none is left then
             for listener in self.LISTENERS:
                 _refuse_connections(listener.sock)
             time.sleep(CLOSE_AFTER_S)

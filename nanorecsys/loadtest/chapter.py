@@ -34,40 +34,56 @@ def _rate(r: LoadtestResult) -> float | None:
 
 def _times_busy(r: LoadtestResult) -> float | None:
     """What the final server answers when it is kept busy, over what the baseline does."""
-    if not r.busy:
-        return None
-    baseline, final = (row.goodput_per_s for row in r.busy)
-    return final / baseline if baseline else None
+    return r.busy.optimized_per_s.middle / r.busy.baseline_per_s.middle if r.busy else None
+
+
+def _cpu(which: str) -> Value:
+    """How many times the optimized server's CPU time a request the baseline takes, in one of the comparisons."""
+    return _study_shape(lambda r: compared.times.middle if (compared := getattr(r, which)) else None)
 
 
 CLAIMS = (
     Claim(
         id="loadtest.cpu_mixed",
-        statement="With 30 % cold requests the baseline takes six times the optimized server's CPU time a request.",
-        value=_study_shape(lambda r: r.mixed.times.middle),
+        statement="Kept busy, 30 % cold, the baseline takes six times the optimized server's CPU time a request.",
+        value=_cpu("busy"),
         unit="x",
         target=Target(">=", 6.0, limit=4.0),
     ),
     Claim(
         id="loadtest.cpu_mixed_aim",
         statement="The aim: ten times.",
-        value=_study_shape(lambda r: r.mixed.times.middle),
+        value=_cpu("busy"),
         unit="x",
         target=Target(">=", 10.0, limit=6.0),
     ),
     Claim(
         id="loadtest.cpu_cold",
         statement="And six times where every request is computed.",
-        value=_study_shape(lambda r: r.cold.times.middle),
+        value=_cpu("busy_cold"),
         unit="x",
         target=Target(">=", 6.0, limit=4.0),
     ),
     Claim(
         id="loadtest.cpu_cold_aim",
         statement="The aim there: ten times.",
-        value=_study_shape(lambda r: r.cold.times.middle),
+        value=_cpu("busy_cold"),
         unit="x",
         target=Target(">=", 10.0, limit=6.0),
+    ),
+    Claim(
+        id="loadtest.cpu_light",
+        statement="At a light load, where a server rests between requests and is cold for each, six times as well.",
+        value=_cpu("mixed"),
+        unit="x",
+        target=Target(">=", 6.0, limit=4.0),
+    ),
+    Claim(
+        id="loadtest.cpu_light_cold",
+        statement="And where every request of a light load is computed.",
+        value=_cpu("cold"),
+        unit="x",
+        target=Target(">=", 6.0, limit=4.0),
     ),
     Claim(
         id="loadtest.rate",
@@ -172,7 +188,7 @@ CLAIMS = (
     Claim(
         id="loadtest.original_efficiency",
         statement="A core carries 25 times as many requests.",
-        value=_study_shape(lambda r: r.mixed.times.middle),
+        value=_cpu("busy"),
         unit="x",
         target=Target(">=", 25.0),
         original="~25x (16 cores against 2, nominal)",
@@ -212,6 +228,7 @@ def headline(result: LoadtestResult) -> list[tuple[str, str]]:
                 f"{result.highest.offered_per_s:,.0f} requests/s",
             )
         )
-    rows.append(("CPU time of a request there", f"{result.mixed.optimized_cpu_ms.middle:.2f} ms"))
-    rows.append(("That of PyTorch with the same cache, over it", f"{result.mixed.times.middle:.1f}x"))
+    if result.busy:
+        rows.append(("CPU time of a request, kept busy", f"{result.busy.optimized_cpu_ms.middle:.2f} ms"))
+        rows.append(("That of PyTorch with the same cache, over it", f"{result.busy.times.middle:.1f}x"))
     return rows

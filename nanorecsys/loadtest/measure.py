@@ -5,6 +5,7 @@ a hot set that each server with a cache has answered before. CPU times are those
 """
 
 import dataclasses
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Bench:
                 # one cache knows a user after one pass; of several each has to be met
                 scenarios.warm_cache(target.load(), passes=1 if rung.workers == 1 else 12)
             yield target
+            server.signal(signal.SIGQUIT)  # nobody is connected any more whom it would have to wait for
 
     def folder(self, name: str) -> Path:
         """A new folder of its own."""
@@ -219,21 +221,21 @@ def measure_rung(bench: Bench, rung: Rung, rate: float, seconds: float, tries: i
 
 
 def compare(
-    baseline: Target, optimized: Target, rate: float, cold_share: float, seconds: float, repeats: int
+    baseline: Target, optimized: Target, rate: float | None, cold_share: float, seconds: float, repeats: int
 ) -> result.Compared:
-    """Both servers in turn at a load that both carry, on the same schedules and users.
+    """Both servers in turn, on the same schedules and users.
 
     Args:
         baseline: one.
         optimized: the other.
-        rate: requests a second.
+        rate: requests a second that both carry; None where a few clients in a closed loop keep each busy.
         cold_share: of them.
         seconds: of each run.
         repeats: pairs of runs.
     """
     targets = {"baseline": baseline, "optimized": optimized}
     workload = baseline.mix(cold_share)
-    scenario = f"compared, {cold_share:.0%} cold"
+    scenario = f"{'compared' if rate else 'kept busy'}, {cold_share:.0%} cold"
     runs: dict[str, list[Run]] = {name: [] for name in targets}
     tries = 0
     for _ in range(repeats):
@@ -244,7 +246,10 @@ def compare(
                 load = target.load(workload)
                 load.cold_used = used
                 target.bench.say(f"{target.rung.name}: {scenario}")
-                found[name] = scenarios.open_loop(load, rate, seconds, WARM_UP_S, seed=1000 + tries)
+                if rate:
+                    found[name] = scenarios.open_loop(load, rate, seconds, WARM_UP_S, seed=1000 + tries)
+                else:
+                    found[name] = scenarios.closed_loop(load, BUSY_CLIENTS, seconds, WARM_UP_S)
             tries += 1
             if all(run.verdict.kind != VOID for run in found.values()):
                 break
@@ -253,6 +258,7 @@ def compare(
             target.keep(scenario, found[name], rate)
     cpu = {name: np.array([r.server_cpu_ms_per_request for r in found]) for name, found in runs.items()}
     tails = {name: np.array([r.summary.latency.p99_ms for r in found]) for name, found in runs.items()}
+    answers = {name: np.array([r.summary.goodput_per_s for r in found]) for name, found in runs.items()}
     return result.Compared(
         offered_per_s=rate,
         cold_share=cold_share,
@@ -263,6 +269,8 @@ def compare(
         optimized_p99_ms=spread(tails["optimized"]),
         times=spread(cpu["baseline"] / cpu["optimized"]),
         void=sum(run.verdict.kind == VOID for found in runs.values() for run in found),
+        baseline_per_s=spread(answers["baseline"]),
+        optimized_per_s=spread(answers["optimized"]),
     )
 
 
@@ -338,15 +346,15 @@ def pair(bench: Bench, rates: Sequence[float], seconds: float, repeats: int) -> 
         seconds: of a run.
         repeats: pairs of runs.
     """
+    share = bench.workload.cold_share
     with bench.serve(BASELINE) as baseline, bench.serve(FINAL) as optimized:
-        mixed = compare(baseline, optimized, rates[0], bench.workload.cold_share, seconds, repeats)
-        cold = compare(baseline, optimized, rates[1], 1.0, seconds, repeats)
+        mixed, cold, busy, busy_cold = (
+            compare(baseline, optimized, rate, cold_share, seconds, repeats)
+            for rate, cold_share in ((rates[0], share), (rates[1], 1.0), (None, share), (None, 1.0))
+        )
         load = baseline.load(baseline.mix(1.0))
         alone = baseline.measure("single stream, cold", lambda: scenarios.single_stream(load, seconds))
-        for target in (baseline, optimized):
-            load = target.load()
-            target.measure(result.BUSY, partial(scenarios.closed_loop, load, BUSY_CLIENTS, seconds, WARM_UP_S))
-    return Pair(mixed, cold, alone)
+    return Pair(mixed, cold, busy, busy_cold, alone)
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,6 +363,8 @@ class Pair:
 
     mixed: result.Compared
     cold: result.Compared
+    busy: result.Compared
+    busy_cold: result.Compared
     alone: Run
 
 

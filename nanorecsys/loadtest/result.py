@@ -4,7 +4,6 @@ import msgspec
 
 from nanorecsys.study.spread import Spread
 
-BUSY = "kept busy"  # the scenario in which baseline and final server answer as fast as they can
 NO_CORE = "waiting for a core"  # the part of a latency
 
 
@@ -42,10 +41,11 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     """CPU ms a request of baseline and optimized server, which took turns on the same schedule and users.
 
     `times` is baseline over optimized of each pair. In `void` of the runs the generator was late, which voids their
-    latencies, not their CPU times.
+    latencies, not their CPU times. Where `offered_per_s` is null, clients in a closed loop kept each as busy as it can
+    be, and it answered `baseline_per_s` or `optimized_per_s` requests a second.
     """
 
-    offered_per_s: float
+    offered_per_s: float | None
     cold_share: float
     repeats: int
     baseline_cpu_ms: Spread
@@ -54,6 +54,8 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     optimized_p99_ms: Spread
     times: Spread
     void: int
+    baseline_per_s: Spread | None = None
+    optimized_per_s: Spread | None = None
 
 
 class Rung(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +194,8 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 06 found.
 
     `is_study_shape`: the model and catalogue have the study's shape; `is_full`: the loads have their full length.
+    `mixed` and `cold` compare the servers at a light load that both carry, `busy` and `busy_cold` where both are kept
+    busy; older records have not these.
     `stages_alone` are of requests sent one at a time, `baseline_stages` the same of the baseline, `stages_loaded` of
     the confirmed highest rate, as are `bands`.
     """
@@ -208,6 +212,8 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     p99_bound_ms: float
     mixed: Compared
     cold: Compared
+    busy: Compared | None = None
+    busy_cold: Compared | None = None
     ladder: list[Rung]
     highest: LoadRow | None
     limited_by: str
@@ -229,8 +235,3 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     def load(self, scenario: str) -> LoadRow | None:
         """The first run of a scenario."""
         return next((row for row in self.loads if row.scenario == scenario), None)
-
-    @property
-    def busy(self) -> list[LoadRow]:
-        """The baseline and the final server, kept busy by clients in a closed loop; empty if not measured."""
-        return [row for row in self.loads if row.scenario == BUSY]

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 
 from nanorecsys.loadtest.faults import RedisProcess
 from nanorecsys.models.retriever import RetrieverConfig
+from server import supervisor
 from tests.server.conftest import N_USERS, build_small, export_bundle
 from tests.server.films import Running, serving
 
@@ -161,6 +163,19 @@ def test_sigterm_answers_connections_that_no_worker_has_accepted_yet(own, tmp_pa
                 socket.create_connection((address.hostname, address.port), 0.05).close()
         os.kill(worker, signal.SIGCONT)
         assert answers(waiting) == {b"HTTP/1.1 200"}
+
+
+def test_ending_what_has_ended_waits_for_nobody(monkeypatch):
+    """gunicorn stops its workers a second time on its way out, after a quick SIGQUIT too."""
+    ended, slept = [], []
+    monkeypatch.setattr(supervisor.Arbiter, "stop", lambda self, graceful=True: ended.append(graceful))
+    monkeypatch.setattr(supervisor.time, "sleep", slept.append)
+    monkeypatch.setattr(supervisor, "_refuse_connections", lambda socket: None)
+    arbiter = object.__new__(supervisor.Supervisor)
+    for listeners in ([], [SimpleNamespace(sock=None)]):
+        arbiter.LISTENERS = listeners
+        arbiter.stop()
+    assert (ended, slept) == ([True, True], [supervisor.CLOSE_AFTER_S])
 
 
 def test_a_burst_of_new_connections_waits_and_is_not_dropped(own, tmp_path):
