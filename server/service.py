@@ -24,6 +24,7 @@ from server.schema import Request
 from server.settings import Settings
 
 log = logging.getLogger("server")
+COLLECT_AFTER = (20_000, 20, 50)  # objects more than were let go, and collections of one generation before the next
 Source = Literal["model", "cache", "fallback"]
 
 
@@ -71,7 +72,7 @@ class Service:
         """
         self.engine = await asyncio.get_running_loop().run_in_executor(self._side, self._load)
         self.events = EventLog(self.settings.events_path)
-        _give_back_memory()
+        _settle_memory()
 
     async def close(self) -> None:
         """Let go of threads, files and connections."""
@@ -91,7 +92,7 @@ class Service:
                 return
             log.info("bundle %s takes over from %s", engine.id, self.engine.id)
             self.engine = engine
-            await asyncio.get_running_loop().run_in_executor(self._side, _give_back_memory)
+            await asyncio.get_running_loop().run_in_executor(self._side, _settle_memory)
             metrics.RELOADS.labels("taken").inc()
 
     def _load(self) -> Engine:
@@ -173,9 +174,16 @@ class Service:
         return b"%b:%d:%b" % (engine.id.encode(), request.exclude_seen, who), items
 
 
-def _give_back_memory() -> None:
-    """What loading and the old bundle took, to the system: glibc keeps half as much again as is in use otherwise."""
+def _settle_memory() -> None:
+    """After a bundle was loaded: collect garbage, spare what is left from later collections, give free memory back.
+
+    A collection that looks through a whole bundle holds up every request for as long as it takes, and by Python's own
+    thresholds a busy server makes one every few seconds. And glibc keeps half as much again as is in use otherwise.
+    """
+    gc.unfreeze()
     gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 

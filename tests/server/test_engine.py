@@ -1,7 +1,9 @@
 """An answer is what a direct computation gives, in whatever batch it was made. 5 s."""
 
+import gc
 import shutil
 import time
+import weakref
 from pathlib import Path
 
 import msgspec
@@ -11,6 +13,7 @@ import pytest
 from nanorecsys.export.bundle import _write_manifest, check_bundle, open_bundle
 from server.engine import KEPT, Query, Ranked, open_engine
 from server.errors import SettingsError
+from server.service import COLLECT_AFTER, _settle_memory
 from tests.server.conftest import N_ITEMS, WINDOW, Small, build_small
 
 
@@ -144,3 +147,25 @@ def test_bytes_keep_everything():
     again = Ranked.from_bytes(ranked.to_bytes())
     assert again.items.tolist() == [3, 1]
     assert again.scores.tolist() == [0.5, -2.0]
+
+
+def test_what_was_loaded_is_spared_by_later_collections_and_garbage_is_not():
+    class Part:
+        """One that refers to itself, so that only the collector finds it."""
+
+        def __init__(self):
+            self.own = self
+
+    thresholds, loaded, garbage = gc.get_threshold(), [[] for _ in range(1000)], weakref.ref(Part())
+    try:
+        _settle_memory()
+        followed = {id(thing) for thing in gc.get_objects()}
+        assert followed.isdisjoint(map(id, loaded))
+        assert garbage() is None
+        assert gc.get_threshold() == COLLECT_AFTER
+        replaced = weakref.ref(Part())
+        _settle_memory()  # after the next bundle: what the last one left behind goes
+        assert replaced() is None
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
