@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "install  expected Python 3.11 or newer, got $$($(PYTHON) -V): make PYTHON=python3.11"; exit 1; }
 	@$(if $(VENV),test -x $(RUN) || $(PYTHON) -m venv $(VENV))
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -e '.[study,test]' -c constraints.txt
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[study,test]' -c constraints.txt
 	@touch $@
 
 study: $(INSTALLED) ## run the study's notebooks and build the book over the results
