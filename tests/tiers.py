@@ -15,7 +15,6 @@ BIN = Path(sys.executable).parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 TWO_AT_ONCE = ["-n", "2", "--dist", "worksteal"]
-BY_GROUP = ["-n", "2", "--dist", "loadgroup"]  # what is no group's goes to whoever is free
 ONE_A_FILE = ["-n", "2", "--dist", "loadfile"]  # the cells of a notebook need one kernel
 OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
 
@@ -36,7 +35,7 @@ def main(arguments: list[str]) -> int:
             ONE_THREAD,
         ),
         ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
-        ("notebooks under papermill, the book in a browser", [*PYTEST, *BY_GROUP, *OF_A_RUN, *arguments], {}),
+        ("notebooks under papermill, the book in a browser", [*PYTEST, *ONE_A_FILE, *OF_A_RUN, *arguments], {}),
         (
             "notebooks run again (nbval)",
             [*PYTEST, *ONE_A_FILE, "--nbval-lax", "-x", "-W", "default", "data/runs/smoke", "--ignore-glob=*/.work/*"],

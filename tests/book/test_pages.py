@@ -23,8 +23,6 @@ from nanorecsys.study.layout import Layout, layout
 from nanorecsys.study.records import read_record
 from nanorecsys.study.seed import SEED
 
-pytestmark = pytest.mark.xdist_group("book")  # its pages are built once, by one process
-
 WHERE = layout()
 RUN = WHERE.run("smoke")
 PAGES = [
