@@ -34,57 +34,37 @@ def _rate(r: LoadtestResult) -> float | None:
 
 def _times_busy(r: LoadtestResult) -> float | None:
     """What the final server answers when it is kept busy, over what the baseline does."""
-    return r.busy.optimized_per_s.middle / r.busy.baseline_per_s.middle if r.busy else None
+    baseline = r.busy.baseline_per_s.middle if r.busy else 0.0
+    return r.busy.optimized_per_s.middle / baseline if baseline else None
 
 
-def _cpu(which: str) -> Value:
+def _times_cpu(which: str) -> Value:
     """How many times the optimized server's CPU time a request the baseline takes, in one of the comparisons."""
     return _study_shape(lambda r: compared.times.middle if (compared := getattr(r, which)) else None)
 
 
+def _cpu(name: str, which: str, statement: str, target: Target) -> Claim:
+    return Claim(id=f"loadtest.{name}", statement=statement, value=_times_cpu(which), unit="x", target=target)
+
+
+SIX, TEN = Target(">=", 6.0, limit=4.0), Target(">=", 10.0, limit=6.0)
 CLAIMS = (
-    Claim(
-        id="loadtest.cpu_mixed",
-        statement="Kept busy, 30 % cold, the baseline takes six times the optimized server's CPU time a request.",
-        value=_cpu("busy"),
-        unit="x",
-        target=Target(">=", 6.0, limit=4.0),
+    _cpu(
+        "cpu_mixed",
+        "busy",
+        "Kept busy, 30 % cold, the baseline takes six times the optimized server's CPU time a request.",
+        SIX,
     ),
-    Claim(
-        id="loadtest.cpu_mixed_aim",
-        statement="The aim: ten times.",
-        value=_cpu("busy"),
-        unit="x",
-        target=Target(">=", 10.0, limit=6.0),
+    _cpu("cpu_mixed_aim", "busy", "The aim: ten times.", TEN),
+    _cpu("cpu_cold", "busy_cold", "And six times where every request is computed.", SIX),
+    _cpu("cpu_cold_aim", "busy_cold", "The aim there: ten times.", TEN),
+    _cpu(
+        "cpu_light",
+        "mixed",
+        "At a light load, where a server rests between requests and is cold for each, six times as well.",
+        SIX,
     ),
-    Claim(
-        id="loadtest.cpu_cold",
-        statement="And six times where every request is computed.",
-        value=_cpu("busy_cold"),
-        unit="x",
-        target=Target(">=", 6.0, limit=4.0),
-    ),
-    Claim(
-        id="loadtest.cpu_cold_aim",
-        statement="The aim there: ten times.",
-        value=_cpu("busy_cold"),
-        unit="x",
-        target=Target(">=", 10.0, limit=6.0),
-    ),
-    Claim(
-        id="loadtest.cpu_light",
-        statement="At a light load, where a server rests between requests and is cold for each, six times as well.",
-        value=_cpu("mixed"),
-        unit="x",
-        target=Target(">=", 6.0, limit=4.0),
-    ),
-    Claim(
-        id="loadtest.cpu_light_cold",
-        statement="And where every request of a light load is computed.",
-        value=_cpu("cold"),
-        unit="x",
-        target=Target(">=", 6.0, limit=4.0),
-    ),
+    _cpu("cpu_light_cold", "cold", "And where every request of a light load is computed.", SIX),
     Claim(
         id="loadtest.rate",
         statement="500 requests/s at a P99 of at most 100 ms, no error, for 60 s, generator on the same two cores.",
@@ -188,7 +168,7 @@ CLAIMS = (
     Claim(
         id="loadtest.original_efficiency",
         statement="A core carries 25 times as many requests.",
-        value=_cpu("busy"),
+        value=_times_cpu("busy"),
         unit="x",
         target=Target(">=", 25.0),
         original="~25x (16 cores against 2, nominal)",

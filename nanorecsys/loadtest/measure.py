@@ -235,7 +235,7 @@ def compare(
     """
     targets = {"baseline": baseline, "optimized": optimized}
     workload = baseline.mix(cold_share)
-    scenario = f"{'compared' if rate else 'kept busy'}, {cold_share:.0%} cold"
+    scenario = f"{'kept busy' if rate is None else 'compared'}, {cold_share:.0%} cold"
     runs: dict[str, list[Run]] = {name: [] for name in targets}
     tries = 0
     for _ in range(repeats):
@@ -246,10 +246,10 @@ def compare(
                 load = target.load(workload)
                 load.cold_used = used
                 target.bench.say(f"{target.rung.name}: {scenario}")
-                if rate:
-                    found[name] = scenarios.open_loop(load, rate, seconds, WARM_UP_S, seed=1000 + tries)
-                else:
+                if rate is None:
                     found[name] = scenarios.closed_loop(load, BUSY_CLIENTS, seconds, WARM_UP_S)
+                else:
+                    found[name] = scenarios.open_loop(load, rate, seconds, WARM_UP_S, seed=1000 + tries)
             tries += 1
             if all(run.verdict.kind != VOID for run in found.values()):
                 break

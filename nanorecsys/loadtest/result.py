@@ -42,7 +42,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
     `times` is baseline over optimized of each pair. In `void` of the runs the generator was late, which voids their
     latencies, not their CPU times. Where `offered_per_s` is null, clients in a closed loop kept each as busy as it can
-    be, and it answered `baseline_per_s` or `optimized_per_s` requests a second.
+    be. `baseline_per_s` and `optimized_per_s` are what they answered; older records have neither.
     """
 
     offered_per_s: float | None
@@ -195,7 +195,7 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `is_study_shape`: the model and catalogue have the study's shape; `is_full`: the loads have their full length.
     `mixed` and `cold` compare the servers at a light load that both carry, `busy` and `busy_cold` where both are kept
-    busy; older records have not these.
+    busy; older records have neither of the latter.
     `stages_alone` are of requests sent one at a time, `baseline_stages` the same of the baseline, `stages_loaded` of
     the confirmed highest rate, as are `bands`.
     """

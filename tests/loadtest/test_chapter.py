@@ -211,7 +211,10 @@ def test_a_claim_is_not_judged_of_another_shape_or_a_short_run():
     assert short["loadtest.cpu_mixed"] == small["loadtest.wrong"] == "holds"
     assert verdicts(changed(faults__rss_growth=None))["loadtest.memory"] == "not_run"  # nothing to compare it with
     nothing = verdicts(changed(overload=None, busy=None, prediction_error=None, bands=[]))
-    assert {nothing[f"loadtest.{n}"] for n in ("goodput", "original_throughput", "original_tail")} == {"not_run"}
+    absent = ("goodput", "cpu_mixed", "original_throughput", "original_tail")
+    assert {nothing[f"loadtest.{n}"] for n in absent} == {"not_run"}
+    stalled = verdicts(changed(busy__baseline_per_s=spread(0.0)))
+    assert stalled["loadtest.original_throughput"] == "not_run"  # nothing to divide by
 
 
 def test_sentences_follow_the_numbers():
