@@ -5,6 +5,7 @@ from nanorecsys.data.interactions import Dataset, Histories, Interactions, expan
 from nanorecsys.data.load import DEFAULT_DATASET, load_dataset
 from nanorecsys.data.prepared import Prepared, load_prepared, save_prepared
 from nanorecsys.data.registry import DATASETS, Published
+from nanorecsys.data.sample import sample_users
 from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split, global_temporal, leave_one_out, warm
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "leave_one_out",
     "load_dataset",
     "load_prepared",
+    "sample_users",
     "save_prepared",
     "warm",
 ]

@@ -2,7 +2,7 @@
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,17 +96,20 @@ def source_files(code: str, root: Path) -> set[Path]:
     return found
 
 
-def _imported(code: str, package: str) -> Iterator[str]:
+@cache  # the chapters share most of their modules
+def _imported(code: str, package: str) -> frozenset[str]:
     """Dotted names that `code` imports; for `from a import b` both `a` and `a.b`, since b may be a module."""
+    names: set[str] = set()
     lines = [line for line in code.splitlines() if not line.startswith("%")]  # notebook magics
     for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    return frozenset(names)
 
 
 def _digest(content: bytes) -> str:

@@ -9,7 +9,7 @@ import torch
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 
 N_ITEMS = 40
-SMALL = RetrieverConfig(d=16, layers=3, heads=2, hidden=24, window=10, dropout=0.2, content=False)
+SMALL = RetrieverConfig(d=16, layers=2, heads=2, hidden=24, window=10, dropout=0.2, content=False)
 
 
 def small_encoder(**changes):

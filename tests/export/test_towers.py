@@ -55,7 +55,7 @@ def test_the_fused_graph_equals_torch_on_any_histories(positions, rows):
     np.testing.assert_allclose(alone, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("positions", ["rotary", "absolute"])
 def test_few_layers(layers, positions, batch):
     model = small_encoder(layers=layers, positions=positions)

@@ -1,17 +1,18 @@
-"""A bundle of small models that were really exported, and the PyTorch models that they came from."""
+"""A bundle of small models in ONNX, and the PyTorch models that they came from."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import polars as pl
 import pytest
 import torch
 
 from nanorecsys.data import Histories
 from nanorecsys.export.bundle import Parts, build_bundle
+from nanorecsys.export.graph import fused_tower
 from nanorecsys.export.ranker import export_ranker
-from nanorecsys.export.torch_export import export_encoder
 from nanorecsys.models.ranker import save_ranker
 from nanorecsys.models.retriever import Retriever, RetrieverConfig, save_retriever
 from tests.export.test_ranker_export import fitted
@@ -61,7 +62,7 @@ def export_bundle(
     ranker = fitted(n_items, config.d, seed=seed)
     save_retriever(folder / "retriever.pt", model)
     save_ranker(folder / "ranker.pt", ranker)
-    export_encoder(model.encoder(), config.window, folder / "tower.onnx")
+    onnx.save(fused_tower(model.encoder()), folder / "tower.onnx")
     export_ranker(ranker, folder / "ranker.onnx")
     events = np.concatenate(histories).astype(np.int32)
     vectors = model.item_vectors()
@@ -88,7 +89,7 @@ def export_bundle(
             commit="0123456789ab",
             window=config.window,
             events_read=config.window,
-            tower_variant="fp32, as exported",
+            tower_variant="fp32, fused operators",
             tower_is_int8=False,
         ),
     )

@@ -26,24 +26,33 @@ def test_runs_in_order_then_skips_everything(mini):
     assert "0 of 2 chapters ran" in again.stdout
 
 
+def reasons(mini, *overrides):
+    """Why each chapter would run; empty where it is up to date."""
+    everything = chapters(mini)
+    settable = {name: chapter.settable for name, chapter in everything.items()}
+    parameters = resolve(settable, runner.load_profile(mini, "quick"), "quick", overrides)
+    return [why for _, why in runner.plan(mini, mini.run("quick"), everything.values(), parameters)]
+
+
 def test_a_change_reruns_exactly_what_depends_on_it(mini):
     mini.cli("run")
     mini.executions()
-    mini.cli("run", "-p", "02_beta.extra=1")
-    assert mini.executions() == ["beta"]
-    changed = mini.cli("run", "-p", "01_alpha.n_items=5", "-p", "extra=1.0")
-    assert mini.executions() == ["alpha", "beta"]
-    assert "n_items 4 -> 5" in changed.stdout
-    mini.cli("run", "-p", "n_items=5", "-p", "extra=1")
-    assert mini.executions() == []
+    alpha_before = "01_alpha runs before it"
+    assert reasons(mini) == ["", ""]
+    assert reasons(mini, "02_beta.extra=1") == ["", "changed: extra 0.5 -> 1.0"]
+    assert reasons(mini, "01_alpha.n_items=5") == ["changed: n_items 4 -> 5", alpha_before]
     mini.edit("mini/alpha/logic.py", "n * 2", "n * 3")  # code that only the first chapter imports
-    assert "mini/alpha/logic.py" in mini.cli("run", "-p", "n_items=5", "-p", "extra=1").stdout
+    assert reasons(mini) == ["changed: code mini/alpha/logic.py", alpha_before]
+    changed = mini.cli("run", "-p", "n_items=5", "-p", "extra=1.0")
     assert mini.executions() == ["alpha", "beta"]
+    assert "n_items 4 -> 5; code mini/alpha/logic.py" in changed.stdout
+    same = ("n_items=5", "extra=1")
+    assert reasons(mini, *same) == ["", ""]
     mini.edit("notebooks/02_beta.ipynb", "# added", "# what is added")
-    mini.cli("run", "-p", "n_items=5", "-p", "extra=1")
-    assert mini.executions() == ["beta"]
+    assert reasons(mini, *same) == ["", "changed: the notebook"]
     (mini.run("quick") / "01_alpha" / "checkpoint").unlink()
-    assert "lost or altered" in mini.cli("run", "-p", "n_items=5", "-p", "extra=1").stdout
+    assert reasons(mini, *same) == ["lost or altered: 01_alpha/checkpoint", alpha_before]
+    mini.cli("run", "-p", "n_items=5", "-p", "extra=1")
     assert mini.executions() == ["alpha", "beta"]
     mini.cli("run", "--only", "02_beta", "--force", "-p", "n_items=5", "-p", "extra=1")
     assert mini.executions() == ["beta"]

@@ -1,0 +1,56 @@
+"""A data set made smaller: some of its users with all that they did."""
+
+import numpy as np
+import polars as pl
+
+from nanorecsys.data.errors import DataError
+from nanorecsys.data.interactions import Dataset, Interactions
+from nanorecsys.data.load import ids_sha256
+
+
+def sample_users(dataset: Dataset, users: int, seed: int = 0) -> Dataset:
+    """Some users drawn at random, each with the whole history, and the items that they had, numbered anew.
+
+    Args:
+        dataset: to draw from.
+        users: how many, from 2 to all of them.
+        seed: of the draw.
+
+    Returns:
+        A data set whose name says that it is a sample, since nothing published of the whole is true of it.
+
+    Raises:
+        DataError: there are not so many users, or fewer than two are asked for.
+
+    >>> from nanorecsys.data import load_dataset
+    >>> small = sample_users(load_dataset(), 100)
+    >>> small.name, small.interactions.n_users, len(small.items) == small.interactions.n_items
+    ('ml-latest-small-2016, 100 users', 100, True)
+    """
+    events = dataset.interactions
+    if not 2 <= users <= events.n_users:
+        raise DataError(
+            f"sample_users is {users}; {dataset.name} has {events.n_users} users",
+            f"Give 2 to {events.n_users}, or 0 for all of them.",
+        )
+    kept_users = np.sort(np.random.default_rng(seed).choice(events.n_users, users, replace=False))
+    rows = np.flatnonzero(np.isin(events.user, kept_users))
+    kept_items, item = np.unique(events.item[rows], return_inverse=True)
+    user_rows, item_rows = _numbered(dataset.users, "user", kept_users), _numbered(dataset.items, "item", kept_items)
+    return Dataset(
+        f"{dataset.name}, {users} users",
+        Interactions(
+            np.searchsorted(kept_users, events.user[rows]).astype(np.int32),
+            item.astype(np.int32),
+            events.rating[rows],
+            events.timestamp[rows],
+            ids_sha256(user_rows["user_id"], item_rows["item_id"]),
+        ),
+        user_rows,
+        item_rows,
+    )
+
+
+def _numbered(table: pl.DataFrame, number: str, kept: np.ndarray) -> pl.DataFrame:
+    """The kept rows of a table of users or items, whose row i describes number i."""
+    return table[kept].with_columns(pl.int_range(len(kept), dtype=pl.Int32).alias(number))
