@@ -62,7 +62,7 @@ def export_bundle(
     ranker = fitted(n_items, config.d, seed=seed)
     save_retriever(folder / "retriever.pt", model)
     save_ranker(folder / "ranker.pt", ranker)
-    onnx.save(fused_tower(model.encoder()), folder / "tower.onnx")
+    onnx.save(fused_tower(model.encoder(), by_row=True), folder / "tower.onnx")
     export_ranker(ranker, folder / "ranker.onnx")
     events = np.concatenate(histories).astype(np.int32)
     vectors = model.item_vectors()
@@ -89,7 +89,7 @@ def export_bundle(
             commit="0123456789ab",
             window=config.window,
             events_read=config.window,
-            tower_variant="fp32, fused operators",
+            tower_variant="fp32, fused operators by row",
             tower_is_int8=False,
         ),
     )
