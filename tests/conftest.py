@@ -1,8 +1,12 @@
-"""What tests of several folders share: a real browser."""
+"""What tests of several folders share: a real browser, and examples that may take long on a shared machine."""
 
 import pytest
+from hypothesis import settings
 
 from nanorecsys.study import doctor
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="module")

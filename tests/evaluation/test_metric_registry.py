@@ -5,7 +5,7 @@ import doctest
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nanorecsys.data import Histories
@@ -75,7 +75,6 @@ def test_targets_without_any_event_leave_the_debiased_ndcg_at_its_worst():
     assert value(example([1]), "ndcg_ips@10") == METRICS["ndcg_ips"].worst
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(2, 400), min_size=1, max_size=30), min_size=1, max_size=8), st.integers(1, 100))
 def test_every_metric_is_between_worst_and_one(doubled_ranks, k):
     ranks = [[rank / 2 for rank in row] for row in doubled_ranks]
@@ -84,7 +83,6 @@ def test_every_metric_is_between_worst_and_one(doubled_ranks, k):
         assert METRICS[name].worst <= value(found, f"{name}@{k}") <= 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
 def test_a_perfect_order_is_one_and_a_hopeless_one_is_worst(n_targets):
     counts = dict.fromkeys(range(sum(n_targets)), 3)

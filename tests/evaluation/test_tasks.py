@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from nanorecsys.data import Interactions, global_temporal, leave_one_out
@@ -21,7 +21,6 @@ events = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 8), st.integers(0,
 )
 
 
-@settings(deadline=None)
 @given(events, st.sampled_from(["validation", "test"]), st.sampled_from([leave_one_out, last_events, global_temporal]))
 def test_a_task_asks_only_for_what_is_unknown(data, stage, splitter):
     try:

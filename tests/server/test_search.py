@@ -105,7 +105,7 @@ def test_counts_must_fit_the_titles() -> None:
 LETTERS = st.text("abcé' -", max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), titles=st.lists(LETTERS, min_size=1, max_size=40), few=st.sampled_from([1, 4, 4096]))
 def test_it_finds_what_a_look_at_every_title_finds(data: st.DataObject, titles: list[str], few: int) -> None:
     popularity = np.array(data.draw(st.lists(st.integers(0, 5), min_size=len(titles), max_size=len(titles))))
