@@ -7,8 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,19 +16,16 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 TWO_AT_ONCE = ["-n", "2", "--dist", "worksteal"]
 ONE_A_FILE = ["-n", "2", "--dist", "loadfile"]  # the cells of a notebook need one kernel
-UNIT = "unit and property tests, two at once"
-BEFORE_LOADS = ("01_data", "02_training", "03_export", "04_ann", "05_scaleup")  # chapters that may share the cores
 OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
 
 
 def main(arguments: list[str]) -> int:
     """Run the tiers; the first that fails ends it. Returns the exit code."""
-    runs = ROOT / "data" / "runs"
-    smoke = [str(BIN / "nanorecsys"), "run", "smoke"]
+    nbval = ROOT / "data" / "runs" / "nbval"
     tiers = [
         ("style", [str(BIN / "ruff"), "check", "."], {}),
         (
-            UNIT,
+            "unit and property tests, two at once",
             [*PYTEST, *TWO_AT_ONCE, "-m", "not timed", "--doctest-modules", "nanorecsys", *unit_folders(), *arguments],
             ONE_THREAD,
         ),
@@ -39,12 +34,12 @@ def main(arguments: list[str]) -> int:
             [*PYTEST, "-m", "timed", *unit_folders(), *arguments],
             ONE_THREAD,
         ),
-        ("smoke run of every chapter", smoke, {}),
+        ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
         ("notebooks under papermill, the book in a browser", [*PYTEST, *ONE_A_FILE, *OF_A_RUN, *arguments], ONE_THREAD),
         (
             "notebooks run again (nbval)",
             [*PYTEST, *ONE_A_FILE, "--nbval-lax", "-x", "-W", "default", "data/runs/smoke", "--ignore-glob=*/.work/*"],
-            ONE_THREAD | {"NANORECSYS_OUT": str(runs / "nbval")},
+            ONE_THREAD | {"NANORECSYS_OUT": str(nbval)},
         ),
     ]
     seconds: list[tuple[str, float]] = []
@@ -52,8 +47,7 @@ def main(arguments: list[str]) -> int:
     for name, command, environment in tiers:
         print(f"\n== {name}", flush=True)
         start = time.monotonic()
-        with head_start(smoke, runs) if name == UNIT else nullcontext():
-            code = subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode
+        code = subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode
         seconds.append((name, time.monotonic() - start))
         if code and not (arguments and code == 5):  # a selection may leave a tier without tests
             break
@@ -63,23 +57,6 @@ def main(arguments: list[str]) -> int:
         print(f"  {name:<50}{spent:7.1f}")
     print(f"  {'all':<50}{sum(s for _, s in seconds):7.1f}{'  FAILED in the last one' if code else ''}")
     return code
-
-
-@contextmanager
-def head_start(smoke: list[str], runs: Path) -> Iterator[None]:
-    """Run the first chapters of the smoke run beside what is in the block: its tests leave a fifth of the cores idle.
-
-    However it ends, the tier of the smoke run has the last word: it runs what is missing, and tells what fails.
-    """
-    only = [argument for name in BEFORE_LOADS for argument in ("--only", name)]
-    runs.mkdir(parents=True, exist_ok=True)
-    with (runs / "head-start.log").open("w") as log:
-        process = subprocess.Popen([*smoke, *only], cwd=ROOT, env=os.environ | ONE_THREAD, stdout=log, stderr=log)
-        try:
-            yield
-            process.wait()
-        finally:
-            process.terminate()
 
 
 def unit_folders() -> list[str]:
