@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-# Two processes with two threads each wait for one another: with one thread each they need a third of the time.
+# Two processes with two threads each wait for one another on two cores.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 TWO_AT_ONCE = ["-n", "2", "--dist", "worksteal"]

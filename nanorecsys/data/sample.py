@@ -33,14 +33,15 @@ def sample_users(dataset: Dataset, users: int, seed: int = 0) -> Dataset:
             f"sample_users is {users}; {dataset.name} has {events.n_users} users",
             f"Give 2 to {events.n_users}, or 0 for all of them.",
         )
-    kept_users = np.sort(np.random.default_rng(seed).choice(events.n_users, users, replace=False))
-    rows = np.flatnonzero(np.isin(events.user, kept_users))
+    drawn = np.random.default_rng(seed).choice(events.n_users, users, replace=False)
+    rows = np.isin(events.user, drawn)
+    kept_users, user = np.unique(events.user[rows], return_inverse=True)
     kept_items, item = np.unique(events.item[rows], return_inverse=True)
     user_rows, item_rows = _numbered(dataset.users, "user", kept_users), _numbered(dataset.items, "item", kept_items)
     return Dataset(
         f"{dataset.name}, {users} users",
         Interactions(
-            np.searchsorted(kept_users, events.user[rows]).astype(np.int32),
+            user.astype(np.int32),
             item.astype(np.int32),
             events.rating[rows],
             events.timestamp[rows],

@@ -99,7 +99,8 @@ def test_the_slim_script_is_that_of_the_installed_theme():
 def test_the_data_page_shows_the_record(pages):
     shown = text(pages, "results/01_data")
     found = read_record(RUN / "01_data", DataResult).result
-    assert (found.dataset, found.users) == ("ml-latest-small-2016, 250 users", 250)
+    assert found.dataset == "ml-latest-small-2016, 250 users"
+    assert (found.ratings, found.users, found.items) == (36_065, 250, 5_940)
     for value in (
         *(f"{found.ratings:,}", f"{found.users:,}", f"{found.items:,}", f"{found.history_max:,}"),
         *(f"{found.gini:.2f}", f"{found.tied_event_share:.0%}", f"{found.padding_share:.0%}"),

@@ -57,5 +57,6 @@ def test_running_a_notebook_again_catches_a_changed_result(tmp_path, monkeypatch
     command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "-W", "default", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, cwd=WHERE.root)
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-    assert len(failed) == 1, done.stdout
+    assert (done.returncode, len(failed)) == (1, 1), done.stdout
+    assert "ERROR" not in done.stdout
     assert "other.ipynb" in failed[0]
