@@ -11,9 +11,14 @@ share at every moment would be kinder than the system is: there most of the time
 work is spent on a core with others while the other core is idle. Work that wakes an idle core costs more than on one
 that is at work, and a thread gets its next batch from the event loop, when that has seen the last.
 
+Event loop and compute threads are one interpreter's, of whose lock there is one. A thread needs it to take a batch, and
+again after each of the calls that encode, retrieve and rank; the loop has it while it works, and lets go when it has
+nothing to do, or is asked to after the interpreter's switch interval. What a thread does with the lock is so short
+beside its calls that the loop is not made to wait for it.
+
 Nothing of the rate sweep that is predicted enters: what work costs is measured where requests come so seldom that they
-hardly ever meet, and where cores are never idle. How often an idle core looks is the one figure that is set by hand, so
-that earlier runs waited for a core as long as they did.
+hardly ever meet, and where cores are never idle. Nor is any figure fitted to it: how often an idle core looks is what
+Linux begins with, a millisecond for each core of the domain (kernel/sched/topology.c, sd_init: min_interval).
 """
 
 import time
@@ -32,6 +37,7 @@ STAGES = ("generator", "loop", "queue", "compute")
 _GENERATOR = 0
 _SEND, _HOT, _IN, _OUT, _RECEIVE = range(5)
 _ROUNDS = 15  # in turn, of one thread and of two: a round of a few short requests may meet a disturbance
+_CALLS = 3  # encode, retrieve and rank: each lets go of the interpreter's lock
 _NEAR = 3  # samples to either side of a length that may stand for it
 _IDLE = 3 / 1024  # weight of a SCHED_IDLE thread over one with nice 0: kernel/sched/sched.h, WEIGHT_IDLEPRIO
 
@@ -96,6 +102,7 @@ class Machine:
         short: see `alike`.
         compute_weight: of a compute thread's claim to a core, where the loop and the generator have 1.
         look_ms: how often an idle core looks for who waits on another; 0: at once, and who wakes takes an idle core.
+        switch_ms: after which an event loop at work gives up the interpreter's lock to a thread that asks for it.
         both: speed of each core where two are at work, over that of one alone.
     """
 
@@ -109,7 +116,8 @@ class Machine:
     alike: float = 1.25
     short: int = 8
     compute_weight: float = _IDLE
-    look_ms: float = 8.0
+    look_ms: float = 2.0
+    switch_ms: float = 5.0
     both: float = 1.0
 
 
@@ -255,8 +263,11 @@ class _Run:
         self.tasks: list[deque] = [deque() for _ in range(self.first_thread)]  # of the generator and the loops
         self.now_at: list[tuple | None] = [None] * actors  # (kind, requests) that an actor works on
         self.left = [0.0] * actors
+        self.calls = [0] * actors  # that a compute thread has still to make for its batch,
+        self.call_ms = [0.0] * actors  # and the work of each
+        self.asking: dict[int, tuple[tuple, float]] = {}  # for the interpreter's lock: what for, since when
         self.waiting: list[deque[int]] = [deque() for _ in range(machine.workers)]
-        self.unseen: dict[int, int] = {}  # threads that are done, which the loop has not seen: by their first request
+        self.unseen: dict[int, int] = {}  # threads that are done, unseen by the loop: by their first request
         self.stages = np.zeros((n, len(STAGES)))
         self.since = arrivals.tolist()  # when a request entered its stage
         self.done = np.full(n, np.nan)
@@ -269,13 +280,16 @@ class _Run:
     def go(self) -> Simulated:
         now, following, n, every = 0.0, 0, len(self.arrivals), self.machine.look_ms
         next_look = every or np.inf
-        while (busy := self.busy()) or following < n:
+        while (busy := self.busy()) or self.asking or following < n:
             speeds = self.speeds(busy)
             step = self.arrivals[following] - now if following < n else np.inf
-            first = None  # the actor that ends its task before the next request arrives
+            first = asked = None  # the actor that ends its task before the next request arrives, or gets the lock
             for actor, speed in zip(busy, speeds, strict=True):
                 if self.left[actor] / speed < step:
                     step, first = self.left[actor] / speed, actor
+            for actor, (_, since) in self.asking.items():
+                if since + self.machine.switch_ms - now < step:
+                    step, first, asked = since + self.machine.switch_ms - now, None, actor
             looks = next_look - now < step
             step = max(min(step, next_look - now), 0.0)
             for actor, speed in zip(busy, speeds, strict=True):
@@ -285,13 +299,18 @@ class _Run:
                 next_look += every
                 self.balance()
                 continue
-            if first is None:
+            if asked is not None:
+                self.proceed(asked, now, goes_on=False)
+            elif first is None:
                 self.give(_GENERATOR, _SEND, following)
                 following += 1
             else:
                 task, self.now_at[first] = self.now_at[first], None
                 self.at[self.core[first]] -= 1
-                self.finish(first, task, now)
+                if first < self.first_thread:
+                    self.finish(first, task, now)
+                else:
+                    self.asking[first] = task, now
             self.start(now, goes_on=first)
             if not every:
                 self.balance()
@@ -383,9 +402,23 @@ class _Run:
         for worker in range(self.machine.workers):
             queue = self.waiting[worker]
             for actor in range(self.first_thread + worker * threads, self.first_thread + (worker + 1) * threads):
-                free = self.now_at[actor] is None and actor not in unseen
+                free = self.now_at[actor] is None and actor not in self.asking and actor not in unseen
                 if queue and free and (batch := self.batch(queue, now)):
-                    self.begin(actor, (None, batch), None)
+                    self.asking[actor] = (None, batch), now
+        for actor in list(self.asking):
+            if self.now_at[1 + (actor - self.first_thread) // threads] is None:  # the loop has nothing to do
+                self.proceed(actor, now, goes_on=actor == goes_on)
+
+    def proceed(self, actor: int, now: float, goes_on: bool) -> None:
+        """A compute thread has the interpreter's lock: it begins its batch, or its next call, or is done."""
+        task, _ = self.asking.pop(actor)
+        if self.calls[actor] == 1:
+            self.calls[actor] = 0
+            self.finish(actor, task, now)
+            self.start(now, None)
+            return
+        self.calls[actor] = self.calls[actor] - 1 if self.calls[actor] else _CALLS
+        self.begin(actor, task, actor if goes_on else None)
 
     def begin(self, actor: int, task: tuple, goes_on: int | None) -> None:
         """Let an actor work on a task."""
@@ -396,7 +429,12 @@ class _Run:
         self.at[self.core[actor]] += 1
         self.now_at[actor] = task
         kind, who = task
-        self.left[actor] = self.work(kind, who, idle) if actor < self.first_thread else self.cost(who, idle)
+        if actor < self.first_thread:
+            self.left[actor] = self.work(kind, who, idle)
+            return
+        if self.calls[actor] == _CALLS:
+            self.call_ms[actor] = self.cost(who, idle) / _CALLS
+        self.left[actor] = self.call_ms[actor]
 
     def work(self, kind: int, request: int, idle: bool) -> float:
         """Of the generator or a loop."""

@@ -37,6 +37,7 @@ from nanorecsys.training.result import (
     Variant,
 )
 
+ITEMS_BY = {"id and content": True, "id alone": False}  # whether a way to tell items apart has content
 RARE = 5  # events below which an item counts as rare
 BASE = "base: full softmax"
 WARM = "global_temporal, users with a history"
@@ -131,22 +132,29 @@ def with_history(evaluation: Evaluation, task: Task) -> Evaluation:
 def choose_items(
     task: Task,
     items: pl.DataFrame,
+    ways: Sequence[str],
     model: RetrieverConfig,
     training: TrainingConfig,
     folder: Path,
 ) -> dict[str, tuple[ItemChoice, Fitted]]:
-    """Fit the retriever with items by id alone and by id and content, and rank the validation task with each.
+    """Fit the retriever once for each way to tell items apart, and rank the validation task with it.
 
     Args:
         task: a validation task.
         items: one row an item.
+        ways: of `ITEMS_BY`.
         model: sizes; its `content` is set here.
         training: schedule.
         folder: for checkpoints, from which a killed run goes on.
+
+    Raises:
+        TrainingError: there is no such way, or none is asked for.
     """
+    if not ways or not ITEMS_BY.keys() >= set(ways):
+        raise TrainingError(f"items_by is {list(ways)}", f"Name one or more of {', '.join(ITEMS_BY)}.")
     counts = np.bincount(task.known.item, minlength=task.n_items)
     found = {}
-    for name, content in (("id and content", True), ("id alone", False)):
+    for name, content in ((way, ITEMS_BY[way]) for way in ways):
         fitted = fit_retriever(
             task,
             items,

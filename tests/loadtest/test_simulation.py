@@ -1,6 +1,7 @@
 """The simulation against closed forms, which it can fail, and what it keeps whole. 35 s."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -120,12 +121,23 @@ def test_work_that_wakes_an_idle_core_costs_more():
 
 
 def test_a_thread_gets_its_next_batch_when_the_event_loop_has_seen_the_last():
-    """The loop, at work on a hit from 9 to 14 ms, sees only then that the thread was done at 11."""
+    """The loop, at work on a hit from 9 to 14 ms, lets the thread end its batch only then, and begin with the next one
+    at 15, when the first has been answered."""
     arrivals, hot = np.array([0.0, 0.0, 9.0]), np.array([False, False, True])
     given = service(np.full(10, 10.0), hot_ms=5.0, cold_ms=2.0)
     machine = Machine(**ALONE | {"threads": 1})
     found = simulate(arrivals, hot, np.full(3, 10), given, machine, np.random.default_rng(0))
-    assert found.latency_ms == pytest.approx([15.0, 25.0, 5.0])
+    assert found.latency_ms == pytest.approx([15.0, 26.0, 5.0])
+
+
+@pytest.mark.parametrize(("switch_ms", "ended"), [(0.0, 15.0), (5.0, 55 / 3), (math.inf, 65 / 3)])
+def test_a_thread_waits_for_the_lock_while_the_event_loop_works(switch_ms, ended):
+    """A hit holds the lock from 3 to 15 ms; the thread asks for it after each third of its 10 ms."""
+    arrivals, hot = np.array([0.0, 3.0]), np.array([False, True])
+    machine = Machine(**ALONE | {"threads": 1, "switch_ms": switch_ms})
+    given = service(np.full(10, 10.0), hot_ms=12.0)
+    found = simulate(arrivals, hot, np.full(2, 10), given, machine, np.random.default_rng(0))
+    assert found.latency_ms == pytest.approx([ended, 12.0])
 
 
 def test_hot_requests_pass_the_queue():
@@ -200,3 +212,4 @@ def test_the_simulated_machine_has_the_defaults_of_the_server():
     machine, settings = Machine(), Settings()
     for name in ("workers", "threads", "max_batch", "max_queue", "deadline_ms"):
         assert getattr(machine, name) == getattr(settings, name)
+    assert machine.switch_ms == 1e3 * sys.getswitchinterval()  # which the server leaves as it is

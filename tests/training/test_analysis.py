@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.training import analysis
 from nanorecsys.training.encode import encode_users
 from nanorecsys.training.errors import TrainingError
+from nanorecsys.training.loop import TrainingConfig
 from nanorecsys.training.result import Difference, Read
 
 
@@ -131,3 +133,19 @@ def test_a_sentence_follows_the_interval(low, high, word):
 def test_a_variant_that_does_not_exist_is_named_with_those_that_do():
     with pytest.raises(TrainingError, match=r"(?s)no variant 'gbc'.*half_window"):
         analysis.variants(RetrieverConfig(), ["gbc"])
+
+
+def test_every_way_to_tell_items_apart_is_fitted_that_is_asked_for(task, tmp_path):
+    items = pl.DataFrame({"title": ["A film"] * 30, "year": [1995] * 30, "genres": [["Comedy"]] * 30})
+    shape = RetrieverConfig(d=16, layers=1, heads=2, hidden=16, window=8)
+    ways = ["id alone", "id and content"]
+    found = analysis.choose_items(task, items, ways, shape, TrainingConfig(epochs=1), tmp_path)
+    assert list(found) == ways
+    assert [fitted.model.config.content for _, fitted in found.values()] == [False, True]
+    assert all(choice.best_epoch == 1 and choice.seconds > 0 for choice, _ in found.values())
+
+
+@pytest.mark.parametrize("ways", [[], ["id and context"]])
+def test_a_way_to_tell_items_apart_that_does_not_exist_is_named_with_those_that_do(ways, task, tmp_path):
+    with pytest.raises(TrainingError, match="(?s)items_by.*id and content, id alone"):
+        analysis.choose_items(task, pl.DataFrame(), ways, RetrieverConfig(), TrainingConfig(), tmp_path)
