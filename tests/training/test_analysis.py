@@ -147,5 +147,5 @@ def test_every_way_to_tell_items_apart_is_fitted_that_is_asked_for(task, tmp_pat
 
 @pytest.mark.parametrize("ways", [[], ["id and context"]])
 def test_a_way_to_tell_items_apart_that_does_not_exist_is_named_with_those_that_do(ways, task, tmp_path):
-    with pytest.raises(TrainingError, match="(?s)items_by.*id and content, id alone"):
+    with pytest.raises(TrainingError, match=r"(?s)items_by.*id and content, id alone"):
         analysis.choose_items(task, pl.DataFrame(), ways, RetrieverConfig(), TrainingConfig(), tmp_path)
