@@ -25,7 +25,7 @@ from nanorecsys.evaluation.metrics import (
     value,
     values,
 )
-from nanorecsys.evaluation.protocols import Task, last_events, make_task
+from nanorecsys.evaluation.protocols import Task, last_events, make_task, some_users
 from nanorecsys.evaluation.ranking import DotProduct, Evaluation, Scorer, evaluate
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "make_task",
     "mean_interval",
     "paired_change",
+    "some_users",
     "summary",
     "value",
     "values",

@@ -75,6 +75,18 @@ def make_task(interactions: Interactions, split: Split, stage: Literal["validati
     )
 
 
+def some_users(task: Task, n: int) -> Task:
+    """The task asked of no more than n of its users, spread evenly over them; of all for 0."""
+    asked = np.flatnonzero(task.targets.lengths)
+    if not 0 < n < len(asked):
+        return task
+    kept = np.zeros(task.n_users, bool)
+    kept[asked[np.linspace(0, len(asked) - 1, n).astype(int)]] = True
+    lengths = np.where(kept, task.targets.lengths, 0)
+    items = task.targets.items[np.repeat(kept, task.targets.lengths)]
+    return replace(task, targets=Histories(np.concatenate([[0], np.cumsum(lengths)]), items))
+
+
 def last_events(interactions: Interactions, n: int = 10, min_history: int = 3) -> Split:
     """Each user's last n events are the test, the n before them the validation, the rest training.
 

@@ -13,6 +13,7 @@ from nanorecsys.evaluation import (
     Change,
     DotProduct,
     Evaluation,
+    Scorer,
     Task,
     evaluate,
     mean_interval,
@@ -80,7 +81,12 @@ def best_baseline(evaluations: Mapping[str, Evaluation]) -> str:
 
 def rank(model: Retriever, task: Task, events: int | None = None) -> Evaluation:
     """Rank a task's targets by a fitted retriever, where `events` is given by the last so many of each history."""
-    return evaluate(scorer(model, task, events), task.targets, task.seen, task.n_items)
+    return rank_by(scorer(model, task, events), task)
+
+
+def rank_by(score: Scorer, task: Task) -> Evaluation:
+    """Rank a task's targets."""
+    return evaluate(score, task.targets, task.seen, task.n_items)
 
 
 def change(runs: Sequence[Evaluation], others: Sequence[Evaluation], metric: str = "ndcg@10") -> Change:
@@ -88,17 +94,19 @@ def change(runs: Sequence[Evaluation], others: Sequence[Evaluation], metric: str
     return paired_change(_over_seeds(others, metric), _over_seeds(runs, metric))
 
 
-def read_fewer(model: Retriever, task: Task, numbers: Iterable[int]) -> list[Read]:
+def read_fewer(model: Retriever, task: Task, whole: Evaluation, numbers: Iterable[int]) -> list[Read]:
     """Quality by how many events of each history are read, the whole window first and then fewer and fewer.
 
     Args:
         model: a fitted retriever.
         task: a validation task.
+        whole: the model's ranks of it after the whole window.
         numbers: of events; those that are no fewer than the window are left out.
     """
     window = model.config.window
-    tried = [window, *sorted({n for n in numbers if 0 < n < window}, reverse=True)]
-    lengths, ranked = task.seen.lengths[task.targets.lengths > 0], [rank(model, task, events) for events in tried]
+    fewer = sorted({n for n in numbers if 0 < n < window}, reverse=True)
+    tried, ranked = [window, *fewer], [whole, *(rank(model, task, events) for events in fewer)]
+    lengths = task.seen.lengths[task.targets.lengths > 0]
     return [
         Read(
             events=events,
@@ -136,7 +144,7 @@ def choose_items(
     model: RetrieverConfig,
     training: TrainingConfig,
     folder: Path,
-) -> dict[str, tuple[ItemChoice, Fitted]]:
+) -> dict[str, tuple[ItemChoice, Fitted, Evaluation]]:
     """Fit the retriever once for each way to tell items apart, and rank the validation task with it.
 
     Args:
@@ -173,7 +181,7 @@ def choose_items(
             best_epoch=fitted.trained.best_epoch,
             seconds=float(fitted.trained.curve["seconds"].sum()),
         )
-        found[name] = choice, fitted
+        found[name] = choice, fitted, result
     return found
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nanorecsys.data import Interactions, global_temporal, leave_one_out
 from nanorecsys.errors import NanorecsysError
-from nanorecsys.evaluation import EvaluationError, evaluate, last_events, make_task
+from nanorecsys.evaluation import EvaluationError, evaluate, last_events, make_task, some_users
 
 
 def interactions(rows: list[tuple[int, int, int]]) -> Interactions:
@@ -56,3 +56,18 @@ def test_repeats_only_are_named():
     data = interactions([(0, 0, t) for t in range(5)])
     with pytest.raises(EvaluationError, match="no item that is new"):
         make_task(data, leave_one_out(data), "test")
+
+
+def test_a_task_of_some_users_asks_only_them():
+    data = interactions([(user, (user + i) % 9, i) for user in range(10) for i in range(3 + user % 4)])
+    task = make_task(data, leave_one_out(data), "test")
+    asked = np.flatnonzero(task.targets.lengths)
+    some = some_users(task, 3)
+    kept = np.flatnonzero(some.targets.lengths)
+    assert len(kept) == 3
+    assert (kept[0], kept[-1]) == (asked[0], asked[-1])
+    for user in kept:
+        mine = slice(*task.targets.offsets[user : user + 2])
+        assert (some.targets.items[slice(*some.targets.offsets[user : user + 2])] == task.targets.items[mine]).all()
+    assert some.seen is task.seen
+    assert some_users(task, 0) is some_users(task, len(asked)) is task

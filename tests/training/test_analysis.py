@@ -58,7 +58,7 @@ def test_fewer_events_are_the_last_ones_and_the_seen_stay_left_out(task):
     torch.manual_seed(0)
     config = RetrieverConfig(d=8, layers=1, heads=2, hidden=8, window=6, dropout=0.0, content=False)
     model = Retriever(config, np.ones(task.n_items, bool)).eval()
-    reads = analysis.read_fewer(model, task, [2, 4, 6, 9, 0])
+    reads = analysis.read_fewer(model, task, analysis.rank(model, task), [2, 4, 6, 9, 0])
     assert [r.events for r in reads] == [6, 4, 2]
     assert [r.mean for r in reads] == [6, 4, 2]  # every history has seven
     assert reads[0].ndcg_100.change == reads[0].ndcg_100.low == reads[0].ndcg_100.high == 0
@@ -141,8 +141,9 @@ def test_every_way_to_tell_items_apart_is_fitted_that_is_asked_for(task, tmp_pat
     ways = ["id alone", "id and content"]
     found = analysis.choose_items(task, items, ways, shape, TrainingConfig(epochs=1), tmp_path)
     assert list(found) == ways
-    assert [fitted.model.config.content for _, fitted in found.values()] == [False, True]
-    assert all(choice.best_epoch == 1 and choice.seconds > 0 for choice, _ in found.values())
+    assert [fitted.model.config.content for _, fitted, _ in found.values()] == [False, True]
+    assert all(choice.best_epoch == 1 and choice.seconds > 0 for choice, _, _ in found.values())
+    assert all(choice.ndcg == value(ranked, "ndcg@10") for choice, _, ranked in found.values())
 
 
 @pytest.mark.parametrize("ways", [[], ["id and context"]])
