@@ -208,7 +208,7 @@ def cold_scorer(fitted: FittedRanker, user_vectors: np.ndarray) -> Scorer:
     @torch.inference_mode()
     def score(users: np.ndarray) -> np.ndarray:
         return torch.cat(
-            [fitted.ranker(user, *inputs) for user in torch.from_numpy(user_vectors[users]).split(4)]
+            [fitted.ranker(user, *inputs) for user in torch.from_numpy(user_vectors[users]).split(1)]
         ).numpy()
 
     return score
