@@ -76,7 +76,13 @@ def make_task(interactions: Interactions, split: Split, stage: Literal["validati
 
 
 def some_users(task: Task, n: int) -> Task:
-    """The task asked of no more than n of its users, spread evenly over them; of all for 0."""
+    """The task asked of no more than n of its users, spread evenly over them; of all for 0.
+
+    Raises:
+        EvaluationError: n is negative.
+    """
+    if n < 0:
+        raise EvaluationError(f"a task of {n} users is asked for", "Give how many, or 0 for all of them.")
     asked = np.flatnonzero(task.targets.lengths)
     if not 0 < n < len(asked):
         return task

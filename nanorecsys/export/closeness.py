@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from nanorecsys.evaluation import DotProduct, Evaluation, Task, evaluate, paired_change, values
+from nanorecsys.evaluation import DotProduct, Evaluation, Task, evaluate, paired_change, some_users, values
 from nanorecsys.export.result import Closeness
 from nanorecsys.export.runtime import Encode, encode_users, session
 from nanorecsys.models.ranker import FittedRanker
@@ -39,8 +39,7 @@ def company(encode: Encode, task: Task, window: int, users: int = 32) -> float:
     Args:
         users: of those that the task asks for, spread evenly.
     """
-    asked = np.flatnonzero(task.targets.lengths)
-    some = asked[np.linspace(0, len(asked) - 1, min(users, len(asked))).astype(int)]
+    some = np.flatnonzero(some_users(task, users).targets.lengths)
     alone, together = (encode_users(encode, task.seen, window, some, batch_tokens=n) for n in (1, BATCH_TOKENS))
     return float(np.abs(alone - together).max())
 

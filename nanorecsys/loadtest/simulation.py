@@ -288,8 +288,9 @@ class _Run:
                 if self.left[actor] / speed < step:
                     step, first = self.left[actor] / speed, actor
             for actor, (_, since) in self.asking.items():
-                if since + self.machine.switch_ms - now < step:
-                    step, first, asked = since + self.machine.switch_ms - now, None, actor
+                wait = since + self.machine.switch_ms - now
+                if wait < step:
+                    step, first, asked = wait, None, actor
             looks = next_look - now < step
             step = max(min(step, next_look - now), 0.0)
             for actor, speed in zip(busy, speeds, strict=True):

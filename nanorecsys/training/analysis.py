@@ -1,7 +1,7 @@
 """What the training chapter does with models: fits over seeds, quality with intervals, ablations, neighbours."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,15 @@ def with_history(evaluation: Evaluation, task: Task) -> Evaluation:
     return evaluation.restricted(task.seen.lengths[evaluation.users[evaluation.target_row]] > 0)
 
 
+@dataclass(frozen=True, eq=False)
+class Way:
+    """One way to tell items apart: what validation says of it, the retriever, and its ranks of the validation task."""
+
+    choice: ItemChoice
+    fitted: Fitted
+    ranks: Evaluation
+
+
 def choose_items(
     task: Task,
     items: pl.DataFrame,
@@ -144,7 +153,7 @@ def choose_items(
     model: RetrieverConfig,
     training: TrainingConfig,
     folder: Path,
-) -> dict[str, tuple[ItemChoice, Fitted, Evaluation]]:
+) -> dict[str, Way]:
     """Fit the retriever once for each way to tell items apart, and rank the validation task with it.
 
     Args:
@@ -162,14 +171,14 @@ def choose_items(
         raise TrainingError(f"items_by is {list(ways)}", f"Name one or more of {', '.join(ITEMS_BY)}.")
     counts = np.bincount(task.known.item, minlength=task.n_items)
     found = {}
-    for name, content in ((way, ITEMS_BY[way]) for way in ways):
+    for way in ways:
         fitted = fit_retriever(
             task,
             items,
-            replace(model, content=content),
+            replace(model, content=ITEMS_BY[way]),
             training,
             validate=True,
-            checkpoint_path=folder / f"items-{content}.pt",
+            checkpoint_path=folder / f"items-{ITEMS_BY[way]}.pt",
         )
         result = rank(fitted.model, task)
         rare = counts[result.target_item] < RARE
@@ -181,7 +190,7 @@ def choose_items(
             best_epoch=fitted.trained.best_epoch,
             seconds=float(fitted.trained.curve["seconds"].sum()),
         )
-        found[name] = choice, fitted, result
+        found[way] = Way(choice, fitted, result)
     return found
 
 
@@ -274,8 +283,7 @@ def rank_shuffled(model: Retriever, task: Task, seed: int) -> Evaluation:
     users = np.repeat(np.arange(task.n_users), task.seen.lengths)
     order = np.lexsort((rng.random(len(users)), users))
     shuffled = Histories(task.seen.offsets, task.seen.items[order])
-    vectors = encode_users(model, shuffled)
-    return evaluate(DotProduct(vectors, model.item_vectors()), task.targets, task.seen, task.n_items)
+    return rank_by(DotProduct(encode_users(model, shuffled), model.item_vectors()), task)
 
 
 def ties_reversed(interactions: Interactions) -> Interactions:

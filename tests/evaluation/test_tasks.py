@@ -71,3 +71,5 @@ def test_a_task_of_some_users_asks_only_them():
         assert (some.targets.items[slice(*some.targets.offsets[user : user + 2])] == task.targets.items[mine]).all()
     assert some.seen is task.seen
     assert some_users(task, 0) is some_users(task, len(asked)) is task
+    with pytest.raises(EvaluationError, match="-1 users"):
+        some_users(task, -1)

@@ -141,9 +141,9 @@ def test_every_way_to_tell_items_apart_is_fitted_that_is_asked_for(task, tmp_pat
     ways = ["id alone", "id and content"]
     found = analysis.choose_items(task, items, ways, shape, TrainingConfig(epochs=1), tmp_path)
     assert list(found) == ways
-    assert [fitted.model.config.content for _, fitted, _ in found.values()] == [False, True]
-    assert all(choice.best_epoch == 1 and choice.seconds > 0 for choice, _, _ in found.values())
-    assert all(choice.ndcg == value(ranked, "ndcg@10") for choice, _, ranked in found.values())
+    assert [way.fitted.model.config.content for way in found.values()] == [False, True]
+    assert all(way.choice.best_epoch == 1 and way.choice.seconds > 0 for way in found.values())
+    assert all(way.choice.ndcg == value(way.ranks, "ndcg@10") for way in found.values())
 
 
 @pytest.mark.parametrize("ways", [[], ["id and context"]])
