@@ -14,8 +14,10 @@ BIN = Path(sys.executable).parent
 # Two processes with two threads each wait for one another on two cores.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
-TWO_AT_ONCE = ["-n", "2", "--dist", "worksteal"]
-ONE_A_FILE = ["-n", "2", "--dist", "loadfile"]  # the cells of a notebook need one kernel
+TWO = ["-n", "2", "--max-worker-restart", "0"]  # a process that was lost with a test that hung isn't begun again
+TWO_AT_ONCE = [*TWO, "--dist", "worksteal"]
+ONE_A_FILE = [*TWO, "--dist", "loadfile"]  # the cells of a notebook need one kernel
+NBVAL = ["--nbval-lax", "--nbval-cell-timeout", "300"]  # ten times the longest cell of a smoke run
 OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
 
 
@@ -38,7 +40,7 @@ def main(arguments: list[str]) -> int:
         ("notebooks under papermill, the book in a browser", [*PYTEST, *ONE_A_FILE, *OF_A_RUN, *arguments], ONE_THREAD),
         (
             "notebooks run again (nbval)",
-            [*PYTEST, *ONE_A_FILE, "--nbval-lax", "-x", "-W", "default", "data/runs/smoke", "--ignore-glob=*/.work/*"],
+            [*PYTEST, *ONE_A_FILE, *NBVAL, "-x", "-W", "default", "data/runs/smoke", "--ignore-glob=*/.work/*"],
             ONE_THREAD | {"NANORECSYS_OUT": str(nbval)},
         ),
     ]
