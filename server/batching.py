@@ -3,7 +3,9 @@
 A free thread takes the oldest request and whatever else waits and has about its length; nothing waits for company. A
 batch has no more events than one history of full length: several short ones cost less together, several long ones do
 not, and each would wait for all. A request that has waited beyond the deadline is turned away, since its client has
-better uses for an early refusal.
+better uses for an early refusal. While that happens a part of the deadline is all that is allowed: a queue that stands
+would make everyone wait almost until the deadline, and no more of them would be answered (controlled delay: Nichols and
+Jacobson 2012; for requests, Maurer 2015, Fail at scale).
 """
 
 import asyncio
@@ -19,6 +21,8 @@ from server.errors import OverloadedError
 
 ALIKE = 1.25  # lengths in a batch differ by this factor at most, or by SHORT
 SHORT = 8
+STANDING = 0.25  # the share of the deadline that is allowed,
+STANDING_S = 0.25  # until so long after the last request that was turned away
 COMPUTE_NICE = 5  # above the event loop's
 
 
@@ -38,7 +42,7 @@ class Batcher:
         threads: that compute; 0: on the event loop itself, one query at a time, which blocks it.
         max_batch: queries at once.
         max_queue: queries that may wait.
-        deadline_s: longest wait.
+        deadline_s: longest wait; `STANDING` of it until `STANDING_S` after somebody was turned away for it.
     """
 
     def __init__(self, threads: int, max_batch: int, max_queue: int, deadline_s: float) -> None:
@@ -46,6 +50,7 @@ class Batcher:
         self._free = threads
         self._max_batch, self._max_queue, self._deadline_s = max_batch, max_queue, deadline_s
         self._queue: deque[_Waiting] = deque()
+        self._late = -STANDING_S  # when somebody was last turned away for the deadline
 
     async def compute(self, engine: Engine, query: Query) -> tuple[Ranked, float, Stages]:
         """The answer, milliseconds until a thread began with it, and what its batch took in each stage.
@@ -76,11 +81,13 @@ class Batcher:
 
     def _next(self, now: float) -> list[_Waiting]:
         """The oldest request that may still be computed, with others like it."""
-        while self._queue and (self._queue[0].answer.done() or now - self._queue[0].since > self._deadline_s):
+        allowed = self._deadline_s * (STANDING if now - self._late < STANDING_S else 1.0)
+        while self._queue and (self._queue[0].answer.done() or now - self._queue[0].since > allowed):
             late = self._queue.popleft()
             if not late.answer.done():  # done: cancelled, its client has gone
+                self._late = now
                 metrics.SHED.labels("deadline").inc()
-                late.answer.set_exception(OverloadedError(f"no thread was free within {self._deadline_s * 1e3:g} ms"))
+                late.answer.set_exception(OverloadedError(f"no thread was free within {allowed * 1e3:g} ms"))
         if not self._queue:
             return []
         first = self._queue.popleft()

@@ -228,7 +228,7 @@ def service_times(idle: Spent, busy: Spent, hot_ms: float, lengths: np.ndarray, 
 
     What the event loop costs is known for all answers of a run together. That of a hit and of a computed answer come
     from it where cores are busy, since there is a run of hits alone; where they are idle each time that the loop wakes
-    is taken to cost the same.
+    is taken to cost the same. What computing takes is CPU time where cores are busy, and time where they are idle.
 
     Args:
         idle: runs of so few requests a second that they hardly ever meet, hits and others.
@@ -242,17 +242,17 @@ def service_times(idle: Spent, busy: Spent, hot_ms: float, lengths: np.ndarray, 
     # it wakes once for a hit, and twice for what is computed
     wake_ms = max((seldom - (1 - few) * hot_ms - few * cold_ms) / (1 + few), 0.0)
     costs = [
-        Costs(*_alone(of.rows, lengths), hot_ms + wake, cold_ms + 2 * wake, of.generator_ms)
-        for of, wake in ((busy, 0.0), (idle, wake_ms))
+        Costs(*_alone(of.rows, lengths, unit), hot_ms + wake, cold_ms + 2 * wake, of.generator_ms)
+        for of, unit, wake in ((busy, "cpu_ms", 0.0), (idle, "ms", wake_ms))
     ]
     hit = good(measured(idle.rows)).filter(pl.col("source") == "cache")["latency_ms"].median()
     return Service(*costs, batch_cost, max(hit - costs[1].hot_ms - costs[1].generator_ms, 0.0))
 
 
-def _alone(rows: pl.DataFrame, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of requests that were computed without another: events of their histories, and CPU ms."""
+def _alone(rows: pl.DataFrame, lengths: np.ndarray, of: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of requests that were computed without another: events of their histories, and `ms` of time or `cpu_ms`."""
     alone = _computed(rows).filter(pl.len().over(_TIMINGS) == 1)
-    return lengths[alone["user"].to_numpy()], _compute_ms(alone, "cpu_ms").to_numpy().astype(np.float64)
+    return lengths[alone["user"].to_numpy()], _compute_ms(alone, of).to_numpy().astype(np.float64)
 
 
 def _computed(rows: pl.DataFrame) -> pl.DataFrame:

@@ -289,7 +289,7 @@ class Lengths:
         precision: relative, of the highest rate.
         confirm_s: of the run that confirms it.
         sweep: shares of the highest rate.
-        sweep_s: of each,
+        sweep_s: of each at the highest rate and beyond, longer below it for as many requests,
         sweep_rounds: which take turns.
         cold_shares: of the cold-share sweep.
         cold_load: its rate, as a share of the highest.
@@ -465,7 +465,7 @@ def sweep(
         busy.append(target.measure("busy cores", call))
         load = target.load()
         for share, runs in zip(lengths.sweep, rounds, strict=True):
-            run = target.poisson("sweep", load, share * peak, lengths.sweep_s)
+            run = target.poisson("sweep", load, share * peak, lengths.sweep_s / min(share, 1.0))
             runs.append((target.bench.rows[-1], run))
     return rounds, idle, busy
 

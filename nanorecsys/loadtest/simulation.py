@@ -17,7 +17,9 @@ nothing to do, or is asked to after the interpreter's switch interval. What a th
 beside its calls that the loop is not made to wait for it.
 
 Nothing of the rate sweep that is predicted enters: what work costs is measured where requests come so seldom that they
-hardly ever meet, and where cores are never idle. Nor is any figure fitted to it: how often an idle core looks is what
+hardly ever meet, and where cores are never idle. There it is CPU time; where requests hardly meet, the time that
+computing took, since what it took beyond its work nobody else's work explains: the machine does, which may have to wake
+and may have other guests. Nor is any figure fitted to it: how often an idle core looks is what
 Linux begins with, a millisecond for each core of the domain (kernel/sched/topology.c, sd_init: min_interval).
 """
 
@@ -44,7 +46,7 @@ _IDLE = 3 / 1024  # weight of a SCHED_IDLE thread over one with nice 0: kernel/s
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """CPU times in ms of one request.
+    """Times in ms of one request.
 
     Args:
         lengths: int (n,), events of the histories that were sampled.
@@ -75,7 +77,7 @@ class Service:
 
     Args:
         busy: on a core that is at work.
-        idle: of work that wakes an idle core.
+        idle: of work that wakes an idle core, with what else it waits for there.
         batch_cost: cost of a batch of 1, 2, ... over that of its requests one by one.
         wire_ms: what else a client waits for.
     """
@@ -97,7 +99,9 @@ class Machine:
         max_batch: requests computed at once,
         window: and events of them, the longest's for each.
         max_queue: that wait in a worker.
-        deadline_ms: longest wait.
+        deadline_ms: longest wait,
+        standing: and the share of it that is allowed
+        standing_ms: until so long after somebody was turned away for it.
         alike: lengths of a batch differ by this factor at most, or by `short`.
         short: see `alike`.
         compute_weight: of a compute thread's claim to a core, where the loop and the generator have 1.
@@ -113,6 +117,8 @@ class Machine:
     window: int = 200
     max_queue: int = 64
     deadline_ms: float = 75.0
+    standing: float = 0.25
+    standing_ms: float = 250.0
     alike: float = 1.25
     short: int = 8
     compute_weight: float = _IDLE
@@ -267,6 +273,7 @@ class _Run:
         self.call_ms = [0.0] * actors  # and the work of each
         self.asking: dict[int, tuple[tuple, float]] = {}  # for the interpreter's lock: what for, since when
         self.waiting: list[deque[int]] = [deque() for _ in range(machine.workers)]
+        self.late = [-np.inf] * machine.workers  # when somebody was last turned away for the deadline
         self.unseen: dict[int, int] = {}  # threads that are done, unseen by the loop: by their first request
         self.stages = np.zeros((n, len(STAGES)))
         self.since = arrivals.tolist()  # when a request entered its stage
@@ -404,7 +411,7 @@ class _Run:
             queue = self.waiting[worker]
             for actor in range(self.first_thread + worker * threads, self.first_thread + (worker + 1) * threads):
                 free = self.now_at[actor] is None and actor not in self.asking and actor not in unseen
-                if queue and free and (batch := self.batch(queue, now)):
+                if queue and free and (batch := self.batch(worker, now)):
                     self.asking[actor] = (None, batch), now
         for actor in list(self.asking):
             if self.now_at[1 + (actor - self.first_thread) // threads] is None:  # the loop has nothing to do
@@ -448,11 +455,14 @@ class _Run:
             return costs.cold_ms / 2
         return costs.cold_ms + self.compute[idle][request]
 
-    def batch(self, queue: deque[int], now: float) -> list[int]:
+    def batch(self, worker: int, now: float) -> list[int]:
         """The oldest that may still be computed, with others of about its length."""
-        machine = self.machine
-        while queue and now - self.since[queue[0]] > machine.deadline_ms:
+        machine, queue = self.machine, self.waiting[worker]
+        stands = now - self.late[worker] < machine.standing_ms
+        allowed = machine.deadline_ms * (machine.standing if stands else 1.0)
+        while queue and now - self.since[queue[0]] > allowed:
             queue.popleft()
+            self.late[worker] = now
         if not queue:
             return []
         batch = [queue.popleft()]

@@ -159,9 +159,11 @@ def test_a_server_that_never_recovers_takes_until_the_end():
 
 
 def spent(encode_ms, server_ms, generator_ms, together=1):
-    """Runs whose computed requests take 1.5 ms and that for encode; so many after each other are a batch."""
+    """Runs whose computed requests take 1.5 ms and that for encode of CPU time, and 2 ms more of time; so many after
+    each other are a batch."""
     batch = (pl.col("hot").cum_count() // together).cast(pl.Float32)
     given = rows().filter(~pl.col("hot") | (together == 1)).with_columns(encode_cpu_ms=encode_ms + 1e-4 * batch)
+    given = given.with_columns(encode_ms=pl.when(~pl.col("hot")).then(pl.col("encode_cpu_ms") + 2.0).otherwise(NAN))
     return analysis.Spent(given.with_columns(pl.when(~pl.col("hot")).then("encode_cpu_ms")), server_ms, generator_ms)
 
 
@@ -178,10 +180,13 @@ def test_service_times_are_those_of_busy_and_of_idle_cores():
         lengths,
         [1.0, 0.9],
     )
-    for costs, hot, cold, generator, encode in ((found.busy, 0.1, 0.5, 0.15, 3.0), (found.idle, 0.3, 0.9, 0.4, 5.0)):
+    for costs, hot, cold, generator, encode, more in (
+        (found.busy, 0.1, 0.5, 0.15, 3.0, 0.0),
+        (found.idle, 0.3, 0.9, 0.4, 5.0, 2.0),
+    ):
         assert (costs.hot_ms, costs.cold_ms) == (pytest.approx(hot, abs=1e-4), pytest.approx(cold, abs=1e-3))
         assert costs.generator_ms == generator
-        assert costs.compute_ms == pytest.approx(1.5 + means[encode].to_numpy(), abs=1e-5)
+        assert costs.compute_ms == pytest.approx(1.5 + more + means[encode].to_numpy(), abs=1e-5)
         assert costs.lengths.tolist() == lengths[measured.filter(~pl.col("hot"))["user"].to_numpy()].tolist()
     assert found.wire_ms == pytest.approx(1.1 - 0.3 - 0.4, abs=1e-3)
 
@@ -191,8 +196,8 @@ def test_a_micro_batch_is_counted_once_and_is_no_sample_of_a_request_alone():
     loop, share = given.loop()
     assert share == 1.0
     assert 5.0 - loop == pytest.approx((1.5 + 3.0) / 2, abs=0.05)
-    assert len(analysis._alone(given.rows, np.ones(1000, int))[0]) <= 2  # at the warm-up's end, and at the run's
-    assert len(analysis._alone(spent(3.0, 5.0, 0.1).rows, np.ones(1000, int))[0]) > 200
+    assert len(analysis._alone(given.rows, np.ones(1000, int), "ms")[0]) <= 2  # at the warm-up's end, and at the run's
+    assert len(analysis._alone(spent(3.0, 5.0, 0.1).rows, np.ones(1000, int), "ms")[0]) > 200
 
 
 def test_a_simulated_run_is_predicted_by_its_own_service_times():

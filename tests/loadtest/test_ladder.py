@@ -93,6 +93,7 @@ def test_every_rate_of_the_sweep_has_its_turn_in_every_round(bench):
         swept, idle, busy = measure.sweep(target, 100.0, lengths)
     assert [row.offered_per_s for row in bench.rows] == [50.0, None, 50.0, 100.0] * 3
     assert [row.scenario for row in bench.rows] == ["few requests", "busy cores", "sweep", "sweep"] * 3
+    assert [row.seconds for row in bench.rows if row.scenario == "sweep"] == pytest.approx([0.8, 0.4] * 3)
     assert (idle, busy) == (bench.runs[::4], bench.runs[1::4])
     workload = bench.workload
     place, used = np.argsort(workload.order) - workload.hot_users, 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nanorecsys.loadtest.simulation import Costs, Machine, Service, predict, simulate
+from server import batching
 from server.settings import Settings
 
 N = 20_000
@@ -168,10 +169,15 @@ def test_stages_add_up_to_the_latency():
 
 
 def test_more_than_capacity_is_turned_away_and_the_rest_is_bounded():
-    machine = Machine(threads=1, max_batch=1, deadline_ms=50.0, max_queue=64)
-    found = predict(service(np.full(10, 10.0)), machine, 200, 1.0, 4000, 0)
-    assert found.refused == pytest.approx(0.5, abs=0.05)
-    assert found.p99_ms < 50 + 10 + 5
+    found = [
+        predict(service(np.full(10, 10.0)), machine, 200, 1.0, 4000, 0)
+        for machine in (
+            Machine(threads=1, max_batch=1, deadline_ms=60.0, max_queue=64, standing=share) for share in (1.0, 0.25)
+        )
+    ]
+    assert [one.refused for one in found] == pytest.approx([0.5, 0.5], abs=0.05)
+    assert 60 < found[0].p99_ms < 60 + 10 + 5  # all wait until the deadline
+    assert 15 < found[1].p99_ms < 15 + 10 + 5  # a part of it, since somebody is always turned away
 
 
 def test_batches_of_like_length_carry_what_single_requests_do_not():
@@ -212,4 +218,5 @@ def test_the_simulated_machine_has_the_defaults_of_the_server():
     machine, settings = Machine(), Settings()
     for name in ("workers", "threads", "max_batch", "max_queue", "deadline_ms"):
         assert getattr(machine, name) == getattr(settings, name)
+    assert (machine.standing, machine.standing_ms) == (batching.STANDING, 1e3 * batching.STANDING_S)
     assert machine.switch_ms == 1e3 * sys.getswitchinterval()  # which the server leaves as it is
