@@ -74,7 +74,12 @@ class Settings:
     max_queue: int = field(
         default=64, metadata=_told("requests a worker lets wait; beyond it 503", "N", low=1, high=1_000_000)
     )
-    deadline_ms: float = field(default=75.0, metadata=_told("longest wait in the queue; beyond it 503", "MS", low=1.0))
+    deadline_ms: float = field(
+        default=75.0,
+        metadata=_told(
+            "longest wait in the queue; beyond it 503, and while that happens a part of it is allowed", "MS", low=1.0
+        ),
+    )
 
     # what it remembers
     cache: str = field(

@@ -122,8 +122,8 @@ class CpuTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """What the simulation is told: CPU times where cores are at work, and where work wakes them (null in old records),
-    and ms on the wire."""
+    """What the simulation is told: CPU times where cores are at work, and where work wakes them, there of computing the
+    time (CPU time in older records, all null in the oldest); and ms on the wire."""
 
     busy: CpuTimes | None = None
     idle: CpuTimes | None = None

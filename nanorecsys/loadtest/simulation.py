@@ -17,10 +17,10 @@ nothing to do, or is asked to after the interpreter's switch interval. What a th
 beside its calls that the loop is not made to wait for it.
 
 Nothing of the rate sweep that is predicted enters: what work costs is measured where requests come so seldom that they
-hardly ever meet, and where cores are never idle. There it is CPU time; where requests hardly meet, the time that
-computing took, since what it took beyond its work nobody else's work explains: the machine does, which may have to wake
-and may have other guests. Nor is any figure fitted to it: how often an idle core looks is what
-Linux begins with, a millisecond for each core of the domain (kernel/sched/topology.c, sd_init: min_interval).
+hardly ever meet, and where cores are never idle. In the latter it is CPU time. In the former it is the time that
+computing took: what it took beyond its work is no other request's doing but the machine's, which may have to wake and
+may have other guests. Nor is any figure fitted to the sweep: how often an idle core looks is what Linux begins with, a
+millisecond for each core of the domain (kernel/sched/topology.c, sd_init: min_interval).
 """
 
 import time
