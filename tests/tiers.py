@@ -17,7 +17,7 @@ PYTEST = [sys.executable, "-m", "pytest", "-q"]
 TWO = ["-n", "2", "--max-worker-restart", "0"]  # a process that was lost with a test that hung isn't begun again
 TWO_AT_ONCE = [*TWO, "--dist", "worksteal"]
 ONE_A_FILE = [*TWO, "--dist", "loadfile"]  # the cells of a notebook need one kernel
-NBVAL = ["--nbval-lax", "--nbval-cell-timeout", "300"]  # ten times the longest cell of a smoke run
+NBVAL = ["--nbval-lax", "--nbval-cell-timeout", "300"]  # several times the longest cell of a smoke run
 OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
 
 
