@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -22,7 +23,7 @@ from nanorecsys.loadtest.result import (
     ServiceTimes,
 )
 from nanorecsys.loadtest.simulation import Costs, Machine, Prediction, Service, predict, prediction, simulate
-from nanorecsys.loadtest.summary import COMPUTED, VALID, VOID, good, measured, timed
+from nanorecsys.loadtest.summary import COMPUTED, VALID, VOID, good, measured, middle, timed
 
 # Where a request's time goes. They add up to the latency from the intended time.
 PARTS = ("generator", "queue", *COMPUTED, NO_CORE, "event loop", "outside")
@@ -174,6 +175,22 @@ def overload(
         recovery_s=recovery_s(rows, end, bound_ms),
         lag_p99_ms=row.lag_p99_ms,
         verdict=VOID if row.verdict == VOID else VALID,
+    )
+
+
+def middle_overload(rounds: Sequence[Overload]) -> tuple[int, Overload]:
+    """The round with the median P99 of those that are not VOID, see `summary.middle`.
+
+    Returns:
+        its place in `rounds`; and what happened in it, with the P99 of all that were not VOID, and what was not
+        deliberate in any.
+    """
+    told = [None if found.verdict == VOID else found.p99_ms for found in rounds]
+    place = middle(told)
+    return place, msgspec.structs.replace(
+        rounds[place],
+        not_deliberate=sum(found.not_deliberate for found in rounds),
+        rounds_p99_ms=[p99 for p99 in told if p99 is not None],
     )
 
 
@@ -486,11 +503,13 @@ def _overload(found: LoadtestResult) -> str:
         if o.verdict == VOID
         else ""
     )
+    rounds = o.rounds_p99_ms
+    spread = f" (the median of {len(rounds)} rounds, {min(rounds):.0f} to {max(rounds):.0f})" if len(rounds) > 1 else ""
     return (
         f"At {o.times_highest:.1f} times the highest rate the server still answers {o.goodput_share:.0%} of what it "
-        f"answers there, at a P99 of {o.p99_ms:.0f} ms, and refuses {o.refused_share:.0%} with 503 and Retry-After; "
-        f"{o.not_deliberate:,} requests ended in another way. After the rate fell back, the bound was kept again "
-        f"within {o.recovery_s:.1f} s.{late}"
+        f"answers there, at a P99 of {o.p99_ms:.0f} ms{spread}, and refuses {o.refused_share:.0%} with 503 and "
+        f"Retry-After; {o.not_deliberate:,} requests ended in another way. After the rate fell back, the bound was "
+        f"kept again within {o.recovery_s:.1f} s.{late}"
     )
 
 

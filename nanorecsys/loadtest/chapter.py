@@ -91,7 +91,7 @@ CLAIMS = (
     ),
     Claim(
         id="loadtest.overload_p99",
-        statement="There the P99 of the answered stays within twice the bound.",
+        statement="There the P99 of the answered stays within twice the bound, in the median of the rounds.",
         value=_study_shape(
             lambda r: r.overload.p99_ms / r.p99_bound_ms if r.overload and r.overload.verdict != "VOID" else None
         ),
@@ -110,7 +110,7 @@ CLAIMS = (
         statement="After the rate falls back the bound is kept again within 5 s.",
         value=_study_shape(lambda r: r.overload.recovery_s if r.overload else None),
         unit="s",
-        target=Target("<=", 5.0, limit=10.0),
+        target=Target("<=", 5.0, limit=7.0),  # of the 8 s that are measured
     ),
     Claim(
         id="loadtest.wrong",

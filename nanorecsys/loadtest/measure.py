@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from nanorecsys.loadtest import result, scenarios
+from nanorecsys.loadtest import result, scenarios, summary
 from nanorecsys.loadtest.bundles import Bundles
 from nanorecsys.loadtest.generator import Run
 from nanorecsys.loadtest.ladder import BASELINE, FINAL, Rung, climb
@@ -295,7 +295,8 @@ class Lengths:
         cold_load: its rate, as a share of the highest.
         zipf: exponent.
         overload: multiple of the highest rate.
-        overload_s: before, during and after.
+        overload_s: before, during and after,
+        overload_rounds: one after the other, see `analysis.middle_overload`.
         tries: of the shorter searches.
     """
 
@@ -311,6 +312,7 @@ class Lengths:
     zipf: float
     overload: float
     overload_s: Sequence[float]
+    overload_rounds: int
     tries: int
 
 
@@ -321,7 +323,7 @@ class Measured:
     `cold` is a single stream; `hits` is hits alone for many clients, which keep the event loop at work: waking up
     for several, it costs less for each. `highest` is the run that confirmed the highest rate, with its row, None where
     no rate held; `limit` says how the rate above it failed. `sweep` has the rounds of each rate; `idle` and `busy` took
-    turns with them.
+    turns with them. `overload` has its rounds, `phases` rate and seconds of before, the overload and after.
     """
 
     hits: Run
@@ -332,8 +334,7 @@ class Measured:
     sweep: list[list[tuple[result.LoadRow, Run]]]
     idle: list[Run]
     busy: list[Run]
-    overload: Run
-    overload_row: result.LoadRow
+    overload: list[tuple[result.LoadRow, Run]]
     phases: list[tuple[float, float]]
 
 
@@ -413,7 +414,7 @@ def final_server(bench: Bench, lengths: Lengths) -> Measured:
         first = first_rate(cold.server_cpu_ms_per_request, FINAL)
         search(target, load, first, lengths.tries, lengths.search_s, "all cold, search")
         over, phases = _overload(target, peak, lengths)
-    return Measured(hits, cold, highest, row, limit, swept, idle, busy, over, bench.rows[-1], phases)
+    return Measured(hits, cold, highest, row, limit, swept, idle, busy, over, phases)
 
 
 def _alone(target: Target, name: str, cold_share: float | None, lengths: Lengths) -> Run:
@@ -472,8 +473,7 @@ def sweep(
 
 def middle(rounds: Sequence[tuple[result.LoadRow, Run]]) -> tuple[result.LoadRow, Run]:
     """The run with the median P99 of those that are not VOID, the lower of two middle ones; the first if all are."""
-    fine = [pair for pair in rounds if timed(pair[0])] or rounds[:1]
-    return sorted(fine, key=lambda pair: pair[0].p99_ms or 0.0)[(len(fine) - 1) // 2]
+    return rounds[summary.middle([row.p99_ms if timed(row) else None for row, _ in rounds])]
 
 
 def _closed_beside_open(target: Target, lengths: Lengths) -> None:
@@ -484,17 +484,22 @@ def _closed_beside_open(target: Target, lengths: Lengths) -> None:
     target.poisson("open loop at that rate", load, rate, lengths.single_s)
 
 
-def _overload(target: Target, peak: float, lengths: Lengths) -> tuple[Run, list[tuple[float, float]]]:
+def _overload(
+    target: Target, peak: float, lengths: Lengths
+) -> tuple[list[tuple[result.LoadRow, Run]], list[tuple[float, float]]]:
     phases = list(zip((0.5 * peak, lengths.overload * peak, 0.5 * peak), lengths.overload_s, strict=True))
     load = target.load()
     path = target.bench.folder("arrivals") / "arrivals.npy"
-    np.save(path, arrivals(phases, target.bench.seed))
-    run = target.measure(
-        "overload",
-        lambda: load.run("overload", mode="open", arrivals=str(path), seconds=sum(lengths.overload_s)),
-        phases[1][0],
-    )
-    return run, phases
+    rounds = []
+    for number in range(lengths.overload_rounds):
+        np.save(path, arrivals(phases, target.bench.seed + number * len(phases)))
+        run = target.measure(
+            "overload",
+            lambda: load.run("overload", mode="open", arrivals=str(path), seconds=sum(lengths.overload_s)),
+            phases[1][0],
+        )
+        rounds.append((target.bench.rows[-1], run))
+    return rounds, phases
 
 
 def arrivals(phases: Sequence[tuple[float, float]], seed: int) -> np.ndarray:

@@ -146,7 +146,8 @@ class Original(msgspec.Struct, frozen=True, kw_only=True):
 
 class Overload(msgspec.Struct, frozen=True, kw_only=True):
     """At a multiple of the highest rate: goodput over that at the highest rate, P99 of the answered, and how long
-    after the rate fell back the latency bound was kept again. Where the generator was late the run is VOID."""
+    after the rate fell back the latency bound was kept again. Where the generator was late the run is VOID. Of several
+    rounds it is the one with the median P99; `rounds_p99_ms` has that of each, and `not_deliberate` counts in all."""
 
     times_highest: float
     offered_per_s: float
@@ -158,6 +159,7 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
     recovery_s: float
     lag_p99_ms: float
     verdict: str
+    rounds_p99_ms: list[float] = []  # older records have one round
 
 
 class Faults(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """What the rows of a run say: percentiles, rates, errors, a verdict, and where the time of slow requests went."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -123,6 +123,12 @@ def latency_of(latency_ms: np.ndarray) -> Latency:
 def timed(row: LoadRow) -> bool:
     """Whether a run of the record tells latencies: the generator was on time, and something was answered."""
     return row.verdict != VOID and row.p99_ms is not None
+
+
+def middle(p99_ms: Sequence[float | None]) -> int:
+    """The place of the median, the lower of two middle ones, among those that are not None; 0 if all are."""
+    told = [place for place, p99 in enumerate(p99_ms) if p99 is not None] or [0]
+    return sorted(told, key=lambda place: p99_ms[place] or 0.0)[(len(told) - 1) // 2]
 
 
 def measured(rows: pl.DataFrame) -> pl.DataFrame:

@@ -185,7 +185,7 @@ def test_every_claim_holds_of_a_good_result():
         ("goodput", {"overload__goodput_share": 0.5}),
         ("overload_p99", {"overload__p99_ms": 400.0}),
         ("deliberate", {"overload__not_deliberate": 1}),
-        ("recovery", {"overload__recovery_s": 11.0}),
+        ("recovery", {"overload__recovery_s": 7.5}),
         ("wrong", {"faults__wrong": 1}),
         ("lost", {"faults__lost": 1}),
         ("lost", {"faults__events_missing": 1}),
@@ -242,10 +242,29 @@ def test_sentences_follow_the_numbers():
         msgspec.structs.replace(GOOD.ladder[0], name=n, highest_per_s=9.0) for n in ("second worker", "second thread")
     ]
     assert "in its place 9" in analysis.story(changed(ladder=two))["ladder_sentence"]
+    three = analysis.story(changed(overload__rounds_p99_ms=[120.0, 90.0, 140.0]))["overload_sentence"]
+    assert "120 ms (the median of 3 rounds, 90 to 140)" in three
+    assert "rounds" not in told["overload_sentence"]  # of one alone
     assert "late itself" in analysis.story(changed(overload__verdict="VOID"))["overload_sentence"]
     assert "VOID" in analysis.story(changed(void_runs=2))["void_sentence"]
     for empty in (changed(highest=None, overload=None, bands=[], predicted=[], prediction_error=None, original=[]),):
         assert "no rate" in analysis.story(empty)["answer"]
+
+
+def test_of_several_rounds_of_overload_the_one_with_the_median_p99_is_told():
+    def round_of(p99, verdict="VALID", not_deliberate=0):
+        return msgspec.structs.replace(
+            GOOD.overload, p99_ms=p99, verdict=verdict, not_deliberate=not_deliberate, recovery_s=p99 / 100
+        )
+
+    place, found = analysis.middle_overload([round_of(300.0), round_of(150.0, not_deliberate=2), round_of(200.0)])
+    assert (place, found.p99_ms, found.recovery_s) == (2, 200.0, 2.0)
+    assert found.rounds_p99_ms == [300.0, 150.0, 200.0]
+    assert found.not_deliberate == 2  # in whichever round
+    place, found = analysis.middle_overload([round_of(1.0, "VOID"), round_of(300.0), round_of(150.0)])
+    assert (place, found.rounds_p99_ms) == (2, [300.0, 150.0])  # the lower of two
+    place, found = analysis.middle_overload([round_of(9.0, "VOID"), round_of(8.0, "VOID")])
+    assert (place, found.verdict, found.rounds_p99_ms) == (0, "VOID", [])
 
 
 @pytest.mark.parametrize(("other", "expected"), [("VOID", "not_run"), ("INVALID", "fails")])
