@@ -282,7 +282,7 @@ def _compute_ms(rows: pl.DataFrame, of: str) -> pl.Series:
     return rows.select(pl.sum_horizontal(f"{s}_{of}" for s in COMPUTED)).to_series()
 
 
-def told(service: Service, both: float) -> ServiceTimes:
+def told(service: Service) -> ServiceTimes:
     """The service times as the record has them."""
 
     def of(costs: Costs) -> CpuTimes:
@@ -300,7 +300,6 @@ def told(service: Service, both: float) -> ServiceTimes:
         idle=of(service.idle),
         wire=service.wire_ms,
         batch_cost=list(service.batch_cost),
-        both=both,
     )
 
 

@@ -129,7 +129,6 @@ class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
     idle: CpuTimes | None = None
     wire: float
     batch_cost: list[float]
-    both: float
 
 
 class Original(msgspec.Struct, frozen=True, kw_only=True):

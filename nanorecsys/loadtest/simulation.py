@@ -9,7 +9,8 @@ weight with those who are there. A core without work takes over one that waits e
 to time, and when it has just run out of work as often as that has been of use, as Linux does. A pool of cores that all
 share at every moment would be kinder than the system is: there most of the time that computing takes beyond its own
 work is spent on a core with others while the other core is idle. Work that wakes an idle core costs more than on one
-that is at work, and a thread gets its next batch from the event loop, when that has seen the last.
+that is at work, and so does what a core begins at the moment that such work ends there; a thread gets its next batch
+from the event loop, when that has seen the last.
 
 Event loop and compute threads are one interpreter's, of whose lock there is one. A thread needs it to take a batch, and
 again after each of the calls that encode, retrieve and rank; the loop has it while it works, and lets go when it has
@@ -17,7 +18,8 @@ nothing to do, or is asked to after the interpreter's switch interval. What a th
 beside its calls that the loop is not made to wait for it.
 
 Nothing of the rate sweep that is predicted enters: what work costs is measured where requests come so seldom that they
-hardly ever meet, and where cores are never idle. In the latter it is CPU time. In the former it is the time that
+hardly ever meet, and where cores are never idle. In the latter it is CPU time, and what two cores at work take from
+one another is in it. In the former it is the time that
 computing took: what it took beyond its work is no other request's doing but the machine's, which may have to wake and
 may have other guests. Nor is any figure fitted to the sweep: how often an idle core looks is what Linux begins with, a
 millisecond for each core of the domain (kernel/sched/topology.c, sd_init: min_interval).
@@ -26,7 +28,6 @@ millisecond for each core of the domain (kernel/sched/topology.c, sd_init: min_i
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,6 @@ from server.engine import Query, open_engine
 STAGES = ("generator", "loop", "queue", "compute")
 _GENERATOR = 0
 _SEND, _HOT, _IN, _OUT, _RECEIVE = range(5)
-_ROUNDS = 15  # in turn, of one thread and of two: a round of a few short requests may meet a disturbance
 _CALLS = 3  # encode, retrieve and rank: each lets go of the interpreter's lock
 _NEAR = 3  # samples to either side of a length that may stand for it
 _IDLE = 3 / 1024  # weight of a SCHED_IDLE thread over one with nice 0: kernel/sched/sched.h, WEIGHT_IDLEPRIO
@@ -107,7 +107,6 @@ class Machine:
         compute_weight: of a compute thread's claim to a core, where the loop and the generator have 1.
         look_ms: how often an idle core looks for who waits on another; 0: at once, and who wakes takes an idle core.
         switch_ms: after which an event loop at work gives up the interpreter's lock to a thread that asks for it.
-        both: speed of each core where two are at work, over that of one alone.
     """
 
     cores: int = 2
@@ -124,7 +123,6 @@ class Machine:
     compute_weight: float = _IDLE
     look_ms: float = 2.0
     switch_ms: float = 5.0
-    both: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +196,8 @@ def simulate(
     return _Run(arrivals_ms, hot, lengths, service, machine, rng).go()
 
 
-def calibrate(bundle: Path, max_batch: int, calls: int = 24) -> tuple[list[float], float]:
-    """Two things that a request sent alone does not tell, measured on the server's engine itself.
+def calibrate(bundle: Path, max_batch: int, calls: int = 24) -> list[float]:
+    """What a request sent alone does not tell: what a batch saves, measured on the server's engine itself.
 
     Args:
         bundle: its folder.
@@ -208,8 +206,7 @@ def calibrate(bundle: Path, max_batch: int, calls: int = 24) -> tuple[list[float
 
     Returns:
         the cost of batches of 1, 2, ... `max_batch` over that of their requests one by one, in the mean of batches that
-        have as many events as one may have, and half as many; and the speed of a core
-        when two are at work over that of one alone.
+        have as many events as one may have, and half as many.
     """
     engine = open_engine(bundle)
     rng = np.random.default_rng(0)
@@ -229,18 +226,7 @@ def calibrate(bundle: Path, max_batch: int, calls: int = 24) -> tuple[list[float
         1.0,
         *(np.mean([saved(n, max(engine.window // (n * part), 1)) for part in (1, 2)]) for n in sizes[1:]),
     ]
-    law = np.minimum(np.interp(np.arange(1, max_batch + 1), sizes, ratio), 1.0)
-    with ThreadPoolExecutor(2) as pool:
-
-        def median(_: int) -> float:
-            return float(np.median([call(1, engine.window) for _ in range(calls // 2)]))
-
-        def kept() -> float:
-            """Speed of a core beside another at work, over that alone just before."""
-            return median(0) / float(np.mean(list(pool.map(median, range(2)))))
-
-        both = np.median([kept() for _ in range(_ROUNDS)])
-    return law.tolist(), float(np.clip(both, 0.5, 1.0))
+    return np.minimum(np.interp(np.arange(1, max_batch + 1), sizes, ratio), 1.0).tolist()
 
 
 class _Run:
@@ -280,7 +266,9 @@ class _Run:
         self.done = np.full(n, np.nan)
         self.weight = [1.0] * self.first_thread + [machine.compute_weight] * (actors - self.first_thread)
         self.core = [0] * actors  # where an actor works, or did last
-        self.at = [0] * machine.cores  # how many work on each core
+        self.at = [0] * machine.cores  # how many work on each core,
+        self.ended = [(-np.inf, True)] * machine.cores  # when something ended there last, and whether that had woken it
+        self.woke = [False] * actors  # whether what an actor works on has woken an idle core
         self.looked = self.found = 1  # times that a core that ran out of work looked for some, and found it
         self.rng = rng
 
@@ -315,6 +303,7 @@ class _Run:
             else:
                 task, self.now_at[first] = self.now_at[first], None
                 self.at[self.core[first]] -= 1
+                self.ended[self.core[first]] = now, self.woke[first]
                 if first < self.first_thread:
                     self.finish(first, task, now)
                 else:
@@ -336,8 +325,7 @@ class _Run:
         claims = [0.0] * self.machine.cores
         for actor in busy:
             claims[self.core[actor]] += self.weight[actor]
-        speed = self.machine.both if len(self.at) - self.at.count(0) > 1 else 1.0
-        return [speed * self.weight[actor] / claims[self.core[actor]] for actor in busy]
+        return [self.weight[actor] / claims[self.core[actor]] for actor in busy]
 
     def balance(self) -> None:
         """Cores without work look for some."""
@@ -405,7 +393,7 @@ class _Run:
                 kind, who = tasks.popleft()
                 if kind == _OUT:
                     self.unseen.pop(who, None)
-                self.begin(actor, (kind, who), goes_on)
+                self.begin(actor, (kind, who), now, goes_on)
         threads, unseen = self.machine.threads, self.unseen.values()
         for worker in range(self.machine.workers):
             queue = self.waiting[worker]
@@ -426,21 +414,24 @@ class _Run:
             self.start(now, None)
             return
         self.calls[actor] = self.calls[actor] - 1 if self.calls[actor] else _CALLS
-        self.begin(actor, task, actor if goes_on else None)
+        self.begin(actor, task, now, actor if goes_on else None)
 
-    def begin(self, actor: int, task: tuple, goes_on: int | None) -> None:
+    def begin(self, actor: int, task: tuple, now: float, goes_on: int | None) -> None:
         """Let an actor work on a task."""
         idle = False
         if actor != goes_on:
             self.core[actor] = self.place()
-            idle = not self.at[self.core[actor]]
+            ended, woke = self.ended[self.core[actor]]
+            idle = not self.at[self.core[actor]] and (ended < now or woke)
         self.at[self.core[actor]] += 1
         self.now_at[actor] = task
         kind, who = task
         if actor < self.first_thread:
+            self.woke[actor] = idle
             self.left[actor] = self.work(kind, who, idle)
             return
         if self.calls[actor] == _CALLS:
+            self.woke[actor] = idle
             self.call_ms[actor] = self.cost(who, idle) / _CALLS
         self.left[actor] = self.call_ms[actor]
 

@@ -88,7 +88,6 @@ GOOD = LoadtestResult(
         idle=CpuTimes(compute_p50=4.0, compute_p95=8.0, loop_hot=0.3, loop_cold=0.7, generator=0.2),
         wire=0.1,
         batch_cost=[1.0, 0.9],
-        both=1.0,
     ),
     predicted=[
         Predicted(
