@@ -1,7 +1,7 @@
 """`python -m nanorecsys.scaleup.search_worker PLAN`: measure one index in a process that does nothing else.
 
 All settings of the grid are searched for their recall under a few scouting queries, those that may be the least to
-reach the floor under more. The least that reach it by a standard error are timed, one query at a time on one thread, in
+reach the floor under more. The least that surely reach it are timed, one query at a time on one thread, in
 rounds and in another random order in each. The fastest is then timed anew, and its recall is that under the other
 queries: the best of many noisy figures flatters itself. It writes its `Measured` beside the plan, and rows to parquet:
 
@@ -31,7 +31,7 @@ from nanorecsys.study.spread import Spread, spread
 
 WARM_UP = 5
 SCOUTS = 150  # queries under which every setting is tried
-SURE = 2.0  # standard errors
+SURE = 2.0  # standard errors: of so many settings the least that just reaches the floor owes it to its queries
 CONFIRM_ROUNDS = 3
 
 
@@ -104,6 +104,16 @@ def least(settings: Sequence[str]) -> set[str]:
     return {s for s, mine in values.items() if not beaten(mine)}
 
 
+def surely(recall: np.ndarray, floor: float) -> bool:
+    """Whether the mean recall reaches the floor by `SURE` standard errors.
+
+    >>> recall = np.array([0.9, 1.0] * 8)
+    >>> surely(recall, 0.92), surely(recall, 0.93)
+    (True, False)
+    """
+    return _lowest(recall, SURE) >= floor
+
+
 def promising(settings: Sequence[str], recalls: Sequence[np.ndarray], floor: float) -> list[int]:
     """Settings that may reach the floor, and ask for no more than one that surely does.
 
@@ -116,7 +126,7 @@ def promising(settings: Sequence[str], recalls: Sequence[np.ndarray], floor: flo
     >>> promising(["nprobe=1", "nprobe=2", "nprobe=4"], few, floor=0.9)
     [1]
     """
-    sure = least([s for s, recall in zip(settings, recalls, strict=True) if _lowest(recall, SURE) >= floor])
+    sure = least([s for s, recall in zip(settings, recalls, strict=True) if surely(recall, floor)])
     return [
         i
         for i, (setting, recall) in enumerate(zip(settings, recalls, strict=True))
@@ -169,7 +179,7 @@ def measure(plan: Plan, folder: Path) -> Measured:
         index.set(plan.settings[i])
         found[i] = exact.recall(index.search(asked[: plan.choosing], plan.k)[1], plan.k)
     recalls = [float(recall.mean()) for recall in found]
-    reaching = [i for i in candidates if _lowest(found[i], 1) >= plan.floor]
+    reaching = [i for i in candidates if surely(found[i], plan.floor)]
     best = max(range(len(recalls)), key=lambda i: (recalls[i], -i))
     timed = least([plan.settings[i] for i in reaching])
     timed = [i for i in reaching if plan.settings[i] in timed] or [best]
