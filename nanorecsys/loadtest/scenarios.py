@@ -18,7 +18,7 @@ from nanorecsys.loadtest.summary import INVALID, VALID, VOID, Lag, Summary
 from nanorecsys.loadtest.workload import Workload
 
 _WARM = 0.99  # share of the hot set that hits, at which caches count as warm
-_CLOSED_RATE = 5000  # requests a second for which a closed loop has users, at most
+_CLOSED_RATE = 30_000  # requests a second for which a closed loop has users, at most
 
 
 class Load:
