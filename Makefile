@@ -56,10 +56,12 @@ $(BUNDLE)/manifest.json: | $(INSTALLED)
 	@$(BIN)nanorecsys run $(PROFILE) --only 01_data --only 02_training --only 03_export --only 04_ann
 	@$(BIN)nanorecsys bundle $(PROFILE) --output $(BUNDLE)
 
-lint: $(INSTALLED) ## check style
-	@echo "lint  checks style"
+lint: $(INSTALLED) ## check style, types and that rooms import only the rooms below them
+	@echo "lint  checks style, types and imports"
 	@$(BIN)ruff check .
 	@$(BIN)ruff format --check .
+	@$(BIN)mypy
+	@$(BIN)lint-imports --no-logo
 
 clean: ## remove the environment, runs and pages; downloads stay
 	@echo "clean  removes .venv, data/runs, _build and caches"

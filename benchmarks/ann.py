@@ -1,8 +1,8 @@
 """What a recall of .999 can cost at best: how fast codes are scanned, and how much of the catalogue has to be.
 
-Of a run's published vectors and user queries (chapter 04). An index that scans 4-bit codes and refines what it finds
-can be no faster than the scan alone; one with lists cannot leave out more of them than exact search within those lists
-allows. Everything one query at a time, one thread.
+Of a run's published vectors and user queries (chapter 04). An index that scans 4-bit codes and
+refines what it finds can be no faster than the scan alone; one with lists cannot leave out more of
+them than exact search within those lists allows. Everything one query at a time, one thread.
 """
 
 import argparse
@@ -16,9 +16,9 @@ import numpy as np
 
 from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.ann.indexes import build_index, visited
-from nanorecsys.blas import faiss
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.study import provenance
+from nanorecsys.system.blas import faiss
+from nanorecsys.system.errors import NanorecsysError
 
 K = 100
 LISTS = 256
@@ -39,12 +39,18 @@ def main() -> int:
     parser.add_argument("--codes", type=int, default=128, help="of 4 bits, a vector")
     parser.add_argument("--queries", type=int, default=600)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--factors", type=int, nargs="+", default=[1, 2, 3], help="times k that are refined")
-    parser.add_argument("--probes", type=int, nargs="+", default=[16, 32, 64, 96, 128], help=f"lists of {LISTS}")
+    parser.add_argument(
+        "--factors", type=int, nargs="+", default=[1, 2, 3], help="times k that are refined"
+    )
+    parser.add_argument(
+        "--probes", type=int, nargs="+", default=[16, 32, 64, 96, 128], help=f"lists of {LISTS}"
+    )
     arguments = parser.parse_args()
     folder = arguments.run / "04_ann"
     if not (folder / "vectors.npy").exists():
-        raise NanorecsysError(f"{folder}: no vectors", f"nanorecsys run {arguments.run.name} --only 04_ann")
+        raise NanorecsysError(
+            f"{folder}: no vectors", f"nanorecsys run {arguments.run.name} --only 04_ann"
+        )
     vectors, queries = np.load(folder / "vectors.npy"), np.load(folder / "queries.npy")
     queries = queries[np.random.default_rng(0).permutation(len(queries))[: arguments.queries]]
     exact = exact_neighbours(vectors, queries, K, (K,))
@@ -55,14 +61,22 @@ def main() -> int:
     faiss.omp_set_num_threads(1)
     n, d = vectors.shape
     print(f"{n:,} x {d}, {len(queries)} user queries, k {K}; {provenance.machine().processor}\n")
-    print(f"{'times k':>8}{'scan alone, ms':>16}{'x Flat':>8}{'refined, ms':>14}{'x Flat':>8}{'recall':>9}")
+    print(
+        f"{'times k':>8}{'scan alone, ms':>16}{'x Flat':>8}{'refined, ms':>14}{'x Flat':>8}{'recall':>9}"
+    )
     for factor in arguments.factors:
         refined.set(f"k_factor_rf={factor}")
         searches = ((flat, K), (scan, K * factor), (refined, K))
-        whole, alone, both = take_turns(queries, arguments.repeats, *(partial(i.search, k=k) for i, k in searches))
+        whole, alone, both = take_turns(
+            queries, arguments.repeats, *(partial(i.search, k=k) for i, k in searches)
+        )
         found = exact.recall(refined.search(queries, K)[1], K).mean()
-        print(f"{factor:>8}{alone:>16.3f}{whole / alone:>8.1f}{both:>14.3f}{whole / both:>8.1f}{found:>9.4f}")
-    print(f"\n{'lists of ' + str(LISTS):>13}{'vectors read':>14}{'recall of exact search in them':>32}")
+        print(
+            f"{factor:>8}{alone:>16.3f}{whole / alone:>8.1f}{both:>14.3f}{whole / both:>8.1f}{found:>9.4f}"
+        )
+    print(
+        f"\n{'lists of ' + str(LISTS):>13}{'vectors read':>14}{'recall of exact search in them':>32}"
+    )
     for probes in arguments.probes:
         lists.set(f"nprobe={probes}")
         found = exact.recall(lists.search(queries, K)[1], K).mean()
@@ -70,7 +84,9 @@ def main() -> int:
     return 0
 
 
-def take_turns(queries: np.ndarray, repeats: int, *searches: Callable[[np.ndarray], object]) -> np.ndarray:
+def take_turns(
+    queries: np.ndarray, repeats: int, *searches: Callable[[np.ndarray], object]
+) -> np.ndarray:
     """Medians in ms of one query at a time, the searches in turn; the median over the repeats after one to warm up."""
     found = []
     for _ in range(repeats + 1):

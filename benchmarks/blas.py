@@ -1,6 +1,7 @@
 """FAISS's matrix products with each of the kernels that its OpenBLAS has, in one run: assignment to centroids.
 
-See `nanorecsys.blas` for why the choice is not left to OpenBLAS, which is the row `detected`.
+See `nanorecsys.system.blas` for why the choice is not left to OpenBLAS, which is the row
+`detected`.
 """
 
 import argparse
@@ -9,8 +10,8 @@ import statistics
 import subprocess
 import sys
 
-from nanorecsys.blas import KERNELS, VARIABLE, kernels
-from nanorecsys.processor import processor
+from nanorecsys.system.blas import KERNELS, VARIABLE, kernels
+from nanorecsys.system.processor import processor
 
 VECTORS, CENTROIDS, D = 32_768, 4096, 256  # a block of items and the lists of three million
 DETECTED = "detected"
@@ -19,7 +20,7 @@ import sys, time
 if sys.argv[1] == "{DETECTED}":
     import faiss
 else:
-    from nanorecsys.blas import faiss
+    from nanorecsys.system.blas import faiss
 import numpy as np
 from threadpoolctl import threadpool_info
 made = np.random.default_rng(0)
@@ -36,7 +37,9 @@ print(name, seconds)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5, help="of each, taking turns")
     repeats = parser.parse_args().repeats
 
@@ -48,7 +51,11 @@ def main() -> None:
         for asked in (DETECTED, *able):
             environment = left if asked == DETECTED else left | {VARIABLE: asked}
             told = subprocess.run(
-                [sys.executable, "-c", WORK, asked], env=environment, capture_output=True, text=True, check=True
+                [sys.executable, "-c", WORK, asked],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
             )
             name, seconds = told.stdout.split()
             label = f"{asked}: {name}" if asked == DETECTED else asked

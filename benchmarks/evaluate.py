@@ -1,9 +1,9 @@
 """Seconds and memory that full-catalogue evaluation takes at ML-20M's size.
 
-Random user and item vectors and histories of ML-20M's lengths are generated; what is measured is `evaluate` from
-vectors and histories to ranks and lists of 100 (scores, seen items removed, ranks with ties, lists) and `summary`,
-every metric at every cutoff. The limits are those of the project: 6 minutes and 2 GiB above the inputs on 2 virtual
-CPUs.
+Random user and item vectors and histories of ML-20M's lengths are generated; what is measured is
+`evaluate` from vectors and histories to ranks and lists of 100 (scores, seen items removed, ranks
+with ties, lists) and `summary`, every metric at every cutoff. The limits are those of the project:
+6 minutes and 2 GiB above the inputs on 2 virtual CPUs.
 """
 
 import argparse
@@ -62,9 +62,12 @@ def histories_of_ml_20m(
     lengths = np.clip(rng.lognormal(np.log(68), 1.2, n_users), 20, n_items / 4).astype(np.int64)
     user = np.repeat(np.arange(n_users), lengths)
     item = (n_items * rng.random(len(user)) ** 3).astype(np.int32)
-    # Targets an equal step apart are distinct; events of the same item are taken out of the history.
+    # Targets an equal step apart are distinct; events of the same item are taken out of the
+    # history.
     first = rng.integers(0, n_items, n_users)
-    target = (first[:, None] + np.arange(n_targets) * (n_items // n_targets)) % n_items  # (n_users, n_targets)
+    target = (
+        first[:, None] + np.arange(n_targets) * (n_items // n_targets)
+    ) % n_items  # (n_users, n_targets)
     step = n_items // n_targets
     offset = (item - first[user]) % n_items
     kept = (offset % step != 0) | (offset // step >= n_targets)
@@ -77,11 +80,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--users", type=int, default=138_493, help="users, all of them evaluated (default 138493)")
-    parser.add_argument("--items", type=int, default=26_744, help="size of the catalogue (default 26744)")
+    parser.add_argument(
+        "--users", type=int, default=138_493, help="users, all of them evaluated (default 138493)"
+    )
+    parser.add_argument(
+        "--items", type=int, default=26_744, help="size of the catalogue (default 26744)"
+    )
     parser.add_argument("--dim", type=int, default=256, help="length of the vectors (default 256)")
     parser.add_argument("--targets", type=int, default=1, help="targets of each user (default 1)")
-    parser.add_argument("--repeats", type=int, default=1, help="measured runs, one after another (default 1)")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="measured runs, one after another (default 1)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the generated data (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     args = parser.parse_args()
@@ -102,12 +111,16 @@ def main() -> None:
     for name in runs[0]:
         print(f"{name:<36}" + "".join(f"{run[name]:>10.3f}" for run in runs))
     if args.json:
-        args.json.write_text(json.dumps({"arguments": vars(args) | {"json": None}, "runs": runs}, indent=2))
+        args.json.write_text(
+            json.dumps({"arguments": vars(args) | {"json": None}, "runs": runs}, indent=2)
+        )
     if any(run["total_s"] > LIMIT_S or run["peak_above_inputs_gib"] > LIMIT_GIB for run in runs):
         sys.exit(f"a limit was exceeded: {LIMIT_S} s, {LIMIT_GIB} GiB")
 
 
-def measure(scorer: DotProduct, targets: Histories, seen: Histories, n_items: int) -> dict[str, float]:
+def measure(
+    scorer: DotProduct, targets: Histories, seen: Histories, n_items: int
+) -> dict[str, float]:
     with PeakMemory() as peak:
         start = time.perf_counter()
         result = evaluate(scorer, targets, seen, n_items)

@@ -1,6 +1,7 @@
 """Seconds and memory that a ratings.csv of ML-20M's size takes from file to prepared data.
 
-A fresh process reads and checks the file, numbers and sorts, splits twice and saves. The limits are those of the
+A fresh process reads and checks the file, numbers and sorts, splits twice and saves. The limits are
+those of the
 project: 60 s and 4 GiB on 2 virtual CPUs.
 """
 
@@ -16,7 +17,7 @@ import msgspec
 from nanorecsys.data.ingest import measure_file
 from nanorecsys.data.result import IngestResult
 from nanorecsys.data.synthetic import write_ratings_csv
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 LIMIT_S, LIMIT_GIB = 60, 4
 
@@ -38,11 +39,17 @@ def main() -> None:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--scale", type=float, default=1.0, help="share of ML-20M's rows and users (default 1)")
+    source.add_argument(
+        "--scale", type=float, default=1.0, help="share of ML-20M's rows and users (default 1)"
+    )
     source.add_argument("--csv", type=Path, help="measure this file instead of a generated one")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="folder for the files (default: temporary)")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="folder for the files (default: temporary)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--repeats", type=int, default=1, help="measured processes, one after another (default 1)")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="measured processes, one after another (default 1)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)

@@ -7,12 +7,13 @@ Locust is no dependency of the study. In an environment of its own:
         --ids ids.txt -u 100 -r 20 -t 60s --throughput 5
 
 `--ids` names a file with one user id a line, such as
-`python -c "import numpy; print(*numpy.load('BUNDLE/user_ids.npy'), sep='\\n')" > ids.txt`. Warm the server's cache
-first, with `nanorecsys load URL --bundle BUNDLE`, or leave the first minute out.
+`python -c "import numpy; print(*numpy.load('BUNDLE/user_ids.npy'), sep='\\n')" > ids.txt`. Warm the
+server's cache first, with `nanorecsys load URL --bundle BUNDLE`, or leave the first minute out.
 
-Locust's users wait for their answers, so its latency is that of a closed loop: where the server stalls, the requests
-that would have come meanwhile are not sent, and its percentiles lie below those of `nanorecsys load`. With
-`--throughput` each user keeps a pace as long as its answers are faster than that; without, it asks at once again.
+Locust's users wait for their answers, so its latency is that of a closed loop: where the server
+stalls, the requests that would have come meanwhile are not sent, and its percentiles lie below
+those of `nanorecsys load`. With `--throughput` each user keeps a pace as long as its answers are
+faster than that; without, it asks at once again.
 """
 
 import itertools
@@ -26,9 +27,13 @@ from locust import FastHttpUser, constant_throughput, events, task
 def options(parser) -> None:
     """Those of the workload, beside Locust's own."""
     parser.add_argument("--ids", required=True, metavar="FILE", help="user ids, one a line")
-    parser.add_argument("--cold-share", type=float, default=0.3, help="of requests, by users who come only once")
+    parser.add_argument(
+        "--cold-share", type=float, default=0.3, help="of requests, by users who come only once"
+    )
     parser.add_argument("--hot-users", type=int, default=1000, help="users who make up the others")
-    parser.add_argument("--throughput", type=float, default=0.0, help="requests a second of each of Locust's users")
+    parser.add_argument(
+        "--throughput", type=float, default=0.0, help="requests a second of each of Locust's users"
+    )
     parser.add_argument("--k", type=int, default=10, help="items asked for")
     parser.add_argument("--seed", type=int, default=0, help="of users and mix")
 

@@ -85,7 +85,9 @@ def main() -> int:
     dataset = load_dataset(arguments.dataset)
     known = histories(dataset.interactions)
     content = item_content(dataset.items)
-    shape = RetrieverConfig(**{name: getattr(arguments, name) for name in ("d", "layers", "heads", "hidden", "window")})
+    shape = RetrieverConfig(
+        **{name: getattr(arguments, name) for name in ("d", "layers", "heads", "hidden", "window")}
+    )
     training = TrainingConfig(batch_tokens=arguments.batch_tokens)
     start = time.perf_counter()
     rows = measure(
@@ -113,7 +115,9 @@ def main() -> int:
         )
     if best_device().type == "cpu":
         model = Retriever(shape, np.ones(dataset.interactions.n_items, bool), content)
-        share, rate, large = products(Run(model, known, replace(training, precision="fp32")), arguments.steps)
+        share, rate, large = products(
+            Run(model, known, replace(training, precision="fp32")), arguments.steps
+        )
         times = table.filter(table["variant"] == "packed, fp32")["times_padded"].item()
         faster, alone = times / (1 - share + share * rate / large), times / (share * rate / large)
         print(
@@ -123,7 +127,12 @@ def main() -> int:
     peak_gib = psutil.Process().memory_info().rss / 2**30
     print(f"{time.perf_counter() - start:.0f} s, {peak_gib:.1f} GiB resident at the end")
     if arguments.json:
-        record = {"machine": machine, "shape": asdict(shape), "rows": rows.to_dicts(), "table": table.to_dicts()}
+        record = {
+            "machine": machine,
+            "shape": asdict(shape),
+            "rows": rows.to_dicts(),
+            "table": table.to_dicts(),
+        }
         arguments.json.write_text(json.dumps(record, indent=1))
     return int(table["times_padded"].max() < LIMIT)
 

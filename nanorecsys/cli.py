@@ -6,10 +6,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from nanorecsys.ann.bundle import bundle
 from nanorecsys.ann.command import ann
-from nanorecsys.errors import NanorecsysError
-from nanorecsys.export.command import bundle
 from nanorecsys.loadtest.command import load
+from nanorecsys.system.errors import NanorecsysError
 
 PARAMETER_HELP = (
     "Set a parameter: chapter.name=value, or name=value in every chapter that has it. Repeatable. "
@@ -36,20 +36,27 @@ def main() -> None:
 def cli() -> None:
     """A reproducible study of serving a sequential recommender on two virtual CPUs.
 
-    `make study` is `run quick` and then `book quick`. Results go to data/runs/PROFILE, pages to _build/PROFILE/html.
+    `make study` is `run quick` and then `book quick`. Results go to data/runs/PROFILE, pages to
+    _build/PROFILE/html.
     """
 
 
 @cli.command()
 @click.argument("profile", default="quick")
-@click.option("--only", multiple=True, metavar="CHAPTER", help="Run this chapter alone. Repeatable.")
+@click.option(
+    "--only", multiple=True, metavar="CHAPTER", help="Run this chapter alone. Repeatable."
+)
 @click.option("--from", "first", metavar="CHAPTER", help="Run this chapter and all after it.")
 @click.option(
-    "--again", is_flag=True, help="A second run, in data/runs/PROFILE-again; the first lends what is not run."
+    "--again",
+    is_flag=True,
+    help="A second run, in data/runs/PROFILE-again; the first lends what is not run.",
 )
 @click.option("--force", is_flag=True, help="Run also what is up to date.")
 @click.option("-p", "overrides", multiple=True, metavar="NAME=VALUE", help=PARAMETER_HELP)
-@click.option("--list", "listing", is_flag=True, help="Show what would run and why, and run nothing.")
+@click.option(
+    "--list", "listing", is_flag=True, help="Show what would run and why, and run nothing."
+)
 def run(
     profile: str,
     only: tuple[str, ...],
@@ -61,8 +68,9 @@ def run(
 ) -> None:
     """Run the study's chapters with the parameters of PROFILE (smoke, quick, full, ml-20m, ml-32m).
 
-    A chapter is skipped when its notebook, parameters, code, upstream results and input files are unchanged. After a
-    kill or a failure the same command resumes; a failed chapter leaves its last good result in place.
+    A chapter is skipped when its notebook, parameters, code, upstream results and input files are
+    unchanged. After a kill or a failure the same command resumes; a failed chapter leaves its last
+    good result in place.
 
     \b
     Examples:
@@ -86,14 +94,22 @@ def run(
     )
     for name in (*only, *([first] if first else [])):
         known_chapter(name, everything, "run")
-    selected = [c for n, c in everything.items() if (not only or n in only) and (first is None or n >= first)]
+    selected = [
+        c
+        for n, c in everything.items()
+        if (not only or n in only) and (first is None or n >= first)
+    ]
     folder = where.run(profile + runner.AGAIN if again else profile)
     if listing:
         _list(where, folder, selected, parameters, force)
         return
     given = [f"-p {o}" for o in overrides]
     if again:  # to resume with all chapters would repeat those that the first run lends
-        given += ["--again", *(f"--only {name}" for name in only), *([f"--from {first}"] if first else [])]
+        given += [
+            "--again",
+            *(f"--only {name}" for name in only),
+            *([f"--from {first}"] if first else []),
+        ]
     ran = runner.run_chapters(
         where,
         folder,
@@ -135,15 +151,20 @@ def book(profile: str | None, pdf: bool) -> None:
 
 @cli.command()
 @click.argument("profile", default="full")
-@click.option("--again", is_flag=True, help="Also the records of its second run, data/runs/PROFILE-again.")
-@click.option("--other-machine", is_flag=True, help="Instead: lay its records beside the published results.")
+@click.option(
+    "--again", is_flag=True, help="Also the records of its second run, data/runs/PROFILE-again."
+)
+@click.option(
+    "--other-machine", is_flag=True, help="Instead: lay its records beside the published results."
+)
 def publish(profile: str, again: bool, other_machine: bool) -> None:
     """Copy the finished run of PROFILE into book/results, to be committed.
 
     \b
     Examples:
       nanorecsys publish full
-      nanorecsys publish full --other-machine     the published results stay, the page on comparing shows both
+      nanorecsys publish full --other-machine     the published results stay, the page on comparing
+      shows both
     """
     from nanorecsys.study import book
     from nanorecsys.study.layout import layout
@@ -178,8 +199,9 @@ def check(profile: str | None) -> None:
 def compare(run: str, published: bool, other: str | None) -> None:
     """Set the run called RUN beside the published one, claim by claim.
 
-    Verdicts, ratios and qualities are judged, seconds and bytes are only shown. Exit code 0: nothing differs; 1: some
-    claim differs; 2: there is nothing to compare. The page goes to data/runs/RUN/compare.html, and into the book.
+    Verdicts, ratios and qualities are judged, seconds and bytes are only shown. Exit code 0:
+    nothing differs; 1: some claim differs; 2: there is nothing to compare. The page goes to
+    data/runs/RUN/compare.html, and into the book.
 
     \b
     Examples:
@@ -193,7 +215,9 @@ def compare(run: str, published: bool, other: str | None) -> None:
         raise click.UsageError("expected --published or --with RUN, got both")
     where = layout()
     try:
-        found = comparing.compare(where, where.run(run), where.run(other) if other else where.published)
+        found = comparing.compare(
+            where, where.run(run), where.run(other) if other else where.published
+        )
     except NanorecsysError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
@@ -206,13 +230,18 @@ def compare(run: str, published: bool, other: str | None) -> None:
 
 @cli.command()
 @click.argument("chapter")
-@click.option("-p", "grid", multiple=True, metavar="NAME=A,B,C", help="Values of one parameter. Repeatable.")
-@click.option("--profile", default="quick", show_default=True, help="Where the other parameters come from.")
+@click.option(
+    "-p", "grid", multiple=True, metavar="NAME=A,B,C", help="Values of one parameter. Repeatable."
+)
+@click.option(
+    "--profile", default="quick", show_default=True, help="Where the other parameters come from."
+)
 def sweep(chapter: str, grid: tuple[str, ...], profile: str) -> None:
     """Run CHAPTER at every point of a grid of parameters, and compare the results.
 
-    The points read their upstream chapters from the run of the profile. Points that have run are kept, so the same
-    command resumes. The table and a page that compares them go to data/runs/PROFILE/sweeps/CHAPTER.
+    The points read their upstream chapters from the run of the profile. Points that have run are
+    kept, so the same command resumes. The table and a page that compares them go to
+    data/runs/PROFILE/sweeps/CHAPTER.
 
     \b
     Example:

@@ -13,7 +13,18 @@ from aiohttp import web
 from server import metrics
 from server.engine import Engine, Ranked
 from server.errors import ProblemError
-from server.schema import MAX_FOUND, MAX_QUERY, Accepted, Answer, Event, Found, FoundItem, Item, Problem, Request
+from server.schema import (
+    MAX_FOUND,
+    MAX_QUERY,
+    Accepted,
+    Answer,
+    Event,
+    Found,
+    FoundItem,
+    Item,
+    Problem,
+    Request,
+)
 from server.service import Service, Timings
 from server.settings import Settings
 from server.web import add_routes
@@ -26,7 +37,9 @@ PID = str(os.getpid())  # a worker imports this after the fork
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _encode = msgspec.json.Encoder().encode
-_decoders: dict[type, msgspec.json.Decoder] = {kind: msgspec.json.Decoder(kind) for kind in (Request, Event)}
+_decoders: dict[type, msgspec.json.Decoder] = {
+    kind: msgspec.json.Decoder(kind) for kind in (Request, Event)
+}
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -69,19 +82,29 @@ async def events(request: web.Request) -> web.Response:
     """Store that a user interacted with an item."""
     event = await _body(request, Event)
     stored = await request.app[SERVICE].append(event.user_id, event.item_id)
-    return web.Response(body=_encode(Accepted(event.user_id, stored)), content_type=JSON, status=201)
+    return web.Response(
+        body=_encode(Accepted(event.user_id, stored)), content_type=JSON, status=201
+    )
 
 
 async def search(request: web.Request) -> web.Response:
     """Items whose title has every word of the query."""
     words, limit = request.query.get("q", ""), request.query.get("limit", "10")
     if not 0 < len(words.strip()) <= len(words) <= MAX_QUERY:
-        raise ProblemError(422, "Invalid query", f"expected q of 1 to {MAX_QUERY} characters, got {len(words.strip())}")
+        raise ProblemError(
+            422,
+            "Invalid query",
+            f"expected q of 1 to {MAX_QUERY} characters, got {len(words.strip())}",
+        )
     if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= MAX_FOUND):
-        raise ProblemError(422, "Invalid limit", f"expected limit from 1 to {MAX_FOUND}, got {limit!r:.50}")
+        raise ProblemError(
+            422, "Invalid limit", f"expected limit from 1 to {MAX_FOUND}, got {limit!r:.50}"
+        )
     engine = request.app[SERVICE].engine
     rows = engine.bundle.items[engine.search.find(words, int(limit))].iter_rows(named=True)
-    found = [FoundItem(row["item_id"], row["title"], row["year"], row["genres"] or []) for row in rows]
+    found = [
+        FoundItem(row["item_id"], row["title"], row["year"], row["genres"] or []) for row in rows
+    ]
     return web.Response(body=_encode(Found(found)), content_type=JSON)
 
 
@@ -94,7 +117,9 @@ async def readyz(request: web.Request) -> web.Response:
     """It can answer, and is not about to end."""
     service = request.app[SERVICE]
     if service.draining:
-        raise ProblemError(503, "Draining", "this worker answers what is at work and ends", {"Retry-After": "1"})
+        raise ProblemError(
+            503, "Draining", "this worker answers what is at work and ends", {"Retry-After": "1"}
+        )
     ready = {"status": "ready", "bundle": service.engine.id, "engine": service.settings.engine}
     return web.Response(body=_encode(ready), content_type=JSON)
 
@@ -103,14 +128,20 @@ async def exposition(request: web.Request) -> web.Response:
     """Metrics of all workers."""
     loop = asyncio.get_running_loop()
     text = await loop.run_in_executor(None, metrics.exposition)
-    return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    return web.Response(
+        body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+    )
 
 
 def _answer(engine: Engine, ranked: Ranked, source: str, asked: Request) -> Answer:
     items, scores = ranked.items[: asked.k].tolist(), ranked.scores[: asked.k].tolist()
     ids, titles = engine.item_ids, engine.titles
     if asked.include_titles:
-        return Answer([Item(ids[i], s, titles[i]) for i, s in zip(items, scores, strict=True)], source, engine.id)
+        return Answer(
+            [Item(ids[i], s, titles[i]) for i, s in zip(items, scores, strict=True)],
+            source,
+            engine.id,
+        )
     return Answer([Item(ids[i], s) for i, s in zip(items, scores, strict=True)], source, engine.id)
 
 
@@ -118,12 +149,17 @@ async def _body(request: web.Request, kind: type[T]) -> T:
     """The request's JSON as a checked struct.
 
     Raises:
-        ProblemError: 408, 413, 415, 400 for text that is not JSON, 422 for JSON that is something else.
+        ProblemError: 408, 413, 415, 400 for text that is not JSON, 422 for JSON that is something
+            else.
     """
     if request.content_type != JSON:
-        raise ProblemError(415, "Wrong content type", f"expected {JSON}, got {request.content_type!r:.99}")
+        raise ProblemError(
+            415, "Wrong content type", f"expected {JSON}, got {request.content_type!r:.99}"
+        )
     try:
-        if request.content.is_eof():  # nearly always it is all there, and a timer would cost more than the rest
+        if (
+            request.content.is_eof()
+        ):  # nearly always it is all there, and a timer would cost more than the rest
             body = await request.read()
         else:
             async with asyncio.timeout(request.app[SERVICE].settings.read_timeout_s):
@@ -163,9 +199,13 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     return response
 
 
-def _problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> web.Response:
+def _problem(
+    status: int, title: str, detail: str, headers: dict[str, str] | None = None
+) -> web.Response:
     body = _encode(Problem("about:blank", title, status, detail))
-    return web.Response(status=status, body=body, content_type=PROBLEM, headers={**(headers or {}), "X-Worker": PID})
+    return web.Response(
+        status=status, body=body, content_type=PROBLEM, headers={**(headers or {}), "X-Worker": PID}
+    )
 
 
 def _plain(error: web.HTTPException) -> str:
@@ -173,7 +213,11 @@ def _plain(error: web.HTTPException) -> str:
         return error.text or "the body is too large"
     if isinstance(error, web.HTTPMethodNotAllowed):
         return f"{error.method} is not allowed here, {', '.join(sorted(error.allowed_methods))} is"
-    return "there is nothing here; /docs lists what there is" if error.status == HTTPStatus.NOT_FOUND else error.reason
+    return (
+        "there is nothing here; /docs lists what there is"
+        if error.status == HTTPStatus.NOT_FOUND
+        else error.reason
+    )
 
 
 async def _service(app: web.Application) -> AsyncIterator[None]:

@@ -1,10 +1,11 @@
 """A bounded queue before a few compute threads: requests of like length are computed together.
 
-A free thread takes the oldest request and whatever else waits and has about its length; nothing waits for company. A
-batch has no more events than one history of full length: several short ones cost less together, several long ones do
-not, and each would wait for all. A request that has waited beyond the deadline is turned away, since its client has
-better uses for an early refusal. While that happens a part of the deadline is all that is allowed: a queue that stands
-would make everyone wait almost until the deadline, and no more of them would be answered (controlled delay: Nichols and
+A free thread takes the oldest request and whatever else waits and has about its length; nothing
+waits for company. A batch has no more events than one history of full length: several short ones
+cost less together, several long ones do not, and each would wait for all. A request that has waited
+beyond the deadline is turned away, since its client has better uses for an early refusal. While
+that happens a part of the deadline is all that is allowed: a queue that stands would make everyone
+wait almost until the deadline, and no more of them would be answered (controlled delay: Nichols and
 Jacobson 2012; for requests, Maurer 2015, Fail at scale).
 """
 
@@ -42,11 +43,14 @@ class Batcher:
         threads: that compute; 0: on the event loop itself, one query at a time, which blocks it.
         max_batch: queries at once.
         max_queue: queries that may wait.
-        deadline_s: longest wait; `STANDING` of it until `STANDING_S` after somebody was turned away for it.
+        deadline_s: longest wait; `STANDING` of it until `STANDING_S` after somebody was turned away
+            for it.
     """
 
     def __init__(self, threads: int, max_batch: int, max_queue: int, deadline_s: float) -> None:
-        self._pool = ThreadPoolExecutor(threads, "compute", initializer=_give_way) if threads else None
+        self._pool = (
+            ThreadPoolExecutor(threads, "compute", initializer=_give_way) if threads else None
+        )
         self._free = threads
         self._max_batch, self._max_queue, self._deadline_s = max_batch, max_queue, deadline_s
         self._queue: deque[_Waiting] = deque()
@@ -66,7 +70,9 @@ class Batcher:
             metrics.SHED.labels("queue").inc()
             raise OverloadedError(f"{self._max_queue} requests wait already")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(engine, query, engine.length(query), time.perf_counter(), loop.create_future())
+        waiting = _Waiting(
+            engine, query, engine.length(query), time.perf_counter(), loop.create_future()
+        )
         self._queue.append(waiting)
         self._start(loop)
         return await waiting.answer
@@ -82,12 +88,16 @@ class Batcher:
     def _next(self, now: float) -> list[_Waiting]:
         """The oldest request that may still be computed, with others like it."""
         allowed = self._deadline_s * (STANDING if now - self._late < STANDING_S else 1.0)
-        while self._queue and (self._queue[0].answer.done() or now - self._queue[0].since > allowed):
+        while self._queue and (
+            self._queue[0].answer.done() or now - self._queue[0].since > allowed
+        ):
             late = self._queue.popleft()
             if not late.answer.done():  # done: cancelled, its client has gone
                 self._late = now
                 metrics.SHED.labels("deadline").inc()
-                late.answer.set_exception(OverloadedError(f"no thread was free within {allowed * 1e3:g} ms"))
+                late.answer.set_exception(
+                    OverloadedError(f"no thread was free within {allowed * 1e3:g} ms")
+                )
         if not self._queue:
             return []
         first = self._queue.popleft()
@@ -138,10 +148,13 @@ def _compute(batch: list[_Waiting]) -> tuple[float, list[Ranked], Stages]:
 def _give_way() -> None:
     """Leave the cores to the event loop, which a quick answer waits for.
 
-    Entirely, where the server has a session of its own, as under systemd or in a container: the system weighs a session
-    as a whole, so that the threads lose nothing to others. Elsewhere they would, and have a lower priority only.
+    Entirely, where the server has a session of its own, as under systemd or in a container: the
+    system weighs a session as a whole, so that the threads lose nothing to others. Elsewhere they
+    would, and have a lower priority only.
     """
     if hasattr(os, "SCHED_IDLE") and os.getsid(0) in (os.getpid(), os.getppid()):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    elif hasattr(os, "setpriority"):  # on Linux a thread has a priority of its own, under its own number
+    elif hasattr(
+        os, "setpriority"
+    ):  # on Linux a thread has a priority of its own, under its own number
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + COMPUTE_NICE)

@@ -1,6 +1,7 @@
 """Where answers are kept: in the memory of a worker, in Redis, or nowhere.
 
-A key names all that an answer depends on, so an entry is never wrong: what is new (an event, a bundle) has another key.
+A key names all that an answer depends on, so an entry is never wrong: what is new (an event, a
+bundle) has another key.
 """
 
 import time
@@ -72,7 +73,10 @@ class RedisCache:
 
     def __init__(self, url: str, ttl_s: float) -> None:
         self._client = redis.asyncio.Redis.from_url(
-            url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, max_connections=64
+            url,
+            socket_timeout=REDIS_TIMEOUT_S,
+            socket_connect_timeout=REDIS_TIMEOUT_S,
+            max_connections=64,
         )
         self._ttl_ms = int(ttl_s * 1000)
         self._paused_until = 0.0
@@ -82,7 +86,9 @@ class RedisCache:
             return None
         try:
             return await self._client.get(key)
-        except Exception:  # redis-py passes on what asyncio raises when a connection breaks, of half a dozen types
+        except (
+            Exception
+        ):  # redis-py passes on what asyncio raises when a connection breaks, of half a dozen types
             self._pause()
             return None
 

@@ -8,10 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from nanorecsys.data import Histories
-from nanorecsys.data.padding import padded
-from nanorecsys.evaluation.ranking import top_items
-from nanorecsys.export.bundle import Bundle, open_bundle
+from nanorecsys.serving.bundle import Bundle, open_bundle
+from nanorecsys.serving.padding import Histories, padded
+from nanorecsys.serving.retrieval import top_items
 from server.search import TitleSearch
 
 STAGES = ("encode", "retrieve", "rank")
@@ -43,7 +42,9 @@ class Ranked:
     def from_bytes(cls, kept: bytes) -> "Ranked":
         """From what `to_bytes` made."""
         n = len(kept) // (_ITEM.itemsize + _SCORE.itemsize)
-        return cls(np.frombuffer(kept, _ITEM, n), np.frombuffer(kept, _SCORE, n, offset=n * _ITEM.itemsize))
+        return cls(
+            np.frombuffer(kept, _ITEM, n), np.frombuffer(kept, _SCORE, n, offset=n * _ITEM.itemsize)
+        )
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Stages:
     cpu_ms: dict[str, float]
 
 
-# Users' vectors float32 (B, d) of histories int64 (B, L), vocabulary numbers, and lengths int64 (B,).
+# Users' vectors float32 (B, d) of histories int64 (B, L), vocabulary numbers, and lengths int64
+# (B,).
 Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Scores float32 (B, C) of users float32 (B, d) and items int64 (B, C), from 0.
 Rank = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -86,16 +88,24 @@ class Engine:
         bundle: what is served.
         models: that encode and rank.
         candidates: items retrieved for the ranker.
-        read_events: of a history, the last ones, that are encoded; 0 for as many as the bundle says.
+        read_events: of a history, the last ones, that are encoded; 0 for as many as the bundle
+            says.
         pad: encode the whole window, padded where a history is shorter.
     """
 
     def __init__(
-        self, bundle: Bundle, models: Models, candidates: int = 100, read_events: int = 0, pad: bool = False
+        self,
+        bundle: Bundle,
+        models: Models,
+        candidates: int = 100,
+        read_events: int = 0,
+        pad: bool = False,
     ) -> None:
         self.bundle, self.models = bundle, models
         self.window, self.n_items = bundle.manifest.window, bundle.manifest.n_items
-        self.read_events = self.window if pad else min(read_events or bundle.manifest.events_read, self.window)
+        self.read_events = (
+            self.window if pad else min(read_events or bundle.manifest.events_read, self.window)
+        )
         self.candidates, self.pad = min(candidates, self.n_items), pad
         self.id = bundle.manifest.id
         self.item_ids: list[int | str] = bundle.items["item_id"].to_list()
@@ -124,10 +134,12 @@ class Engine:
             answers.append(Ranked(found[row, best].astype(_ITEM), scores[row, best].astype(_SCORE)))
         marks.append(_now())
         took = np.diff(marks, axis=0) / 1e6
-        return answers, Stages(*(dict(zip(STAGES, column, strict=True)) for column in took.T.tolist()))
+        return answers, Stages(
+            *(dict(zip(STAGES, column, strict=True)) for column in took.T.tolist())
+        )
 
     def _padded(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
-        """Histories as the towers take them, see `data.padding.padded`."""
+        """Histories as the towers take them, see `serving.padding.padded`."""
         offsets = np.cumsum([0, *(len(q.items) for q in queries)])
         histories = Histories(offsets, np.concatenate([q.items for q in queries]))
         items, lengths = padded(histories, np.arange(len(queries)), self.read_events)
@@ -186,7 +198,8 @@ def open_engine(
         engine: onnx or torch.
         models: folder of the PyTorch models, for torch.
         candidates: items retrieved for the ranker.
-        read_events: of a history, the last ones, that are encoded; 0 for as many as the bundle says.
+        read_events: of a history, the last ones, that are encoded; 0 for as many as the bundle
+            says.
         pad: encode the whole window, padded where a history is shorter; torch always does.
 
     Raises:

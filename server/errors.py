@@ -1,6 +1,6 @@
 """What goes wrong in the server, as a client hears of it."""
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 
 class SettingsError(NanorecsysError):
@@ -17,7 +17,9 @@ class ProblemError(Exception):
         headers: to add, such as Retry-After.
     """
 
-    def __init__(self, status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, title: str, detail: str, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
         self.status, self.title, self.detail, self.headers = status, title, detail, headers or {}
 

@@ -1,7 +1,7 @@
 """Posted events: a log in SQLite that the workers of one host share, and that a restart keeps.
 
-Ids are the data set's own, so that the log outlives a bundle. Every worker keeps the log's events in memory by user,
-and reads on where the log has grown; asking whether it has costs microseconds.
+Ids are the data set's own, so that the log outlives a bundle. Every worker keeps the log's events
+in memory by user, and reads on where the log has grown; asking whether it has costs microseconds.
 """
 
 import sqlite3
@@ -19,7 +19,8 @@ CREATE TABLE IF NOT EXISTS events (
 class EventLog:
     """The log in one file.
 
-    `append` may be called from one thread at a time, any one; `of_user` belongs to the thread that made the log.
+    `append` may be called from one thread at a time, any one; `of_user` belongs to the thread that
+    made the log.
 
     Raises:
         SettingsError: the file cannot be opened, or is something else.
@@ -35,12 +36,15 @@ class EventLog:
             self._last, self._version = 0, -1
             self._read_on()
         except (sqlite3.Error, OSError) as error:
-            raise SettingsError(f"{path}: cannot keep events there: {error}", "Name another file: --events") from error
+            raise SettingsError(
+                f"{path}: cannot keep events there: {error}", "Name another file: --events"
+            ) from error
 
     def append(self, user_id: int | str, item_id: int | str) -> None:
         """Store an event; it is on the disk when this returns."""
         self._writer.execute(
-            "INSERT INTO events (user_id, item_id, unix_s) VALUES (?, ?, ?)", (user_id, item_id, time.time())
+            "INSERT INTO events (user_id, item_id, unix_s) VALUES (?, ?, ?)",
+            (user_id, item_id, time.time()),
         )
 
     def of_user(self, user_id: int | str) -> list[int | str]:
@@ -53,7 +57,8 @@ class EventLog:
         if version == self._version:
             return
         rows = self._reader.execute(
-            "SELECT number, user_id, item_id FROM events WHERE number > ? ORDER BY number", (self._last,)
+            "SELECT number, user_id, item_id FROM events WHERE number > ? ORDER BY number",
+            (self._last,),
         )
         for number, user_id, item_id in rows:
             # a new list, not a longer one: requests at work hold the old
@@ -68,8 +73,11 @@ class EventLog:
 
 
 def _connect(path: Path, timeout: float) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
-    # in the write-ahead log readers and the writer do not wait for each other; FULL syncs each event to the disk
+    connection = sqlite3.connect(
+        path, timeout=timeout, isolation_level=None, check_same_thread=False
+    )
+    # in the write-ahead log readers and the writer do not wait for each other; FULL syncs each
+    # event to the disk
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     return connection

@@ -5,7 +5,17 @@ from typing import Any
 
 import msgspec
 
-from server.schema import MAX_FOUND, MAX_QUERY, Accepted, Answer, Event, Found, Item, Problem, Request
+from server.schema import (
+    MAX_FOUND,
+    MAX_QUERY,
+    Accepted,
+    Answer,
+    Event,
+    Found,
+    Item,
+    Problem,
+    Request,
+)
 
 _SCHEMAS = "#/components/schemas/"
 _BUNDLE = "3f2a9c01d4be"
@@ -15,15 +25,29 @@ _RECOMMEND = {
     "user": {"summary": "A user", "value": {"user_id": 5, "k": 3}},
     "ids": {
         "summary": "What was seen too, without titles, and an answer even under overload",
-        "value": {"user_id": 5, "k": 3, "exclude_seen": False, "include_titles": False, "degrade": True},
+        "value": {
+            "user_id": 5,
+            "k": 3,
+            "exclude_seen": False,
+            "include_titles": False,
+            "degrade": True,
+        },
     },
 }
 _ANSWER = Answer(
-    [Item(1210, 3.41, "Star Wars: Episode VI - Return of the Jedi (1983)"), Item(3114, 2.87, "Toy Story 2 (1999)")],
+    [
+        Item(1210, 3.41, "Star Wars: Episode VI - Return of the Jedi (1983)"),
+        Item(3114, 2.87, "Toy Story 2 (1999)"),
+    ],
     "model",
     _BUNDLE,
 )
-_FOUND = {"item_id": 1, "title": "Toy Story (1995)", "year": 1995, "genres": ["Adventure", "Animation"]}
+_FOUND = {
+    "item_id": 1,
+    "title": "Toy Story (1995)",
+    "year": 1995,
+    "genres": ["Adventure", "Animation"],
+}
 
 _HEADERS = {
     "Server-Timing": {
@@ -135,7 +159,9 @@ def _paths() -> dict[str, Any]:
                 "The event is on the disk when this answers, and counts in the user's next recommendation.",
                 "recommendations",
                 body=_json(_ref("Event"), example={"user_id": 5, "item_id": 1}),
-                answer=_response("Stored.", _json(_ref("Accepted"), example={"user_id": 5, "events": 1})),
+                answer=_response(
+                    "Stored.", _json(_ref("Accepted"), example={"user_id": 5, "events": 1})
+                ),
                 status=201,
                 problems=_OF_A_BODY,
             )
@@ -151,7 +177,12 @@ def _paths() -> dict[str, Any]:
                     _query(
                         "q",
                         "Words of the title.",
-                        {"type": "string", "minLength": 1, "maxLength": MAX_QUERY, "pattern": r"\S"},
+                        {
+                            "type": "string",
+                            "minLength": 1,
+                            "maxLength": MAX_QUERY,
+                            "pattern": r"\S",
+                        },
                         required=True,
                         example="toy sto",
                     ),
@@ -162,7 +193,8 @@ def _paths() -> dict[str, Any]:
                     ),
                 ],
                 answer=_response(
-                    "What was found; it may be nothing.", _json(_ref("Found"), example={"items": [_FOUND]})
+                    "What was found; it may be nothing.",
+                    _json(_ref("Found"), example={"items": [_FOUND]}),
                 ),
                 problems=(405, 422),
             )
@@ -173,7 +205,9 @@ def _paths() -> dict[str, Any]:
                 "Whether the process lives",
                 "Always answers while the event loop turns.",
                 "operation",
-                answer=_response("It does.", _json(_object(status={"const": "ok"}), example={"status": "ok"})),
+                answer=_response(
+                    "It does.", _json(_object(status={"const": "ok"}), example={"status": "ok"})
+                ),
             )
         },
         "/readyz": {
@@ -186,7 +220,9 @@ def _paths() -> dict[str, Any]:
                     "It can.",
                     _json(
                         _object(
-                            status={"const": "ready"}, bundle={"type": "string"}, engine={"enum": ["onnx", "torch"]}
+                            status={"const": "ready"},
+                            bundle={"type": "string"},
+                            engine={"enum": ["onnx", "torch"]},
                         ),
                         example={"status": "ready", "bundle": _BUNDLE, "engine": "onnx"},
                     ),
@@ -202,7 +238,12 @@ def _paths() -> dict[str, Any]:
                 "operation",
                 answer=_response(
                     "The metrics.",
-                    {"text/plain": {"schema": {"type": "string"}, "example": "nanorecsys_queue_depth 0.0\n"}},
+                    {
+                        "text/plain": {
+                            "schema": {"type": "string"},
+                            "example": "nanorecsys_queue_depth 0.0\n",
+                        }
+                    },
                 ),
             )
         },
@@ -212,11 +253,15 @@ def _paths() -> dict[str, Any]:
                 "This document",
                 "OpenAPI 3.1.",
                 "pages",
-                answer=_response("It.", _json({"type": "object", "required": ["openapi", "info", "paths"]})),
+                answer=_response(
+                    "It.", _json({"type": "object", "required": ["openapi", "info", "paths"]})
+                ),
             )
         },
         "/docs": {"get": _page("docs", "This document to read, and to send requests from")},
-        "/": {"get": _page("try_it", "Pick films and see recommendations, and where their time goes")},
+        "/": {
+            "get": _page("try_it", "Pick films and see recommendations, and where their time goes")
+        },
     }
 
 
@@ -228,11 +273,20 @@ def _either(schema: dict[str, Any]) -> dict[str, Any]:
     given = {
         name: {**field, "anyOf": [kind for kind in field["anyOf"] if kind != {"type": "null"}]}
         for name in ("user_id", "history")
-        for field in [{key: value for key, value in schema["properties"][name].items() if key != "default"}]
+        for field in [
+            {key: value for key, value in schema["properties"][name].items() if key != "default"}
+        ]
     }
     ways = [
-        {"title": title, "required": [name], "properties": {name: given[name], other: {"type": "null"}}}
-        for title, name, other in (("of a user", "user_id", "history"), ("after a history", "history", "user_id"))
+        {
+            "title": title,
+            "required": [name],
+            "properties": {name: given[name], other: {"type": "null"}},
+        }
+        for title, name, other in (
+            ("of a user", "user_id", "history"),
+            ("after a history", "history", "user_id"),
+        )
     ]
     return {**schema, "oneOf": ways}
 
@@ -256,7 +310,10 @@ def _operation(
         "tags": [tag],
         "responses": {
             str(status): answer,
-            **{str(code): {"$ref": f"#/components/responses/{_PROBLEMS[code][0]}"} for code in problems},
+            **{
+                str(code): {"$ref": f"#/components/responses/{_PROBLEMS[code][0]}"}
+                for code in problems
+            },
         },
     }
     if parameters:
@@ -271,7 +328,9 @@ def _page(name: str, summary: str) -> dict[str, Any]:
     return _operation(name, summary, "Works without any other host.", "pages", answer=answer)
 
 
-def _response(description: str, content: dict[str, Any], headers: tuple[str, ...] = ()) -> dict[str, Any]:
+def _response(
+    description: str, content: dict[str, Any], headers: tuple[str, ...] = ()
+) -> dict[str, Any]:
     response = {"description": description, "content": content}
     if headers:
         response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}

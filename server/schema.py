@@ -18,13 +18,18 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     user_id: Annotated[Id | None, Meta(description="A user of the bundle.")] = None
     history: Annotated[
         Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None,
-        Meta(description="Item ids, oldest first; the last ones count, as many as the bundle says."),
+        Meta(
+            description="Item ids, oldest first; the last ones count, as many as the bundle says."
+        ),
     ] = None
     k: Annotated[int, Meta(ge=1, le=MAX_K, description="How many items.")] = 10
     exclude_seen: Annotated[bool, Meta(description="Leave items of the history out.")] = True
     include_titles: Annotated[bool, Meta(description="Add the title of each item.")] = True
     degrade: Annotated[
-        bool, Meta(description="Under overload answer with the popular items, marked as fallback, instead of 503.")
+        bool,
+        Meta(
+            description="Under overload answer with the popular items, marked as fallback, instead of 503."
+        ),
     ] = False
 
     def __post_init__(self) -> None:

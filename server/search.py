@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 _LAST = "\U0010ffff"  # after every character that a word can hold
 _FEW = 4096  # titles; so many are cheaper to look up than to hope for among the popular ones
@@ -34,10 +34,11 @@ _WORD = re.compile(r"[^\W_]+")
 class TitleSearch:
     """Items whose titles hold every word of a query, as a word or as its beginning, the most popular first.
 
-    Case, accents and punctuation do not count. Titles are numbered from the most popular on; the words are sorted, so
-    those that begin alike lie side by side, and so do their postings. A query takes its rarest word. If few titles
-    have it, all of these are looked at; otherwise the popular titles are, until enough are found, and no more of them
-    than have the rarest word. What a query costs is thus bounded by how many titles have its rarest word.
+    Case, accents and punctuation do not count. Titles are numbered from the most popular on; the
+    words are sorted, so those that begin alike lie side by side, and so do their postings. A query
+    takes its rarest word. If few titles have it, all of these are looked at; otherwise the popular
+    titles are, until enough are found, and no more of them than have the rarest word. What a query
+    costs is thus bounded by how many titles have its rarest word.
 
     Memory: 8 bytes a word of a title, 16 a title, and the different words once.
 
@@ -79,7 +80,10 @@ class TitleSearch:
         if not ranges or limit < 1:
             return []
         first, last = (self._postings_starts[word] for word in ranges[0])
-        if last - first > _FEW and len(found := self._among_popular(ranges, limit, last - first)) == limit:
+        if (
+            last - first > _FEW
+            and len(found := self._among_popular(ranges, limit, last - first)) == limit
+        ):
             return self._items[found].tolist()
         having = np.unique(self._postings[first:last])
         return self._items[self._having(having, ranges[1:])[:limit]].tolist()
@@ -90,12 +94,20 @@ class TitleSearch:
         None at all where a word begins none.
         """
         words = sorted(set(words_of(query)))
-        # a title with "thing" has "th": of words that begin alike the longest, which is sorted last, says it all
-        telling = [w for w, after in zip(words, [*words[1:], ""], strict=False) if not after.startswith(w)]
-        ranges = [(bisect_left(self._vocabulary, w), bisect_left(self._vocabulary, w + _LAST)) for w in telling]
+        # a title with "thing" has "th": of words that begin alike the longest, which is sorted
+        # last, says it all
+        telling = [
+            w for w, after in zip(words, [*words[1:], ""], strict=False) if not after.startswith(w)
+        ]
+        ranges = [
+            (bisect_left(self._vocabulary, w), bisect_left(self._vocabulary, w + _LAST))
+            for w in telling
+        ]
         if any(first == last for first, last in ranges):
             return []
-        return sorted(ranges, key=lambda r: self._postings_starts[r[1]] - self._postings_starts[r[0]])
+        return sorted(
+            ranges, key=lambda r: self._postings_starts[r[1]] - self._postings_starts[r[0]]
+        )
 
     def _among_popular(self, ranges: list[tuple[int, int]], limit: int, most: int) -> np.ndarray:
         """The first `limit` titles with all words, or fewer, among the `most` popular."""
@@ -114,7 +126,9 @@ class TitleSearch:
             starts = self._starts[titles]
             lengths = self._starts[titles + 1] - starts
             ends = np.cumsum(lengths)
-            places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
+            places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+                starts - ends + lengths, lengths
+            )
             words = self._words[places]
             hits = np.concatenate([[0], np.cumsum((words >= first) & (words < last))])
             titles = titles[hits[ends] > hits[ends - lengths]]
@@ -123,7 +137,11 @@ class TitleSearch:
 
 def words_of_all(texts: pl.Series) -> pl.Series:
     """Folded words of each text: letters and digits, without accents; an apostrophe does not part a word."""
-    plain = texts.str.normalize("NFKD").str.to_lowercase().str.replace_all(rf"[\p{{M}}{_APOSTROPHES}]", "")
+    plain = (
+        texts.str.normalize("NFKD")
+        .str.to_lowercase()
+        .str.replace_all(rf"[\p{{M}}{_APOSTROPHES}]", "")
+    )
     return plain.str.replace_many(_PLAIN).str.extract_all(r"[\p{L}\p{N}]+")
 
 
@@ -131,5 +149,7 @@ def words_of(text: str) -> list[str]:
     """The same of one text, for which polars takes longer than the search: 10 microseconds against 600."""
     plain = unicodedata.normalize("NFKD", text).lower()
     if not plain.isascii():
-        plain = "".join(c for c in plain if not unicodedata.category(c).startswith("M")).translate(_TRANSLATION)
+        plain = "".join(c for c in plain if not unicodedata.category(c).startswith("M")).translate(
+            _TRANSLATION
+        )
     return _WORD.findall(plain.translate(_NO_APOSTROPHE))

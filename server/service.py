@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 from server import metrics
 from server.batching import Batcher
 from server.cache import open_cache
@@ -24,7 +24,11 @@ from server.schema import Request
 from server.settings import Settings
 
 log = logging.getLogger("server")
-COLLECT_AFTER = (20_000, 20, 50)  # objects more than were let go, and collections of one generation before the next
+COLLECT_AFTER = (
+    20_000,
+    20,
+    50,
+)  # objects more than were let go, and collections of one generation before the next
 Source = Literal["model", "cache", "fallback"]
 
 
@@ -43,7 +47,9 @@ class Timings:
     def header(self) -> str:
         """As Server-Timing has them: https://www.w3.org/TR/server-timing, with a parameter of our own for CPU time."""
         cpu = {stage: f";cpu={ms:.3f}" for stage, ms in self.cpu.items()}
-        return ", ".join([f"{stage};dur={ms:.3f}{cpu.get(stage, '')}" for stage, ms in self.stages.items()])
+        return ", ".join(
+            [f"{stage};dur={ms:.3f}{cpu.get(stage, '')}" for stage, ms in self.stages.items()]
+        )
 
 
 class Service:
@@ -60,7 +66,9 @@ class Service:
             settings.deadline_ms / 1e3,
         )
         self._in_flight: dict[bytes, asyncio.Future[Ranked]] = {}
-        self._side = ThreadPoolExecutor(1, "side")  # for what waits on the disk: one thread, so one writer of events
+        self._side = ThreadPoolExecutor(
+            1, "side"
+        )  # for what waits on the disk: one thread, so one writer of events
         self._reloading = asyncio.Lock()
         self.draining = False
 
@@ -107,7 +115,9 @@ class Service:
         """
         _number(self.engine.bundle.user_numbers, user_id, "user")
         _number(self.engine.bundle.item_numbers, item_id, "item")
-        await asyncio.get_running_loop().run_in_executor(self._side, self.events.append, user_id, item_id)
+        await asyncio.get_running_loop().run_in_executor(
+            self._side, self.events.append, user_id, item_id
+        )
         metrics.EVENTS.inc()
         return len(self.events.of_user(user_id))
 
@@ -141,7 +151,8 @@ class Service:
             ranked = await asyncio.shield(other)
             timings.stages["queue"] = (time.perf_counter_ns() - start) / 1e6
             return ranked
-        # a task of its own: when the client that asked first goes away, those who joined it still get their answer
+        # a task of its own: when the client that asked first goes away, those who joined it still
+        # get their answer
         work = asyncio.ensure_future(self._compute(engine, key, query, timings))
         if self.settings.coalesce:
             self._in_flight[key] = work
@@ -159,7 +170,9 @@ class Service:
         """A key that names all that the answer depends on, and the history's item numbers, int (n,)."""
         bundle = engine.bundle
         if request.history is not None:
-            items = np.array([_number(bundle.item_numbers, name, "item") for name in request.history], np.int64)
+            items = np.array(
+                [_number(bundle.item_numbers, name, "item") for name in request.history], np.int64
+            )
             who = b"h" + hashlib.blake2b(items.tobytes(), digest_size=16).digest()
         else:
             user = _number(bundle.user_numbers, request.user_id, "user")
@@ -168,7 +181,9 @@ class Service:
             who = b"u%d" % user
             if posted := self.events.of_user(request.user_id):
                 # an item that a new bundle no longer has counts no more
-                newer = np.array([bundle.item_numbers[i] for i in posted if i in bundle.item_numbers], np.int32)
+                newer = np.array(
+                    [bundle.item_numbers[i] for i in posted if i in bundle.item_numbers], np.int32
+                )
                 items = np.concatenate([items, newer])
                 who += b"e" + hashlib.blake2b(newer.tobytes(), digest_size=16).digest()
         return b"%b:%d:%b" % (engine.id.encode(), request.exclude_seen, who), items
@@ -177,8 +192,9 @@ class Service:
 def _settle_memory() -> None:
     """After a bundle was loaded: collect garbage, spare what is left from later collections, give free memory back.
 
-    A collection that looks through a whole bundle holds up every request for as long as it takes, and by Python's own
-    thresholds a busy server makes one every few seconds. And glibc keeps half as much again as is in use otherwise.
+    A collection that looks through a whole bundle holds up every request for as long as it takes,
+    and by Python's own thresholds a busy server makes one every few seconds. And glibc keeps half
+    as much again as is in use otherwise.
     """
     gc.unfreeze()
     gc.collect()

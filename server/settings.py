@@ -16,7 +16,9 @@ ENVIRONMENT = "NANORECSYS_"  # and the setting's name in capitals: NANORECSYS_MA
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
-def _told(explained: str, unit: str = "", *, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+def _told(
+    explained: str, unit: str = "", *, low: float | None = None, high: float | None = None
+) -> dict[str, Any]:
     return {"help": explained, "unit": unit, "low": low, "high": high}
 
 
@@ -30,22 +32,33 @@ class Settings:
         metadata=_told("serving bundle, as `nanorecsys bundle` builds it", "DIR"),
     )
     engine: str = field(
-        default="onnx", metadata=_told("onnx; torch is the study's baseline: eager fp32, padded, blocking", "NAME")
+        default="onnx",
+        metadata=_told("onnx; torch is the study's baseline: eager fp32, padded, blocking", "NAME"),
     )
     models: Path | None = field(
-        default=None, metadata=_told("folder with retriever.pt and ranker.pt, for --engine torch alone", "DIR")
+        default=None,
+        metadata=_told("folder with retriever.pt and ranker.pt, for --engine torch alone", "DIR"),
     )
 
     # where
-    host: str = field(default="127.0.0.1", metadata=_told("address to listen on; 0.0.0.0 for every network", "HOST"))
+    host: str = field(
+        default="127.0.0.1",
+        metadata=_told("address to listen on; 0.0.0.0 for every network", "HOST"),
+    )
     port: int = field(default=8000, metadata=_told("port to listen on", "N", low=0, high=65535))
     workers: int = field(
-        default=1, metadata=_told("processes that share the port; one that dies is replaced", "N", low=1, high=256)
+        default=1,
+        metadata=_told(
+            "processes that share the port; one that dies is replaced", "N", low=1, high=256
+        ),
     )
 
     # how it computes
     threads: int = field(
-        default=2, metadata=_told("compute threads a worker; 0: on the event loop, blocking", "N", low=0, high=256)
+        default=2,
+        metadata=_told(
+            "compute threads a worker; 0: on the event loop, blocking", "N", low=0, high=256
+        ),
     )
     max_batch: int = field(
         default=8,
@@ -57,7 +70,8 @@ class Settings:
         ),
     )
     candidates: int = field(
-        default=100, metadata=_told("items retrieved for the ranker to order", "N", low=100, high=10_000)
+        default=100,
+        metadata=_told("items retrieved for the ranker to order", "N", low=100, high=10_000),
     )
     read_events: int = field(
         default=0,
@@ -68,47 +82,67 @@ class Settings:
             low=0,
         ),
     )
-    pad: bool = field(default=False, metadata=_told("encode the whole window, padded, as the study's baseline does"))
+    pad: bool = field(
+        default=False,
+        metadata=_told("encode the whole window, padded, as the study's baseline does"),
+    )
 
     # when there is too much to do
     max_queue: int = field(
-        default=64, metadata=_told("requests a worker lets wait; beyond it 503", "N", low=1, high=1_000_000)
+        default=64,
+        metadata=_told("requests a worker lets wait; beyond it 503", "N", low=1, high=1_000_000),
     )
     deadline_ms: float = field(
         default=75.0,
         metadata=_told(
-            "longest wait in the queue; beyond it 503, and while that happens a part of it is allowed", "MS", low=1.0
+            "longest wait in the queue; beyond it 503, and while that happens a part of it is allowed",
+            "MS",
+            low=1.0,
         ),
     )
 
     # what it remembers
     cache: str = field(
         default="memory",
-        metadata=_told("where answers are kept: memory (of each worker), none, or redis://HOST:PORT/DB", "URL"),
+        metadata=_told(
+            "where answers are kept: memory (of each worker), none, or redis://HOST:PORT/DB", "URL"
+        ),
     )
     cache_size: int = field(
-        default=100_000, metadata=_told("answers that the memory cache keeps, a KiB each", "N", low=1)
+        default=100_000,
+        metadata=_told("answers that the memory cache keeps, a KiB each", "N", low=1),
     )
-    cache_ttl_s: float = field(default=3600.0, metadata=_told("seconds that an answer is kept", "S", low=1.0))
+    cache_ttl_s: float = field(
+        default=3600.0, metadata=_told("seconds that an answer is kept", "S", low=1.0)
+    )
     coalesce: bool = field(default=True, metadata=_told("compute equal requests in flight once"))
     events: Path | None = field(
-        default=None, metadata=_told("SQLite file of posted events; beside the bundle by default", "FILE")
+        default=None,
+        metadata=_told("SQLite file of posted events; beside the bundle by default", "FILE"),
     )
 
     # patience
     read_timeout_s: float = field(
-        default=10.0, metadata=_told("longest time a client may take to send its request", "S", low=0.1)
+        default=10.0,
+        metadata=_told("longest time a client may take to send its request", "S", low=0.1),
     )
-    keepalive_s: float = field(default=75.0, metadata=_told("seconds that an idle connection is kept", "S", low=1.0))
-    max_body: int = field(default=256 * 1024, metadata=_told("largest request body", "BYTES", low=1024))
+    keepalive_s: float = field(
+        default=75.0, metadata=_told("seconds that an idle connection is kept", "S", low=1.0)
+    )
+    max_body: int = field(
+        default=256 * 1024, metadata=_told("largest request body", "BYTES", low=1024)
+    )
     lame_duck_s: float = field(
         default=1.0,
         metadata=_told(
-            "after SIGTERM: seconds in which answers tell clients to leave, before connections close", "S", low=0.0
+            "after SIGTERM: seconds in which answers tell clients to leave, before connections close",
+            "S",
+            low=0.0,
         ),
     )
     drain_s: float = field(
-        default=10.0, metadata=_told("after that: seconds in which requests at work may end", "S", low=0.1)
+        default=10.0,
+        metadata=_told("after that: seconds in which requests at work may end", "S", low=0.1),
     )
 
     @property
@@ -122,8 +156,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     """Settings from the command line and the environment, checked.
 
     Raises:
-        SettingsError: an environment variable or a value out of bounds; argparse itself ends the process (status 2)
-            for arguments that it does not know.
+        SettingsError: an environment variable or a value out of bounds; argparse itself ends the
+            process (status 2) for arguments that it does not know.
     """
     values = {}
     for name, text in environment.items():
@@ -132,7 +166,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
             values[setting] = _read(_FIELDS[setting], text, name)
     given = vars(_parser().parse_args(arguments))
     values |= {
-        name: value if isinstance(value, bool) else _read(_FIELDS[name], value, f"--{name.replace('_', '-')}")
+        name: value
+        if isinstance(value, bool)
+        else _read(_FIELDS[name], value, f"--{name.replace('_', '-')}")
         for name, value in given.items()
         if value is not None
     }
@@ -158,9 +194,13 @@ def _parser() -> argparse.ArgumentParser:
         if setting.type is bool:
             shown = "on" if setting.default else "off"
             explained = f"{setting.metadata['help']} ({shown})"
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=explained)
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=None, help=explained
+            )
         else:
-            parser.add_argument(flag, metavar=setting.metadata["unit"], help=setting.metadata["help"] + default)
+            parser.add_argument(
+                flag, metavar=setting.metadata["unit"], help=setting.metadata["help"] + default
+            )
     return parser
 
 
@@ -169,7 +209,9 @@ def _read(setting: dataclasses.Field, text: str, name: str) -> Any:
     kind = setting.type
     if kind is bool:
         if text.lower() not in _TRUE + _FALSE:
-            raise SettingsError(f"{name}: expected one of {', '.join(_TRUE + _FALSE)}, got {text!r}")
+            raise SettingsError(
+                f"{name}: expected one of {', '.join(_TRUE + _FALSE)}, got {text!r}"
+            )
         return text.lower() in _TRUE
     if kind in (int, float):
         try:
@@ -195,8 +237,14 @@ def _check(settings: Settings) -> None:
         )
     if settings.cache not in ("memory", "none"):
         url = urlsplit(settings.cache)
-        if url.scheme not in ("redis", "rediss") or not url.hostname or not re.fullmatch(r"(/\d*)?", url.path):
-            raise SettingsError(f"--cache: expected memory, none or redis://HOST:PORT/DB, got {settings.cache!r}")
+        if (
+            url.scheme not in ("redis", "rediss")
+            or not url.hostname
+            or not re.fullmatch(r"(/\d*)?", url.path)
+        ):
+            raise SettingsError(
+                f"--cache: expected memory, none or redis://HOST:PORT/DB, got {settings.cache!r}"
+            )
     if not (settings.bundle / "manifest.json").is_file():
         raise SettingsError(
             f"--bundle: {settings.bundle} is no serving bundle, it has no manifest.json",

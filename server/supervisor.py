@@ -19,12 +19,14 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from prometheus_client import multiprocess
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 from server.events import EventLog
 from server.settings import Settings
 
 log = logging.getLogger("server")
-CLOSE_AFTER_S = 0.5  # how long workers still take up connections that were made before the end was known
+CLOSE_AFTER_S = (
+    0.5  # how long workers still take up connections that were made before the end was known
+)
 KILL_AFTER_S = 5.0  # what gunicorn grants a worker beyond the time that it takes to drain
 SO_ATTACH_FILTER, SYN = 26, 0x02  # of asm-generic/socket.h and of the TCP header
 HEARTBEAT_S = 60  # a worker without a sign of life for so long is replaced
@@ -44,7 +46,9 @@ class Worker(GunicornUVLoopWebWorker):
         settings = self.app.settings
         app = create_app(settings)
         self.service = app[SERVICE]
-        self.loop.add_signal_handler(signal.SIGHUP, lambda: self.loop.create_task(self.service.reload()))
+        self.loop.add_signal_handler(
+            signal.SIGHUP, lambda: self.loop.create_task(self.service.reload())
+        )
         self.runner = web.AppRunner(
             app,
             access_log=None,  # it would cost a fifth of the rate
@@ -78,8 +82,8 @@ class Worker(GunicornUVLoopWebWorker):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Accept no new connection, let clients leave those that they have, then end as aiohttp does.
 
-        A connection that is closed just when its client uses it again would cost that client a request. So for a while
-        every answer says that it is the connection's last.
+        A connection that is closed just when its client uses it again would cost that client a
+        request. So for a while every answer says that it is the connection's last.
         """
         if self.service is None:
             self._end()
@@ -110,9 +114,12 @@ class Supervisor(Arbiter):
     def stop(self, graceful: bool = True) -> None:
         """End the workers. Before that no connection is made any more, and those that wait are taken up.
 
-        Closing the sockets alone would reset connections that are made and that no worker has accepted yet.
+        Closing the sockets alone would reset connections that are made and that no worker has
+        accepted yet.
         """
-        if graceful and self.LISTENERS:  # gunicorn ends them once more, after SIGQUIT too: none is left then
+        if (
+            graceful and self.LISTENERS
+        ):  # gunicorn ends them once more, after SIGQUIT too: none is left then
             for listener in self.LISTENERS:
                 _refuse_connections(listener.sock)
             time.sleep(CLOSE_AFTER_S)
@@ -156,12 +163,24 @@ class Server(BaseApplication):
 def _refuse_connections(listener: socket.socket) -> None:
     """Drop segments that ask for a connection: a filter of classic BPF, as in Linux's socket(7) and filter.txt.
 
-    Whoever asks is not told, asks again a second later, and finds the socket closed or another server there.
+    Whoever asks is not told, asks again a second later, and finds the socket closed or another
+    server there.
     """
-    load_flags, if_set, give = 0x30, 0x45, 0x06  # BPF_LD+BPF_B+BPF_ABS, BPF_JMP+BPF_JSET+BPF_K, BPF_RET+BPF_K
-    program = [(load_flags, 0, 0, 13), (if_set, 0, 1, SYN), (give, 0, 0, 0), (give, 0, 0, 0xFFFFFFFF)]
+    load_flags, if_set, give = (
+        0x30,
+        0x45,
+        0x06,
+    )  # BPF_LD+BPF_B+BPF_ABS, BPF_JMP+BPF_JSET+BPF_K, BPF_RET+BPF_K
+    program = [
+        (load_flags, 0, 0, 13),
+        (if_set, 0, 1, SYN),
+        (give, 0, 0, 0),
+        (give, 0, 0, 0xFFFFFFFF),
+    ]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
-    listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))
+    listener.setsockopt(
+        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code))
+    )
 
 
 def _listening(arbiter: Arbiter) -> None:

@@ -1,6 +1,7 @@
 """The study's baseline: both models in PyTorch, eager fp32, every history padded to the window.
 
-Only `--engine torch` imports this. One thread: two answer a single request sooner, and take more of the processor.
+Only `--engine torch` imports this. One thread: two answer a single request sooner, and take more of
+the processor.
 """
 
 from pathlib import Path
@@ -8,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nanorecsys.export.bundle import Bundle
-from nanorecsys.export.torch_export import EveryPosition
 from nanorecsys.models.ranker import load_ranker
-from nanorecsys.models.retriever import load_retriever
+from nanorecsys.models.retriever import EveryPosition, load_retriever
+from nanorecsys.serving.bundle import Bundle
 from server.errors import SettingsError
 
 
@@ -51,5 +51,7 @@ class TorchModels:
         """Scores float32 (B, C) of users float32 (B, d) and items int64 (B, C)."""
         with torch.inference_mode():
             candidates = torch.from_numpy(items)
-            read = self._ranker.items.read(candidates, torch.zeros_like(candidates, dtype=torch.bool))
+            read = self._ranker.items.read(
+                candidates, torch.zeros_like(candidates, dtype=torch.bool)
+            )
             return self._ranker.ranker(torch.from_numpy(users), *read).numpy()

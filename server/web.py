@@ -9,7 +9,8 @@ from aiohttp import ETag, web
 
 from server.openapi import document
 
-# Everything from this server alone, and no script inside a page: what a title or an error may hold cannot run.
+# Everything from this server alone, and no script inside a page: what a title or an error may hold
+# cannot run.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -31,7 +32,9 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get("/openapi.json", _serve(msgspec.json.encode(document()), "application/json"))
     files = {**_PAGES, **{f"/static/{name}": name for name in STATIC}}
     for path, name in files.items():
-        app.router.add_get(path, _serve((folder / name).read_bytes(), _TYPES[name.rpartition(".")[2]]))
+        app.router.add_get(
+            path, _serve((folder / name).read_bytes(), _TYPES[name.rpartition(".")[2]])
+        )
 
 
 def _serve(content: bytes, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -44,7 +47,9 @@ def _serve(content: bytes, content_type: str) -> Callable[[web.Request], Awaitab
         if any(other.value in (tag.value, "*") for other in known):
             response = web.Response(status=304, headers=_HEADERS)
         else:
-            response = web.Response(body=content, content_type=content_type, charset=charset, headers=_HEADERS)
+            response = web.Response(
+                body=content, content_type=content_type, charset=charset, headers=_HEADERS
+            )
         response.etag = tag
         return response
 

@@ -10,7 +10,9 @@ def made(commit: str, started_utc: str) -> Provenance:
         started_utc=started_utc,
         seconds=1.0,
         peak_rss_mib=1.0,
-        machine=Machine(cpu_model="a CPU", cpu_flags=[], cores=2, memory_gib=8.0, os="Linux", python="3.11"),
+        machine=Machine(
+            cpu_model="a CPU", cpu_flags=[], cores=2, memory_gib=8.0, os="Linux", python="3.11"
+        ),
         threads={},
         versions={},
         seeds={},

@@ -14,10 +14,19 @@ BIN = Path(sys.executable).parent
 # Two processes with two threads each wait for one another on two cores.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
-TWO = ["-n", "2", "--max-worker-restart", "0"]  # a process that was lost with a test that hung isn't begun again
+TWO = [
+    "-n",
+    "2",
+    "--max-worker-restart",
+    "0",
+]  # a process that was lost with a test that hung isn't begun again
 TWO_AT_ONCE = [*TWO, "--dist", "worksteal"]
 ONE_A_FILE = [*TWO, "--dist", "loadfile"]  # the cells of a notebook need one kernel
-NBVAL = ["--nbval-lax", "--nbval-cell-timeout", "300"]  # several times the longest cell of a smoke run
+NBVAL = [
+    "--nbval-lax",
+    "--nbval-cell-timeout",
+    "300",
+]  # several times the longest cell of a smoke run
 OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
 
 
@@ -28,7 +37,16 @@ def main(arguments: list[str]) -> int:
         ("style", [str(BIN / "ruff"), "check", "."], {}),
         (
             "unit and property tests, two at once",
-            [*PYTEST, *TWO_AT_ONCE, "-m", "not timed", "--doctest-modules", "nanorecsys", *unit_folders(), *arguments],
+            [
+                *PYTEST,
+                *TWO_AT_ONCE,
+                "-m",
+                "not timed",
+                "--doctest-modules",
+                "nanorecsys",
+                *unit_folders(),
+                *arguments,
+            ],
             ONE_THREAD,
         ),
         (
@@ -37,10 +55,23 @@ def main(arguments: list[str]) -> int:
             ONE_THREAD,
         ),
         ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
-        ("notebooks under papermill, the book in a browser", [*PYTEST, *ONE_A_FILE, *OF_A_RUN, *arguments], ONE_THREAD),
+        (
+            "notebooks under papermill, the book in a browser",
+            [*PYTEST, *ONE_A_FILE, *OF_A_RUN, *arguments],
+            ONE_THREAD,
+        ),
         (
             "notebooks run again (nbval)",
-            [*PYTEST, *ONE_A_FILE, *NBVAL, "-x", "-W", "default", "data/runs/smoke", "--ignore-glob=*/.work/*"],
+            [
+                *PYTEST,
+                *ONE_A_FILE,
+                *NBVAL,
+                "-x",
+                "-W",
+                "default",
+                "data/runs/smoke",
+                "--ignore-glob=*/.work/*",
+            ],
             ONE_THREAD | {"NANORECSYS_OUT": str(nbval)},
         ),
     ]
@@ -57,13 +88,19 @@ def main(arguments: list[str]) -> int:
     print("\nseconds by tier")
     for name, spent in seconds:
         print(f"  {name:<50}{spent:7.1f}")
-    print(f"  {'all':<50}{sum(s for _, s in seconds):7.1f}{'  FAILED in the last one' if code else ''}")
+    print(
+        f"  {'all':<50}{sum(s for _, s in seconds):7.1f}{'  FAILED in the last one' if code else ''}"
+    )
     return code
 
 
 def unit_folders() -> list[str]:
     """The test folders of packages: all but those that need a run of the study."""
-    folders = sorted(f"tests/{p.name}" for p in (ROOT / "tests").iterdir() if p.is_dir() and any(p.glob("test_*.py")))
+    folders = sorted(
+        f"tests/{p.name}"
+        for p in (ROOT / "tests").iterdir()
+        if p.is_dir() and any(p.glob("test_*.py"))
+    )
     return [folder for folder in folders if folder not in OF_A_RUN]
 
 

@@ -8,14 +8,24 @@ import polars as pl
 
 from nanorecsys.ann.corpus import Corpus, Queries
 from nanorecsys.ann.limits import Limits
-from nanorecsys.ann.result import AnnResult, Build, Confirmed, Difference, Operating, Recommended, Spread
+from nanorecsys.ann.result import (
+    AnnResult,
+    Build,
+    Confirmed,
+    Difference,
+    Operating,
+    Recommended,
+    Spread,
+)
 from nanorecsys.ann.specs import BASELINE, FAMILIES, parse_setting
 from nanorecsys.ann.sweep import Built, Measured
 from nanorecsys.evaluation import Evaluation, Task, difference, value
 from nanorecsys.study.spread import spread
 
 RECALLS = ("0.99", "0.999")  # that the fastest point is looked for at
-SERVED = frozenset({"nprobe", "k_factor_rf", "efSearch"})  # settings that ParameterSpace can make in another process
+SERVED = frozenset(
+    {"nprobe", "k_factor_rf", "efSearch"}
+)  # settings that ParameterSpace can make in another process
 FINALISTS = 3
 WIDTH = ("refinement", "further lists")  # layers whose time depends on how widely is searched
 LONG_MS = 5.0  # a search that takes as long as encoding a short history
@@ -43,7 +53,12 @@ def builds(built: Mapping[str, Built], loads: pl.DataFrame, n: int) -> list[Buil
 
 
 def operating_points(
-    measured: Measured, built: Mapping[str, Built], queries: Queries, task: Task, corpus: Corpus, k: int
+    measured: Measured,
+    built: Mapping[str, Built],
+    queries: Queries,
+    task: Task,
+    corpus: Corpus,
+    k: int,
 ) -> list[Operating]:
     """Every point that could be measured, in the order of the plan.
 
@@ -86,7 +101,8 @@ def operating_points(
                 ndcg=value(ranked, "ndcg@10"),
                 bytes_a_vector=size / n,
                 read_mib=None if read is None else read / 2**20,
-                # at the rate of a set of that size: as if what is read by one query were in the cache for the next
+                # at the rate of a set of that size: as if what is read by one query were in the
+                # cache for the next
                 floor_ms=None if read is None else measured.limits.read_ms(read, read),
                 on_front=False,
             )
@@ -98,7 +114,8 @@ def operating_points(
 def latencies(rows: pl.DataFrame) -> dict[int, dict[str, Spread]]:
     """P50 and P99 of each point: the percentile of each round, then the median and the range over rounds."""
     rounds = rows.group_by("point", "round").agg(
-        p50=pl.col("ns").quantile(0.5, "linear") / 1e6, p99=pl.col("ns").quantile(0.99, "linear") / 1e6
+        p50=pl.col("ns").quantile(0.5, "linear") / 1e6,
+        p99=pl.col("ns").quantile(0.99, "linear") / 1e6,
     )
     found: dict[int, dict[str, Spread]] = {}
     for (point,), group in rounds.group_by("point"):
@@ -128,7 +145,11 @@ def best_of_each(points: Sequence[Operating], floor: float) -> list[Operating]:
     found = []
     for own in by_factory.values():
         reaching = [p for p in own if p.recall_k >= floor]
-        found.append(min(reaching, key=lambda p: p.p50_ms.middle) if reaching else max(own, key=lambda p: p.recall_k))
+        found.append(
+            min(reaching, key=lambda p: p.p50_ms.middle)
+            if reaching
+            else max(own, key=lambda p: p.recall_k)
+        )
     return found
 
 
@@ -202,7 +223,9 @@ def recommend(confirmed: Sequence[Confirmed], floor: float, bound_bytes: float) 
 def fastest(confirmed: Sequence[Confirmed]) -> dict[str, Confirmed]:
     """The lowest P50 at each of `RECALLS`; Flat is exact, so there is always one."""
     return {
-        recall: min((p for p in confirmed if p.recall_k >= float(recall)), key=lambda p: p.p50_ms.middle)
+        recall: min(
+            (p for p in confirmed if p.recall_k >= float(recall)), key=lambda p: p.p50_ms.middle
+        )
         for recall in RECALLS
     }
 
@@ -228,7 +251,9 @@ def recommendation(
     changes = {}
     for metric in ("hitrate", "ndcg"):
         found = difference(ranked, baseline, f"{metric}@10")
-        changes[f"{metric}_change"] = Difference(estimate=found.estimate, low=found.low, high=found.high)
+        changes[f"{metric}_change"] = Difference(
+            estimate=found.estimate, low=found.low, high=found.high
+        )
     return Recommended(
         factory=choice.factory,
         family=choice.family,
@@ -279,7 +304,9 @@ def _accuracy(rows: pl.DataFrame, queries: Queries, k: int) -> dict[int, dict[st
     means = by_user.group_by("point", "user").agg(pl.col(whole).mean().alias("own"))
     worst = max(1, -(-len(queries.users) // 10))
     deciles = dict(means.group_by("point").agg(pl.col("own").bottom_k(worst).mean()).rows())
-    overall = rows.group_by("point").agg(pl.col(first).mean().alias("first"), pl.col(whole).mean().alias("whole"))
+    overall = rows.group_by("point").agg(
+        pl.col(first).mean().alias("first"), pl.col(whole).mean().alias("whole")
+    )
     return {
         point: {"recall_10": ten, "recall_k": hundred, "worst_decile": deciles[point]}
         for point, ten, hundred in overall.rows()
@@ -397,14 +424,20 @@ def _parts(found: AnnResult) -> str:
             f"Of the {1e3 * whole:.0f} µs of {p.factory} with {p.search}, {1e3 * fixed:.0f} are spent however narrow "
             f"the search is: at {found.flat_p50_ms.middle / fixed:.0f} times as fast as Flat nothing is left for it."
         )
-    return " ".join(sentences) if sentences else "No finalist that is fastest has lists to take apart."
+    return (
+        " ".join(sentences) if sentences else "No finalist that is fastest has lists to take apart."
+    )
 
 
 def _sizes(found: AnnResult) -> str:
     memory = found.limits.memory_gb_per_s
     more = 10 * found.n_items * found.d * 4
     large_ms = more / memory / 1e6
-    verdict = "there an index is no longer a choice" if large_ms > LONG_MS else "even that may be soon enough"
+    verdict = (
+        "there an index is no longer a choice"
+        if large_ms > LONG_MS
+        else "even that may be soon enough"
+    )
     large = (
         f"With ten times as many, Flat reads {more / 1e9:.2f} GB a query, which takes {large_ms:.1f} ms at this "
         f"machine's {memory:.0f} GB a second whatever the code: {verdict}."
@@ -450,7 +483,11 @@ def _second_opinion(found: AnnResult) -> str:
         return "In this run the two libraries' graphs cannot be compared at the floor of recall."
     theirs, ours = (min(group, key=lambda p: p.p50_ms.middle) for group in (other, own))
     ratio = ours.p50_ms.middle / theirs.p50_ms.middle
-    said = f"is {ratio:.1f} times as fast as" if ratio >= 1 else f"takes {1 / ratio:.1f} times as long as"
+    said = (
+        f"is {ratio:.1f} times as fast as"
+        if ratio >= 1
+        else f"takes {1 / ratio:.1f} times as long as"
+    )
     return (
         f"A second library's graph ({theirs.factory}, {_ms(theirs.p50_ms.middle)}) {said} FAISS's own "
         f"({ours.factory}, {_ms(ours.p50_ms.middle)}) at that recall."
@@ -461,7 +498,11 @@ def _projection(found: AnnResult) -> str:
     """The same index with its projection fitted on users and, as a control, on items."""
     by_factory = {p.factory: p for p in found.best}
     for factory, users in by_factory.items():
-        items = by_factory.get(factory.replace("Users", "Items")) if factory.startswith("Users") else None
+        items = (
+            by_factory.get(factory.replace("Users", "Items"))
+            if factory.startswith("Users")
+            else None
+        )
         if items is not None:
             first, second = (
                 f"a recall of {p.recall_k:.4f} in {_ms(p.p50_ms.middle)}{f' with {p.search}' if p.search else ''}"

@@ -1,7 +1,7 @@
 """`python -m nanorecsys.ann.build_worker REQUEST`: build one index in a process that does nothing else.
 
-So its peak memory is that of the build, and a build that is killed or crashes takes nothing with it. It prints one line
-of JSON: an `Outcome`.
+So its peak memory is that of the build, and a build that is killed or crashes takes nothing with
+it. It prints one line of JSON: an `Outcome`.
 """
 
 import sys
@@ -13,8 +13,8 @@ import numpy as np
 
 from nanorecsys.ann.errors import SpecificationError
 from nanorecsys.ann.indexes import BuildOptions, build_index, check_neighbours
-from nanorecsys.blas import faiss
-from nanorecsys.memory import forget_peak, peak_resident_bytes, resident_bytes
+from nanorecsys.system.blas import faiss
+from nanorecsys.system.memory import forget_peak, peak_resident_bytes, resident_bytes
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -68,4 +68,8 @@ def build(request: Request) -> Outcome:
 
 
 if __name__ == "__main__":
-    print(msgspec.json.encode(build(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Request))).decode())
+    print(
+        msgspec.json.encode(
+            build(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Request))
+        ).decode()
+    )

@@ -19,7 +19,9 @@ STUDY_ITEMS, STUDY_D = 27_278, 256
 def _headline(value: Callable[[AnnResult], float | None]) -> Callable[[AnnResult], float | None]:
     """A figure that is claimed of the study's size alone."""
     return lambda r: (
-        value(r) if r.dataset == DEFAULT_DATASET and (r.n_items, r.d, r.k) == (STUDY_ITEMS, STUDY_D, 100) else None
+        value(r)
+        if r.dataset == DEFAULT_DATASET and (r.n_items, r.d, r.k) == (STUDY_ITEMS, STUDY_D, 100)
+        else None
     )
 
 
@@ -48,7 +50,9 @@ CLAIMS = (
     Claim(
         id="ann.end_task",
         statement="The recommended index changes neither HitRate@10 nor NDCG@10: both paired intervals include zero.",
-        value=lambda r: max(outside_zero(r.recommended.hitrate_change), outside_zero(r.recommended.ndcg_change)),
+        value=lambda r: max(
+            outside_zero(r.recommended.hitrate_change), outside_zero(r.recommended.ndcg_change)
+        ),
         unit="outside the interval",
         target=Target("<=", 0.0),
         agrees="exact",
@@ -89,6 +93,9 @@ def headline(result: AnnResult) -> list[tuple[str, str]]:
     r = result.recommended
     return [
         (f"Recommended index at {result.n_items:,} items", f"{r.factory} {r.search}".strip()),
-        ("its P50 and P99, one query, one thread", f"{r.p50_ms.middle:.3f} and {r.p99_ms.middle:.3f} ms"),
+        (
+            "its P50 and P99, one query, one thread",
+            f"{r.p50_ms.middle:.3f} and {r.p99_ms.middle:.3f} ms",
+        ),
         ("its speed against exact search", f"{r.times_flat:.1f}x at recall {r.recall_k:.4f}"),
     ]

@@ -12,7 +12,11 @@ def ann() -> None:
 
 @ann.command("export-hdf5")
 @click.argument("profile", default="quick")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; data/runs/PROFILE/ann.hdf5 by default.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write; data/runs/PROFILE/ann.hdf5 by default.",
+)
 @click.option("--k", default=100, show_default=True, help="Exact neighbours of each query.")
 def export_hdf5(profile: str, out: Path | None, k: int) -> None:
     """Write vectors, user queries and exact neighbours of PROFILE's run in the file layout of ann-benchmarks.
@@ -34,4 +38,6 @@ def export_hdf5(profile: str, out: Path | None, k: int) -> None:
     vectors, queries = (np.load(folder / record.files[name]) for name in ("vectors", "queries"))
     path = out or where.run(profile) / "ann.hdf5"
     write(path, vectors, queries, k)
-    click.echo(f"{len(vectors):,} vectors, {len(queries):,} queries, {k} neighbours each: {where.relative(path)}")
+    click.echo(
+        f"{len(vectors):,} vectors, {len(queries):,} queries, {k} neighbours each: {where.relative(path)}"
+    )

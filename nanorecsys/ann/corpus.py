@@ -29,7 +29,9 @@ class Corpus:
         """What stands under every figure."""
         n, d = self.vectors.shape
         origin = (
-            f", {self.synthetic:,} of them synthetic ({self.generator})" if self.synthetic else ", all of them real"
+            f", {self.synthetic:,} of them synthetic ({self.generator})"
+            if self.synthetic
+            else ", all of them real"
         )
         return f"{n:,} vectors of {d} dimensions{origin}"
 
@@ -39,7 +41,8 @@ class Queries:
     """User vectors float32 (q, d), unit norm, each after the first events of a user's history.
 
     Args:
-        vectors: one row a query; a user's queries lie `len(users)` apart, the shortest prefix first.
+        vectors: one row a query; a user's queries lie `len(users)` apart, the shortest prefix
+            first.
         user: int32 (q,).
         seen: CSR by query, the items of its prefix.
         users: int32 (u,), the distinct users.
@@ -58,11 +61,17 @@ class Queries:
     def frame(self) -> pl.DataFrame:
         """One row a query: query, user, events."""
         number = np.arange(len(self.user), dtype=np.int32)
-        return pl.DataFrame({"query": number, "user": self.user, "events": self.seen.lengths.astype(np.int32)})
+        return pl.DataFrame(
+            {"query": number, "user": self.user, "events": self.seen.lengths.astype(np.int32)}
+        )
 
 
 def expand_corpus(
-    real: np.ndarray, n_items: int, generator: str, generate: Callable[..., np.ndarray], seed: int = 0
+    real: np.ndarray,
+    n_items: int,
+    generator: str,
+    generate: Callable[..., np.ndarray],
+    seed: int = 0,
 ) -> Corpus:
     """The catalogue's vectors, and generated ones up to `n_items`.
 
@@ -85,7 +94,9 @@ def expand_corpus(
         )
     if n_items in (0, len(real)):
         return Corpus(real, len(real), "")
-    vectors = np.ascontiguousarray(generate(real, n_items, generator=generator, seed=seed), np.float32)
+    vectors = np.ascontiguousarray(
+        generate(real, n_items, generator=generator, seed=seed), np.float32
+    )
     check_vectors(vectors)
     return Corpus(vectors, len(real), generator)
 
@@ -107,13 +118,18 @@ def set_apart(task: Task, share: float, seed: int = 0) -> tuple[np.ndarray, np.n
     users = np.flatnonzero(task.targets.lengths).astype(np.int32)
     count = round(share * len(users))
     if not 0 <= count < len(users):
-        raise AnnError(f"training_users is {share} of {len(users)} users", "Use a share from 0 to below 1, as 0.2.")
+        raise AnnError(
+            f"training_users is {share} of {len(users)} users",
+            "Use a share from 0 to below 1, as 0.2.",
+        )
     chosen = np.zeros(len(users), bool)
     chosen[np.random.default_rng(seed).permutation(len(users))[:count]] = True
     return users[chosen], users[~chosen]
 
 
-def user_prefixes(task: Task, count: int, users: np.ndarray | None = None) -> tuple[Histories, np.ndarray]:
+def user_prefixes(
+    task: Task, count: int, users: np.ndarray | None = None
+) -> tuple[Histories, np.ndarray]:
     """The first 1/count, 2/count, .. of what each user had seen, the whole last.
 
     Args:
@@ -122,7 +138,8 @@ def user_prefixes(task: Task, count: int, users: np.ndarray | None = None) -> tu
         users: int32, those with a target by default.
 
     Returns:
-        CSR of count * u histories, and the users int32 (u,): history p * u + i is the p-th prefix of user i.
+        CSR of count * u histories, and the users int32 (u,): history p * u + i is the p-th prefix
+        of user i.
 
     Raises:
         AnnError: count below 1.
@@ -146,13 +163,16 @@ def user_prefixes(task: Task, count: int, users: np.ndarray | None = None) -> tu
     return Histories(np.concatenate([[0], np.cumsum(lengths)]), task.seen.items[entry]), users
 
 
-def user_queries(histories: Histories, users: np.ndarray, encode: Callable[[Histories], np.ndarray]) -> Queries:
+def user_queries(
+    histories: Histories, users: np.ndarray, encode: Callable[[Histories], np.ndarray]
+) -> Queries:
     """Vectors of the prefixes that `user_prefixes` returned.
 
     Args:
         histories: CSR of the prefixes.
         users: int32 (u,).
-        encode: a user tower over histories, such as `nanorecsys.export.runtime.encode_users` with its model.
+        encode: a user tower over histories, such as `nanorecsys.serving.encoder.encode_users` with
+            its model.
 
     Raises:
         VectorsError: a vector that is not finite or not of unit norm.
@@ -192,4 +212,9 @@ def describe(vectors: np.ndarray, directions: int = 16) -> tuple[int, float, flo
     """
     norms = np.linalg.norm(vectors, axis=1)
     energy = np.linalg.eigvalsh(vectors.T.astype(np.float64) @ vectors)[::-1]
-    return len(vectors), float(norms.min()), float(norms.max()), f"{energy[:directions].sum() / energy.sum():.0%}"
+    return (
+        len(vectors),
+        float(norms.min()),
+        float(norms.max()),
+        f"{energy[:directions].sum() / energy.sum():.0%}",
+    )

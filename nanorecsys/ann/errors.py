@@ -1,14 +1,23 @@
 """Named errors of the nearest-neighbour search. A sweep writes down those of a specification, by name, and goes on."""
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.serving.errors import SettingError, SpecificationError
+from nanorecsys.system.errors import NanorecsysError
+
+__all__ = [
+    "AnnError",
+    "DirectionsError",
+    "DivisibilityError",
+    "FactoryError",
+    "ListsError",
+    "NeighboursError",
+    "SettingError",
+    "SpecificationError",
+    "VectorsError",
+]
 
 
 class AnnError(NanorecsysError):
     """A sweep or an export cannot be done as asked."""
-
-
-class SpecificationError(AnnError):
-    """An index specification that cannot be built or searched on these vectors."""
 
 
 class FactoryError(SpecificationError):
@@ -33,7 +42,3 @@ class VectorsError(SpecificationError):
 
 class NeighboursError(SpecificationError):
     """More neighbours asked for than there are vectors."""
-
-
-class SettingError(SpecificationError):
-    """A search setting that the index does not have."""

@@ -12,7 +12,8 @@ from nanorecsys.ann.indexes import check_neighbours
 from nanorecsys.data import Histories, expand
 from nanorecsys.evaluation.ranking import top_items
 
-# Scores that single precision cannot tell apart: 256 products of unit vectors carry an error of some 1e-7.
+# Scores that single precision cannot tell apart: 256 products of unit vectors carry an error of
+# some 1e-7.
 TIE = 1e-6
 LOWEST = np.finfo(np.float32).min
 BLOCK_BYTES = 64 * 2**20
@@ -26,8 +27,8 @@ class Exact:
         scores: float32 (q, k), falling.
         items: int32 (q, k), equal scores in ascending order of item; -1 where there are no more.
         n: vectors that were searched.
-        hits: for each cutoff, the sorted keys (query * n + item) of every item whose score is at least that of the
-            cutoff's last neighbour, ties included.
+        hits: for each cutoff, the sorted keys (query * n + item) of every item whose score is at
+            least that of the cutoff's last neighbour, ties included.
     """
 
     scores: np.ndarray
@@ -38,8 +39,8 @@ class Exact:
     def recall(self, items: np.ndarray, cutoff: int) -> np.ndarray:
         """Recall of the first `cutoff` items that a search found for each query, float32 (q,).
 
-        An item counts if its exact score is at least that of the cutoff-th exact neighbour, up to `TIE`; an item that
-        is listed twice counts once.
+        An item counts if its exact score is at least that of the cutoff-th exact neighbour, up to
+        `TIE`; an item that is listed twice counts once.
 
         Args:
             items: int (q, at least cutoff), -1 where nothing was found.
@@ -67,8 +68,8 @@ def exact_neighbours(
         queries: float32 (q, d).
         k: neighbours that are listed.
         cutoffs: those that recall will be asked at, at most k; k itself by default.
-        seen: CSR by query, items that are no neighbours; none by default. A query with fewer than k others has them
-            all among its hits, and a recall below 1 at the best.
+        seen: CSR by query, items that are no neighbours; none by default. A query with fewer than k
+            others has them all among its hits, and a recall below 1 at the best.
 
     Raises:
         NeighboursError: k is above n.
@@ -90,20 +91,29 @@ def exact_neighbours(
         found = queries[start : start + block] @ vectors.T  # (b, n)
         part = slice(start, start + len(found))
         if seen is not None:
-            row, entry = expand(seen.offsets[part], seen.offsets[start + 1 : start + len(found) + 1])
+            row, entry = expand(
+                seen.offsets[part], seen.offsets[start + 1 : start + len(found) + 1]
+            )
             found[row, seen.items[entry]] = -np.inf
-        items[part] = top = top_items(found, k)  # ties beyond the k-th go to hits, not into the list
+        items[part] = top = top_items(
+            found, k
+        )  # ties beyond the k-th go to hits, not into the list
         scores[part] = np.where(top < 0, -np.inf, np.take_along_axis(found, top, axis=1))
         for cutoff in cutoffs:
-            row, item = np.nonzero(found >= np.maximum(scores[part, cutoff - 1, None] - TIE, LOWEST))
+            row, item = np.nonzero(
+                found >= np.maximum(scores[part, cutoff - 1, None] - TIE, LOWEST)
+            )
             hits[cutoff].append((row + start) * n + item)
     return Exact(scores, items, n, {c: np.concatenate(keys) for c, keys in hits.items()})
 
 
-def target_ranks(scores: np.ndarray, items: np.ndarray, seen: Histories, targets: np.ndarray, n: int) -> np.ndarray:
+def target_ranks(
+    scores: np.ndarray, items: np.ndarray, seen: Histories, targets: np.ndarray, n: int
+) -> np.ndarray:
     """Rank of each user's held-out item in a search's answer without the items that the user has seen, float64 (u,).
 
-    Equal scores count by their mean rank, as everywhere in the study; infinite where the item was not found.
+    Equal scores count by their mean rank, as everywhere in the study; infinite where the item was
+    not found.
 
     Args:
         scores: float32 (u, k), as the search returned them.
@@ -120,7 +130,9 @@ def target_ranks(scores: np.ndarray, items: np.ndarray, seen: Histories, targets
     return np.where(mine.any(axis=1), 1 + higher + (same - 1) / 2, np.inf)
 
 
-def without_seen(items: np.ndarray, seen: Histories, users: np.ndarray, n: int, cutoff: int) -> np.ndarray:
+def without_seen(
+    items: np.ndarray, seen: Histories, users: np.ndarray, n: int, cutoff: int
+) -> np.ndarray:
     """The first items of a search that their user has not seen, int (u, cutoff), -1 where there are fewer.
 
     Args:
@@ -137,7 +149,9 @@ def without_seen(items: np.ndarray, seen: Histories, users: np.ndarray, n: int, 
     """
     away = (items < 0) | _are_seen(items, seen, users, n)
     order = np.argsort(away, axis=1, kind="stable")[:, :cutoff]
-    return np.where(np.take_along_axis(away, order, axis=1), -1, np.take_along_axis(items, order, axis=1))
+    return np.where(
+        np.take_along_axis(away, order, axis=1), -1, np.take_along_axis(items, order, axis=1)
+    )
 
 
 def list_lengths(seen: np.ndarray, n: int, cutoff: int = 10) -> np.ndarray:

@@ -16,8 +16,16 @@ from nanorecsys.study.plots import INK, MUTED, PALETTE, axes, direct_label
 # Families share a colour by what they do; direct labels tell them apart.
 _GROUPS = (
     ("exact", PALETTE[6], ("Flat",)),
-    ("codes, whole scan", PALETTE[4], ("scalar quantizer", "PQ fast scan, refined", "RaBitQ, refined")),
-    ("inverted lists", PALETTE[0], ("IVF-Flat", "IVF-SQ8", "IVF-PQ", "OPQ, IVF-PQ", "IVF-PQ fast scan, refined")),
+    (
+        "codes, whole scan",
+        PALETTE[4],
+        ("scalar quantizer", "PQ fast scan, refined", "RaBitQ, refined"),
+    ),
+    (
+        "inverted lists",
+        PALETTE[0],
+        ("IVF-Flat", "IVF-SQ8", "IVF-PQ", "OPQ, IVF-PQ", "IVF-PQ fast scan, refined"),
+    ),
     ("users' directions", PALETTE[1], (USERS_FAMILY,)),
     ("RaBitQ fast scan", PALETTE[3], ("RaBitQ fast scan, refined",)),
     ("graphs", PALETTE[2], ("HNSW", "HNSW-SQ", "NSG", "usearch")),
@@ -38,9 +46,17 @@ def energy(curves: Mapping[str, np.ndarray], kept: Sequence[int], title: str) ->
     figure, (axis,) = axes(height=3.6)
     for count in kept:
         axis.axvline(count, color="#BBBBBB", linestyle="--", linewidth=1, zorder=1)
-    for (name, shares), color in zip(curves.items(), (PALETTE[1], PALETTE[5], PALETTE[0]), strict=False):
+    for (name, shares), color in zip(
+        curves.items(), (PALETTE[1], PALETTE[5], PALETTE[0]), strict=False
+    ):
         axis.plot(np.arange(1, len(shares) + 1), shares, color=color, label=name)
-    axis.set(xscale="log", title=title, xlabel="directions", ylabel="share of squared length", ylim=(0, 1.02))
+    axis.set(
+        xscale="log",
+        title=title,
+        xlabel="directions",
+        ylabel="share of squared length",
+        ylim=(0, 1.02),
+    )
     axis.xaxis.set_major_locator(ticker.LogLocator(2))
     _plain_log(axis.xaxis)
     axis.legend(loc="upper left", fontsize=9)
@@ -58,17 +74,40 @@ def pareto(points: Sequence[Operating], chosen: Recommended | None, title: str) 
     figure, (axis,) = axes(height=4.8)
     for name, color, families in _GROUPS:
         own = [p for p in points if p.family in families]
-        axis.plot([p.p50_ms.middle for p in own], [_loss(p) for p in own], ".", color=color, markersize=6, label=name)
+        axis.plot(
+            [p.p50_ms.middle for p in own],
+            [_loss(p) for p in own],
+            ".",
+            color=color,
+            markersize=6,
+            label=name,
+        )
     other = [p for p in points if not any(p.family in families for *_, families in _GROUPS)]
     if other:
-        axis.plot([p.p50_ms.middle for p in other], [_loss(p) for p in other], ".", color=MUTED, label="as given")
+        axis.plot(
+            [p.p50_ms.middle for p in other],
+            [_loss(p) for p in other],
+            ".",
+            color=MUTED,
+            label="as given",
+        )
     front = sorted((p for p in points if p.on_front), key=lambda p: p.p50_ms.middle)
-    axis.plot([p.p50_ms.middle for p in front], [_loss(p) for p in front], color=PALETTE[5], linewidth=1.2)
+    axis.plot(
+        [p.p50_ms.middle for p in front], [_loss(p) for p in front], color=PALETTE[5], linewidth=1.2
+    )
     if chosen:
         mark = next(p for p in points if (p.factory, p.search) == (chosen.factory, chosen.search))
         ring = {"markersize": 12, "markerfacecolor": "none", "linestyle": "none"}
-        axis.plot([mark.p50_ms.middle], [_loss(mark)], "o", **ring, color=PALETTE[5], label="recommended")
-    axis.set(xscale="log", yscale="log", title=title, xlabel="P50, ms a query", ylabel="missed of the exact neighbours")
+        axis.plot(
+            [mark.p50_ms.middle], [_loss(mark)], "o", **ring, color=PALETTE[5], label="recommended"
+        )
+    axis.set(
+        xscale="log",
+        yscale="log",
+        title=title,
+        xlabel="P50, ms a query",
+        ylabel="missed of the exact neighbours",
+    )
     axis.invert_yaxis()
     axis.margins(x=0.2, y=0.08)
     _plain_log(axis.xaxis)
@@ -90,14 +129,36 @@ def floor(points: Sequence[Operating], limits: Limits, title: str) -> Figure:
     scans = [p for p in points if p.read_mib is not None]
     sizes = [p.read_mib for p in scans]
     ends = [min(sizes) / 2, max(sizes) * 2]
-    axis.plot(ends, [s * MIB / limits.memory_gb_per_s / 1e6 for s in ends], color=MUTED, linestyle="--", linewidth=1.2)
-    direct_label(axis, ends[1], ends[1] * MIB / limits.memory_gb_per_s / 1e6, "main memory", MUTED, dx=-12, dy=6)
+    axis.plot(
+        ends,
+        [s * MIB / limits.memory_gb_per_s / 1e6 for s in ends],
+        color=MUTED,
+        linestyle="--",
+        linewidth=1.2,
+    )
+    direct_label(
+        axis,
+        ends[1],
+        ends[1] * MIB / limits.memory_gb_per_s / 1e6,
+        "main memory",
+        MUTED,
+        dx=-12,
+        dy=6,
+    )
     for p in scans:
         color = PALETTE[6] if p.family == "Flat" else PALETTE[0]
-        axis.plot([p.read_mib, p.read_mib], [p.floor_ms, p.p50_ms.middle], color="#BBBBBB", linewidth=1, zorder=1)
+        axis.plot(
+            [p.read_mib, p.read_mib],
+            [p.floor_ms, p.p50_ms.middle],
+            color="#BBBBBB",
+            linewidth=1,
+            zorder=1,
+        )
         axis.plot([p.read_mib], [p.floor_ms], "_", color=PALETTE[5], markersize=9)
         axis.plot([p.read_mib], [p.p50_ms.middle], "o", color=color, markersize=5)
-    axis.set(xscale="log", yscale="log", title=title, xlabel="MiB read a query", ylabel="ms a query")
+    axis.set(
+        xscale="log", yscale="log", title=title, xlabel="MiB read a query", ylabel="ms a query"
+    )
     _plain_log(axis.xaxis)
     _plain_log(axis.yaxis)
     label_places(axis, [(p.read_mib, p.p50_ms.middle, p.factory) for p in scans])
@@ -117,7 +178,13 @@ def memory(points: Sequence[Operating], bound_bytes: float, title: str) -> Figur
     for p in points:
         color = next((c for _, c, families in _GROUPS if p.family in families), MUTED)
         axis.plot([p.bytes_a_vector], [_loss(p)], "o", color=color, markersize=5)
-    axis.set(xscale="log", yscale="log", title=title, xlabel="bytes a vector", ylabel="missed of the exact neighbours")
+    axis.set(
+        xscale="log",
+        yscale="log",
+        title=title,
+        xlabel="bytes a vector",
+        ylabel="missed of the exact neighbours",
+    )
     axis.invert_yaxis()
     axis.margins(x=0.25, y=0.1)
     _plain_log(axis.xaxis)
@@ -140,7 +207,12 @@ def confirmation(points: Sequence[Confirmed], title: str) -> Figure:
             va="center",
             color=INK,
         )
-    axis.set(xscale="log", title=title, xlabel="ms a query: P50 (blue), P99 (red)", yticks=range(len(points)))
+    axis.set(
+        xscale="log",
+        title=title,
+        xlabel="ms a query: P50 (blue), P99 (red)",
+        yticks=range(len(points)),
+    )
     axis.set_yticklabels([f"{p.factory} {p.search}".strip() for p in points][::-1], fontsize=9)
     axis.margins(x=0.12)
     _plain_log(axis.xaxis)
@@ -158,9 +230,19 @@ def parts(points: Sequence[Confirmed], flat_ms: float, title: str) -> Figure:
     figure, (axis,) = axes(height=1.9 + 0.4 * len(points))
     names = reversed(max((p.parts_ms for p in points), key=len, default={}))
     left = np.zeros(len(points))
-    for name, color in zip(names, (PALETTE[6], PALETTE[5], PALETTE[0], PALETTE[1], PALETTE[4]), strict=False):
+    for name, color in zip(
+        names, (PALETTE[6], PALETTE[5], PALETTE[0], PALETTE[1], PALETTE[4]), strict=False
+    ):
         width = np.array([max(1e3 * p.parts_ms.get(name, 0.0), 0.0) for p in reversed(points)])
-        axis.barh(range(len(points)), width, left=left, height=0.6, color=color, edgecolor="white", label=name)
+        axis.barh(
+            range(len(points)),
+            width,
+            left=left,
+            height=0.6,
+            color=color,
+            edgecolor="white",
+            label=name,
+        )
         left += width
     for times in (10, 20):
         axis.axvline(1e3 * flat_ms / times, color=MUTED, linestyle="--", linewidth=1)
@@ -174,7 +256,9 @@ def parts(points: Sequence[Confirmed], flat_ms: float, title: str) -> Figure:
             fontsize=9,
             color=MUTED,
         )
-    axis.set(title=title, xlabel="µs a query", yticks=range(len(points)), ylim=(-0.6, len(points) + 0.1))
+    axis.set(
+        title=title, xlabel="µs a query", yticks=range(len(points)), ylim=(-0.6, len(points) + 0.1)
+    )
     axis.set_yticklabels([f"{p.factory}\n{p.search}" for p in reversed(points)], fontsize=8)
     axis.grid(visible=False, axis="y")
     if points:  # a run may have no finalist with lists
@@ -192,7 +276,11 @@ def label_places(axis: Axes, points: Sequence[tuple[float, float, str]], size: f
     """
     figure = axis.figure
     figure.draw_without_rendering()  # places are final only after the layout
-    drawn = [line.get_transform().transform(line.get_xydata()) for line in axis.lines if line.get_marker() != "None"]
+    drawn = [
+        line.get_transform().transform(line.get_xydata())
+        for line in axis.lines
+        if line.get_marker() != "None"
+    ]
     radius = 2 * figure.dpi / 72
     taken = [Bbox.from_extents(*(xy - radius), *(xy + radius)) for xy in np.concatenate(drawn)]
     taken += [legend.get_window_extent() for legend in [axis.get_legend()] if legend]
@@ -210,7 +298,11 @@ def label_places(axis: Axes, points: Sequence[tuple[float, float, str]], size: f
             )
             text.set_in_layout(False)
             box = text.get_window_extent()
-            if axis.bbox.containsx(box.x0) and axis.bbox.containsx(box.x1) and not box.count_overlaps(taken):
+            if (
+                axis.bbox.containsx(box.x0)
+                and axis.bbox.containsx(box.x1)
+                and not box.count_overlaps(taken)
+            ):
                 taken.append(box)
                 break
             text.remove()

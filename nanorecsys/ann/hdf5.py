@@ -7,7 +7,7 @@ import numpy as np
 from nanorecsys.ann.errors import AnnError
 from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.ann.indexes import check_vectors
-from nanorecsys.atomic import atomic_path
+from nanorecsys.system.files import atomic_path
 
 DISTANCE = "angular"  # the layout has no inner product; on unit vectors the order of neighbours is the same
 
@@ -15,8 +15,9 @@ DISTANCE = "angular"  # the layout has no inner product; on unit vectors the ord
 def export_hdf5(path: Path, vectors: np.ndarray, queries: np.ndarray, k: int = 100) -> None:
     """Write what github.com/erikbern/ann-benchmarks reads.
 
-    Datasets `train` float32 (n, d), `test` float32 (q, d), `neighbors` int32 (q, k) and `distances` float32 (q, k),
-    nearest first; attributes `distance` ("angular": one minus the cosine), `dimension`, `type` and `point_type`.
+    Datasets `train` float32 (n, d), `test` float32 (q, d), `neighbors` int32 (q, k) and `distances`
+    float32 (q, k), nearest first; attributes `distance` ("angular": one minus the cosine),
+    `dimension`, `type` and `point_type`.
 
     Args:
         path: of the file; whole or not there.
@@ -40,7 +41,9 @@ def export_hdf5(path: Path, vectors: np.ndarray, queries: np.ndarray, k: int = 1
         )
     exact = exact_neighbours(vectors, queries, k)
     with atomic_path(path) as part, h5py.File(part, "w") as file:
-        file.attrs.update(distance=DISTANCE, dimension=vectors.shape[1], type="dense", point_type="float")
+        file.attrs.update(
+            distance=DISTANCE, dimension=vectors.shape[1], type="dense", point_type="float"
+        )
         file["train"], file["test"] = vectors, queries
         file["neighbors"] = exact.items
         file["distances"] = np.maximum(1 - exact.scores, 0)

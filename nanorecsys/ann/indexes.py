@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,16 +19,26 @@ from nanorecsys.ann.errors import (
     FactoryError,
     ListsError,
     NeighboursError,
-    SettingError,
     SpecificationError,
     VectorsError,
 )
 from nanorecsys.ann.specs import PROJECTED, directions, kind, lists, needs_users
-from nanorecsys.blas import faiss
+from nanorecsys.serving.retrieval import (
+    FaissIndex,
+    Index,
+    UsearchIndex,
+    innermost,
+    reason,
+    transforms,
+    usearch,
+)
+from nanorecsys.system.blas import faiss
 
 NORM_TOLERANCE = 1e-3
 ITEMS_WEIGHT = 1e-3  # of the items beside the users in the fit of a projection: enough to order what no user takes
-BRUTE_FORCE_BELOW = 50_000  # vectors for which NSG's neighbours by brute force are found sooner than by descent
+BRUTE_FORCE_BELOW = (
+    50_000  # vectors for which NSG's neighbours by brute force are found sooner than by descent
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,8 @@ class BuildOptions:
 
     Args:
         threads: of usearch, which has its own.
-        opq_iterations: of the rotation's training and of the codes in each, three times as many in the first; FAISS's
-            defaults of 50, 4 and 40 take minutes.
+        opq_iterations: of the rotation's training and of the codes in each, three times as many in
+            the first; FAISS's defaults of 50, 4 and 40 take minutes.
         opq_points: vectors that it trains on.
         nsg_neighbours: of the graph that NSG prunes.
         hnsw_beam: width of the search for a new vector's neighbours.
@@ -53,86 +61,11 @@ class BuildOptions:
     hnsw_beam: int = 64
 
 
-class Index(Protocol):
-    """A built index. Vectors are float32, unit norm."""
-
-    def set(self, search: str) -> None:
-        """Take a search setting, as `specs.GRIDS` has them; "" leaves everything as it is."""
-
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores float32 (q, k), falling, and items int64 (q, k), -1 where fewer than k were found."""
-
-    def save(self, path: Path) -> None:
-        """Write the index."""
-
-
-class FaissIndex:
-    """An index of `faiss.index_factory`."""
-
-    def __init__(self, index: faiss.Index) -> None:
-        self.index = index
-        self._search = index.search
-
-    def set(self, search: str) -> None:
-        """See `Index`.
-
-        Raises:
-            SettingError: FAISS does not know the setting for this index.
-        """
-        rest = []
-        for part in filter(None, search.split(",")):
-            name, _, value = part.partition("=")
-            if name in _OWN_SETTINGS:
-                _OWN_SETTINGS[name](_innermost(self.index), int(value))
-            else:
-                rest.append(part)
-        if rest:
-            try:
-                faiss.ParameterSpace().set_index_parameters(self.index, ",".join(rest))
-            except RuntimeError as error:
-                raise SettingError(
-                    f"the setting {search!r} does not fit: {_reason(error)}", "See nanorecsys.ann.specs.GRIDS."
-                ) from error
-
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Index`."""
-        return self._search(queries, k)
-
-    def save(self, path: Path) -> None:
-        """See `Index`."""
-        faiss.write_index(self.index, str(path))
-
-
-class UsearchIndex:
-    """A graph of the usearch library. `threads` are those of one call: one query still runs on one."""
-
-    def __init__(self, index: Any, threads: int = 1) -> None:
-        self.index = index
-        self.threads = threads
-
-    def set(self, search: str) -> None:
-        """See `Index`."""
-        for part in filter(None, search.split(",")):
-            name, _, value = part.partition("=")
-            if name != "ef":
-                raise SettingError(f"usearch has no setting {name!r}", "Its only one is ef.")
-            self.index.expansion_search = int(value)
-
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Index`."""
-        found = self.index.search(queries, k, threads=self.threads)
-        scores, items = np.atleast_2d(1 - found.distances), np.atleast_2d(found.keys).astype(np.int64)
-        counts = np.atleast_1d(getattr(found, "counts", items.shape[1]))
-        items[np.arange(items.shape[1]) >= counts[:, None]] = -1
-        return scores, items
-
-    def save(self, path: Path) -> None:
-        """See `Index`."""
-        self.index.save(str(path))
-
-
 def build_index(
-    factory: str, vectors: np.ndarray, options: BuildOptions | None = None, users: np.ndarray | None = None
+    factory: str,
+    vectors: np.ndarray,
+    options: BuildOptions | None = None,
+    users: np.ndarray | None = None,
 ) -> Index:
     """Train an index on the vectors and add them, numbered from 0.
 
@@ -140,11 +73,13 @@ def build_index(
         factory: see `nanorecsys.ann.specs`.
         vectors: float32 (n, d), unit norm.
         options: bounds of the build.
-        users: float32 (q, d), unit norm, vectors of users that a `Users` string is fitted on; else not read.
+        users: float32 (q, d), unit norm, vectors of users that a `Users` string is fitted on; else
+            not read.
 
     Raises:
-        SpecificationError: one of its subclasses, for a factory string that is unknown or does not fit the vectors,
-            vectors that are not finite and of unit norm, or users' vectors that are needed and not there.
+        SpecificationError: one of its subclasses, for a factory string that is unknown or does not
+            fit the vectors, vectors that are not finite and of unit norm, or users' vectors that
+            are needed and not there.
     """
     options = options or BuildOptions()
     check_vectors(vectors)
@@ -152,32 +87,28 @@ def build_index(
         return _build_usearch(factory, vectors, options)
     check_factory(factory, *vectors.shape)
     try:
-        # FAISS's random rotation keeps a place in the chain for the projection, and its type in the file
+        # FAISS's random rotation keeps a place in the chain for the projection, and its type in the
+        # file
         written = PROJECTED.sub(r"RR\2,", factory, count=1) if PROJECTED.match(factory) else factory
         index = faiss.index_factory(vectors.shape[1], written, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise FactoryError(
-            f"FAISS knows no index {factory!r} for {vectors.shape[1]} dimensions: {_reason(error)}",
+            f"FAISS knows no index {factory!r} for {vectors.shape[1]} dimensions: {reason(error)}",
             "See its guidelines on the index factory.",
         ) from error
     _bound(index, vectors, options)
     if PROJECTED.match(factory):
         fitted_on = users if needs_users(factory) else vectors
-        (transform,) = _transforms(index)  # the place that the factory kept for it
+        (transform,) = transforms(index)  # the place that the factory kept for it
         project_by(transform, users_projection(vectors, fitted_on, directions(factory)))
     try:
         index.train(vectors)
         index.add(vectors)
     except RuntimeError as error:
-        raise SpecificationError(f"{factory}: {_reason(error)}", "Take another specification.") from error
+        raise SpecificationError(
+            f"{factory}: {reason(error)}", "Take another specification."
+        ) from error
     return FaissIndex(index)
-
-
-def load_index(factory: str, path: Path) -> Index:
-    """An index that `save` wrote."""
-    if kind(factory) == "usearch":
-        return UsearchIndex(_usearch().Index.restore(str(path)))
-    return FaissIndex(faiss.read_index(str(path)))
 
 
 def check_vectors(vectors: np.ndarray) -> None:
@@ -187,11 +118,15 @@ def check_vectors(vectors: np.ndarray) -> None:
         VectorsError: not float32 (n, d), a value that is not finite, or a norm that is not one.
     """
     if vectors.ndim != 2 or vectors.dtype != np.float32 or not len(vectors):
-        raise VectorsError(f"expected float32 (n, d), got {vectors.dtype} {vectors.shape}", "Convert them first.")
+        raise VectorsError(
+            f"expected float32 (n, d), got {vectors.dtype} {vectors.shape}", "Convert them first."
+        )
     norms = np.linalg.norm(vectors, axis=1)
     if not np.isfinite(norms).all():
         row = int(np.flatnonzero(~np.isfinite(norms))[0])
-        raise VectorsError(f"vector {row} of {len(vectors)} is not finite", "Look for a diverged training.")
+        raise VectorsError(
+            f"vector {row} of {len(vectors)} is not finite", "Look for a diverged training."
+        )
     worst = int(np.abs(norms - 1).argmax())
     if abs(norms[worst] - 1) > NORM_TOLERANCE:
         raise VectorsError(
@@ -208,11 +143,14 @@ def check_factory(factory: str, n: int, d: int) -> None:
         ListsError: more inverted lists than vectors.
     """
     if lists(factory) > n:
-        raise ListsError(f"{factory} has {lists(factory)} lists for {n} vectors", "Take fewer lists.")
+        raise ListsError(
+            f"{factory} has {lists(factory)} lists for {n} vectors", "Take fewer lists."
+        )
     if PROJECTED.match(factory):
         if not 1 <= directions(factory) <= d:
             raise DirectionsError(
-                f"{factory} keeps {directions(factory)} directions of {d}", f"Take from 1 to {d} of them."
+                f"{factory} keeps {directions(factory)} directions of {d}",
+                f"Take from 1 to {d} of them.",
             )
         d = directions(factory)
     for part in factory.split(","):
@@ -220,15 +158,19 @@ def check_factory(factory: str, n: int, d: int) -> None:
             d = int(found[1] or found[2])
         elif (found := re.match(r"O?PQ(\d+)", part)) and d % int(found[1]):
             raise DivisibilityError(
-                f"{factory}: {found[1]} parts do not divide {d} dimensions", "Take a divisor of the dimensions."
+                f"{factory}: {found[1]} parts do not divide {d} dimensions",
+                "Take a divisor of the dimensions.",
             )
 
 
-def users_projection(vectors: np.ndarray, users: np.ndarray | None, count: int, seed: int = 0) -> np.ndarray:
+def users_projection(
+    vectors: np.ndarray, users: np.ndarray | None, count: int, seed: int = 0
+) -> np.ndarray:
     """The directions in which users' vectors have most of their squared length, rotated at random among themselves.
 
-    Not centred, since an inner product is not either. Rotated, the directions are alike, as the parts of a product
-    quantizer should be: each has as many bits. Directions that no user takes come in the order of the items' length.
+    Not centred, since an inner product is not either. Rotated, the directions are alike, as the
+    parts of a product quantizer should be: each has as many bits. Directions that no user takes
+    come in the order of the items' length.
 
     Args:
         vectors: float32 (n, d), the items.
@@ -251,10 +193,12 @@ def users_projection(vectors: np.ndarray, users: np.ndarray | None, count: int, 
     check_vectors(users)
     if users.shape[1] != vectors.shape[1]:
         raise VectorsError(
-            f"users' vectors have {users.shape[1]} dimensions, the items' {vectors.shape[1]}", "Take one model's."
+            f"users' vectors have {users.shape[1]} dimensions, the items' {vectors.shape[1]}",
+            "Take one model's.",
         )
     moments = sum(
-        weight * (own.T @ own).astype(np.float64) / len(own) for weight, own in ((1, users), (ITEMS_WEIGHT, vectors))
+        weight * (own.T @ own).astype(np.float64) / len(own)
+        for weight, own in ((1, users), (ITEMS_WEIGHT, vectors))
     )
     _, axes = np.linalg.eigh(moments)
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((count, count)))
@@ -279,23 +223,30 @@ class Layer:
 def layers(index: Index, k: int) -> list[Layer]:
     """A search for k neighbours taken apart, the whole first; each layer's work is part of that of the one before it.
 
-    An index that refines, projects and has lists gives, by what they add: refinement, projection, further lists,
-    tables and one list, centroids. The last includes the call from Python. What has no lists is not taken apart.
+    An index that refines, projects and has lists gives, by what they add: refinement, projection,
+    further lists, tables and one list, centroids. The last includes the call from Python. What has
+    no lists is not taken apart.
     """
-    if not isinstance(index, FaissIndex) or not isinstance(inner := _innermost(index.index), faiss.IndexIVF):
+    if not isinstance(index, FaissIndex) or not isinstance(
+        inner := innermost(index.index), faiss.IndexIVF
+    ):
         return []
     found: list[Layer] = []
-    outer, transforms = faiss.downcast_index(index.index), _transforms(index.index)
+    outer, own = faiss.downcast_index(index.index), transforms(index.index)
     if isinstance(outer, faiss.IndexRefine):
         found.append(Layer("refinement", partial(_transformed, []), partial(outer.search, k=k)))
         k, outer = int(k * outer.k_factor), faiss.downcast_index(outer.base_index)
-    if transforms:
+    if own:
         found.append(Layer("projection", partial(_transformed, []), partial(outer.search, k=k)))
-    prepare = partial(_transformed, transforms)
+    prepare = partial(_transformed, own)
     return [
         *found,
         Layer("further lists", prepare, partial(inner.search, k=k)),
-        Layer("tables and one list", prepare, partial(inner.search, k=k, params=faiss.SearchParametersIVF(nprobe=1))),
+        Layer(
+            "tables and one list",
+            prepare,
+            partial(inner.search, k=k, params=faiss.SearchParametersIVF(nprobe=1)),
+        ),
         Layer("centroids", prepare, partial(faiss.downcast_index(inner.quantizer).search, k=1)),
     ]
 
@@ -307,17 +258,20 @@ def check_neighbours(k: int, n: int) -> None:
         NeighboursError: k is above n, or below 1.
     """
     if not 1 <= k <= n:
-        raise NeighboursError(f"{k} neighbours asked for among {n} vectors", f"Take k from 1 to {n}.")
+        raise NeighboursError(
+            f"{k} neighbours asked for among {n} vectors", f"Take k from 1 to {n}."
+        )
 
 
 def code_bytes(index: Index) -> int | None:
     """Bytes that a scan reads for one vector; None where nothing is scanned (graphs).
 
-    That is the code, and for a RaBitQ index its factors as well; what refinement reads is not in it.
+    That is the code, and for a RaBitQ index its factors as well; what refinement reads is not in
+    it.
     """
     if not isinstance(index, FaissIndex):
         return None
-    inner = _innermost(index.index)
+    inner = innermost(index.index)
     if isinstance(inner, (faiss.IndexHNSW, faiss.IndexNSG)):
         return None
     if isinstance(inner, faiss.IndexIVF):
@@ -336,28 +290,30 @@ def refined_bytes(index: Index) -> int:
 
 def fixed_bytes(index: FaissIndex, factory: str) -> int:
     """Bytes that every query reads whatever it finds: matrices that it is multiplied by, and all centroids."""
-    matrices = sum(4 * t.d_in * t.d_out for t in _transforms(index.index))
-    return matrices + 4 * lists(factory) * _innermost(index.index).d
+    matrices = sum(4 * t.d_in * t.d_out for t in transforms(index.index))
+    return matrices + 4 * lists(factory) * innermost(index.index).d
 
 
 def visited(index: Index, queries: np.ndarray, probes: int) -> np.ndarray | None:
     """Vectors in the lists that each query visits, int64 (q,); None where there are no lists."""
-    inner = _innermost(index.index) if isinstance(index, FaissIndex) else None
+    inner = innermost(index.index) if isinstance(index, FaissIndex) else None
     if not isinstance(inner, faiss.IndexIVF):
         return None
     sizes = np.array([inner.invlists.list_size(i) for i in range(inner.nlist)])
-    _, found = inner.quantizer.search(_transformed(_transforms(index.index), queries), min(probes, inner.nlist))
+    _, found = inner.quantizer.search(
+        _transformed(transforms(index.index), queries), min(probes, inner.nlist)
+    )
     return sizes[found].sum(axis=1)
 
 
 def _bound(index: faiss.Index, vectors: np.ndarray, options: BuildOptions) -> None:
     """Set what bounds the time of a build."""
-    for transform in _transforms(index):
+    for transform in transforms(index):
         if isinstance(transform, faiss.OPQMatrix):
             transform.niter = transform.niter_pq = options.opq_iterations
             transform.niter_pq_0 = 3 * options.opq_iterations
             transform.max_train_points = options.opq_points
-    inner = _innermost(index)
+    inner = innermost(index)
     if isinstance(inner, faiss.IndexNSG):
         inner.GK = min(options.nsg_neighbours, len(vectors) - 1)
         inner.build_type = int(len(vectors) > BRUTE_FORCE_BELOW)
@@ -372,54 +328,19 @@ def project_by(transform: faiss.LinearTransform, matrix: np.ndarray) -> None:
     transform.is_trained = transform.is_orthonormal = True
 
 
-def _set_beam(index: faiss.Index, value: int) -> None:
-    index.nsg.search_L = value
-
-
-def _set_query_bits(index: faiss.Index, value: int) -> None:
-    index.qb = value
-
-
-_OWN_SETTINGS: dict[str, Callable[[faiss.Index, int], None]] = {"search_L": _set_beam, "qb": _set_query_bits}
-
-
-def _innermost(index: faiss.Index) -> faiss.Index:
-    """The index within refinement and transforms, as its own class."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexRefine):
-        return _innermost(index.base_index)
-    return _innermost(index.index) if isinstance(index, faiss.IndexPreTransform) else index
-
-
-def _transforms(index: faiss.Index) -> list[faiss.VectorTransform]:
-    """What is applied to a vector before it is searched, in order."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexRefine):
-        return _transforms(index.base_index)
-    if not isinstance(index, faiss.IndexPreTransform):
-        return []
-    own = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
-    return own + _transforms(index.index)
-
-
 def _transformed(transforms: list[faiss.VectorTransform], vectors: np.ndarray) -> np.ndarray:
     for transform in transforms:
         vectors = transform.apply(vectors)
     return vectors
 
 
-def _usearch() -> Any:
-    """usearch is not among what the package needs, only among what the study does."""
-    from usearch import index
-
-    return index
-
-
 def _build_usearch(factory: str, vectors: np.ndarray, options: BuildOptions) -> UsearchIndex:
     found = re.fullmatch(r"usearch:M(\d+)(?:,(f32|bf16|f16|i8))?", factory)
     if not found or int(found[1]) < 2:
-        raise FactoryError(f"{factory!r} is no usearch index", "Write usearch:M16, or usearch:M16,bf16 or ,i8.")
-    index = _usearch().Index(
+        raise FactoryError(
+            f"{factory!r} is no usearch index", "Write usearch:M16, or usearch:M16,bf16 or ,i8."
+        )
+    index = usearch().Index(
         ndim=vectors.shape[1],
         metric="ip",
         dtype=found[2] or "f32",
@@ -428,9 +349,3 @@ def _build_usearch(factory: str, vectors: np.ndarray, options: BuildOptions) -> 
     )
     index.add(np.arange(len(vectors)), vectors, threads=options.threads)
     return UsearchIndex(index)
-
-
-def _reason(error: RuntimeError) -> str:
-    """FAISS's own words, without the place in its source."""
-    text = str(error).partition(" at /")[2] or str(error)
-    return text.partition(": ")[2].removeprefix("Error: ") or text

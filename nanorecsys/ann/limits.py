@@ -42,28 +42,43 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         (0.02, 0.1)
         """
         fitting = [b for b in self.bandwidth if b.working_set_mib * MIB >= working_set_bytes]
-        rate = min(fitting, key=lambda b: b.working_set_mib).gb_per_s if fitting else self.memory_gb_per_s
+        rate = (
+            min(fitting, key=lambda b: b.working_set_mib).gb_per_s
+            if fitting
+            else self.memory_gb_per_s
+        )
         return read_bytes / rate / 1e6
 
 
-def measure_limits(threads: Sequence[int] = (1, 2), sizes_mib: Sequence[float] = SIZES_MIB, repeats: int = 5) -> Limits:
+def measure_limits(
+    threads: Sequence[int] = (1, 2), sizes_mib: Sequence[float] = SIZES_MIB, repeats: int = 5
+) -> Limits:
     """Measure this machine, the best of `repeats`: a limit is not an average.
 
-    A byte search, a maximum over int8 and one over float32 read the same bytes; whichever is fastest counts.
+    A byte search, a maximum over int8 and one over float32 read the same bytes; whichever is
+    fastest counts.
 
     Args:
         threads: for which the product is measured; reading is always by one.
         sizes_mib: working sets.
         repeats: of each.
     """
-    bandwidth = [Bandwidth(working_set_mib=s, gb_per_s=_read_rate(int(s * MIB), repeats)) for s in sizes_mib]
+    bandwidth = [
+        Bandwidth(working_set_mib=s, gb_per_s=_read_rate(int(s * MIB), repeats)) for s in sizes_mib
+    ]
     q, d, n = GEMM_SHAPE
-    left, right, out = np.ones((q, d), np.float32), np.ones((d, n), np.float32), np.empty((q, n), np.float32)
+    left, right, out = (
+        np.ones((q, d), np.float32),
+        np.ones((d, n), np.float32),
+        np.empty((q, n), np.float32),
+    )
     gflops = {}
     for count in threads:
         with threadpool_limits(count):
             np.matmul(left, right, out=out)
-            gflops[str(count)] = 2 * q * d * n / _best_ns(lambda: np.matmul(left, right, out=out), repeats)
+            gflops[str(count)] = (
+                2 * q * d * n / _best_ns(lambda: np.matmul(left, right, out=out), repeats)
+            )
     return Limits(bandwidth=bandwidth, gemm_gflops=gflops)
 
 

@@ -1,18 +1,19 @@
 """`python -m nanorecsys.ann.measure_worker PLAN`: measure built indexes in a process that does nothing else.
 
-It never imports torch, pins its threads, and prints `done/total` as it goes. Raw rows go to parquet files beside the
-plan:
+It never imports torch, pins its threads, and prints `done/total` as it goes. Raw rows go to parquet
+files beside the plan:
 
     accuracy  point, query, recall_10, recall_100 ..    one row a query of every point
     ranks     point, user, rank                         of the held-out item, infinite if not found
     latency   point, round, query, ns                   one query at a time, one thread
     batches   point, round, batch, threads, ns          nanoseconds a query of one call
     loads     factory, round, ns
-    layers    point, adds, round, ns                    of one query in each layer of a search, see `indexes.layers`
-    reads     point, bytes                              a query, where the index scans
+    layers    point, adds, round, ns                    of one query in each layer of a search, see
+    `indexes.layers` reads     point, bytes                              a query, where the index
+    scans
 
-A point is an index with a search setting, by its number in the plan. In each round indexes and settings come in another
-random order, so that a drift of the machine favours none.
+A point is an index with a search setting, by its number in the plan. In each round indexes and
+settings come in another random order, so that a drift of the machine favours none.
 """
 
 import gc
@@ -42,8 +43,8 @@ from nanorecsys.ann.indexes import (
 )
 from nanorecsys.ann.limits import Limits, best_of, measure_limits
 from nanorecsys.ann.specs import parse_setting
-from nanorecsys.blas import faiss
 from nanorecsys.data import Histories
+from nanorecsys.system.blas import faiss
 
 BATCH = 1000  # of the throughput measure, and of the largest batch
 SMALL_BATCH = 32
@@ -76,7 +77,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         rounds: of everything timed.
         queries: one at a time, of each point in each round.
         threads: of the throughput measure.
-        alternate: keep all indexes in memory and let their points alternate every few queries, one at a time only.
+        alternate: keep all indexes in memory and let their points alternate every few queries, one
+            at a time only.
         tenth: measure Flat on every tenth vector as well, as point -1.
         seed: of the orders and of the queries.
     """
@@ -118,7 +120,9 @@ class Measurement:
         (self._alternate if self.plan.alternate else self._table)()
         for name, frames in self.rows.items():
             pl.concat(frames).write_parquet(self.folder / f"{name}.parquet")
-        return Finished(best_of(limits, measure_limits((1, self.plan.threads), repeats=3)), self.failures)
+        return Finished(
+            best_of(limits, measure_limits((1, self.plan.threads), repeats=3)), self.failures
+        )
 
     def _table(self) -> None:
         """Every index by turns, one in memory at a time."""
@@ -131,7 +135,12 @@ class Measurement:
                 entry = self.plan.entries[i]
                 start = time.perf_counter_ns()
                 index = load_index(entry.factory, self.folder / entry.file)
-                self._add("loads", factory=[entry.factory], round=[number], ns=[time.perf_counter_ns() - start])
+                self._add(
+                    "loads",
+                    factory=[entry.factory],
+                    round=[number],
+                    ns=[time.perf_counter_ns() - start],
+                )
                 for j in self.rng.permutation(len(entry.points)):
                     point = entry.points[j]
                     if point.number not in self.failures:
@@ -142,10 +151,15 @@ class Measurement:
                             self._one_by_one(index, point.number, number, sample)
                             self._batches(index, point.number, number)
                         except (SpecificationError, RuntimeError, ValueError) as error:
-                            self.failures[point.number] = type(error).__name__, str(error).partition("\n")[0]
+                            self.failures[point.number] = (
+                                type(error).__name__,
+                                str(error).partition("\n")[0],
+                            )
                     self._progress()
 
-    def _accuracy(self, index: Index, factory: str, point: Point, exact: Exact, task: dict | None) -> None:
+    def _accuracy(
+        self, index: Index, factory: str, point: Point, exact: Exact, task: dict | None
+    ) -> None:
         """Recall of every query, in large batches with all threads, which are timed; ranks; bytes."""
         k, threads = self.plan.k, self.plan.threads
         found = np.empty((len(self.queries), k), np.int64)
@@ -156,7 +170,14 @@ class Measurement:
             begin = time.perf_counter_ns()
             found[start : start + BATCH] = index.search(part, k)[1]
             taken = (time.perf_counter_ns() - begin) / len(part)
-            self._add("batches", point=[point.number], round=[0], batch=[BATCH], threads=[threads], ns=[taken])
+            self._add(
+                "batches",
+                point=[point.number],
+                round=[0],
+                batch=[BATCH],
+                threads=[threads],
+                ns=[taken],
+            )
         if task is not None:
             self._ranks(index, point.number, exact.n, task)
         recalls = {f"recall_{c}": exact.recall(found, c) for c in self.plan.cutoffs}
@@ -167,14 +188,20 @@ class Measurement:
             self._add("reads", point=[point.number], bytes=[scanned])
 
     def _ranks(self, index: Index, number: int, n: int, task: dict) -> None:
-        seen, targets, vectors = Histories(task["offsets"], task["items"]), task["targets"], task["vectors"]
+        seen, targets, vectors = (
+            Histories(task["offsets"], task["items"]),
+            task["targets"],
+            task["vectors"],
+        )
         wanted = list_lengths(seen.lengths, n)
         rank = np.empty(len(targets))
         for length in np.unique(wanted):
             users = np.flatnonzero(wanted == length)
             lengths = seen.lengths[users]
             offsets = np.concatenate([[0], np.cumsum(lengths)])
-            items = np.concatenate([seen.items[seen.offsets[u] : seen.offsets[u + 1]] for u in users])
+            items = np.concatenate(
+                [seen.items[seen.offsets[u] : seen.offsets[u + 1]] for u in users]
+            )
             scores, found = index.search(vectors[users], int(length))
             rank[users] = target_ranks(scores, found, Histories(offsets, items), targets[users], n)
         point = np.full(len(rank), number, np.int32)
@@ -189,29 +216,45 @@ class Measurement:
         """Nanoseconds of each query of a sample."""
         return _nanoseconds(partial(index.search, k=self.plan.k), self.queries[sample])
 
-    def _layers(self, index: Index, point: int, number: int, sample: np.ndarray, start: int) -> None:
+    def _layers(
+        self, index: Index, point: int, number: int, sample: np.ndarray, start: int
+    ) -> None:
         """Time each layer on queries of the sample that the one before it has not just brought into the caches."""
         for place, layer in enumerate(layers(index, self.plan.k)):
             part = np.roll(sample, -place * CHUNK)[start : start + CHUNK]
             taken = _nanoseconds(layer.search, layer.prepare(self.queries[part]))
             same = np.ones(len(part), np.int32)
-            self._add("layers", point=same * point, adds=[layer.adds] * len(part), round=same * number, ns=taken)
+            self._add(
+                "layers",
+                point=same * point,
+                adds=[layer.adds] * len(part),
+                round=same * number,
+                ns=taken,
+            )
 
     def _batches(self, index: Index, point: int, number: int) -> None:
         self._pin(index, 1)
-        large = [(BATCH, 1)] if number == 0 else []  # one call is an average over a thousand queries already
+        large = (
+            [(BATCH, 1)] if number == 0 else []
+        )  # one call is an average over a thousand queries already
         for size, calls in [(SMALL_BATCH, 4), *large]:
             for call in range(min(calls, -(-len(self.queries) // size))):
                 part = self.queries[call * size : (call + 1) * size]
                 start = time.perf_counter_ns()
                 index.search(part, self.plan.k)
                 taken = (time.perf_counter_ns() - start) / len(part)
-                self._add("batches", point=[point], round=[number], batch=[size], threads=[1], ns=[taken])
+                self._add(
+                    "batches", point=[point], round=[number], batch=[size], threads=[1], ns=[taken]
+                )
 
     def _alternate(self) -> None:
         """All indexes in memory; their points take turns every few queries."""
         loaded = [load_index(e.factory, self.folder / e.file) for e in self.plan.entries]
-        turns = [(i, p.number, p.search) for i, e in zip(loaded, self.plan.entries, strict=True) for p in e.points]
+        turns = [
+            (i, p.number, p.search)
+            for i, e in zip(loaded, self.plan.entries, strict=True)
+            for p in e.points
+        ]
         if self.plan.tenth:
             vectors = np.ascontiguousarray(np.load(self.folder / "corpus.npy", mmap_mode="r")[::10])
             turns.append((build_index("Flat", vectors), -1, ""))
@@ -231,7 +274,13 @@ class Measurement:
 
     def _latencies(self, point: int, number: int, sample: np.ndarray, taken: np.ndarray) -> None:
         same = np.ones(len(sample), np.int32)
-        self._add("latency", point=same * point, round=same * number, query=sample.astype(np.int32), ns=taken)
+        self._add(
+            "latency",
+            point=same * point,
+            round=same * number,
+            query=sample.astype(np.int32),
+            ns=taken,
+        )
 
     def _pin(self, index: Index, threads: int) -> None:
         """Set the threads of FAISS, of its matrix products and of usearch."""
@@ -260,10 +309,13 @@ def _nanoseconds(search: Callable[[np.ndarray], object], queries: np.ndarray) ->
     return taken
 
 
-def read_bytes(index: Index, factory: str, search: str, queries: np.ndarray, k: int, n: int) -> float | None:
+def read_bytes(
+    index: Index, factory: str, search: str, queries: np.ndarray, k: int, n: int
+) -> float | None:
     """Bytes that one query reads on average where the index scans codes, whole or by lists; None for graphs.
 
-    Codes of the lists that are visited, all centroids and matrices, and the vectors of the candidates that are refined.
+    Codes of the lists that are visited, all centroids and matrices, and the vectors of the
+    candidates that are refined.
     """
     size = code_bytes(index)
     if size is None:

@@ -29,9 +29,10 @@ class Failure(msgspec.Struct, frozen=True):
 class Operating(msgspec.Struct, frozen=True, kw_only=True):
     """An index with a search setting.
 
-    `recall_10` and `recall_k` are against exact search, ties counted; `worst_decile` is the mean recall_k of the tenth
-    of the users with the lowest. `read_mib` and `floor_ms` are what a query reads, and how long that takes at the
-    least; None where nothing is scanned. Times in batches are of one thread, a query; `queries_per_s` is of all.
+    `recall_10` and `recall_k` are against exact search, ties counted; `worst_decile` is the mean
+    recall_k of the tenth of the users with the lowest. `read_mib` and `floor_ms` are what a query
+    reads, and how long that takes at the least; None where nothing is scanned. Times in batches are
+    of one thread, a query; `queries_per_s` is of all.
     """
 
     factory: str
@@ -64,8 +65,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 class Confirmed(msgspec.Struct, frozen=True, kw_only=True):
     """A point measured again beside Flat, taking turns; `times_flat` is Flat's P50 over its own.
 
-    `parts_ms` are the milliseconds that each layer of its search adds, by its name (see `indexes.layers`): differences
-    of medians, {} for an index without lists.
+    `parts_ms` are the milliseconds that each layer of its search adds, by its name (see
+    `indexes.layers`): differences of medians, {} for an index without lists.
     """
 
     factory: str
@@ -101,9 +102,10 @@ class Recommended(msgspec.Struct, frozen=True, kw_only=True):
 class AnnResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 04 found.
 
-    `best` has one point a specification: the fastest that reaches the floor of recall, or else the one with the highest
-    recall. `fastest` is by the recall that is reached. `tenth_p50_ms` is Flat's on a tenth of the vectors.
-    `whole_table` says that the specifications were the table's, not given ones.
+    `best` has one point a specification: the fastest that reaches the floor of recall, or else the
+    one with the highest recall. `fastest` is by the recall that is reached. `tenth_p50_ms` is
+    Flat's on a tenth of the vectors. `whole_table` says that the specifications were the table's,
+    not given ones.
     """
 
     dataset: str

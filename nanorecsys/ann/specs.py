@@ -1,15 +1,17 @@
 """The table of indexes: factory strings by family, and the search settings that each kind may try.
 
-A specification is a string of `faiss.index_factory`, or `usearch:M32` (optionally `usearch:M32,bf16` or `,i8`) for the
-other library's graph with M links an item. A search setting is a string of `faiss.ParameterSpace`, `nprobe=16`, or of
-the names that it lacks: `search_L` (NSG), `qb` (bits of a query in RaBitQ) and `ef` (usearch).
+A specification is a string of `faiss.index_factory`, or `usearch:M32` (optionally
+`usearch:M32,bf16` or `,i8`) for the other library's graph with M links an item. A search setting is
+a string of `faiss.ParameterSpace`, `nprobe=16`, or of the names that it lacks: `search_L` (NSG),
+`qb` (bits of a query in RaBitQ) and `ef` (usearch).
 
-`Users128,` before a FAISS string projects vectors and queries to the 128 directions in which users' vectors have most
-of their length, and rotates them there at random; the rest of the string searches that space, except for a refinement,
-which reads whole vectors. A score depends on nothing of an item but its part along the user's vector, so that a
-quantizer that knows where users are spends no bits elsewhere. The directions are fitted on vectors of users who are not
-measured, see `nanorecsys.ann.corpus.set_apart`; `Items128,` takes the items' own instead, as a control. (Guo et al.,
-2020, https://arxiv.org/abs/1908.10396, fit a quantizer's loss to the scores instead.)
+`Users128,` before a FAISS string projects vectors and queries to the 128 directions in which users'
+vectors have most of their length, and rotates them there at random; the rest of the string searches
+that space, except for a refinement, which reads whole vectors. A score depends on nothing of an
+item but its part along the user's vector, so that a quantizer that knows where users are spends no
+bits elsewhere. The directions are fitted on vectors of users who are not measured, see
+`nanorecsys.ann.corpus.set_apart`; `Items128,` takes the items' own instead, as a control. (Guo et
+al., 2020, https://arxiv.org/abs/1908.10396, fit a quantizer's loss to the scores instead.)
 """
 
 import re
@@ -69,7 +71,9 @@ TABLE = (
     Specification("Users96,IVF128,PQ96x4fs,Refine(SQfp16)", USERS_FAMILY),
     Specification("Users128,IVF128,PQ128x4fs,Refine(SQfp16)", USERS_FAMILY, core=True),
     Specification("Users128,IVF128,PQ128x4fs,RFlat", USERS_FAMILY),
-    Specification("Items128,IVF128,PQ128x4fs,Refine(SQfp16)", "IVF-PQ fast scan, refined", core=True),
+    Specification(
+        "Items128,IVF128,PQ128x4fs,Refine(SQfp16)", "IVF-PQ fast scan, refined", core=True
+    ),
     Specification("Users160,IVF64,PQ160x4fs,Refine(SQfp16)", USERS_FAMILY, core=True),
     Specification("RaBitQ,RFlat", "RaBitQ, refined", core=True),
     Specification("RaBitQ4", "RaBitQ, refined"),
@@ -90,7 +94,8 @@ _PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16)
 # A beam narrower than the neighbours asked for is widened to them by the libraries.
 _BEAMS = (100, 112, 128, 160, 192, 256, 384, 512)
-# Candidates a list and lists together: along the diagonal, since either alone runs into the other's loss.
+# Candidates a list and lists together: along the diagonal, since either alone runs into the other's
+# loss.
 _PROBES_AND_FACTORS = ((8, 2), (16, 2), (24, 2), (32, 2), (32, 3), (32, 4), (64, 4), (128, 8))
 # Each grid is in order from the cheapest setting to the dearest.
 GRIDS: dict[str, tuple[str, ...]] = {
@@ -159,7 +164,9 @@ def settings(factory: str, points: int) -> tuple[str, ...]:
     """
     grid = GRIDS[kind(factory)]
     if count := lists(factory):  # more lists than there are would be the same search again
-        grid = tuple(s for s in grid if int(re.match(r"nprobe=(\d+)", s)[1]) <= count) or (f"nprobe={count}",)
+        grid = tuple(s for s in grid if int(re.match(r"nprobe=(\d+)", s)[1]) <= count) or (
+            f"nprobe={count}",
+        )
     if points >= len(grid):
         return grid
     if points == 1:
@@ -182,7 +189,10 @@ def choose(table: str = "core", specs: Sequence[str] = ()) -> tuple[Specificatio
     if not specs:
         return tuple(s for s in TABLE if s.core or table == "all")
     if wrong := [s for s in specs if not isinstance(s, str)]:
-        raise AnnError(f"an index specification is text, not {wrong[0]!r}", 'For example specs=["Flat", "IVF256,SQ8"].')
+        raise AnnError(
+            f"an index specification is text, not {wrong[0]!r}",
+            'For example specs=["Flat", "IVF256,SQ8"].',
+        )
     known = {s.factory: s for s in TABLE}
     return tuple(known.get(f, Specification(f, OTHER)) for f in dict.fromkeys((BASELINE, *specs)))
 
@@ -198,5 +208,7 @@ def parse_setting(search: str) -> dict[str, int]:
     """
     found = re.findall(r"(\w+)=(\d+)", search)
     if ",".join(f"{name}={value}" for name, value in found) != search:
-        raise SettingError(f"{search!r} is no search setting", "Write it like nprobe=16,k_factor_rf=4.")
+        raise SettingError(
+            f"{search!r} is no search setting", "Write it like nprobe=16,k_factor_rf=4."
+        )
     return {name: int(value) for name, value in found}

@@ -108,7 +108,8 @@ class Sweep:
         check_neighbours(settings.k, len(corpus.vectors))
         if training is not None and len(shared := np.intersect1d(training.users, queries.users)):
             raise AnnError(
-                f"{len(shared)} users are both fitted on and measured", "Use nanorecsys.ann.corpus.set_apart."
+                f"{len(shared)} users are both fitted on and measured",
+                "Use nanorecsys.ann.corpus.set_apart.",
             )
         self.folder, self.settings = folder, settings
         self.n = len(corpus.vectors)
@@ -140,11 +141,17 @@ class Sweep:
                 failures.append(Failure(spec.factory, outcome.error, outcome.message))
                 continue
             o = outcome
-            built[spec.factory] = Built(spec, f"{number}.index", o.build_s, o.save_s, o.index_bytes, o.peak_bytes)
+            built[spec.factory] = Built(
+                spec, f"{number}.index", o.build_s, o.save_s, o.index_bytes, o.peak_bytes
+            )
         if BASELINE not in built:
-            reason = next((f.message for f in failures if f.factory == BASELINE), "it is not among the specifications")
+            reason = next(
+                (f.message for f in failures if f.factory == BASELINE),
+                "it is not among the specifications",
+            )
             raise AnnError(
-                f"the baseline {BASELINE} was not built: {reason}", "Mend the vectors; all is held against it."
+                f"the baseline {BASELINE} was not built: {reason}",
+                "Mend the vectors; all is held against it.",
             )
         return built, failures
 
@@ -192,7 +199,11 @@ class Sweep:
             progress: wraps the lines that the measuring process prints.
         """
         entries = [
-            Entry(factory, built[factory].file, [Point(*row) for row in points.select("point", "search").rows()])
+            Entry(
+                factory,
+                built[factory].file,
+                [Point(*row) for row in points.select("point", "search").rows()],
+            )
             for (factory,), points in chosen.group_by("factory", maintain_order=True)
         ]
         s = self.settings
@@ -220,7 +231,9 @@ class Sweep:
         done = subprocess.run(command, capture_output=True, env=_environment(s.threads))
         if done.returncode:
             last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            return Outcome(error="CrashError", message=f"the build ended with status {done.returncode}: {last}")
+            return Outcome(
+                error="CrashError", message=f"the build ended with status {done.returncode}: {last}"
+            )
         return msgspec.json.decode(done.stdout, type=Outcome)
 
     def _run(self, plan: Plan, points: pl.DataFrame, progress: Progress) -> Measured:
@@ -233,7 +246,11 @@ class Sweep:
         with (
             log.open("wb") as errors,
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment(plan.threads)
+                command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=_environment(plan.threads),
             ) as process,
         ):
             for _ in progress(process.stdout):
@@ -244,11 +261,19 @@ class Sweep:
                 "Status -9 is memory that ran out: take fewer vectors or specifications.",
             )
         finished = msgspec.json.decode((self.folder / "finished.json").read_bytes(), type=Finished)
-        named = {number: f"{factory} {search}" for number, factory, _, search in points.select(*POINTS).rows()}
-        failures = [Failure(named[n].strip(), error, message) for n, (error, message) in finished.failures.items()]
+        named = {
+            number: f"{factory} {search}"
+            for number, factory, _, search in points.select(*POINTS).rows()
+        }
+        failures = [
+            Failure(named[n].strip(), error, message)
+            for n, (error, message) in finished.failures.items()
+        ]
         rows = {p.stem: pl.read_parquet(p) for p in sorted(self.folder.glob("*.parquet"))}
         failed = list(finished.failures)
-        return Measured(points.filter(~pl.col("point").is_in(failed)), rows, finished.limits, failures)
+        return Measured(
+            points.filter(~pl.col("point").is_in(failed)), rows, finished.limits, failures
+        )
 
 
 def _task_arrays(task: Task, queries: Queries) -> dict[str, np.ndarray]:
@@ -267,7 +292,10 @@ def _task_arrays(task: Task, queries: Queries) -> dict[str, np.ndarray]:
 def _environment(threads: int) -> dict[str, str]:
     """Thread pools of the libraries begin at this size; how many of a pool work is set call by call.
 
-    Threads that wait do so asleep: k-means by threads that spin takes ten times as long where another process has work.
+    Threads that wait do so asleep: k-means by threads that spin takes ten times as long where
+    another process has work.
     """
-    pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    pools = dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)
+    )
     return os.environ | pools | {"OMP_WAIT_POLICY": "PASSIVE"}

@@ -6,7 +6,15 @@ from nanorecsys.data.load import DEFAULT_DATASET, load_dataset
 from nanorecsys.data.prepared import Prepared, load_prepared, save_prepared
 from nanorecsys.data.registry import DATASETS, Published
 from nanorecsys.data.sample import sample_users
-from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split, global_temporal, leave_one_out, warm
+from nanorecsys.data.split import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Split,
+    global_temporal,
+    leave_one_out,
+    warm,
+)
 
 __all__ = [
     "DATASETS",

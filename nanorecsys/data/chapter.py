@@ -79,13 +79,23 @@ def inputs(parameters: dict[str, Any]) -> list[Path]:
     path = Path(parameters["dataset"])
     if parameters["dataset"] in DATASETS:
         return []
-    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".csv", ".dat"))
+    return (
+        [path]
+        if path.is_file()
+        else sorted(p for p in path.rglob("*") if p.suffix in (".csv", ".dat"))
+    )
 
 
 def headline(result: DataResult) -> list[tuple[str, str]]:
     """What the landing page says of this chapter."""
     leaking = result.splits["leave_one_out"].mostly_future_share
     return [
-        (f"ratings, films and people of {result.dataset}", f"{result.ratings:,} / {result.items:,} / {result.users:,}"),
-        ("leave-one-out test events with most of the training data in their future", f"{leaking:.0%}"),
+        (
+            f"ratings, films and people of {result.dataset}",
+            f"{result.ratings:,} / {result.items:,} / {result.users:,}",
+        ),
+        (
+            "leave-one-out test events with most of the training data in their future",
+            f"{leaking:.0%}",
+        ),
     ]

@@ -39,7 +39,9 @@ class PopularityTail:
 
     counts: np.ndarray  # int64 (n_items,), most popular first
     gini: float  # 0: all items alike; 1: one item has all events
-    top_1_percent_share: float  # of events on the most popular 1 % of items (rounded up to whole items)
+    top_1_percent_share: (
+        float  # of events on the most popular 1 % of items (rounded up to whole items)
+    )
     below_3_share: float  # of items with fewer than 3 events
     below_5_share: float
 
@@ -57,7 +59,9 @@ class TimestampTies:
     """How much of the order in time is the tie rule's work."""
 
     tied_event_share: float  # of events in the same second as another event of their user
-    last_two_tied_share: float  # of users whose last two events tie: the rule picks their leave-one-out test event
+    last_two_tied_share: (
+        float  # of users whose last two events tie: the rule picks their leave-one-out test event
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +76,12 @@ class Leakage:
     )  # float64 (n_test,), of the training events of other users, those later than the test event
     mean: float
     quantiles: dict[float, float]  # at QUANTILES
-    mostly_future_share: float  # of test events with more than half of that training in their future
-    item_seen_only_later_share: float  # of test events whose item occurs in training, but only later
+    mostly_future_share: (
+        float  # of test events with more than half of that training in their future
+    )
+    item_seen_only_later_share: (
+        float  # of test events whose item occurs in training, but only later
+    )
     item_never_trained_share: float  # of test events whose item has no training event
 
 
@@ -93,7 +101,8 @@ class WarmCold:
 class Catalogue:
     """Genres and release years of the items."""
 
-    # genre String, items UInt32, events Int64, most items first; an item counts in each of its genres
+    # genre String, items UInt32, events Int64, most items first; an item counts in each of its
+    # genres
     genres: pl.DataFrame
     without_genre: int  # items
     years: pl.DataFrame  # year Int16, items UInt32, in order
@@ -123,7 +132,11 @@ def popularity_tail(interactions: Interactions) -> PopularityTail:
     gini = ((2 * np.arange(1, n + 1) - n - 1) * ascending).sum() / (n * total)
     top = ascending[-int(np.ceil(n / 100)) :].sum() / total
     return PopularityTail(
-        ascending[::-1], float(gini), float(top), float((ascending < 3).mean()), float((ascending < 5).mean())
+        ascending[::-1],
+        float(gini),
+        float(top),
+        float((ascending < 3).mean()),
+        float((ascending < 5).mean()),
     )
 
 
@@ -150,18 +163,24 @@ def timestamp_ties(interactions: Interactions) -> TimestampTies:
 def leakage(interactions: Interactions, split: Split) -> Leakage:
     """How far the split lets a model train on the future of its test events: the point against leave-one-out.
 
-    After Ji, Sun, Zhang, Li 2023, "A critical study on data leakage in recommender system offline evaluation", ACM
-    TOIS 41(3), doi 10.1145/3569930. For global_temporal every share of the future is 0 by construction.
+    After Ji, Sun, Zhang, Li 2023, "A critical study on data leakage in recommender system offline
+    evaluation", ACM TOIS 41(3), doi 10.1145/3569930. For global_temporal every share of the future
+    is 0 by construction.
 
     Args:
-        split: one in which no user trains on what is later than an own test event, as in both splits of the study.
+        split: one in which no user trains on what is later than an own test event, as in both
+            splits of the study.
 
     Raises:
         DataError: there is a single user with training events, hence no training of others.
     """
     is_train, is_test = split.part == TRAIN, split.part == TEST
     train_user, train_time = interactions.user[is_train], interactions.timestamp[is_train]
-    user, item, time = interactions.user[is_test], interactions.item[is_test], interactions.timestamp[is_test]
+    user, item, time = (
+        interactions.user[is_test],
+        interactions.item[is_test],
+        interactions.timestamp[is_test],
+    )
     own_total = np.bincount(train_user, minlength=interactions.n_users)[user]
     others_total = len(train_time) - own_total
     if not others_total.all():
@@ -205,7 +224,9 @@ def catalogue(interactions: Interactions, items: pl.DataFrame) -> Catalogue:
     Args:
         items: `Dataset.items`.
     """
-    events = items.select("year", "genres", events=np.bincount(interactions.item, minlength=len(items)))
+    events = items.select(
+        "year", "genres", events=np.bincount(interactions.item, minlength=len(items))
+    )
     genres = events.explode("genres").drop_nulls("genres")
     return Catalogue(
         genres.group_by(genre="genres")

@@ -1,6 +1,6 @@
 """The error of every bad input of the data chapter."""
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 
 class DataError(NanorecsysError):

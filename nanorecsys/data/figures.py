@@ -20,7 +20,10 @@ def history_lengths(described: HistoryLengths) -> Figure:
     axis.set(xscale="log", xlabel="events in a history", ylabel="users")
     axis.xaxis.set_major_formatter(PLAIN)
     top = axis.get_ylim()[1]
-    for value, name, line, side in ((described.quantiles[0.5], "median", "-", -1), (described.mean, "mean", "--", 1)):
+    for value, name, line, side in (
+        (described.quantiles[0.5], "median", "-", -1),
+        (described.mean, "mean", "--", 1),
+    ):
         axis.axvline(value, color=PALETTE[5], linewidth=1.5, linestyle=line)
         direct_label(axis, value, top * 0.95, f"{name} {value:,.0f}", PALETTE[5], dx=6 * side)
     return figure
@@ -32,12 +35,19 @@ def popularity(described: PopularityTail) -> Figure:
     counts = described.counts
     ranks = np.arange(1, len(counts) + 1)
     axis.plot(ranks, counts, color=PALETTE[0])
-    axis.set(xscale="log", yscale="log", xlabel="items, most popular first", ylabel="events of the item")
+    axis.set(
+        xscale="log", yscale="log", xlabel="items, most popular first", ylabel="events of the item"
+    )
     for set_formatter in (axis.xaxis.set_major_formatter, axis.yaxis.set_major_formatter):
         set_formatter(PLAIN)
     top = int(np.ceil(len(counts) / 100))
     axis.axvspan(1, top, color=PALETTE[1], alpha=0.2, linewidth=0)
-    axis.text(1.15, counts[-1] * 1.3, f"top 1 % of items:\n{described.top_1_percent_share:.0%} of events", color=INK)
+    axis.text(
+        1.15,
+        counts[-1] * 1.3,
+        f"top 1 % of items:\n{described.top_1_percent_share:.0%} of events",
+        color=INK,
+    )
     first_rare = int((counts >= 5).sum()) + 1
     axis.axvspan(first_rare, len(counts), color=MUTED, alpha=0.2, linewidth=0)
     axis.text(

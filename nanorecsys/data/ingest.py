@@ -1,6 +1,7 @@
 """Seconds and memory from a ratings.csv to prepared data.
 
-`python -m nanorecsys.data.ingest CSV FOLDER` is the measured process: its peak memory is that of the work alone.
+`python -m nanorecsys.data.ingest CSV FOLDER` is the measured process: its peak memory is that of
+the work alone.
 """
 
 import subprocess
@@ -18,17 +19,21 @@ from nanorecsys.data.read import Source, open_events, read_events
 from nanorecsys.data.result import IngestResult
 from nanorecsys.data.split import global_temporal, leave_one_out
 from nanorecsys.data.synthetic import write_ratings_csv
-from nanorecsys.memory import peak_resident_bytes
+from nanorecsys.system.memory import peak_resident_bytes
 
 
-def measure(directory: Path | str, n_ratings: int, n_users: int, n_items: int, seed: int) -> IngestResult:
+def measure(
+    directory: Path | str, n_ratings: int, n_users: int, n_items: int, seed: int
+) -> IngestResult:
     """The ingest of a generated file of that size (`synthetic.write_ratings_csv`).
 
     Args:
-        directory: a folder with room for the file, 27 bytes a rating, and the prepared data, 4; both are deleted.
+        directory: a folder with room for the file, 27 bytes a rating, and the prepared data, 4;
+            both are deleted.
 
     Raises:
-        DataError: counts that cannot be met together, or a measured process that failed or was killed.
+        DataError: counts that cannot be met together, or a measured process that failed or was
+            killed.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -11,16 +11,17 @@ import polars as pl
 class Interactions:
     """Who did what when, one row an event, sorted by (user, timestamp, item).
 
-    Users and items are numbered from 0 without gaps, in the order of their raw ids. No two rows are equal in
-    (user, item, timestamp), so the order is total and does not depend on the order of the rows in the file.
+    Users and items are numbered from 0 without gaps, in the order of their raw ids. No two rows are
+    equal in (user, item, timestamp), so the order is total and does not depend on the order of the
+    rows in the file.
     """
 
     user: np.ndarray  # int32 (n,)
     item: np.ndarray  # int32 (n,)
     rating: np.ndarray  # float32 (n,)
     timestamp: np.ndarray  # int64 (n,), seconds since 1970-01-01 UTC
-    # sha256 over the raw ids in the order of their numbers: what makes a split's hash one over raw ids.
-    # Empty where the numbers have no raw ids behind them.
+    # sha256 over the raw ids in the order of their numbers: what makes a split's hash one over raw
+    # ids. Empty where the numbers have no raw ids behind them.
     ids_sha256: str = ""
 
     def __len__(self) -> int:
@@ -40,9 +41,10 @@ class Dataset:
     """Interactions with the raw ids behind the numbers, and what is known of the items.
 
     users: user Int32, user_id (Int64 or String).
-    items: item Int32, item_id (Int64 or String), title String (as published, with its year; the raw id where there
-    is none), year Int16 (null where the title does not end in one), genres List(String) (empty where none is listed).
-    Row i of either describes number i. Every item has an event: movies that nobody rated are left out.
+    items: item Int32, item_id (Int64 or String), title String (as published, with its year; the raw
+    id where there is none), year Int16 (null where the title does not end in one), genres
+    List(String) (empty where none is listed). Row i of either describes number i. Every item has an
+    event: movies that nobody rated are left out.
     """
 
     name: str

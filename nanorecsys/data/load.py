@@ -29,14 +29,16 @@ def load_dataset(dataset: str | Path = DEFAULT_DATASET, columns: str | None = No
     """The interactions and items of a data set, numbered and sorted.
 
     Args:
-        dataset: a registered name (`registry.DATASETS`); or a folder or .zip in MovieLens layout (ratings.csv or
-            ratings.dat, optionally movies.csv or movies.dat, at the top or one folder deep); or one .csv, .dat or
-            .parquet file of events. A registered name wins over a folder of that name: ./name is the folder.
-        columns: for a .csv or .parquet file, which column is what: "user=uid,item=sku,timestamp=t", with
-            rating=... where there is one (otherwise every rating is 1). Ids may be text.
+        dataset: a registered name (`registry.DATASETS`); or a folder or .zip in MovieLens layout
+            (ratings.csv or ratings.dat, optionally movies.csv or movies.dat, at the top or one
+            folder deep); or one .csv, .dat or .parquet file of events. A registered name wins over
+            a folder of that name: ./name is the folder.
+        columns: for a .csv or .parquet file, which column is what: "user=uid,item=sku,timestamp=t",
+            with rating=... where there is one (otherwise every rating is 1). Ids may be text.
 
     Raises:
-        DataError: anything wrong with the name, the download, the file or a value in it; names file and line.
+        DataError: anything wrong with the name, the download, the file or a value in it; names file
+            and line.
 
     >>> data = load_dataset()
     >>> len(data.interactions), data.interactions.n_users, data.interactions.n_items
@@ -53,7 +55,8 @@ def load_dataset(dataset: str | Path = DEFAULT_DATASET, columns: str | None = No
         return _load(name, path, columns)
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read: {error.strerror or error}", "Check that it is there and that you may read it."
+            f"{path}: cannot be read: {error.strerror or error}",
+            "Check that it is there and that you may read it.",
         ) from error
 
 
@@ -76,7 +79,9 @@ def _load(name: str, path: Path, columns: str | None) -> Dataset:
     return build_dataset(name, table, read_events(table), movies)
 
 
-def build_dataset(name: str, table: EventTable, events: pl.DataFrame, movies: Source | None) -> Dataset:
+def build_dataset(
+    name: str, table: EventTable, events: pl.DataFrame, movies: Source | None
+) -> Dataset:
     """The data set of a table's events, numbered and sorted, and, where there is one, of a movies file.
 
     Raises:
@@ -93,10 +98,14 @@ def build_dataset(name: str, table: EventTable, events: pl.DataFrame, movies: So
         )
     order = _order(user, timestamp, item)
     user, item, rating, timestamp = user[order], item[order], rating[order], timestamp[order]
-    twice = np.flatnonzero((user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (timestamp[1:] == timestamp[:-1]))
+    twice = np.flatnonzero(
+        (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (timestamp[1:] == timestamp[:-1])
+    )
     if len(twice):
         i = twice[0]
-        raise duplicate_error(table, user_ids[int(user[i])], item_ids[int(item[i])], int(timestamp[i]))
+        raise duplicate_error(
+            table, user_ids[int(user[i])], item_ids[int(item[i])], int(timestamp[i])
+        )
     return Dataset(
         name,
         Interactions(user, item, rating, timestamp, ids_sha256(user_ids, item_ids)),
@@ -152,7 +161,9 @@ def _not_found(name: str) -> DataError:
     names = list(DATASETS)
     parent = Path(name).parent
     beside = [str(parent / entry.name) for entry in parent.iterdir()] if parent.is_dir() else []
-    nearest = difflib.get_close_matches(name, names, 1, 0.5) or difflib.get_close_matches(name, beside, 1, 0.7)
+    nearest = difflib.get_close_matches(name, names, 1, 0.5) or difflib.get_close_matches(
+        name, beside, 1, 0.7
+    )
     hint = f"Did you mean {nearest[0]}? " if nearest else ""
     return DataError(
         f"no data set, folder or file {name!r}",

@@ -1,7 +1,7 @@
 """Events and titles from files: MovieLens layouts, or any CSV or parquet with named columns.
 
-The fast path is one vectorised read and a few vectorised checks. Only when it meets something wrong does a slow
-one go through the file row by row, to say in which line.
+The fast path is one vectorised read and a few vectorised checks. Only when it meets something wrong
+does a slow one go through the file row by row, to say in which line.
 """
 
 import csv
@@ -19,17 +19,26 @@ import polars as pl
 
 from nanorecsys.data.errors import DataError
 
-LATEST_TIMESTAMP = 4_102_444_800  # 2100-01-01 in seconds: later ones are in another unit, or an accident
+LATEST_TIMESTAMP = (
+    4_102_444_800  # 2100-01-01 in seconds: later ones are in another unit, or an accident
+)
 _EARLIEST_LIKELY = 315_532_800  # 1980-01-01, to recognise which other unit
 _FINER_UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-_MOVIELENS_NAMES = {"user": "userId", "item": "movieId", "rating": "rating", "timestamp": "timestamp"}
+_MOVIELENS_NAMES = {
+    "user": "userId",
+    "item": "movieId",
+    "rating": "rating",
+    "timestamp": "timestamp",
+}
 _PLAIN_NAMES = {role: role for role in _MOVIELENS_NAMES}
 _MOVIE_COLUMNS = ("movieId", "title", "genres")
 _REQUIRED = ("user", "item", "timestamp")
 _WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,30}\s*")
 # text that is the only way to write its number: the ids "7" and "007" stay apart
 _PLAIN_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
-_NAME_COLUMNS = "Name its columns: columns=user=...,item=...,timestamp=... and, where there is one, rating=..."
+_NAME_COLUMNS = (
+    "Name its columns: columns=user=...,item=...,timestamp=... and, where there is one, rating=..."
+)
 _CORRECT = "Correct or delete it, or fetch the file again."
 
 
@@ -65,19 +74,30 @@ class EventTable:
 def find_movielens(path: Path) -> tuple[Source, Source | None]:
     """The ratings file and, where there is one, the movies file of a folder or zip in MovieLens layout.
 
-    They are at its top or one folder deep; members of a zip are read into memory, so nothing is left on disk.
+    They are at its top or one folder deep; members of a zip are read into memory, so nothing is
+    left on disk.
 
     Raises:
         DataError: no ratings file or several, or a zip that is truncated or damaged.
     """
     if path.is_dir():
-        files = {f.relative_to(path).as_posix(): f for depth in ("*", "*/*") for f in path.glob(depth)}
-        return tuple(name and Source(str(files[name]), files[name]) for name in _layout(path, list(files)))
+        files = {
+            f.relative_to(path).as_posix(): f for depth in ("*", "*/*") for f in path.glob(depth)
+        }
+        return tuple(
+            name and Source(str(files[name]), files[name]) for name in _layout(path, list(files))
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             names = _layout(path, archive.namelist())
             return tuple(name and Source(f"{path}:{name}", archive.read(name)) for name in names)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # RuntimeError: encrypted
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:  # RuntimeError: encrypted
         raise DataError(
             f"{path}: not a whole zip file ({error})",
             "It was truncated or damaged on its way: fetch it again.",
@@ -87,7 +107,11 @@ def find_movielens(path: Path) -> tuple[Source, Source | None]:
 def _layout(path: Path, names: list[str]) -> tuple[str, str | None]:
     ratings = sorted(name for name in names if re.fullmatch(r"([^/]+/)?ratings\.(csv|dat)", name))
     if len(ratings) != 1:
-        came = f"{len(ratings)} ratings files ({', '.join(ratings)})" if ratings else "no ratings.csv or ratings.dat"
+        came = (
+            f"{len(ratings)} ratings files ({', '.join(ratings)})"
+            if ratings
+            else "no ratings.csv or ratings.dat"
+        )
         raise DataError(
             f"{path}: {came} at its top or one folder deep, expected one",
             "Give a folder or zip with one data set in MovieLens layout, or any other table as a .csv or .parquet "
@@ -101,11 +125,11 @@ def open_events(source: Source, columns: str | None = None) -> EventTable:
     """The table of events in a file: its format, and which column is what.
 
     Args:
-        source: `.dat` is MovieLens' headerless user::item::rating::timestamp, `.parquet` is parquet, and
-            anything else CSV with a header line.
-        columns: such as "user=uid,item=sku,timestamp=t", with rating=... where there is one. By default
-            MovieLens' own names userId,movieId,rating,timestamp with integer ids, or else user,item,timestamp and,
-            if present, rating.
+        source: `.dat` is MovieLens' headerless user::item::rating::timestamp, `.parquet` is
+            parquet, and anything else CSV with a header line.
+        columns: such as "user=uid,item=sku,timestamp=t", with rating=... where there is one. By
+            default MovieLens' own names userId,movieId,rating,timestamp with integer ids, or else
+            user,item,timestamp and, if present, rating.
 
     Raises:
         DataError: empty or unreadable file, missing column, or `columns` that makes no sense.
@@ -121,7 +145,9 @@ def open_events(source: Source, columns: str | None = None) -> EventTable:
     elif "userId" in header or "movieId" in header:
         names = _MOVIELENS_NAMES
     else:
-        names = {role: name for role, name in _PLAIN_NAMES.items() if role in _REQUIRED or name in header}
+        names = {
+            role: name for role, name in _PLAIN_NAMES.items() if role in _REQUIRED or name in header
+        }
     for name in names.values():
         if name not in header:
             raise DataError(
@@ -171,8 +197,8 @@ def read_events(table: EventTable) -> pl.DataFrame:
     """The checked events of a table, in the order of its rows.
 
     Returns:
-        user and item (Int64, or String where an id of that column is not a plain whole number), rating
-        Float32 (1.0 where the table has none), timestamp Int64 in seconds.
+        user and item (Int64, or String where an id of that column is not a plain whole number),
+        rating Float32 (1.0 where the table has none), timestamp Int64 in seconds.
 
     Raises:
         DataError: names file and line, what came there, and the remedy.
@@ -181,7 +207,8 @@ def read_events(table: EventTable) -> pl.DataFrame:
         events = _READERS[table.format](table)
     except pl.exceptions.PolarsError as error:
         raise _first_problem(table) or DataError(
-            f"{table.source.label}: unreadable ({_first_line(error)})", "Check that it is the file you meant."
+            f"{table.source.label}: unreadable ({_first_line(error)})",
+            "Check that it is the file you meant.",
         ) from error
     if events.is_empty():
         raise DataError(
@@ -191,19 +218,26 @@ def read_events(table: EventTable) -> pl.DataFrame:
     timestamp = events["timestamp"]
     sound = (
         not any(column.null_count() for column in events)
-        and not any((events[role] == "").any() for role in ("user", "item") if events[role].dtype == pl.String)
+        and not any(
+            (events[role] == "").any()
+            for role in ("user", "item")
+            if events[role].dtype == pl.String
+        )
         and events["rating"].is_finite().all()
         and timestamp.min() >= 0
         and timestamp.max() <= LATEST_TIMESTAMP
     )
     if not sound:
         raise _first_problem(table) or DataError(
-            f"{table.source.label}: a value is missing or out of range", "Look for empty or infinite values."
+            f"{table.source.label}: a value is missing or out of range",
+            "Look for empty or infinite values.",
         )
     return events
 
 
-def duplicate_error(table: EventTable, user: int | str, item: int | str, timestamp: int) -> DataError:
+def duplicate_error(
+    table: EventTable, user: int | str, item: int | str, timestamp: int
+) -> DataError:
     """The error for an event that is in the table twice; it names the rows."""
 
     def is_same(field: str, value: int | str) -> bool:
@@ -213,7 +247,10 @@ def duplicate_error(table: EventTable, user: int | str, item: int | str, timesta
     rows = [
         str(number)
         for number, fields in _rows(table)
-        if all(is_same(fields[place], value) for place, value in zip(places, (user, item, timestamp), strict=True))
+        if all(
+            is_same(fields[place], value)
+            for place, value in zip(places, (user, item, timestamp), strict=True)
+        )
     ]
     return DataError(
         f"{table.source.label}, {table.row_word}s {' and '.join(rows)}: the same event "
@@ -240,7 +277,15 @@ def _read_dat(table: EventTable) -> pl.DataFrame:
         has_header=False,
         separator=":",
         columns=[0, 2, 4, 6],
-        schema_overrides=[pl.Int64, pl.String, pl.Int64, pl.String, pl.Float32, pl.String, pl.Int64],
+        schema_overrides=[
+            pl.Int64,
+            pl.String,
+            pl.Int64,
+            pl.String,
+            pl.Float32,
+            pl.String,
+            pl.Int64,
+        ],
     )
     return _as_events(dict(zip(table.names, frame.get_columns(), strict=True)))
 
@@ -266,7 +311,11 @@ def _parquet_columns(table: EventTable) -> list[pl.Series]:
         if not (is_integer or (is_text and role in ("user", "item")) or role == "rating"):
             raise DataError(
                 f"{table.source.label}: column {name!r} has type {column.dtype}, not "
-                + ("a whole number of seconds or a date" if role == "timestamp" else "a whole number or text"),
+                + (
+                    "a whole number of seconds or a date"
+                    if role == "timestamp"
+                    else "a whole number or text"
+                ),
                 "Cast the column and write the file anew.",
             )
         columns.append(column)
@@ -298,8 +347,8 @@ def read_movies(source: Source) -> pl.DataFrame:
     """The movies of a MovieLens movies.csv or movies.dat.
 
     Returns:
-        item_id Int64 (the first of equal ones), title String, year Int16 (from a title that ends in "(1995)",
-        else null), genres List(String) ("(no genres listed)" gives an empty list).
+        item_id Int64 (the first of equal ones), title String, year Int16 (from a title that ends in
+        "(1995)", else null), genres List(String) ("(no genres listed)" gives an empty list).
 
     Raises:
         DataError: names file and line, what came there, and the remedy.
@@ -320,8 +369,14 @@ def read_movies(source: Source) -> pl.DataFrame:
         .otherwise(pl.col("genres").str.split("|"))
         .alias("genres"),
     )
-    if movies.select(pl.col("item_id", "title", "genres").has_nulls().any()).row(0) != (False, False, False):
-        raise _first_bad_movie(source) or DataError(f"{source.label}: a value is missing", "Fetch the file again.")
+    if movies.select(pl.col("item_id", "title", "genres").has_nulls().any()).row(0) != (
+        False,
+        False,
+        False,
+    ):
+        raise _first_bad_movie(source) or DataError(
+            f"{source.label}: a value is missing", "Fetch the file again."
+        )
     return movies.unique("item_id", keep="first", maintain_order=True)
 
 
@@ -338,14 +393,18 @@ def _movies_csv(source: Source, text: str) -> pl.DataFrame:
 
 def _movies_dat(text: str) -> pl.DataFrame:
     lines = pl.Series(text.removesuffix("\n").split("\n"))
-    return lines.str.extract_groups(r"^(?<movieId>[^:]+)::(?<title>.*)::(?<genres>[^:]*?)\r?$").struct.unnest()
+    return lines.str.extract_groups(
+        r"^(?<movieId>[^:]+)::(?<title>.*)::(?<genres>[^:]*?)\r?$"
+    ).struct.unnest()
 
 
 def _first_bad_movie(source: Source) -> DataError | None:
     is_dat = source.label.endswith(".dat")
     header = _MOVIE_COLUMNS if is_dat else _csv_header(source)
     place = header.index("movieId")
-    for number, fields in _dat_rows(source) if is_dat else itertools.islice(_csv_rows(source), 1, None):
+    for number, fields in (
+        _dat_rows(source) if is_dat else itertools.islice(_csv_rows(source), 1, None)
+    ):
         problem = _wrong_shape(fields, len(header))
         if not problem and not _WHOLE_NUMBER.fullmatch(fields[place]):
             problem = f"movieId is {fields[place]!r}, not a whole number", _CORRECT
@@ -364,7 +423,8 @@ def _decode(source: Source) -> str:
         return content.decode("latin-1")
 
 
-# ---------------------------------------------------------------- the slow path: which row is wrong, and why
+# ---------------------------------------------------------------- the slow path: which row is
+# wrong, and why
 
 
 def _first_problem(table: EventTable) -> DataError | None:
@@ -372,7 +432,9 @@ def _first_problem(table: EventTable) -> DataError | None:
     for number, fields in _rows(table):
         problem = _wrong_shape(fields, len(table.header)) or _wrong_value(table, fields)
         if problem:
-            return DataError(f"{table.source.label}, {table.row_word} {number}: {problem[0]}", problem[1])
+            return DataError(
+                f"{table.source.label}, {table.row_word} {number}: {problem[0]}", problem[1]
+            )
     return None
 
 
@@ -382,7 +444,8 @@ def _wrong_shape(fields: list[str], expected: int) -> tuple[str, str] | None:
     if len(fields) != expected:
         return (
             f"{len(fields)} fields, expected {expected}",
-            "The file is cut off there, or a text with a separator in it is not quoted: " + _CORRECT.lower(),
+            "The file is cut off there, or a text with a separator in it is not quoted: "
+            + _CORRECT.lower(),
         )
     return None
 

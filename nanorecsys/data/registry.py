@@ -44,7 +44,12 @@ DATASETS = {
         "ml-latest-small-2016.zip",
         "sha256:1eeb0beb42db9308da2fc9cc8fe5b66edd7115983e52646c3cdfb319a2add47c",
         # 9,125 movies are listed there; the bundled file lists the 9,066 that have a rating
-        Published(100_004, 671, 9_125, "README of the release of October 2016, ml-latest-small-README.html"),
+        Published(
+            100_004,
+            671,
+            9_125,
+            "README of the release of October 2016, ml-latest-small-README.html",
+        ),
         bundled=True,
     ),
     "ml-latest-small": Registered(
@@ -86,11 +91,13 @@ def cache_directory() -> Path:
 def fetch(name: str) -> Path:
     """The checked zip of a registered data set, downloaded unless it is bundled or in the cache.
 
-    A download goes to a temporary name in the cache and gets its own only once its checksum is right, so a failed
-    or killed one never passes for the data set. NANORECSYS_DATA_URL names a mirror in place of GroupLens' server.
+    A download goes to a temporary name in the cache and gets its own only once its checksum is
+    right, so a failed or killed one never passes for the data set. NANORECSYS_DATA_URL names a
+    mirror in place of GroupLens' server.
 
     Raises:
-        DataError: no network, refused, dropped, wrong checksum, cache not writable; with the remedy.
+        DataError: no network, refused, dropped, wrong checksum, cache not writable; with the
+            remedy.
     """
     registered = DATASETS[name]
     if registered.bundled:
@@ -100,13 +107,17 @@ def fetch(name: str) -> Path:
     by_hand = f"Get {registered.file} by other means and put it into {cache}, or set NANORECSYS_DATA_URL to a mirror."
     pooch.get_logger().setLevel("WARNING")  # the progress bar says the rest
     repository = pooch.create(
-        cache, base_url, registry={registered.file: registered.checksum}, retry_if_failed=ATTEMPTS - 1
+        cache,
+        base_url,
+        registry={registered.file: registered.checksum},
+        retry_if_failed=ATTEMPTS - 1,
     )
     try:
         return Path(repository.fetch(registered.file, downloader=_download))
     except requests.HTTPError as error:
         raise DataError(
-            f"{url}: the server answered {error.response.status_code} {error.response.reason}", by_hand
+            f"{url}: the server answered {error.response.status_code} {error.response.reason}",
+            by_hand,
         ) from error
     except requests.RequestException as error:
         raise DataError(
@@ -130,7 +141,9 @@ def _download(url: str, output_file: str, _: pooch.Pooch) -> None:
     with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
         response.raise_for_status()
         size = int(response.headers.get("Content-Length", 0)) or None
-        progress = tqdm(desc=url.rsplit("/", 1)[1], total=size, unit="B", unit_scale=True, disable=None)
+        progress = tqdm(
+            desc=url.rsplit("/", 1)[1], total=size, unit="B", unit_scale=True, disable=None
+        )
         with progress, open(output_file, "wb") as stream:
             for chunk in response.iter_content(1 << 16):
                 stream.write(chunk)
@@ -151,7 +164,9 @@ def _bundled(registered: Registered) -> Path:
 def _cause(error: BaseException) -> str:
     """The innermost reason, such as "Connection refused": requests wraps it in three layers."""
     while True:
-        inner = getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, BaseException)), None)
+        inner = getattr(error, "reason", None) or next(
+            (a for a in error.args if isinstance(a, BaseException)), None
+        )
         if not isinstance(inner, BaseException):
             return str(error)
         error = inner

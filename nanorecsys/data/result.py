@@ -45,7 +45,8 @@ class IngestResult(msgspec.Struct, frozen=True, kw_only=True):
 class DataResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 01 found. Shares are of 1; published figures are None for a data set without any.
 
-    `padding_share` is the share of tokens that are padding when every history is cut or padded to `WINDOW`.
+    `padding_share` is the share of tokens that are padding when every history is cut or padded to
+    `WINDOW`.
     """
 
     dataset: str
@@ -95,7 +96,9 @@ def split_result(dataset: Dataset, split: Split) -> SplitResult:
     )
 
 
-def data_result(dataset: Dataset, splits: dict[str, SplitResult], ingest: IngestResult) -> DataResult:
+def data_result(
+    dataset: Dataset, splits: dict[str, SplitResult], ingest: IngestResult
+) -> DataResult:
     """The record of the chapter, from the data set, its splits and the ingest measurement."""
     counts = describe.counts(dataset.interactions)
     lengths = describe.history_lengths(dataset.interactions)

@@ -17,7 +17,8 @@ def sample_users(dataset: Dataset, users: int, seed: int = 0) -> Dataset:
         seed: of the draw.
 
     Returns:
-        A data set whose name says that it is a sample, since nothing published of the whole is true of it.
+        A data set whose name says that it is a sample, since nothing published of the whole is true
+        of it.
 
     Raises:
         DataError: there are not so many users, or fewer than two are asked for.
@@ -37,7 +38,10 @@ def sample_users(dataset: Dataset, users: int, seed: int = 0) -> Dataset:
     rows = np.isin(events.user, drawn)
     kept_users, user = np.unique(events.user[rows], return_inverse=True)
     kept_items, item = np.unique(events.item[rows], return_inverse=True)
-    user_rows, item_rows = _numbered(dataset.users, "user", kept_users), _numbered(dataset.items, "item", kept_items)
+    user_rows, item_rows = (
+        _numbered(dataset.users, "user", kept_users),
+        _numbered(dataset.items, "item", kept_items),
+    )
     return Dataset(
         f"{dataset.name}, {users} users",
         Interactions(

@@ -1,7 +1,8 @@
 """The two splits of the study: leave-one-out, and global temporal.
 
-Tie rule of both: events are in the order of (timestamp, item), with items numbered in the order of their raw
-ids. It is arbitrary where a user's events share a second, but stated, and independent of the order of the rows.
+Tie rule of both: events are in the order of (timestamp, item), with items numbered in the order of
+their raw ids. It is arbitrary where a user's events share a second, but stated, and independent of
+the order of the rows.
 """
 
 import hashlib
@@ -27,8 +28,8 @@ class Split:
 def split_sha256(interactions: Interactions, part: np.ndarray) -> str:
     """The hash that names a split: sha256 over raw ids, users, items, times and parts, in canonical order.
 
-    The canonical order is that of the interactions, so the same events give the same hash whatever the order of
-    the rows they were read from; ratings are no part of it.
+    The canonical order is that of the interactions, so the same events give the same hash whatever
+    the order of the rows they were read from; ratings are no part of it.
 
     Args:
         part: int8 (n,), aligned with the interactions.
@@ -47,15 +48,17 @@ def split_sha256(interactions: Interactions, part: np.ndarray) -> str:
 def leave_one_out(interactions: Interactions, min_history: int = 3) -> Split:
     """Each user's last event is the test, the last but one the validation, the rest training.
 
-    Last means last by (timestamp, item), items numbered in raw-id order. A user with fewer than `min_history`
-    events stays whole in training, so that no event is lost. The split leaks: a user's test event may lie before
-    the training events of others (`describe.leakage` measures how much).
+    Last means last by (timestamp, item), items numbered in raw-id order. A user with fewer than
+    `min_history` events stays whole in training, so that no event is lost. The split leaks: a
+    user's test event may lie before the training events of others (`describe.leakage` measures how
+    much).
 
     Args:
         min_history: events that a user needs to be tested, at least 3 (one for each part).
 
     Raises:
-        DataError: `min_history` below 3, no user long enough, or all timestamps equal (no last event then).
+        DataError: `min_history` below 3, no user long enough, or all timestamps equal (no last
+            event then).
     """
     if min_history < 3:
         raise DataError(
@@ -77,20 +80,24 @@ def leave_one_out(interactions: Interactions, min_history: int = 3) -> Split:
     return Split("leave_one_out", part, split_sha256(interactions, part))
 
 
-def global_temporal(interactions: Interactions, validation: float = 0.1, test: float = 0.1) -> Split:
+def global_temporal(
+    interactions: Interactions, validation: float = 0.1, test: float = 0.1
+) -> Split:
     """The earliest events train, the latest test, with one border in time for all users.
 
-    The borders are the timestamps at the quantiles 1 - validation - test and 1 - test of all events. An event at
-    a border belongs to the later part, with all events of the same second: equal timestamps never straddle a
-    border, and nothing in a part lies before anything in an earlier one. Users and items of the later parts may be
-    unknown to training: `warm` marks those that are not.
+    The borders are the timestamps at the quantiles 1 - validation - test and 1 - test of all
+    events. An event at a border belongs to the later part, with all events of the same second:
+    equal timestamps never straddle a border, and nothing in a part lies before anything in an
+    earlier one. Users and items of the later parts may be unknown to training: `warm` marks those
+    that are not.
 
     Args:
         validation: share of the events, in (0, 1).
         test: share of the events, in (0, 1); together below 1.
 
     Raises:
-        DataError: shares out of range, all timestamps equal, or a part left empty by equal timestamps.
+        DataError: shares out of range, all timestamps equal, or a part left empty by equal
+            timestamps.
     """
     if not (validation > 0 and test > 0 and validation + test < 1):
         raise DataError(
@@ -115,7 +122,8 @@ def warm(interactions: Interactions, split: Split) -> tuple[np.ndarray, np.ndarr
     """Which users and items training knows.
 
     Returns:
-        Two masks, bool (n_users,) and bool (n_items,), true where the user, the item has a training event.
+        Two masks, bool (n_users,) and bool (n_items,), true where the user, the item has a training
+        event.
     """
     train = split.part == TRAIN
     users = np.zeros(interactions.n_users, bool)

@@ -1,7 +1,8 @@
 """A ratings.csv of ML-20M's exact size and shape, for benchmarks: MovieLens 20M itself may not be redistributed.
 
-Realistic are the counts, history lengths, popularity tail, id gaps, bursts and ties in time, and the bytes a row.
-Nothing links an item to the next or to the user's taste: no model can learn from it, so use it for time and memory.
+Realistic are the counts, history lengths, popularity tail, id gaps, bursts and ties in time, and
+the bytes a row. Nothing links an item to the next or to the user's taste: no model can learn from
+it, so use it for time and memory.
 """
 
 from pathlib import Path
@@ -9,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from nanorecsys.atomic import atomic_path
 from nanorecsys.data.errors import DataError
+from nanorecsys.system.files import atomic_path
 
 MIN_HISTORY = 20  # as in MovieLens
-START, END = 789_652_009, 1_427_784_002  # 1995-01-09 to 2015-03-31, the first and last second of ML-20M
+START, END = (
+    789_652_009,
+    1_427_784_002,
+)  # 1995-01-09 to 2015-03-31, the first and last second of ML-20M
 USERS_A_BLOCK = 4_096  # about 600k rows, 200 MB in work
 
-# roughly ML-20M's rank-frequency curve (its first movie has 67,310 ratings, its median one 18), log-log straight
-# between these ranks
+# roughly ML-20M's rank-frequency curve (its first movie has 67,310 ratings, its median one 18),
+# log-log straight between these ranks
 _RANK = np.array([1, 10, 100, 1_000, 3_000, 5_000, 10_000, 13_372, 20_000, 26_744])
 _RATINGS = np.array([67_310, 50_000, 26_000, 4_700, 1_150, 420, 65, 18, 3, 1])
 _STARS = np.arange(1, 11) / 2
@@ -33,14 +37,18 @@ def write_ratings_csv(
 ) -> None:
     """Write userId,movieId,rating,timestamp by user, then movie, as GroupLens does; by default ML-20M's size, 541 MB.
 
-    Exactly `n_ratings` rows, in which every user and every item occurs, and no (user, item) twice. Every user has 20
-    events or more, where `n_ratings` allows it. The same arguments give the same bytes. Written in blocks of users:
-    memory does not grow with `n_ratings`.
+    Exactly `n_ratings` rows, in which every user and every item occurs, and no (user, item) twice.
+    Every user has 20 events or more, where `n_ratings` allows it. The same arguments give the same
+    bytes. Written in blocks of users: memory does not grow with `n_ratings`.
 
     Raises:
         DataError: counts that cannot be met together.
     """
-    if not (0 < n_users <= n_ratings and 0 < n_items <= n_ratings and n_ratings <= n_users * (n_items // 3)):
+    if not (
+        0 < n_users <= n_ratings
+        and 0 < n_items <= n_ratings
+        and n_ratings <= n_users * (n_items // 3)
+    ):
         raise DataError(
             f"{n_ratings} ratings by {n_users} users of {n_items} items: no such table",
             "Give at least one rating a user and an item, and no user more than a third of the items.",
@@ -52,14 +60,18 @@ def write_ratings_csv(
     sown_item = rng.permutation(n_items).astype(np.int32)
     movie_ids = np.sort(rng.choice(np.arange(1, 5 * n_items), n_items, replace=False))
     log_rank = np.log(1 + np.arange(n_items) * ((_RANK[-1] - 1) / max(n_items - 1, 1)))
-    popularity = np.exp(np.interp(log_rank, np.log(_RANK), np.log(_RATINGS)))[rng.permutation(n_items)]
+    popularity = np.exp(np.interp(log_rank, np.log(_RANK), np.log(_RATINGS)))[
+        rng.permutation(n_items)
+    ]
 
     with atomic_path(Path(path)) as part, part.open("wb") as stream:
         for first in range(0, n_users, USERS_A_BLOCK):
             last = min(first + USERS_A_BLOCK, n_users)
             lengths = np.diff(offsets[first : last + 1])
             begin, end = np.searchsorted(sown_at, (offsets[first], offsets[last]))
-            sown_user = np.searchsorted(offsets[first : last + 1], sown_at[begin:end], side="right") - 1
+            sown_user = (
+                np.searchsorted(offsets[first : last + 1], sown_at[begin:end], side="right") - 1
+            )
             user, item = _draw_items(rng, lengths, popularity, sown_user, sown_item[begin:end])
             frame = pl.DataFrame(
                 {
@@ -72,7 +84,9 @@ def write_ratings_csv(
             frame.write_csv(stream, include_header=first == 0, float_precision=1)
 
 
-def _history_lengths(rng: np.random.Generator, n_ratings: int, n_users: int, n_items: int) -> np.ndarray:
+def _history_lengths(
+    rng: np.random.Generator, n_ratings: int, n_users: int, n_items: int
+) -> np.ndarray:
     """Events of each user, int64 (n_users,), `n_ratings` together: log-normal above the minimum.
 
     ML-20M has median 68, mean 144, longest 9,254, which is a third of its items.
@@ -101,9 +115,10 @@ def _draw_items(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distinct items for each user of a block, drawn by popularity, those already sown among them.
 
-    Both ways below draw one by one without replacement (Efraimidis and Spirakis 2006). Users with a short history
-    draw what is missing, drop what they have already, and draw again; those with a long one would do so for ever,
-    and take instead the items whose exponential clocks, at the rate of their popularity, ring first.
+    Both ways below draw one by one without replacement (Efraimidis and Spirakis 2006). Users with a
+    short history draw what is missing, drop what they have already, and draw again; those with a
+    long one would do so for ever, and take instead the items whose exponential clocks, at the rate
+    of their popularity, ring first.
 
     Returns:
         user (in the block) and item, int64 (lengths.sum(),), sorted by user, then item.

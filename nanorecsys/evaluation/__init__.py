@@ -7,8 +7,9 @@
     summary(result)                                 # every metric at 10, 20, 50, 100
     interval(result, "hitrate@10")                  # bootstrap over users
     difference(result, baseline_result, "ndcg@10")  # paired bootstrap
-    result.rank_rows(), result.list_rows()          # the raw rows that all of the above is derived from
-    result.restricted(keep)                         # some of the targets: rare items, users with a history
+    result.rank_rows(), result.list_rows()          # the raw rows that all of the above is derived
+    from result.restricted(keep)                         # some of the targets: rare items, users
+    with a history
 
 Instead of `DotProduct`, any callable from users int32 (b,) to float32 scores (b, n_items) will do.
 """

@@ -40,11 +40,13 @@ def mean_interval(
 ) -> Interval:
     """Percentile interval of a (weighted) mean by resampling users (Efron and Tibshirani 1993, ch. 13).
 
-    Give the difference of two models' values on the same users for the paired interval of their difference.
+    Give the difference of two models' values on the same users for the paired interval of their
+    difference.
 
     Args:
         values: float (m,), one a user.
-        weights: float (m,), not negative, not all zero; None is equal weights. Resampled with their values.
+        weights: float (m,), not negative, not all zero; None is equal weights. Resampled with their
+            values.
         level: coverage of the interval.
         resamples: number of bootstrap samples.
         seed: same seed, same interval.
@@ -59,7 +61,9 @@ def mean_interval(
     m = len(values)
     weights = np.ones(m) if weights is None else weights
     if not weights.any():
-        raise EvaluationError(f"none of {m} values has a weight: there is no mean", "Bootstrap another metric.")
+        raise EvaluationError(
+            f"none of {m} values has a weight: there is no mean", "Bootstrap another metric."
+        )
     rng = np.random.default_rng(seed)
     weighted = values * weights
     means = np.empty(resamples)

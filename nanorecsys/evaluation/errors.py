@@ -1,6 +1,6 @@
 """Named errors of the evaluation room."""
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 
 class EvaluationError(NanorecsysError):

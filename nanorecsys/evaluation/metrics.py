@@ -1,6 +1,7 @@
 """The registry of metrics: each is a (weighted) mean of values derived from raw ranks and lists.
 
-The rank r of a target is its mean rank (see ranking.py). Metrics are named `name@k`, for instance `ndcg@10`.
+The rank r of a target is its mean rank (see ranking.py). Metrics are named `name@k`, for instance
+`ndcg@10`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ from nanorecsys.evaluation.ranking import Evaluation
 
 CUTOFFS = (10, 20, 50, 100)
 
-# Of the propensities of ndcg_ips; Yang et al. find their estimator insensitive to it within [1.5, 3].
+# Of the propensities of ndcg_ips; Yang et al. find their estimator insensitive to it within [1.5,
+# 3].
 PROPENSITY_GAMMA = 1.5
 
 
@@ -80,11 +82,12 @@ def ndcg(evaluation: Evaluation, k: int) -> Values:
 def ndcg_ips(evaluation: Evaluation, k: int) -> Values:
     """NDCG@k with each target i weighted by 1 / p(i), p(i) = n(i) ** ((gamma + 1) / 2):
 
-    the sum over users of the weighted DCG over the sum over users of the best weighted DCG. n(i) counts i
-    among the seen items: popular items are over-represented among the targets, and the weights undo it. A
-    target that occurs in no history has no propensity and weighs nothing. (Yang et al. 2018, Unbiased offline
-    recommender evaluation for missing-not-at-random implicit feedback, RecSys. They normalise within a user,
-    which would cancel the weight of one target a user.)
+    the sum over users of the weighted DCG over the sum over users of the best weighted DCG. n(i)
+    counts i among the seen items: popular items are over-represented among the targets, and the
+    weights undo it. A target that occurs in no history has no propensity and weighs nothing. (Yang
+    et al. 2018, Unbiased offline recommender evaluation for missing-not-at-random implicit
+    feedback, RecSys. They normalise within a user, which would cancel the weight of one target a
+    user.)
 
     >>> popular_hit = ndcg_ips(example([1], [30], counts={0: 16, 1: 1}), 10)  # items 0 and 1 are the targets
     >>> popular_hit.values.tolist(), popular_hit.weights.tolist()
@@ -108,7 +111,9 @@ def coverage(evaluation: Evaluation, k: int) -> Values:
             f"Call evaluate with k_max={k}.",
         )
     listed = evaluation.top[:, :k]
-    return Values((np.bincount(listed[listed >= 0], minlength=evaluation.n_items) > 0).astype(np.float64))
+    return Values(
+        (np.bincount(listed[listed >= 0], minlength=evaluation.n_items) > 0).astype(np.float64)
+    )
 
 
 METRICS = {
@@ -118,7 +123,13 @@ METRICS = {
         Metric("ndcg", "NDCG@k: targets found, discounted by log rank", ndcg, 0.0),
         Metric("mrr", "MRR@k: reciprocal rank of the first target found", mrr, 0.0),
         Metric("ndcg_ips", "NDCG@k, targets weighted by inverse propensity", ndcg_ips, 0.0),
-        Metric("coverage", "Coverage@k: share of the catalogue in some list", coverage, 0.0, over="item"),
+        Metric(
+            "coverage",
+            "Coverage@k: share of the catalogue in some list",
+            coverage,
+            0.0,
+            over="item",
+        ),
     )
 }
 
@@ -131,7 +142,9 @@ def parse(name: str) -> tuple[Metric, int]:
     """
     key, at, cutoff = name.partition("@")
     if key not in METRICS or not at or not cutoff.isdecimal() or int(cutoff) < 1:
-        raise EvaluationError(f"no metric is called {name!r}", f"Choose name@k with a name of {sorted(METRICS)}.")
+        raise EvaluationError(
+            f"no metric is called {name!r}", f"Choose name@k with a name of {sorted(METRICS)}."
+        )
     return METRICS[key], int(cutoff)
 
 
@@ -159,7 +172,8 @@ def difference(evaluation: Evaluation, baseline: Evaluation, name: str, **bootst
     """Paired bootstrap interval of `evaluation` minus `baseline` on one metric; both on the same targets.
 
     Raises:
-        EvaluationError: the two do not have the same users and targets, or the metric is not a mean over users.
+        EvaluationError: the two do not have the same users and targets, or the metric is not a mean
+            over users.
     """
     if not (
         np.array_equal(evaluation.users, baseline.users)
@@ -177,7 +191,11 @@ def difference(evaluation: Evaluation, baseline: Evaluation, name: str, **bootst
 def summary(evaluation: Evaluation, cutoffs: Sequence[int] = CUTOFFS) -> pl.DataFrame:
     """Every metric at every cutoff: metric str, k int64, value float64."""
     return pl.DataFrame(
-        [{"metric": name, "k": k, "value": value(evaluation, f"{name}@{k}")} for name in METRICS for k in cutoffs]
+        [
+            {"metric": name, "k": k, "value": value(evaluation, f"{name}@{k}")}
+            for name in METRICS
+            for k in cutoffs
+        ]
     )
 
 
@@ -199,7 +217,9 @@ def example(*ranks: list[float], counts: dict[int, int] | None = None, top=((0,)
 
 def _over_users(evaluation: Evaluation, name: str) -> Values:
     if parse(name)[0].over != "user":
-        raise EvaluationError(f"{name} is no mean over users", "Bootstrap one of the metrics over users.")
+        raise EvaluationError(
+            f"{name} is no mean over users", "Bootstrap one of the metrics over users."
+        )
     return values(evaluation, name)
 
 
@@ -209,7 +229,9 @@ def _best_rank(evaluation: Evaluation) -> np.ndarray:
     return np.minimum.reduceat(evaluation.rank, first)
 
 
-def _weighted_ndcg(evaluation: Evaluation, k: int, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _weighted_ndcg(
+    evaluation: Evaluation, k: int, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """NDCG (m,) with target weights (t,), and the best DCG (m,) that it is divided by."""
     row, rank, m = evaluation.target_row, evaluation.rank, len(evaluation.users)
     dcg = np.bincount(row, np.where(rank <= k, weight / np.log2(1 + rank), 0), minlength=m)

@@ -1,8 +1,9 @@
 """Tasks: what a model may know, and what it is asked.
 
-One rule for every model of the study: hyperparameters are chosen on the validation task (fit on train, asked
-for validation). The published row is the test task: the model is fitted anew, with those hyperparameters, on
-train and validation events, and a user's history at test time includes the validation events.
+One rule for every model of the study: hyperparameters are chosen on the validation task (fit on
+train, asked for validation). The published row is the test task: the model is fitted anew, with
+those hyperparameters, on train and validation events, and a user's history at test time includes
+the validation events.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ class Task:
 
     Args:
         name: split and stage, for tables.
-        known: the events that a model may fit on; a user's are its history when it is scored, and its seen items.
+        known: the events that a model may fit on; a user's are its history when it is scored, and
+            its seen items.
         seen: CSR of the same events, in time order.
         targets: CSR of the items to be ranked. Items that the user has already are left out.
         n_users, n_items: of the whole data set; some may have no known event.
@@ -35,7 +37,9 @@ class Task:
     n_items: int
 
 
-def make_task(interactions: Interactions, split: Split, stage: Literal["validation", "test"]) -> Task:
+def make_task(
+    interactions: Interactions, split: Split, stage: Literal["validation", "test"]
+) -> Task:
     """The validation or the test task of a split.
 
     Args:
@@ -82,7 +86,9 @@ def some_users(task: Task, n: int) -> Task:
         EvaluationError: n is negative.
     """
     if n < 0:
-        raise EvaluationError(f"a task of {n} users is asked for", "Give how many, or 0 for all of them.")
+        raise EvaluationError(
+            f"a task of {n} users is asked for", "Give how many, or 0 for all of them."
+        )
     asked = np.flatnonzero(task.targets.lengths)
     if not 0 < n < len(asked):
         return task
@@ -96,9 +102,9 @@ def some_users(task: Task, n: int) -> Task:
 def last_events(interactions: Interactions, n: int = 10, min_history: int = 3) -> Split:
     """Each user's last n events are the test, the n before them the validation, the rest training.
 
-    More targets a user than leave-one-out, so more power to tell models apart. A user with fewer than
-    2 n + min_history events has no validation events, one with fewer than n + min_history stays whole in
-    training.
+    More targets a user than leave-one-out, so more power to tell models apart. A user with fewer
+    than 2 n + min_history events has no validation events, one with fewer than n + min_history
+    stays whole in training.
 
     Raises:
         EvaluationError: no user is long enough for a validation part.

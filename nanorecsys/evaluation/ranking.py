@@ -1,10 +1,11 @@
 """Ranks of target items against the whole catalogue, seen items removed, block by block of users.
 
-A scorer is any callable `score(users) -> scores`: users int32 (b,), scores float32 (b, n_items), a fresh
-array that the evaluator may write into. `DotProduct` is the scorer of every model with user and item vectors.
+A scorer is any callable `score(users) -> scores`: users int32 (b,), scores float32 (b, n_items), a
+fresh array that the evaluator may write into. `DotProduct` is the scorer of every model with user
+and item vectors.
 
-The tie rule: the candidates of a user are all items but the seen ones. A target's rank is its mean rank over
-all orders of equal scores,
+The tie rule: the candidates of a user are all items but the seen ones. A target's rank is its mean
+rank over all orders of equal scores,
 
     rank = 1 + #{candidates with a higher score} + (#{other candidates with the same score}) / 2
 
@@ -22,7 +23,8 @@ from nanorecsys.evaluation.errors import EvaluationError, NonFiniteScoresError
 
 Scorer = Callable[[np.ndarray], np.ndarray]
 
-# Scores of one block: small enough for passes near the cache, large enough for an efficient matrix product.
+# Scores of one block: small enough for passes near the cache, large enough for an efficient matrix
+# product.
 BLOCK_BYTES = 16 * 2**20
 
 
@@ -51,9 +53,10 @@ class Evaluation:
         target_row: int64 (t,), the position in `users` that each target belongs to, non-decreasing.
         target_item: int32 (t,).
         rank: float64 (t,), mean rank of each target, from 1.
-        top: int32 (m, k), the best k candidates of each user; equal scores in ascending order of item; -1
-            where a user has fewer than k candidates.
-        item_counts: int64 (n_items,), how often each item occurs among the seen items (for propensities).
+        top: int32 (m, k), the best k candidates of each user; equal scores in ascending order of
+            item; -1 where a user has fewer than k candidates.
+        item_counts: int64 (n_items,), how often each item occurs among the seen items (for
+            propensities).
     """
 
     users: np.ndarray
@@ -71,13 +74,16 @@ class Evaluation:
         """The same rows without some targets, and without the users and lists that have none left.
 
         Args:
-            keep: bool (t,), aligned with `rank`; `mask[result.users[result.target_row]]` selects users by a mask.
+            keep: bool (t,), aligned with `rank`; `mask[result.users[result.target_row]]` selects
+                users by a mask.
 
         Raises:
             EvaluationError: no target is left.
         """
         if not keep.any():
-            raise EvaluationError("no target is left", "Restrict to targets that this evaluation has.")
+            raise EvaluationError(
+                "no target is left", "Restrict to targets that this evaluation has."
+            )
         kept_users, row = np.unique(self.target_row[keep], return_inverse=True)
         return replace(
             self,
@@ -90,28 +96,34 @@ class Evaluation:
 
     def rank_rows(self) -> pl.DataFrame:
         """One row a target: user int32, item int32, rank float64."""
-        return pl.DataFrame({"user": self.users[self.target_row], "item": self.target_item, "rank": self.rank})
+        return pl.DataFrame(
+            {"user": self.users[self.target_row], "item": self.target_item, "rank": self.rank}
+        )
 
     def list_rows(self) -> pl.DataFrame:
         """One row a user: user int32, items Array(int32, k)."""
         return pl.DataFrame({"user": self.users, "items": self.top})
 
 
-def evaluate(score: Scorer, targets: Histories, seen: Histories, n_items: int, *, k_max: int = 100) -> Evaluation:
+def evaluate(
+    score: Scorer, targets: Histories, seen: Histories, n_items: int, *, k_max: int = 100
+) -> Evaluation:
     """Rank every target against the whole catalogue without its user's seen items.
 
     Args:
-        score: users int32 (b,) -> float32 (b, n_items), finite; called on blocks of users in ascending order,
-            only with users that have targets. Items that it has never met need a score as well.
-        targets: CSR over all users, the items to be ranked, none twice for one user. Users without any are
-            left out.
+        score: users int32 (b,) -> float32 (b, n_items), finite; called on blocks of users in
+            ascending order, only with users that have targets. Items that it has never met need a
+            score as well.
+        targets: CSR over all users, the items to be ranked, none twice for one user. Users without
+            any are left out.
         seen: CSR over the same users, the items removed from the candidates (repeats allowed).
         n_items: size of the catalogue.
         k_max: length of the lists kept, at most the catalogue's size.
 
     Raises:
-        EvaluationError: a target is among its user's seen items, an item is outside the catalogue, the users
-            of `targets` and `seen` differ, no user has a target, or the scores' shape or dtype is wrong.
+        EvaluationError: a target is among its user's seen items, an item is outside the catalogue,
+            the users of `targets` and `seen` differ, no user has a target, or the scores' shape or
+            dtype is wrong.
         NonFiniteScoresError: a score is NaN or infinite.
 
     Example:
@@ -163,7 +175,8 @@ def _check(targets: Histories, seen: Histories, n_items: int) -> None:
     for name, csr in (("target", targets), ("seen item", seen)):
         if len(csr.items) and not (csr.items.min() >= 0 and csr.items.max() < n_items):
             raise EvaluationError(
-                f"a {name} lies outside the catalogue of {n_items} items", "Pass the whole catalogue's size."
+                f"a {name} lies outside the catalogue of {n_items} items",
+                "Pass the whole catalogue's size.",
             )
     wanted = np.sort(_keys(targets, n_items))
     if (wanted[1:] == wanted[:-1]).any():
@@ -217,7 +230,8 @@ def _mean_ranks(scores: np.ndarray, row: np.ndarray, item: np.ndarray, chunk: in
 def top_items(scores: np.ndarray, k: int) -> np.ndarray:
     """The k best items of each row (b, k), equal scores by ascending item, -1 for removed ones."""
     b, n_items = scores.shape
-    # The k-th best score. Negated: numpy selects from the front 30 times faster when most scores are equal (zero).
+    # The k-th best score. Negated: numpy selects from the front 30 times faster when most scores
+    # are equal (zero).
     bar = -np.partition(-scores, k - 1, axis=1)[:, k - 1, None]
     chosen = scores >= bar
     surplus = np.flatnonzero(np.count_nonzero(chosen, axis=1) > k)  # ties at the bar

@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from nanorecsys.data import Histories
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.export import append
 from nanorecsys.export.result import COMPANY, Append, ExportResult, VariantResult
-from nanorecsys.export.runtime import Encode
 from nanorecsys.models.retriever import RetrieverConfig, UserEncoder
+from nanorecsys.serving.encoder import Encode
+from nanorecsys.system.errors import NanorecsysError
 
 # The rule: no more of NDCG@10 may be lost, as a share of the trained model's.
 LOSS = 0.01
 # Events after which kept states are compared with a full encode.
 APPENDED = 1, 10, 50, 100, 200
 DRIFT = {"user": pl.Int64, "appended": pl.Int64, "forgotten": pl.Int64, "cosine": pl.Float32}
-# And for keeping states: a step's share of a full encode, the cosine to it, and what a user may take, which is what
-# 8 GiB hold of the earlier benchmark's 138,493 users.
+# And for keeping states: a step's share of a full encode, the cosine to it, and what a user may
+# take, which is what 8 GiB hold of the earlier benchmark's 138,493 users.
 APPEND_SHARE, APPEND_COSINE, APPEND_KIB = 0.5, 0.99, 64.0
 
 
@@ -44,7 +44,9 @@ def choose(variants: Mapping[str, VariantResult]) -> str:
     Raises:
         NanorecsysError: none does.
     """
-    kept = {name: v for name, v in served(variants).items() if keeps_quality(v) and not knows_company(v)}
+    kept = {
+        name: v for name, v in served(variants).items() if keeps_quality(v) and not knows_company(v)
+    }
     if not kept:
         raise NanorecsysError(
             "no exported variant keeps its NDCG@10 within the rule",
@@ -57,7 +59,9 @@ def story(found: ExportResult) -> dict[str, str]:
     """The sentences of the page whose wording depends on how the numbers came out."""
     chosen, change = found.variants[found.chosen], found.variants[found.chosen].closeness.ndcg
     excluded = [name for name, v in served(found.variants).items() if not keeps_quality(v)]
-    effect = "worse" if change.high < 0 else "better" if change.low > 0 else "not measurably different"
+    effect = (
+        "worse" if change.high < 0 else "better" if change.low > 0 else "not measurably different"
+    )
     answer = (
         (
             f"{found.chosen} is served: {chosen.mean_ms:.1f} ms a user over real histories on one thread, its NDCG@10 "
@@ -92,15 +96,23 @@ def measure_append(
     """
     window = encoder.tower.config.window
     appender = append.Appender(append.step_tower(encoder).SerializeToString(), window)
-    timings = append.append_timings(appender, full, len(encoder.table) - 1, lengths, repeats=repeats)
+    timings = append.append_timings(
+        appender, full, len(encoder.table) - 1, lengths, repeats=repeats
+    )
     at = [n for n in APPENDED if window + n <= histories.lengths.max(initial=0)]
-    drift = append.append_drift(appender, full, histories, at=at) if at else pl.DataFrame(schema=DRIFT)
+    drift = (
+        append.append_drift(appender, full, histories, at=at) if at else pl.DataFrame(schema=DRIFT)
+    )
     return timings, drift
 
 
 def append_costs(timings: pl.DataFrame, config: RetrieverConfig) -> list[Append]:
     """Medians of `append.append_timings` by length, with the state's size."""
-    medians = timings.group_by("length", "variant").agg(ms=pl.col("ms").median()).pivot("variant", index="length")
+    medians = (
+        timings.group_by("length", "variant")
+        .agg(ms=pl.col("ms").median())
+        .pivot("variant", index="length")
+    )
     return [
         Append(
             length=row["length"],
@@ -134,12 +146,16 @@ def append_pays(append: Sequence[Append], drift: Mapping[str, float]) -> bool:
 
 def _append(found: ExportResult) -> str:
     longest = max(found.append, key=lambda a: a.length)
-    drift = ", ".join(f"{cosine:.4f} after {events}" for events, cosine in found.append_drift.items())
+    drift = ", ".join(
+        f"{cosine:.4f} after {events}" for events, cosine in found.append_drift.items()
+    )
     sentence = (
         f"At {longest.length} events one append takes {longest.step_ms:.2f} ms against {longest.full_ms:.2f} ms for a "
         f"full encode, and keeps {longest.state_kib:,.0f} KiB a user. "
     )
     if drift:
         sentence += f"The lowest cosine to a full encode, by events appended since the window slid: {drift}. "
-    verdict = "It pays, and is shipped." if found.append_pays else "It does not pay, and is not shipped."
+    verdict = (
+        "It pays, and is shipped." if found.append_pays else "It does not pay, and is not shipped."
+    )
     return sentence + verdict

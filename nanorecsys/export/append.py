@@ -1,12 +1,13 @@
 """Appending one event to a user whose state is kept: the keys and values of every layer.
 
-A new event attends to the earlier ones, and none of them to it: their keys and values stay as they are, and only those
-of the new event are computed. While all events fit the window this is the full encode, to rounding. Then it is not:
-the full encode forgets what has left the window, but the keys and values that are kept were computed when they still
-saw it. How far the two drift apart is measured.
+A new event attends to the earlier ones, and none of them to it: their keys and values stay as they
+are, and only those of the new event are computed. While all events fit the window this is the full
+encode, to rounding. Then it is not: the full encode forgets what has left the window, but the keys
+and values that are kept were computed when they still saw it. How far the two drift apart is
+measured.
 
-One graph serves both: a whole history is what is appended to an empty state. Keys are kept as they are rotated, and
-rotary positions depend on differences only, so positions are free to grow.
+One graph serves both: a whole history is what is appended to an empty state. Keys are kept as they
+are rotated, and rotary positions depend on differences only, so positions are free to grow.
 
 Using a state takes no torch, only its export does.
 """
@@ -22,14 +23,15 @@ import polars as pl
 
 from nanorecsys.data import Histories
 from nanorecsys.export.errors import ExportError
-from nanorecsys.export.runtime import Encode, session
+from nanorecsys.serving.encoder import Encode, session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from nanorecsys.models.retriever import RetrieverConfig, UserEncoder
 
-# Positions that the graph has rotations for, 2 MB at 32 values a head. A full encode starts again from 0.
+# Positions that the graph has rotations for, 2 MB at 32 values a head. A full encode starts again
+# from 0.
 LONGEST = 16_384
 
 
@@ -37,9 +39,9 @@ def step_tower(encoder: "UserEncoder") -> "ModelProto":
     """The encoder over new events only, as one ONNX graph in single precision.
 
     Returns:
-        a model with the inputs items and positions, both int64 (B, L), and for each layer i keys_i and values_i
-        (B, heads, P, d / heads), of the earlier events in any order, P = 0 allowed; and the outputs vectors (B, d),
-        new_keys and new_values (layers, B, heads, L, d / heads).
+        a model with the inputs items and positions, both int64 (B, L), and for each layer i keys_i
+        and values_i (B, heads, P, d / heads), of the earlier events in any order, P = 0 allowed;
+        and the outputs vectors (B, d), new_keys and new_values (layers, B, heads, L, d / heads).
 
     Raises:
         ExportError: positions are absolute.
@@ -58,11 +60,18 @@ def step_tower(encoder: "UserEncoder") -> "ModelProto":
     size = config.d // config.heads
     angle = np.outer(np.arange(LONGEST), 1e4 ** (-np.arange(0, size, 2) / size))
     g = Graph()
-    cos, sin = g.weight("cos", np.cos(angle).astype(np.float32)), g.weight("sin", np.sin(angle).astype(np.float32))
-    last, end, one = (g.weight(name, np.array([n])) for name, n in (("last", -1), ("end", 2**31), ("one", 1)))
+    cos, sin = (
+        g.weight("cos", np.cos(angle).astype(np.float32)),
+        g.weight("sin", np.sin(angle).astype(np.float32)),
+    )
+    last, end, one = (
+        g.weight(name, np.array([n])) for name, n in (("last", -1), ("end", 2**31), ("one", 1))
+    )
 
     def rotate(x: str) -> str:
-        return g.add("RotaryEmbedding", x, "positions", cos, sin, domain=MICROSOFT, num_heads=config.heads)
+        return g.add(
+            "RotaryEmbedding", x, "positions", cos, sin, domain=MICROSOFT, num_heads=config.heads
+        )
 
     # The table comes scaled as the tower scales its input.
     x = g.add("Gather", g.weight("table", encoder.table * config.d**0.5), "items")
@@ -70,7 +79,9 @@ def step_tower(encoder: "UserEncoder") -> "ModelProto":
     after = [*(block.attention_norm for block in tower.blocks[1:]), tower.norm]
     new = {"new_keys": [], "new_values": []}
     for i, (block, next_norm) in enumerate(zip(tower.blocks, after, strict=True)):
-        q, k = (rotate(g.matmul(h, f"{name}_{i}", getattr(block, name))) for name in ("query", "key"))
+        q, k = (
+            rotate(g.matmul(h, f"{name}_{i}", getattr(block, name))) for name in ("query", "key")
+        )
         v = g.matmul(h, f"value_{i}", block.value)
         new["new_keys"].append(k)
         new["new_values"].append(v)
@@ -83,12 +94,18 @@ def step_tower(encoder: "UserEncoder") -> "ModelProto":
         if block is tower.blocks[-1]:
             # Of the last layer only the last place is read.
             x, a = (g.add("Slice", value, last, end, one) for value in (x, a))
-        x, h = g.add_and_norm(x, g.matmul(a, f"out_{i}", block.out), f"feed_forward_{i}", block.feed_forward_norm)
+        x, h = g.add_and_norm(
+            x, g.matmul(a, f"out_{i}", block.out), f"feed_forward_{i}", block.feed_forward_norm
+        )
         x, h = g.add_and_norm(x, feed_forward(g, h, i, block), f"norm_{i + 1}", next_norm)
     split = g.weight("split", np.array([0, 0, config.layers, config.heads, size]))
     for name, parts in new.items():
-        layers = g.add("Reshape", g.add("Concat", *parts, axis=-1), split)  # (B, L, layers, heads, d / heads)
-        g.nodes.append(helper.make_node("Transpose", [layers], [name], name=name, perm=[2, 0, 3, 1, 4]))
+        layers = g.add(
+            "Reshape", g.add("Concat", *parts, axis=-1), split
+        )  # (B, L, layers, heads, d / heads)
+        g.nodes.append(
+            helper.make_node("Transpose", [layers], [name], name=name, perm=[2, 0, 3, 1, 4])
+        )
     vectors = g.add("Squeeze", g.add("LpNormalization", h, axis=-1, p=2), one)
 
     past = [f"{name}_{i}" for name in ("keys", "values") for i in range(config.layers)]
@@ -96,7 +113,9 @@ def step_tower(encoder: "UserEncoder") -> "ModelProto":
     inputs |= {name: (TensorProto.FLOAT, ["B", config.heads, "P", size]) for name in past}
     model = g.model(inputs, ("vectors", ["B", config.d]), vectors)
     shape = [config.layers, "B", config.heads, "L", size]
-    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in new)
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in new
+    )
     return model
 
 
@@ -105,7 +124,8 @@ class State:
     """What is kept of users who have seen equally many events, B of them.
 
     Args:
-        keys, values: float32 (layers, B, heads, P, d / heads), of the last P events, at most a window less one.
+        keys, values: float32 (layers, B, heads, P, d / heads), of the last P events, at most a
+        window less one.
         position: of the next event.
         oldest: the slot among the P of the event that is the first to be forgotten.
     """
@@ -135,8 +155,8 @@ class Appender:
         """Encode whole histories.
 
         Args:
-            items: int64 (B, L), vocabulary numbers (item + 1); of more than a window the last ones count. L = 0 is
-                allowed.
+            items: int64 (B, L), vocabulary numbers (item + 1); of more than a window the last ones
+                count. L = 0 is allowed.
 
         Returns:
             unit vectors float32 (B, d), and the state.
@@ -146,7 +166,9 @@ class Appender:
         empty = np.empty((self.layers, batch, self.heads, 0, self.size), np.float32)
         if not length:
             # The vector of an empty history is that of the padding, which no later event sees.
-            return self._run(np.zeros((batch, 1), np.int64), State(empty, empty, 0))[0], State(empty, empty, 0)
+            return self._run(np.zeros((batch, 1), np.int64), State(empty, empty, 0))[0], State(
+                empty, empty, 0
+            )
         vectors, keys, values = self._run(items, State(empty, empty, 0))
         first = max(0, length - self.window + 1)
         keys, values = (np.ascontiguousarray(kept[:, :, :, first:]) for kept in (keys, values))
@@ -163,7 +185,8 @@ class Appender:
         """
         if state.position >= LONGEST:
             raise ExportError(
-                f"the state is at event {state.position}, rotations reach to {LONGEST}", "Encode the window anew."
+                f"the state is at event {state.position}, rotations reach to {LONGEST}",
+                "Encode the window anew.",
             )
         vectors, keys, values = self._run(items[:, None], state)
         room = self.window - 1  # the next event is one of the window
@@ -182,7 +205,11 @@ class Appender:
         positions = np.broadcast_to(state.position + np.arange(items.shape[1]), items.shape)
         past = {f"keys_{i}": keys for i, keys in enumerate(state.keys)}
         past |= {f"values_{i}": values for i, values in enumerate(state.values)}
-        return tuple(self.session.run(None, {"items": items, "positions": np.ascontiguousarray(positions), **past}))
+        return tuple(
+            self.session.run(
+                None, {"items": items, "positions": np.ascontiguousarray(positions), **past}
+            )
+        )
 
 
 def state_bytes(config: "RetrieverConfig", length: int) -> int:
@@ -191,12 +218,18 @@ def state_bytes(config: "RetrieverConfig", length: int) -> int:
 
 
 def append_timings(
-    appender: Appender, encode: Encode, n_items: int, lengths: Sequence[int], *, repeats: int = 30, seed: int = 0
+    appender: Appender,
+    encode: Encode,
+    n_items: int,
+    lengths: Sequence[int],
+    *,
+    repeats: int = 30,
+    seed: int = 0,
 ) -> pl.DataFrame:
     """Raw timings of one user's update, all ways in turn: one row a call: variant, length, repeat, ms.
 
-    "append" is one more event with the state kept, the update of the state included; "full encode" is `encode`; and
-    "prefill" is the full encode that leaves a state. All end at the same history.
+    "append" is one more event with the state kept, the update of the state included; "full encode"
+    is `encode`; and "prefill" is the full encode that leaves a state. All end at the same history.
 
     Args:
         n_items: histories are random items of so many.
@@ -244,7 +277,8 @@ def append_drift(
         users: at most so many, drawn at random.
 
     Returns:
-        one row a user and number: user; appended; forgotten, events that have left the window since; cosine.
+        one row a user and number: user; appended; forgotten, events that have left the window
+        since; cosine.
 
     Raises:
         ExportError: no user has enough events.
@@ -258,7 +292,12 @@ def append_drift(
             "Append fewer, or start with fewer.",
         )
     chosen = np.sort(np.random.default_rng(seed).permutation(enough)[:users])
-    items = histories.items[histories.offsets[chosen + 1, None] + np.arange(-needed, 0)].astype(np.int64) + 1
+    items = (
+        histories.items[histories.offsets[chosen + 1, None] + np.arange(-needed, 0)].astype(
+            np.int64
+        )
+        + 1
+    )
     vectors, state = appender.prefill(items[:, :start])
     rows = []
     for appended in range(max(at) + 1):

@@ -12,11 +12,19 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from nanorecsys.export.runtime import session
+from nanorecsys.serving.encoder import session
 
-# Rows, inner size and columns of the product whose rate is taken for the peak: the tower's widest, at a full window.
+# Rows, inner size and columns of the product whose rate is taken for the peak: the tower's widest,
+# at a full window.
 PEAK_SHAPE = 200, 256, 1024
-PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+PRODUCTS = {
+    "MatMul",
+    "FusedMatMul",
+    "Gemm",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+}
 PRODUCTS |= {"QLinearMatMul", "MatMulNBits"}
 ATTENTION = {"Attention", "MultiHeadAttention"}
 
@@ -28,8 +36,14 @@ def peaks(repeats: int = 30) -> dict[str, float]:
     """
     rows, inner, columns = PEAK_SHAPE
     rng = np.random.default_rng(0)
-    floats = rng.normal(size=(rows, inner)).astype(np.float32), rng.normal(size=(inner, columns)).astype(np.float32)
-    bytes_ = rng.integers(0, 255, (rows, inner)).astype(np.uint8), rng.integers(-127, 127, (inner, columns))
+    floats = (
+        rng.normal(size=(rows, inner)).astype(np.float32),
+        rng.normal(size=(inner, columns)).astype(np.float32),
+    )
+    bytes_ = (
+        rng.integers(0, 255, (rows, inner)).astype(np.uint8),
+        rng.integers(-127, 127, (inner, columns)),
+    )
     found = {}
     for name, op, (a, b), out in (
         ("fp32", "MatMul", floats, TensorProto.FLOAT),
@@ -59,8 +73,8 @@ class Profile:
     """One encode, as ONNX Runtime itself saw it.
 
     Args:
-        macs: multiply-accumulates of its products, by weights and in attention. Attention under a causal mask is
-            counted whole, as it is computed.
+        macs: multiply-accumulates of its products, by weights and in attention. Attention under a
+            causal mask is counted whole, as it is computed.
         ms: milliseconds by operator, the largest first.
     """
 

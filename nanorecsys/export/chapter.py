@@ -13,7 +13,9 @@ NEEDS = ("01_data", "02_training")
 Result = ExportResult
 
 
-def _study_shape(value: Callable[[ExportResult], float | None]) -> Callable[[ExportResult], float | None]:
+def _study_shape(
+    value: Callable[[ExportResult], float | None],
+) -> Callable[[ExportResult], float | None]:
     """A figure that is claimed of the study shape alone."""
     return lambda r: value(r) if r.is_study_shape else None
 
@@ -67,7 +69,8 @@ CLAIMS = (
         id="export.parity",
         statement="No entry of a vector of the fp32 exports differs from PyTorch's by more than 1e-4.",
         value=lambda r: max(
-            (v.closeness.max_difference for v in r.variants.values() if v.quantized_nodes == 0), default=None
+            (v.closeness.max_difference for v in r.variants.values() if v.quantized_nodes == 0),
+            default=None,
         ),
         unit="",
         target=Target("<=", 1e-4),
@@ -105,6 +108,13 @@ def inputs(parameters: dict[str, Any]) -> list[Path]:
 def headline(result: ExportResult) -> list[tuple[str, str]]:
     """What the landing page says of this chapter."""
     chosen = result.variants[result.chosen]
-    rows = [(f"Mean time of one user's vector, one thread ({result.chosen})", f"{chosen.mean_ms:.1f} ms")]
+    rows = [
+        (
+            f"Mean time of one user's vector, one thread ({result.chosen})",
+            f"{chosen.mean_ms:.1f} ms",
+        )
+    ]
     times = _against(result, TORCH_PADDED)
-    return rows + ([("That of PyTorch padded to the window, over it", f"{times:.1f}x")] if times else [])
+    return rows + (
+        [("That of PyTorch padded to the window, over it", f"{times:.1f}x")] if times else []
+    )

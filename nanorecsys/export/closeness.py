@@ -7,10 +7,18 @@ import numpy as np
 import polars as pl
 import torch
 
-from nanorecsys.evaluation import DotProduct, Evaluation, Task, evaluate, paired_change, some_users, values
+from nanorecsys.evaluation import (
+    DotProduct,
+    Evaluation,
+    Task,
+    evaluate,
+    paired_change,
+    some_users,
+    values,
+)
 from nanorecsys.export.result import Closeness
-from nanorecsys.export.runtime import Encode, encode_users, session
 from nanorecsys.models.ranker import FittedRanker
+from nanorecsys.serving.encoder import Encode, encode_users, session
 
 BATCH_TOKENS = 2000  # places of a batch that a vector is compared in with itself alone
 
@@ -40,7 +48,9 @@ def company(encode: Encode, task: Task, window: int, users: int = 32) -> float:
         users: of those that the task asks for, spread evenly.
     """
     some = np.flatnonzero(some_users(task, users).targets.lengths)
-    alone, together = (encode_users(encode, task.seen, window, some, batch_tokens=n) for n in (1, BATCH_TOKENS))
+    alone, together = (
+        encode_users(encode, task.seen, window, some, batch_tokens=n) for n in (1, BATCH_TOKENS)
+    )
     return float(np.abs(alone - together).max())
 
 
@@ -81,16 +91,23 @@ def overlaps(top: np.ndarray, other: np.ndarray) -> np.ndarray:
     >>> overlaps(np.array([[1, 2, 3, 4]]), np.array([[4, 3, 9, 8]])).tolist()
     [0.5]
     """
-    shared = [np.isin(a[a >= 0], b).sum() / max((a >= 0).sum(), 1) for a, b in zip(top, other, strict=True)]
+    shared = [
+        np.isin(a[a >= 0], b).sum() / max((a >= 0).sum(), 1)
+        for a, b in zip(top, other, strict=True)
+    ]
     return np.array(shared)
 
 
 def rank_frame(ranked: Mapping[str, Evaluation]) -> pl.DataFrame:
     """The raw rows behind every quality: variant, user int32, item int32, rank float64."""
-    return pl.concat(e.rank_rows().select(pl.lit(name).alias("variant"), pl.all()) for name, e in ranked.items())
+    return pl.concat(
+        e.rank_rows().select(pl.lit(name).alias("variant"), pl.all()) for name, e in ranked.items()
+    )
 
 
-def ranker_difference(fitted: FittedRanker, path: Path, vectors: np.ndarray, ranked: Evaluation) -> float:
+def ranker_difference(
+    fitted: FittedRanker, path: Path, vectors: np.ndarray, ranked: Evaluation
+) -> float:
     """The largest difference between an exported ranker's scores and PyTorch's, over each user's candidates.
 
     Args:

@@ -1,11 +1,7 @@
-"""Named errors of the export and of the serving bundle."""
+"""Named errors of the export."""
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 
 class ExportError(NanorecsysError):
     """A model cannot be exported as asked, or an export is not what it should be."""
-
-
-class BundleError(NanorecsysError):
-    """A serving bundle that is missing, damaged, incomplete or of another format."""

@@ -24,7 +24,11 @@ def means(variants: Mapping[str, VariantResult], chosen: str) -> Figure:
         axis.plot([v.mean_lowest_ms, v.mean_highest_ms], [place, place], color=INK)
         text = f"  {v.mean_ms:.1f} ms, {slowest / v.mean_ms:.1f}x"
         axis.text(max(v.mean_ms, v.mean_highest_ms), place, text, va="center", color=INK)
-    axis.set(xlabel="ms a user, mean over real histories", xlim=(0, 1.3 * slowest), yticks=range(len(names)))
+    axis.set(
+        xlabel="ms a user, mean over real histories",
+        xlim=(0, 1.3 * slowest),
+        yticks=range(len(names)),
+    )
     axis.set_yticklabels(names)
     axis.grid(visible=False, axis="y")
     return figure
@@ -35,7 +39,10 @@ def by_length(grid: pl.DataFrame, names: Sequence[str]) -> Figure:
     figure, (axis,) = axes(height=4.0)
     for color, name in zip(PALETTE, names, strict=False):
         rows = (
-            grid.filter(variant=name, batch=1, threads=1).group_by("length").agg(pl.col("ms").median()).sort("length")
+            grid.filter(variant=name, batch=1, threads=1)
+            .group_by("length")
+            .agg(pl.col("ms").median())
+            .sort("length")
         )
         lengths, ms = rows["length"].to_list(), rows["ms"].to_list()
         if len(lengths) == 1:  # padded to the window: the same at any length
@@ -44,7 +51,12 @@ def by_length(grid: pl.DataFrame, names: Sequence[str]) -> Figure:
         else:
             axis.plot(lengths, ms, marker="o", markersize=4, color=color)
             direct_label(axis, lengths[-1], ms[-1], name, color)
-    axis.set(xlabel="events in the history", ylabel="ms", xlim=(0, 1.35 * grid["length"].max()), yscale="log")
+    axis.set(
+        xlabel="events in the history",
+        ylabel="ms",
+        xlim=(0, 1.35 * grid["length"].max()),
+        yscale="log",
+    )
     axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f"{y:g}"))
     return figure
 
@@ -66,9 +78,13 @@ def profiles(ms: Mapping[str, Mapping[str, float]], floor_ms: Mapping[str, float
         left = 0.0
         parts = [(o, spent.get(o, 0.0)) for o in shown]
         parts.append(("all others", sum(spent.values()) - sum(value for _, value in parts)))
-        for color, (operator, value) in zip([*PALETTE[:SHOWN_OPERATORS], MUTED], parts, strict=True):
+        for color, (operator, value) in zip(
+            [*PALETTE[:SHOWN_OPERATORS], MUTED], parts, strict=True
+        ):
             label = operator if place == 0 else None
-            axis.barh(place, value, left=left, color=color, height=0.55, edgecolor="white", label=label)
+            axis.barh(
+                place, value, left=left, color=color, height=0.55, edgecolor="white", label=label
+            )
             left += value
         axis.plot([floor_ms[name]] * 2, [place - 0.4, place + 0.4], color=INK, linewidth=2.5)
     axis.set(xlabel="ms in ONNX Runtime's operators", yticks=range(len(ms)))
@@ -87,7 +103,9 @@ def costs(variants: Mapping[str, VariantResult], chosen: str, loss: float) -> Fi
     axis.axvline(-loss * 100, color=MUTED, linestyle="--", linewidth=1)
     for place, name in enumerate(names):
         change = variants[name].closeness.ndcg
-        low, middle, high = (100 * value / max(base, 1e-9) for value in (change.low, change.change, change.high))
+        low, middle, high = (
+            100 * value / max(base, 1e-9) for value in (change.low, change.change, change.high)
+        )
         color = PALETTE[5] if name == chosen else PALETTE[0]
         axis.plot([low, high], [place, place], color=color)
         axis.plot([middle], [place], marker="o", markersize=6, color=color)
@@ -104,7 +122,9 @@ def append_costs(costs: Sequence[Append]) -> Figure:
     for color, name, ms in ((PALETTE[0], "append", step), (PALETTE[5], "full encode", full)):
         axis.plot(length, ms, marker="o", markersize=4, color=color)
         direct_label(axis, length[-1], ms[-1], name, color)
-    axis.set(xlabel="events in the history", ylabel="ms", xlim=(0, 1.3 * max(length)), ylim=(0, None))
+    axis.set(
+        xlabel="events in the history", ylabel="ms", xlim=(0, 1.3 * max(length)), ylim=(0, None)
+    )
     return figure
 
 
@@ -113,5 +133,7 @@ def grid_rows(grid: pl.DataFrame, names: Sequence[str]) -> list[tuple]:
     cells = grid.group_by("threads", "batch", "length", "variant").agg(
         ms=pl.col("ms").median() / pl.col("batch").first()
     )
-    wide = cells.pivot("variant", index=["threads", "batch", "length"], values="ms").sort("threads", "batch", "length")
+    wide = cells.pivot("variant", index=["threads", "batch", "length"], values="ms").sort(
+        "threads", "batch", "length"
+    )
     return list(wide.select("threads", "batch", "length", *names).iter_rows())

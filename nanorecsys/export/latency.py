@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 
 from nanorecsys.data import Histories
-from nanorecsys.data.padding import padded
-from nanorecsys.export.runtime import Encode
 from nanorecsys.export.variants import Variant
+from nanorecsys.serving.encoder import Encode
+from nanorecsys.serving.padding import padded
 
 # A cell of the grid is repeated until it took that long, or that often.
 CELL_MS, FEWEST, MOST = 150.0, 3, 30
@@ -26,8 +26,9 @@ def grid(
 ) -> pl.DataFrame:
     """Every variant at every batch size, length of history and number of threads, on random items.
 
-    A variant that pads to the window takes as long for any length, and is measured at the longest only. What a cell
-    took of memory is given back after it: each variant would keep it once for every number of threads.
+    A variant that pads to the window takes as long for any length, and is measured at the longest
+    only. What a cell took of memory is given back after it: each variant would keep it once for
+    every number of threads.
 
     Args:
         batches: users in a call.
@@ -36,7 +37,8 @@ def grid(
         progress: wraps the cells, to show how far it is.
 
     Returns:
-        one row a call: variant, threads int64, batch int64, length int64, repeat int64, ms float64 a call.
+        one row a call: variant, threads int64, batch int64, length int64, repeat int64, ms float64
+        a call.
     """
     rng = np.random.default_rng(0)
     rows = []
@@ -46,7 +48,9 @@ def grid(
         items = rng.integers(1, n_items + 1, (batch, length))
         ends = np.full(batch, length)
         running = [v for v in variants if not v.padded or length == max(lengths)]
-        spent = {v.name: _timed(v.encode[n], items, ends) for v in running}  # warms up, and says how long a call takes
+        spent = {
+            v.name: _timed(v.encode[n], items, ends) for v in running
+        }  # warms up, and says how long a call takes
         repeats = {name: int(np.clip(CELL_MS / ms, FEWEST, MOST)) for name, ms in spent.items()}
         for repeat in range(max(repeats.values())):
             for variant in running:
@@ -55,7 +59,9 @@ def grid(
                     rows.append((variant.name, n, batch, length, repeat, ms))
         for variant in running:
             variant.release()
-    return pl.DataFrame(rows, schema=["variant", "threads", "batch", "length", "repeat", "ms"], orient="row")
+    return pl.DataFrame(
+        rows, schema=["variant", "threads", "batch", "length", "repeat", "ms"], orient="row"
+    )
 
 
 def real_histories(
@@ -73,11 +79,13 @@ def real_histories(
     Args:
         histories: CSR; empty ones are left out.
         users: how many.
-        repeats: after one that warms up and is not counted; in each, every variant meets every user once.
+        repeats: after one that warms up and is not counted; in each, every variant meets every user
+            once.
         progress: wraps the repeats.
 
     Returns:
-        one row a call: variant, user int64, length int64 (of what is read), repeat int64, ms float64.
+        one row a call: variant, user int64, length int64 (of what is read), repeat int64, ms
+        float64.
     """
     known = np.flatnonzero(histories.lengths)
     known = known[np.argsort(histories.lengths[known], kind="stable")]
@@ -98,7 +106,8 @@ def weighted(rows: pl.DataFrame) -> pl.DataFrame:
     """What `real_histories` says of each variant.
 
     Returns:
-        variant; mean, the median over repeats of the mean over users, ms; lowest and highest, over the repeats.
+        variant; mean, the median over repeats of the mean over users, ms; lowest and highest, over
+        the repeats.
     """
     return (
         rows.group_by("variant", "repeat", maintain_order=True)
@@ -108,7 +117,9 @@ def weighted(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def cell(rows: pl.DataFrame, variant: str, length: int, batch: int = 1, threads: int = 1) -> float | None:
+def cell(
+    rows: pl.DataFrame, variant: str, length: int, batch: int = 1, threads: int = 1
+) -> float | None:
     """Median of one cell of the grid in ms, None where it was not measured."""
     found = rows.filter(variant=variant, length=length, batch=batch, threads=threads)
     return found["ms"].median() if len(found) else None

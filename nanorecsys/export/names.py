@@ -22,4 +22,8 @@ VARIANTS = {
 # What the claims compare.
 CORE = TORCH_PADDED, INT8_PADDED, EXPORTED, FUSED, INT8_CHANNEL, INT8_ROWS, INT8_STATIC
 
-RANKER, RANKER_GATHERED, ORIGINAL_RANKER = "items inside", "items gathered outside", "earlier benchmark's shape"
+RANKER, RANKER_GATHERED, ORIGINAL_RANKER = (
+    "items inside",
+    "items gathered outside",
+    "earlier benchmark's shape",
+)

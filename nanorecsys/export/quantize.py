@@ -1,7 +1,8 @@
 """int8 in several ways, each checked to have quantized something: a quantizer that finds nothing says nothing.
 
-Weights have 8 bits where the processor has int8 dot products, and 7 elsewhere: there ONNX Runtime adds two products
-in 16 bits, which saturate (its guide to quantization, "When to use reduce-range and per-channel quantization?").
+Weights have 8 bits where the processor has int8 dot products, and 7 elsewhere: there ONNX Runtime
+adds two products in 16 bits, which saturate (its guide to quantization, "When to use reduce-range
+and per-channel quantization?").
 """
 
 import tempfile
@@ -17,10 +18,16 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from nanorecsys.export.errors import ExportError
 from nanorecsys.export.quiet import quiet
-from nanorecsys.processor import has_int8_dot_products
+from nanorecsys.system.processor import has_int8_dot_products
 
 # Operators that multiply by int8 weights, as the quantizers write them.
-INTEGER = {"MatMulInteger", "QLinearMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits"}
+INTEGER = {
+    "MatMulInteger",
+    "QLinearMatMul",
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+}
 BLOCK = 32  # weights that share a scale in weight-only quantization
 Batch = tuple[np.ndarray, np.ndarray]
 
@@ -50,7 +57,8 @@ def dynamic(source: Path, target: Path, *, per_channel: bool, tables: bool = Fal
 def static(source: Path, target: Path, batches: Iterable[Batch]) -> int:
     """int8 weights by channel, and activations by scales that were found on real histories beforehand (QDQ).
 
-    Products come out in single precision, so that what comes after them is as exact as without int8.
+    Products come out in single precision, so that what comes after them is as exact as without
+    int8.
 
     Args:
         batches: items and lengths to calibrate on.
@@ -80,10 +88,14 @@ def weight_only(source: Path, target: Path) -> int:
         the number of quantized nodes.
     """
     with quiet():
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer  # it configures logging
+        from onnxruntime.quantization.matmul_nbits_quantizer import (
+            MatMulNBitsQuantizer,  # it configures logging
+        )
 
         model = onnx.load(source)
-        quantizer = MatMulNBitsQuantizer(model, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4)
+        quantizer = MatMulNBitsQuantizer(
+            model, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4
+        )
         quantizer.process()
     quantizer.model.save_model_to_file(str(target))
     return _checked(target)
@@ -92,7 +104,10 @@ def weight_only(source: Path, target: Path) -> int:
 def quantized_nodes(model: onnx.ModelProto) -> int:
     """Nodes that read int8 weights: integer products, and products between QuantizeLinear and DequantizeLinear."""
     dequantized = {o for n in model.graph.node if n.op_type == "DequantizeLinear" for o in n.output}
-    return sum(n.op_type in INTEGER or (n.op_type == "MatMul" and n.input[1] in dequantized) for n in model.graph.node)
+    return sum(
+        n.op_type in INTEGER or (n.op_type == "MatMul" and n.input[1] in dequantized)
+        for n in model.graph.node
+    )
 
 
 class _Reader(CalibrationDataReader):
@@ -116,5 +131,8 @@ def _prepared(source: Path) -> Iterator[Path]:
 def _checked(target: Path) -> int:
     found = quantized_nodes(onnx.load(target))
     if not found:
-        raise ExportError(f"{target.name} has no quantized node", "Look at the names of the operators it should have.")
+        raise ExportError(
+            f"{target.name} has no quantized node",
+            "Look at the names of the operators it should have.",
+        )
     return found

@@ -2,10 +2,11 @@
 
     score(u, v) = u . v / temperature + MLP(u, v, u * v, f, is_unknown)
 
-The first layer is a sum of one term for each part of its input. When the ranker serves, an item is known or unknown
-for good, so what the item and its features add is one row of a table; what the user adds is one row a request; only
-the product has to be multiplied for every candidate. That leaves 41k multiply-accumulates a candidate at d 256, of the
-568k that a plain network 512-256-128 over the concatenation takes.
+The first layer is a sum of one term for each part of its input. When the ranker serves, an item is
+known or unknown for good, so what the item and its features add is one row of a table; what the
+user adds is one row a request; only the product has to be multiplied for every candidate. That
+leaves 41k multiply-accumulates a candidate at d 256, of the 568k that a plain network 512-256-128
+over the concatenation takes.
 """
 
 import itertools
@@ -19,10 +20,10 @@ import polars as pl
 import torch
 from onnx import TensorProto
 
-from nanorecsys.atomic import atomic_path
 from nanorecsys.export.graph import Graph
-from nanorecsys.export.runtime import session
 from nanorecsys.models.ranker import FittedRanker
+from nanorecsys.serving.encoder import session
+from nanorecsys.system.files import atomic_path
 
 # The original's network, after the concatenation of user, item, product and features.
 ORIGINAL_HIDDEN = (512, 256, 128)
@@ -33,12 +34,15 @@ def ranker_tables(fitted: FittedRanker) -> tuple[np.ndarray, np.ndarray]:
     """The item side of the ranker, one row an item.
 
     Returns:
-        vectors float32 (n_items, d), of an unknown item the one that its content gives; first float32
-        (n_items, hidden[0]), what the item, its features and the bias add to the first layer.
+        vectors float32 (n_items, d), of an unknown item the one that its content gives; first
+        float32 (n_items, hidden[0]), what the item, its features and the bias add to the first
+        layer.
     """
     ranker = fitted.ranker
     everything = torch.arange(len(fitted.items.vectors))
-    vectors, features, unknown = fitted.items.read(everything, torch.zeros_like(everything, dtype=torch.bool))
+    vectors, features, unknown = fitted.items.read(
+        everything, torch.zeros_like(everything, dtype=torch.bool)
+    )
     extra = torch.cat([features, unknown[:, None]], -1)
     first = ranker.item(vectors * ranker.config.d**0.5) + ranker.features(extra) + ranker.user.bias
     return vectors.numpy(), first.numpy()
@@ -47,20 +51,24 @@ def ranker_tables(fitted: FittedRanker) -> tuple[np.ndarray, np.ndarray]:
 def export_ranker(fitted: FittedRanker, path: Path) -> None:
     """Write the ranker with the items inside the graph.
 
-    The graph takes users float32 (B, d) and items int64 (B, C), from 0; it gives scores float32 (B, C). An item that
-    the catalogue does not have is an error of ONNX Runtime.
+    The graph takes users float32 (B, d) and items int64 (B, C), from 0; it gives scores float32 (B,
+    C). An item that the catalogue does not have is an error of ONNX Runtime.
     """
     graph = Graph()
     vectors, first = ranker_tables(fitted)
     row = _rows(graph, len(vectors))
-    rows = (graph.add("Gather", graph.weight(name, table), row) for name, table in (("v", vectors), ("f", first)))
+    rows = (
+        graph.add("Gather", graph.weight(name, table), row)
+        for name, table in (("v", vectors), ("f", first))
+    )
     _save(graph, path, _ITEMS, vectors.shape[1], _scores(graph, fitted, *rows))
 
 
 def export_ranker_gathered(fitted: FittedRanker, path: Path) -> None:
     """Write the ranker without the items: their rows of `ranker_tables` are inputs.
 
-    The graph takes users float32 (B, d), vectors (B, C, d) and first (B, C, hidden[0]); it gives scores (B, C).
+    The graph takes users float32 (B, d), vectors (B, C, d) and first (B, C, hidden[0]); it gives
+    scores (B, C).
     """
     graph = Graph()
     config = fitted.ranker.config
@@ -69,16 +77,21 @@ def export_ranker_gathered(fitted: FittedRanker, path: Path) -> None:
     _save(graph, path, items, config.d, _scores(graph, fitted, "vectors", "first"))
 
 
-def original_ranker_shape(n_items: int, d: int, n_features: int, path: Path, *, seed: int = 0) -> None:
+def original_ranker_shape(
+    n_items: int, d: int, n_features: int, path: Path, *, seed: int = 0
+) -> None:
     """Write a network of the original's shape, with random weights and the inputs and output of `export_ranker`.
 
-    An MLP with ReLU, 512-256-128-1, over the concatenation of user, item, their product and the item's features.
+    An MLP with ReLU, 512-256-128-1, over the concatenation of user, item, their product and the
+    item's features.
     """
     rng = np.random.default_rng(seed)
     graph = Graph()
 
     def random(name: str, *shape: int) -> str:
-        return graph.weight(name, (rng.standard_normal(shape) / shape[-1] ** 0.5).astype(np.float32))
+        return graph.weight(
+            name, (rng.standard_normal(shape) / shape[-1] ** 0.5).astype(np.float32)
+        )
 
     row = _rows(graph, n_items)
     vectors = graph.add("Gather", random("vectors", n_items, d), row)
@@ -107,8 +120,8 @@ def compare_rankers(
 ) -> pl.DataFrame:
     """Raw timings of rankers that take turns: one row a request: variant, repeat, ms.
 
-    Every repeat draws new users and candidates, the same for all variants. A variant whose graph does not hold the
-    items has them gathered by NumPy, inside its time.
+    Every repeat draws new users and candidates, the same for all variants. A variant whose graph
+    does not hold the items has them gathered by NumPy, inside its time.
 
     Args:
         paths: files of the functions above, by name of the variant.
@@ -128,9 +141,15 @@ def compare_rankers(
         # No variant always follows the same other one.
         for variant in rng.permutation(list(sessions)).tolist():
             start = time.perf_counter_ns()
-            inputs = {"vectors": vectors[items], "first": first[items]} if gathered[variant] else {"items": items}
+            inputs = (
+                {"vectors": vectors[items], "first": first[items]}
+                if gathered[variant]
+                else {"items": items}
+            )
             sessions[variant].run(None, {"users": users, **inputs})
-            rows.append({"variant": variant, "repeat": repeat, "ms": (time.perf_counter_ns() - start) / 1e6})
+            rows.append(
+                {"variant": variant, "repeat": repeat, "ms": (time.perf_counter_ns() - start) / 1e6}
+            )
     return pl.DataFrame(rows).filter(pl.col("repeat") >= 0)
 
 
@@ -147,9 +166,12 @@ def _scores(graph: Graph, fitted: FittedRanker, vectors: str, first: str) -> str
     for number, layer in enumerate([*ranker.hidden, ranker.out]):
         h = graph.add("MatMul", graph.add("Relu", h), graph.weight(f"w{number}", layer.weight.T))
         h = graph.add("Add", h, graph.weight(f"b{number}", layer.bias))
-    # A matrix product reads the vectors once more, and is still faster than the sum over the product.
+    # A matrix product reads the vectors once more, and is still faster than the sum over the
+    # product.
     logit = graph.add("MatMul", vectors, graph.add("Unsqueeze", "users", last))
-    logit = graph.add("Div", logit, graph.weight("temperature", np.float32(ranker.config.temperature)))
+    logit = graph.add(
+        "Div", logit, graph.weight("temperature", np.float32(ranker.config.temperature))
+    )
     return graph.add("Squeeze", graph.add("Add", logit, h), last)
 
 
@@ -159,7 +181,9 @@ def _rows(graph: Graph, n_items: int) -> str:
     return graph.add("Where", graph.add("Less", "items", zero), n, "items")
 
 
-def _save(graph: Graph, path: Path, items: Mapping[str, tuple[int, list]], d: int, scores: str) -> None:
+def _save(
+    graph: Graph, path: Path, items: Mapping[str, tuple[int, list]], d: int, scores: str
+) -> None:
     """Write the graph that takes users and `items`, element types and shapes by name."""
     inputs = {"users": (TensorProto.FLOAT, ["B", d]), **items}
     model = graph.model(inputs, ("scores", ["B", "C"]), scores)

@@ -4,15 +4,15 @@ import msgspec
 
 from nanorecsys.evaluation import Change
 
-# How much an entry of a served vector may change with what else is in its batch: what rounding does, and not what a
-# scale does that is found over the batch.
+# How much an entry of a served vector may change with what else is in its batch: what rounding
+# does, and not what a scale does that is found over the batch.
 COMPANY = 2e-4
 
 
 class Closeness(msgspec.Struct, frozen=True, kw_only=True):
     """A variant against the trained model in PyTorch: largest difference of a vector's entry, cosines over users,
-    the share of each user's hundred best items that is kept, and quality. `company` is how much an entry changes at
-    most with what else is in the batch; null where that was not measured."""
+    the share of each user's hundred best items that is kept, and quality. `company` is how much an
+    entry changes at most with what else is in the batch; null where that was not measured."""
 
     max_difference: float
     cosine_median: float
@@ -25,8 +25,9 @@ class Closeness(msgspec.Struct, frozen=True, kw_only=True):
 
 class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run the tower. `mean_ms` is weighted by real lengths of history, with its range over the repeats;
-    `at_window_ms` is the median at the longest. `macs_at_window` are the multiply-accumulates of that encode, and
-    `share_of_peak` how much of the machine's peak in that precision it reaches; null where PyTorch runs."""
+    `at_window_ms` is the median at the longest. `macs_at_window` are the multiply-accumulates of
+    that encode, and `share_of_peak` how much of the machine's peak in that precision it reaches;
+    null where PyTorch runs."""
 
     mib: float
     load_ms: float | None
@@ -61,8 +62,9 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
 class ExportResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 03 found.
 
-    `chosen` is a name in `variants`. `peak_gmacs` are billions of multiply-accumulates a second of one thread, by
-    precision. `append_drift` is the lowest cosine to a full encode by events appended since the window slid.
+    `chosen` is a name in `variants`. `peak_gmacs` are billions of multiply-accumulates a second of
+    one thread, by precision. `append_drift` is the lowest cosine to a full encode by events
+    appended since the window slid.
     """
 
     dataset: str

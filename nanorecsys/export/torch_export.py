@@ -4,40 +4,18 @@ from pathlib import Path
 
 import onnx
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from nanorecsys.export.errors import ExportError
 from nanorecsys.export.quiet import quiet
-from nanorecsys.models.retriever import UserEncoder
+from nanorecsys.models.retriever import EveryPosition, UserEncoder
 
 # The first opset with RMSNormalization and Attention; before it they are spelled out.
 OPSET = 23
 
 
-class EveryPosition(nn.Module):
-    """The earlier benchmark's way: all layers at every place of a window, and then the vector at the history's end.
-
-    Args:
-        encoder: whose weights it shares.
-    """
-
-    def __init__(self, encoder: UserEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Users' unit vectors (B, D) from items int64 (B, window), padded on the right, and lengths int64 (B,)."""
-        tower = self.encoder.tower
-        places = torch.arange(items.shape[1], device=items.device)
-        x, rotation = tower.begin(functional.embedding(items, self.encoder.table), places)
-        for block in tower.blocks:
-            x = block(x, rotation, None)
-        x = tower.end(x)
-        return x.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]
-
-
-def export_encoder(encoder: UserEncoder | EveryPosition, window: int, path: Path, opset: int = OPSET) -> None:
+def export_encoder(
+    encoder: UserEncoder | EveryPosition, window: int, path: Path, opset: int = OPSET
+) -> None:
     """Write the encoder as ONNX with a symbolic batch and length.
 
     Args:
@@ -66,4 +44,7 @@ def export_encoder(encoder: UserEncoder | EveryPosition, window: int, path: Path
     for value, dimensions in zip(graph.input, (2, 1), strict=True):
         shape = value.type.tensor_type.shape.dim
         if len(shape) != dimensions or not all(d.dim_param for d in shape):
-            raise ExportError(f"{value.name} was exported with constant dimensions", "Report it with your versions.")
+            raise ExportError(
+                f"{value.name} was exported with constant dimensions",
+                "Report it with your versions.",
+            )

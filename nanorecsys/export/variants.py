@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from nanorecsys.data import Histories
-from nanorecsys.data.padding import padded
 from nanorecsys.export import quantize
 from nanorecsys.export.errors import ExportError
 from nanorecsys.export.graph import fused_tower
@@ -30,9 +29,10 @@ from nanorecsys.export.names import (
     TORCH_PADDED,
     VARIANTS,
 )
-from nanorecsys.export.runtime import Encode, Encoder
-from nanorecsys.export.torch_export import EveryPosition, export_encoder
-from nanorecsys.models.retriever import UserEncoder
+from nanorecsys.export.torch_export import export_encoder
+from nanorecsys.models.retriever import EveryPosition, UserEncoder
+from nanorecsys.serving.encoder import Encode, Encoder
+from nanorecsys.serving.padding import padded
 
 # What the earlier benchmark could export with: norms, positions and attention in their parts.
 EARLIER_OPSET = 18
@@ -45,7 +45,8 @@ class Variant:
     Args:
         name: a key of `names.VARIANTS`.
         path: the ONNX file, None where PyTorch runs.
-        encode: by number of threads: items int64 (B, L) and lengths int64 (B,) to unit vectors float32 (B, d).
+        encode: by number of threads: items int64 (B, L) and lengths int64 (B,) to unit vectors
+            float32 (B, d).
         padded: whether a history is padded to the window whatever its length.
         quantized: number of quantized nodes, 0 in single precision.
         mib: size of the file, or of the weights.
@@ -90,9 +91,13 @@ def build(
         ExportError: there is no such variant, or an export went wrong.
     """
     if unknown := [name for name in names if name not in VARIANTS]:
-        raise ExportError(f"there is no variant {unknown[0]!r}", f"Use any of {', '.join(VARIANTS)}.")
+        raise ExportError(
+            f"there is no variant {unknown[0]!r}", f"Use any of {', '.join(VARIANTS)}."
+        )
     if COMPILED in (names or VARIANTS) and not (shutil.which("g++") or shutil.which("clang++")):
-        raise ExportError("torch.compile needs a C++ compiler, and there is none", "Install g++, or leave it out.")
+        raise ExportError(
+            "torch.compile needs a C++ compiler, and there is none", "Install g++, or leave it out."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for name in progress([n for n in VARIANTS if n in (names or VARIANTS)]):
@@ -128,7 +133,9 @@ def _torch(encoder: UserEncoder, name: str, threads: Sequence[int]) -> Variant:
     return Variant(name, None, encode, name == TORCH_PADDED, 0, weights / 2**20, None)
 
 
-def _onnx(encoder: UserEncoder, histories: Histories, folder: Path, name: str, threads: Sequence[int]) -> Variant:
+def _onnx(
+    encoder: UserEncoder, histories: Histories, folder: Path, name: str, threads: Sequence[int]
+) -> Variant:
     window = encoder.tower.config.window
     path = folder / f"{name.replace(', ', ' ').replace(' ', '_')}.onnx"
     quantized = _write(encoder, histories, folder, name, path)
@@ -143,7 +150,14 @@ def _onnx(encoder: UserEncoder, histories: Histories, folder: Path, name: str, t
         encode = {n: _to_window(run, window) for n, run in encode.items()}
     mib = path.stat().st_size / 2**20
     return Variant(
-        name, path, encode, name == INT8_PADDED, quantized, mib, float(np.median(loads)), tuple(encoders.values())
+        name,
+        path,
+        encode,
+        name == INT8_PADDED,
+        quantized,
+        mib,
+        float(np.median(loads)),
+        tuple(encoders.values()),
     )
 
 
@@ -167,13 +181,18 @@ def _write(encoder: UserEncoder, histories: Histories, folder: Path, name: str, 
         if name == INT8_WEIGHTS:
             return quantize.weight_only(source, path)
         return quantize.dynamic(
-            source, path, per_channel=name not in (INT8_PADDED, INT8_TENSOR), tables=name == INT8_TABLE
+            source,
+            path,
+            per_channel=name not in (INT8_PADDED, INT8_TENSOR),
+            tables=name == INT8_TABLE,
         )
     finally:
         source.unlink(missing_ok=True)
 
 
-def calibration(histories: Histories, window: int, users: int = 64) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def calibration(
+    histories: Histories, window: int, users: int = 64
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Users spread evenly over the lengths of history, one a batch: what int8 scales are found on."""
     known = np.argsort(histories.lengths, kind="stable")
     for user in known[np.linspace(0, len(known) - 1, min(users, len(known))).astype(int)]:

@@ -22,17 +22,28 @@ from nanorecsys.loadtest.result import (
     Predicted,
     ServiceTimes,
 )
-from nanorecsys.loadtest.simulation import Costs, Machine, Prediction, Service, predict, prediction, simulate
+from nanorecsys.loadtest.simulation import (
+    Costs,
+    Machine,
+    Prediction,
+    Service,
+    predict,
+    prediction,
+    simulate,
+)
 from nanorecsys.loadtest.summary import COMPUTED, VALID, VOID, good, measured, middle, timed
 
 # Where a request's time goes. They add up to the latency from the intended time.
 PARTS = ("generator", "queue", *COMPUTED, NO_CORE, "event loop", "outside")
 QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 1.0)  # bounds of the bands of latency
-_TIMINGS = [f"{stage}_{of}" for stage in COMPUTED for of in ("ms", "cpu_ms")]  # alike only within a micro-batch
+_TIMINGS = [
+    f"{stage}_{of}" for stage in COMPUTED for of in ("ms", "cpu_ms")
+]  # alike only within a micro-batch
 BIN_S = 0.5  # a recovery is found in bins of this length
 BELOW = 0.8  # share of the highest rate, below which the prediction is claimed
-# The original's published service times (P50 and P95 in ms: encode, retrieve, rank), what it says of its load, and the
-# CPU time that an answer from its cache took where its server was measured on a machine like this one.
+# The original's published service times (P50 and P95 in ms: encode, retrieve, rank), what it says
+# of its load, and the CPU time that an answer from its cache took where its server was measured on
+# a machine like this one.
 ORIGINAL_COMPUTE_MS, ORIGINAL_COLD, ORIGINAL_RATE = (41.0, 76.0), 0.3, 80.0
 ORIGINAL_P50_MS, ORIGINAL_P99_MS = 51.0, 580.0
 ORIGINAL_HOT_MS, ORIGINAL_WORKERS = 1.5, 2
@@ -50,10 +61,11 @@ _Z95 = 1.6449  # of the standard normal distribution
 def parts(rows: pl.DataFrame) -> pl.DataFrame:
     """Good answers of the measured part by where their time went: `latency_ms` and one column a part, in ms.
 
-    generator: sent late. queue: until a thread began. encode, retrieve, rank: CPU time of the thread that computed, and
-    what else they took is waiting for a core or for the interpreter's lock; of a micro-batch each request has all of
-    its batch. event loop: the rest of the server's total, with the cache and waiting for an equal request. outside:
-    sockets, the server's loop before a handler begins, and the generator's own after the answer is there.
+    generator: sent late. queue: until a thread began. encode, retrieve, rank: CPU time of the
+    thread that computed, and what else they took is waiting for a core or for the interpreter's
+    lock; of a micro-batch each request has all of its batch. event loop: the rest of the server's
+    total, with the cache and waiting for an equal request. outside: sockets, the server's loop
+    before a handler begins, and the generator's own after the answer is there.
     """
     fine = good(measured(rows)).filter(pl.col("total_ms").is_not_nan())
     total = pl.col("total_ms").cast(pl.Float64)
@@ -67,7 +79,10 @@ def parts(rows: pl.DataFrame) -> pl.DataFrame:
         queue=_ms("queue_ms"),
         **cpu,
         **{NO_CORE: took - pl.sum_horizontal(cpu.values())},
-        **{"event loop": total - _ms("queue_ms") - took, "outside": pl.col("sent_latency_ms") - total},
+        **{
+            "event loop": total - _ms("queue_ms") - took,
+            "outside": pl.col("sent_latency_ms") - total,
+        },
     )
 
 
@@ -81,7 +96,9 @@ def bands(rows: pl.DataFrame) -> list[Band]:
     found = parts(rows).sort("latency_ms")
     edges = np.round(np.array(QUANTILES) * len(found)).astype(int)
     made = []
-    for (low, high), (start, stop) in zip(itertools.pairwise(QUANTILES), itertools.pairwise(edges), strict=True):
+    for (low, high), (start, stop) in zip(
+        itertools.pairwise(QUANTILES), itertools.pairwise(edges), strict=True
+    ):
         band = found[start:stop]
         if len(band):
             made.append(
@@ -99,7 +116,8 @@ def bands(rows: pl.DataFrame) -> list[Band]:
 
 def stages(rows: pl.DataFrame) -> dict[str, Percentiles]:
     """Percentiles of the original's breakdown: total of all answers; of computed ones embedding, ranking, retrieval,
-    the three together and their CPU time, the queue, and their total. Empty where nothing was computed."""
+    the three together and their CPU time, the queue, and their total. Empty where nothing was
+    computed."""
     cold = _computed(rows)
     if not len(cold):
         return {}
@@ -139,14 +157,20 @@ def recovery_s(rows: pl.DataFrame, fell_back_ns: int, bound_ms: float) -> float:
     )
     bad = (
         after.group_by("bin")
-        .agg(bad=(pl.col("ms").quantile(0.99, "higher") > bound_ms) | (pl.col("status") != 200).any())
+        .agg(
+            bad=(pl.col("ms").quantile(0.99, "higher") > bound_ms) | (pl.col("status") != 200).any()
+        )
         .filter("bad")
     )
     return 0.0 if bad.is_empty() else (bad["bin"].max() + 1) * BIN_S
 
 
 def overload(
-    rows: pl.DataFrame, phases: Sequence[tuple[float, float]], row: LoadRow, highest: LoadRow, bound_ms: float
+    rows: pl.DataFrame,
+    phases: Sequence[tuple[float, float]],
+    row: LoadRow,
+    highest: LoadRow,
+    bound_ms: float,
 ) -> Overload:
     """What happened at a multiple of the highest rate, and after it.
 
@@ -169,9 +193,13 @@ def overload(
         offered_per_s=rate,
         goodput_per_s=goodput,
         goodput_share=goodput / highest.goodput_per_s,
-        p99_ms=float(np.percentile(fine["latency_ms"].to_numpy(), 99)) if len(fine) else float("inf"),
+        p99_ms=float(np.percentile(fine["latency_ms"].to_numpy(), 99))
+        if len(fine)
+        else float("inf"),
         refused_share=refused / max(len(during), 1),
-        not_deliberate=int(((rows["status"] >= 500) & (rows["status"] != 503) | (rows["status"] == 0)).sum()),
+        not_deliberate=int(
+            ((rows["status"] >= 500) & (rows["status"] != 503) | (rows["status"] == 0)).sum()
+        ),
         recovery_s=recovery_s(rows, end, bound_ms),
         lag_p99_ms=row.lag_p99_ms,
         verdict=VOID if row.verdict == VOID else VALID,
@@ -182,8 +210,8 @@ def middle_overload(rounds: Sequence[Overload]) -> tuple[int, Overload]:
     """The round with the median P99 of those that are not VOID, see `summary.middle`.
 
     Returns:
-        its place in `rounds`; and what happened in it, with the P99 of all that were not VOID, and what was not
-        deliberate in any.
+        its place in `rounds`; and what happened in it, with the P99 of all that were not VOID, and
+        what was not deliberate in any.
     """
     told = [None if found.verdict == VOID else found.p99_ms for found in rounds]
     place = middle(told)
@@ -230,27 +258,39 @@ class Spent:
     @classmethod
     def of(cls, runs: Sequence[Run]) -> "Spent":
         """Of runs that differ by chance alone."""
-        server, generator = zip(*((run.server_cpu_ms_per_request, run.cpu_ms_per_request) for run in runs), strict=True)
-        return cls(pl.concat([run.frame() for run in runs]), float(np.mean(server)), float(np.mean(generator)))
+        server, generator = zip(
+            *((run.server_cpu_ms_per_request, run.cpu_ms_per_request) for run in runs), strict=True
+        )
+        return cls(
+            pl.concat([run.frame() for run in runs]),
+            float(np.mean(server)),
+            float(np.mean(generator)),
+        )
 
     def loop(self) -> tuple[float, float]:
         """CPU ms of the event loop for an answer, which is what did not compute; and the share that was computed."""
         answers, computed = len(good(measured(self.rows))), _computed(self.rows)
-        once = _compute_ms(computed.unique(_TIMINGS), "cpu_ms").sum()  # each of a batch has all of its batch
+        once = _compute_ms(
+            computed.unique(_TIMINGS), "cpu_ms"
+        ).sum()  # each of a batch has all of its batch
         return self.server_ms - once / answers, len(computed) / answers
 
 
-def service_times(idle: Spent, busy: Spent, hot_ms: float, lengths: np.ndarray, batch_cost: Sequence[float]) -> Service:
+def service_times(
+    idle: Spent, busy: Spent, hot_ms: float, lengths: np.ndarray, batch_cost: Sequence[float]
+) -> Service:
     """The simulation's service times.
 
-    What the event loop costs is known for all answers of a run together. That of a hit and of a computed answer come
-    from it where cores are busy, since there is a run of hits alone; where they are idle each time that the loop wakes
-    is taken to cost the same. What computing takes is CPU time where cores are busy, and time where they are idle.
+    What the event loop costs is known for all answers of a run together. That of a hit and of a
+    computed answer come from it where cores are busy, since there is a run of hits alone; where
+    they are idle each time that the loop wakes is taken to cost the same. What computing takes is
+    CPU time where cores are busy, and time where they are idle.
 
     Args:
         idle: runs of so few requests a second that they hardly ever meet, hits and others.
         busy: runs in which the cores are always at work.
-        hot_ms: CPU ms of the server for a hit, in a run of hits alone that keeps the event loop at work.
+        hot_ms: CPU ms of the server for a hit, in a run of hits alone that keeps the event loop at
+            work.
         lengths: events of each user's history that count, int (n_users,).
         batch_cost: see `simulation.calibrate`.
     """
@@ -303,19 +343,28 @@ def told(service: Service) -> ServiceTimes:
     )
 
 
-def replayed(rows: pl.DataFrame, lengths: np.ndarray, service: Service, machine: Machine, seed: int) -> Prediction:
+def replayed(
+    rows: pl.DataFrame, lengths: np.ndarray, service: Service, machine: Machine, seed: int
+) -> Prediction:
     """What the simulation makes of a run's own schedule and users.
 
     Args:
-        rows: of the run; what is read of them is when requests were due, of whom, and whether they were to be hot.
+        rows: of the run; what is read of them is when requests were due, of whom, and whether they
+            were to be hot.
         lengths: events of each user's history that count.
         service: measured apart from this run.
         machine: what serves.
         seed: of the service times.
     """
     due = rows["intended_ns"].to_numpy() / 1e6
-    own, hot, counted = lengths[rows["user"].to_numpy()], rows["hot"].to_numpy(), ~rows["warm_up"].to_numpy()
-    return prediction(simulate(due, hot, own, service, machine, np.random.default_rng(seed)).latency_ms[counted])
+    own, hot, counted = (
+        lengths[rows["user"].to_numpy()],
+        rows["hot"].to_numpy(),
+        ~rows["warm_up"].to_numpy(),
+    )
+    return prediction(
+        simulate(due, hot, own, service, machine, np.random.default_rng(seed)).latency_ms[counted]
+    )
 
 
 def predictions(
@@ -339,7 +388,11 @@ def predictions(
         fine = [(row, run.frame()) for row, run in rounds if timed(row)]
         if not fine:
             continue
-        foreseen = [replayed(rows, lengths, service, machine, seed) for _, rows in fine for seed in range(seeds)]
+        foreseen = [
+            replayed(rows, lengths, service, machine, seed)
+            for _, rows in fine
+            for seed in range(seeds)
+        ]
         p99_ms = [row.p99_ms for row, _ in fine]
         rate = rounds[0][0].offered_per_s
         medians = {
@@ -368,21 +421,27 @@ def prediction_error(predicted: Sequence[Predicted]) -> float | None:
 def original(rates: Sequence[float], requests: int, seed: int) -> list[Original]:
     """The original's published service times, its mix and two cores in the simulation, at Poisson arrivals.
 
-    Its times of computing are taken as log-normal with the published median and 95th percentile, in two processes
-    that compute one request at a time each and let any number wait. Either hits pass by what is computed, or their
-    process cannot answer them meanwhile.
+    Its times of computing are taken as log-normal with the published median and 95th percentile, in
+    two processes that compute one request at a time each and let any number wait. Either hits pass
+    by what is computed, or their process cannot answer them meanwhile.
     """
     p50, p95 = ORIGINAL_COMPUTE_MS
     deviation = np.log(p95 / p50) / _Z95
     normal = NormalDist()
-    compute = p50 * np.exp(deviation * np.array([normal.inv_cdf((i + 0.5) / 2000) for i in range(2000)]))
+    compute = p50 * np.exp(
+        deviation * np.array([normal.inv_cdf((i + 0.5) / 2000) for i in range(2000)])
+    )
     costs = Costs(np.full(2000, 200), compute, ORIGINAL_HOT_MS, ORIGINAL_HOT_MS, 0.0)
     service = Service(costs, costs)
     work_ms = ORIGINAL_COLD * float(compute.mean()) + ORIGINAL_HOT_MS
     found = []
     for threads, rate in itertools.product((1, 0), rates):
         machine = Machine(
-            workers=ORIGINAL_WORKERS, threads=threads, max_batch=1, max_queue=10**9, deadline_ms=float("inf")
+            workers=ORIGINAL_WORKERS,
+            threads=threads,
+            max_batch=1,
+            max_queue=10**9,
+            deadline_ms=float("inf"),
         )
         foreseen = predict(service, machine, rate, ORIGINAL_COLD, requests, seed)
         found.append(
@@ -503,7 +562,11 @@ def _overload(found: LoadtestResult) -> str:
         else ""
     )
     rounds = o.rounds_p99_ms
-    spread = f" (the median of {len(rounds)} rounds, {min(rounds):.0f} to {max(rounds):.0f})" if len(rounds) > 1 else ""
+    spread = (
+        f" (the median of {len(rounds)} rounds, {min(rounds):.0f} to {max(rounds):.0f})"
+        if len(rounds) > 1
+        else ""
+    )
     return (
         f"At {o.times_highest:.1f} times the highest rate the server still answers {o.goodput_share:.0%} of what it "
         f"answers there, at a P99 of {o.p99_ms:.0f} ms{spread}, and refuses {o.refused_share:.0%} with 503 and "
@@ -531,7 +594,8 @@ def _prediction(found: LoadtestResult) -> str:
         return "No rate below four fifths of the highest was measured in this run."
     rates = sum(p.load < BELOW for p in found.predicted)
     worst = max(
-        (p for p in found.predicted if p.load < BELOW), key=lambda p: abs(p.predicted_p99_ms / p.measured_p99_ms - 1)
+        (p for p in found.predicted if p.load < BELOW),
+        key=lambda p: abs(p.predicted_p99_ms / p.measured_p99_ms - 1),
     )
     way = "above" if worst.predicted_p99_ms > worst.measured_p99_ms else "below"
     return (
@@ -542,11 +606,18 @@ def _prediction(found: LoadtestResult) -> str:
 
 
 def _original(found: LoadtestResult) -> str:
-    passing, waiting = ([o for o in found.original if o.hits_wait == waits] for waits in (False, True))
+    passing, waiting = (
+        [o for o in found.original if o.hits_wait == waits] for waits in (False, True)
+    )
     if not passing or not waiting:
         return ""
-    near = [min(them, key=lambda o: abs(o.offered_per_s - ORIGINAL_RATE)) for them in (passing, waiting)]
-    figures = [f"a P50 of {o.p50_ms:.0f}, a P95 of {o.p95_ms:.0f} and a P99 of {o.p99_ms:.0f} ms" for o in near]
+    near = [
+        min(them, key=lambda o: abs(o.offered_per_s - ORIGINAL_RATE)) for them in (passing, waiting)
+    ]
+    figures = [
+        f"a P50 of {o.p50_ms:.0f}, a P95 of {o.p95_ms:.0f} and a P99 of {o.p99_ms:.0f} ms"
+        for o in near
+    ]
     reaching = [o for o in passing if o.p99_ms >= ORIGINAL_P99_MS]
     first = min(reaching, key=lambda o: o.offered_per_s, default=None)
     if near[0].p99_ms >= ORIGINAL_P99_MS:
@@ -577,7 +648,11 @@ def _faults(found: LoadtestResult) -> str:
     reasons = "; ".join(f"{why} ({count})" for why, count in f.reasons.items())
     wrong = "none differed" if f.wrong == 0 else f"{f.wrong:,} differed: {reasons}"
     lost = "none was lost" if f.lost == 0 else f"{f.lost:,} were lost"
-    kept = "all were in the log" if f.events_missing == 0 else f"{f.events_missing:,} were missing from the log"
+    kept = (
+        "all were in the log"
+        if f.events_missing == 0
+        else f"{f.events_missing:,} were missing from the log"
+    )
     before = f"from {f.rss_before_mib:,.0f} MiB before that " if f.rss_before_mib else ""
     rounds = ", ".join(f"{mib:,.0f}" for mib in f.rss_mib)
     growth = "" if f.rss_growth is None else f" ({f.rss_growth:+.1%} from the first to the last)"
@@ -615,7 +690,9 @@ def _population(found: LoadtestResult) -> str:
 def _ladder(found: LoadtestResult) -> str:
     if len(found.ladder) < 2:
         return ""
-    steps = [(a.cpu_ms / b.cpu_ms, b.name) for a, b in zip(found.ladder, found.ladder[1:], strict=False)]
+    steps = [
+        (a.cpu_ms / b.cpu_ms, b.name) for a, b in zip(found.ladder, found.ladder[1:], strict=False)
+    ]
     best = max(steps)
     first, last = found.ladder[0], found.ladder[-1]
     rates = {r.name: r.highest_per_s for r in found.ladder}

@@ -1,7 +1,8 @@
 """Serving bundles for the load test: the study's own with as many users as the original had, and one for each model
 and index that a rung of the ladder serves.
 
-The users are bootstrapped from the run's real histories and numbered from 1, unless the data set has as many itself.
+The users are bootstrapped from the run's real histories and numbered from 1, unless the data set
+has as many itself.
 """
 
 import dataclasses
@@ -12,15 +13,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from nanorecsys.export import command
-from nanorecsys.export.bundle import Parts, build_bundle
+from nanorecsys.ann import bundle as command
 from nanorecsys.export.graph import fused_tower
-from nanorecsys.export.torch_export import EveryPosition, export_encoder
+from nanorecsys.export.torch_export import export_encoder
 from nanorecsys.loadtest.population import bootstrap_histories
-from nanorecsys.models.retriever import load_retriever
+from nanorecsys.models.retriever import EveryPosition, load_retriever
+from nanorecsys.serving.bundle import Parts, build_bundle
 
 # The bundles by what is new in each against the one before it.
-EVERY, LAST, FUSED, CHOSEN, INDEXED = "every position", "last position", "fused", "chosen", "indexed"
+EVERY, LAST, FUSED, CHOSEN, INDEXED = (
+    "every position",
+    "last position",
+    "fused",
+    "chosen",
+    "indexed",
+)
 FLAT = "Flat"
 
 
@@ -28,8 +35,9 @@ FLAT = "Flat"
 class Bundles:
     """The bundles' folders and parts by name, and what they have in common.
 
-    `bootstrapped` says that the users are drawn again from real ones; `lengths` are the events of each that the final
-    server reads, int64 (n_users,); `models` is the folder of the PyTorch models.
+    `bootstrapped` says that the users are drawn again from real ones; `lengths` are the events of
+    each that the final server reads, int64 (n_users,); `models` is the folder of the PyTorch
+    models.
     """
 
     folders: dict[str, Path]
@@ -60,7 +68,8 @@ def build_bundles(
         folder: where the bundles go.
         n_users: users of each; real ones where the data set has as many or more.
         seed: of the bootstrap.
-        names: which bundles, all if empty; the flat one of the chosen tower and the study's own are always there.
+        names: which bundles, all if empty; the flat one of the chosen tower and the study's own are
+            always there.
         progress: wraps the names, to show how far it is.
 
     Raises:
@@ -107,7 +116,11 @@ def _export(models: Path, parts: Parts, folder: Path, names: Collection[str]) ->
     """The towers in fp32: all layers at every position, the last layer at the last one only, and that from fused
     operators."""
     encoder = load_retriever(models / "retriever.pt").encoder()
-    paths = {name: folder / f"{name.replace(' ', '_')}.onnx" for name in (EVERY, LAST, FUSED) if name in names}
+    paths = {
+        name: folder / f"{name.replace(' ', '_')}.onnx"
+        for name in (EVERY, LAST, FUSED)
+        if name in names
+    }
     if EVERY in paths:
         export_encoder(EveryPosition(encoder), parts.window, paths[EVERY])
     if LAST in paths:

@@ -40,11 +40,15 @@ def _times_busy(r: LoadtestResult) -> float | None:
 
 def _times_cpu(which: str) -> Value:
     """How many times the optimized server's CPU time a request the baseline takes, in one of the comparisons."""
-    return _study_shape(lambda r: compared.times.middle if (compared := getattr(r, which)) else None)
+    return _study_shape(
+        lambda r: compared.times.middle if (compared := getattr(r, which)) else None
+    )
 
 
 def _cpu(name: str, which: str, statement: str, target: Target) -> Claim:
-    return Claim(id=f"loadtest.{name}", statement=statement, value=_times_cpu(which), unit="x", target=target)
+    return Claim(
+        id=f"loadtest.{name}", statement=statement, value=_times_cpu(which), unit="x", target=target
+    )
 
 
 SIX, TEN = Target(">=", 6.0, limit=4.0), Target(">=", 10.0, limit=6.0)
@@ -93,7 +97,11 @@ CLAIMS = (
         id="loadtest.overload_p99",
         statement="There the P99 of the answered stays within twice the bound, in the median of the rounds.",
         value=_study_shape(
-            lambda r: r.overload.p99_ms / r.p99_bound_ms if r.overload and r.overload.verdict != "VOID" else None
+            lambda r: (
+                r.overload.p99_ms / r.p99_bound_ms
+                if r.overload and r.overload.verdict != "VOID"
+                else None
+            )
         ),
         unit="of the bound",
         target=Target("<=", 2.0, limit=3.0),
@@ -129,7 +137,9 @@ CLAIMS = (
     Claim(
         id="loadtest.fault_requests",
         statement="That holds over 200,000 requests with a real Redis.",
-        value=lambda r: float(r.faults.requests) if r.is_full and r.faults.cache == "redis" else None,
+        value=lambda r: (
+            float(r.faults.requests) if r.is_full and r.faults.cache == "redis" else None
+        ),
         unit="requests",
         target=Target(">=", 200_000.0),
     ),
@@ -160,7 +170,9 @@ CLAIMS = (
     Claim(
         id="loadtest.original_embedding",
         statement="It encodes a user twice as fast, in the median.",
-        value=_study_shape(lambda r: r.baseline_stages["embedding"].p50 / r.stages_alone["embedding"].p50),
+        value=_study_shape(
+            lambda r: r.baseline_stages["embedding"].p50 / r.stages_alone["embedding"].p50
+        ),
         unit="x",
         target=Target(">=", 2.0),
         original="2x (75 ms to 36 ms)",
@@ -209,6 +221,10 @@ def headline(result: LoadtestResult) -> list[tuple[str, str]]:
             )
         )
     if result.busy:
-        rows.append(("CPU time of a request, kept busy", f"{result.busy.optimized_cpu_ms.middle:.2f} ms"))
-        rows.append(("That of PyTorch with the same cache, over it", f"{result.busy.times.middle:.1f}x"))
+        rows.append(
+            ("CPU time of a request, kept busy", f"{result.busy.optimized_cpu_ms.middle:.2f} ms")
+        )
+        rows.append(
+            ("That of PyTorch with the same cache, over it", f"{result.busy.times.middle:.1f}x")
+        )
     return rows

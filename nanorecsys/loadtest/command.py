@@ -23,11 +23,26 @@ BODY = '{"user_id": {user}, "k": 10}'
 
 @click.command()
 @click.argument("url")
-@click.option("--mode", type=click.Choice([OPEN, CLOSED, SINGLE, OFFLINE, SEARCH]), default=OPEN, show_default=True)
 @click.option(
-    "--rate", type=ABOVE_0, default=100.0, show_default=True, help="Requests a second: open; of search, the first try."
+    "--mode",
+    type=click.Choice([OPEN, CLOSED, SINGLE, OFFLINE, SEARCH]),
+    default=OPEN,
+    show_default=True,
 )
-@click.option("--seconds", type=ABOVE_0, default=30.0, show_default=True, help="Measured time; of search, of each try.")
+@click.option(
+    "--rate",
+    type=ABOVE_0,
+    default=100.0,
+    show_default=True,
+    help="Requests a second: open; of search, the first try.",
+)
+@click.option(
+    "--seconds",
+    type=ABOVE_0,
+    default=30.0,
+    show_default=True,
+    help="Measured time; of search, of each try.",
+)
 @click.option(
     "--warm-up",
     "warm_up_s",
@@ -44,9 +59,23 @@ BODY = '{"user_id": {user}, "k": 10}'
     show_default=True,
     help="Seconds of the run that ends a search.",
 )
-@click.option("--precision", type=ABOVE_0, default=0.05, show_default=True, help="Of the rate searched, relative.")
-@click.option("--concurrency", type=FROM_1, default=16, show_default=True, help="Clients of closed and offline.")
-@click.option("--requests", type=FROM_1, default=2000, show_default=True, help="Requests of offline.")
+@click.option(
+    "--precision",
+    type=ABOVE_0,
+    default=0.05,
+    show_default=True,
+    help="Of the rate searched, relative.",
+)
+@click.option(
+    "--concurrency",
+    type=FROM_1,
+    default=16,
+    show_default=True,
+    help="Clients of closed and offline.",
+)
+@click.option(
+    "--requests", type=FROM_1, default=2000, show_default=True, help="Requests of offline."
+)
 @click.option(
     "--bound-ms",
     type=ABOVE_0,
@@ -55,9 +84,22 @@ BODY = '{"user_id": {user}, "k": 10}'
     help="Latency that P99 must keep, from intended times.",
 )
 @click.option("--path", default="/recommend", show_default=True, help="What is posted to.")
-@click.option("--body", default=BODY, show_default=True, help="JSON to post; {user} becomes a user's id.")
-@click.option("--users", "users_file", type=click.Path(path_type=Path), metavar="FILE", help="User ids, one a line.")
-@click.option("--bundle", type=click.Path(path_type=Path), metavar="DIR", help="Serving bundle, whose users ask.")
+@click.option(
+    "--body", default=BODY, show_default=True, help="JSON to post; {user} becomes a user's id."
+)
+@click.option(
+    "--users",
+    "users_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="User ids, one a line.",
+)
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Serving bundle, whose users ask.",
+)
 @click.option(
     "--cold-share",
     type=click.FloatRange(0, 1),
@@ -66,13 +108,32 @@ BODY = '{"user_id": {user}, "k": 10}'
     help="Of requests, by users who come only once.",
 )
 @click.option("--hot-users", default=1000, show_default=True, help="Users who make up the others.")
-@click.option("--zipf", type=float, help="Let all users ask by a Zipf law with this exponent instead.")
-@click.option("--warm-cache/--no-warm-cache", default=True, show_default=True, help="Ask for the hot users beforehand.")
-@click.option("--connections", type=FROM_1, default=64, show_default=True, help="Opened before the start, spaced out.")
 @click.option(
-    "--max-in-flight", type=FROM_1, default=512, show_default=True, help="Requests due beyond it are skipped."
+    "--zipf", type=float, help="Let all users ask by a Zipf law with this exponent instead."
 )
-@click.option("--timeout", "timeout_s", type=ABOVE_0, default=10.0, show_default=True, help="Seconds.")
+@click.option(
+    "--warm-cache/--no-warm-cache",
+    default=True,
+    show_default=True,
+    help="Ask for the hot users beforehand.",
+)
+@click.option(
+    "--connections",
+    type=FROM_1,
+    default=64,
+    show_default=True,
+    help="Opened before the start, spaced out.",
+)
+@click.option(
+    "--max-in-flight",
+    type=FROM_1,
+    default=512,
+    show_default=True,
+    help="Requests due beyond it are skipped.",
+)
+@click.option(
+    "--timeout", "timeout_s", type=ABOVE_0, default=10.0, show_default=True, help="Seconds."
+)
 @click.option(
     "--retries",
     type=click.IntRange(0, 100),
@@ -80,10 +141,20 @@ BODY = '{"user_id": {user}, "k": 10}'
     show_default=True,
     help="After a broken connection, on a fresh one.",
 )
-@click.option("--pid", "pids", type=int, multiple=True, help="Of the server: measure its CPU and memory. Repeatable.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="data/runs/load/TIME by default.")
+@click.option(
+    "--pid",
+    "pids",
+    type=int,
+    multiple=True,
+    help="Of the server: measure its CPU and memory. Repeatable.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="data/runs/load/TIME by default."
+)
 @click.option("--seed", default=0, show_default=True, help="Of arrivals and users.")
-@click.option("--allow-remote", is_flag=True, help="Load a host that is not this machine. It must be yours.")
+@click.option(
+    "--allow-remote", is_flag=True, help="Load a host that is not this machine. It must be yours."
+)
 def load(
     url: str,
     mode: str,
@@ -109,23 +180,27 @@ def load(
     """Send requests to the server at URL, and say what it bears.
 
     \b
-    open     requests arrive at --rate, at random times, whether the server keeps up or not. Latency counts from
-             the time a request was meant to be sent, so a server that stalls pays for all that it kept waiting.
-    closed   --concurrency clients wait for each answer. A slow server slows its own load: this flatters it.
-    single   one such client: latency without a queue.
+    open     requests arrive at --rate, at random times, whether the server keeps up or not. Latency
+    counts from
+             the time a request was meant to be sent, so a server that stalls pays for all that it
+             kept waiting.
+    closed   --concurrency clients wait for each answer. A slow server slows its own load: this
+    flatters it. single   one such client: latency without a queue.
     offline  --requests are due at once: throughput.
-    search   the largest rate of open at which P99 keeps --bound-ms without an error, confirmed by a long run.
+    search   the largest rate of open at which P99 keeps --bound-ms without an error, confirmed by a
+    long run.
 
-    A run is VALID, INVALID (the server was too slow or failed), or VOID: the generator itself was late, as on a
-    machine that is too busy, and the run says nothing. Users come from --bundle or --users; a cold user is asked for
-    only once, so no cache has the answer. Rows of every request, and the summary, go to --out. Ctrl-C ends a run early
-    and keeps what there is.
+    A run is VALID, INVALID (the server was too slow or failed), or VOID: the generator itself was
+    late, as on a machine that is too busy, and the run says nothing. Users come from --bundle or
+    --users; a cold user is asked for only once, so no cache has the answer. Rows of every request,
+    and the summary, go to --out. Ctrl-C ends a run early and keeps what there is.
 
     \b
     Examples:
-      nanorecsys load http://127.0.0.1:8000 --bundle data/runs/quick/bundle --rate 200 --hot-users 100
-      nanorecsys load http://127.0.0.1:8000 --bundle DIR --mode search --bound-ms 50 --pid 4711
-      nanorecsys load http://127.0.0.1:9000 --users ids.txt --path /api/top --body '{"id": {user}, "n": 20}'
+      nanorecsys load http://127.0.0.1:8000 --bundle data/runs/quick/bundle --rate 200 --hot-users
+      100 nanorecsys load http://127.0.0.1:8000 --bundle DIR --mode search --bound-ms 50 --pid 4711
+      nanorecsys load http://127.0.0.1:9000 --users ids.txt --path /api/top --body '{"id": {user},
+      "n": 20}'
     """
     import msgspec
     from rich.console import Console
@@ -138,7 +213,9 @@ def load(
     if USER in fixed["body"]:
         ids = read_ids(users_file, bundle)
     elif users_file or bundle:
-        raise PlanError(f"users are given, and the body has no {USER}", f"Write {USER} where a user's id goes.")
+        raise PlanError(
+            f"users are given, and the body has no {USER}", f"Write {USER} where a user's id goes."
+        )
     else:
         import numpy as np
 
@@ -148,13 +225,23 @@ def load(
     console = Console(highlight=False)
     with _Bar() as bar:
         loaded = scenarios.Load(
-            url, workload, ids, out, progress=bar, seed=seed, pids=list(pids), bound_ms=bound_ms, **fixed
+            url,
+            workload,
+            ids,
+            out,
+            progress=bar,
+            seed=seed,
+            pids=list(pids),
+            bound_ms=bound_ms,
+            **fixed,
         )
         search, interrupted = None, False
         try:
             if warm_cache and hot_users and cold_share < 1:
                 share = scenarios.warm_cache(loaded)
-                bar.say(f"caches: {share:.0%} of the hot users hit after {2 * len(loaded.runs)} passes")
+                bar.say(
+                    f"caches: {share:.0%} of the hot users hit after {2 * len(loaded.runs)} passes"
+                )
             bar.total = seconds + warm_up_s
             if mode == SEARCH:
                 search = scenarios.server(
@@ -206,7 +293,9 @@ def read_ids(users: Path | None, bundle: Path | None) -> "np.ndarray":
             ids = np.load(path)
         else:
             lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-            ids = np.array([int(line) for line in lines] if all(_whole(line) for line in lines) else lines)
+            ids = np.array(
+                [int(line) for line in lines] if all(_whole(line) for line in lines) else lines
+            )
     except (OSError, ValueError) as error:
         raise PopulationError(f"{path}: cannot read user ids: {error}", remedy) from None
     if not len(ids):
@@ -234,9 +323,15 @@ def run_table(run: "Run") -> "Table":
 
     plan, s = run.plan, run.summary
     arrival = (
-        f"open loop, {plan.rate:g} requests/s" if plan.mode == OPEN else f"{plan.mode}, {plan.concurrency} clients"
+        f"open loop, {plan.rate:g} requests/s"
+        if plan.mode == OPEN
+        else f"{plan.mode}, {plan.concurrency} clients"
     )
-    table = Table(title=f"{plan.url}{plan.path}: {arrival}, {s.seconds:.1f} s", show_header=False, title_justify="left")
+    table = Table(
+        title=f"{plan.url}{plan.path}: {arrival}, {s.seconds:.1f} s",
+        show_header=False,
+        title_justify="left",
+    )
     rows = {
         "offered": f"{s.offered:,} ({s.offered_per_s:,.1f}/s)",
         "answered": f"{s.answered_per_s:,.1f}/s",
@@ -272,13 +367,21 @@ def search_table(search: "Search") -> "Table":
 
     rate = f"{search.rate:,.0f} requests/s" if search.confirmed is not None else "no rate confirmed"
     title = f"{search.verdict}: {rate} at P99 <= {search.bound_ms:g} ms; {search.limit}"
-    table = Table("step", "rate/s", "goodput/s", "P50", "P99 ms", "lag P99", "CPU ms", "verdict", title=title)
+    table = Table(
+        "step", "rate/s", "goodput/s", "P50", "P99 ms", "lag P99", "CPU ms", "verdict", title=title
+    )
     for t in search.tries:
         cpu = "-" if t.server_cpu_ms is None else f"{t.server_cpu_ms:.3f}"
         verdict = "; ".join([t.verdict, *t.reasons])
         s = t.summary
         table.add_row(
-            *(t.step, f"{t.rate:,.0f}", f"{s.goodput_per_s:,.0f}", _ms(s.latency.p50_ms), _ms(s.latency.p99_ms)),
+            *(
+                t.step,
+                f"{t.rate:,.0f}",
+                f"{s.goodput_per_s:,.0f}",
+                _ms(s.latency.p50_ms),
+                _ms(s.latency.p99_ms),
+            ),
             *(f"{t.lag.p99_ms:.2f}", cpu, verdict),
         )
     return table
@@ -322,7 +425,12 @@ def _ms(value: float | None) -> str:
 def _latency(latency) -> str:
     if not latency.n:
         return "none"
-    named = {"P50": latency.p50_ms, "P90": latency.p90_ms, "P95": latency.p95_ms, "P99": latency.p99_ms}
+    named = {
+        "P50": latency.p50_ms,
+        "P90": latency.p90_ms,
+        "P95": latency.p95_ms,
+        "P99": latency.p99_ms,
+    }
     named |= {"P99.9": latency.p999_ms, "max": latency.max_ms}
     return "  ".join(f"{name} {value:.2f}" for name, value in named.items()) + " ms"
 
@@ -337,7 +445,9 @@ def _percent(share: float | None) -> str:
 
 def _reasons(run: "Run") -> str:
     """What failed: statuses, and broken attempts by their error's name."""
-    statuses = [f"{status}: {n:,}" for status, n in run.summary.statuses.items() if status not in (200, -1)]
+    statuses = [
+        f"{status}: {n:,}" for status, n in run.summary.statuses.items() if status not in (200, -1)
+    ]
     broken = [f"{name}: {n:,}" for name, n in run.finished.failures.items()]
     return f" ({', '.join(statuses + broken)})" if statuses + broken else ""
 

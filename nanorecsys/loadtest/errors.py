@@ -1,6 +1,6 @@
 """Named errors of the load test."""
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 
 class LoadTestError(NanorecsysError):

@@ -1,10 +1,12 @@
 """Many requests while workers are killed, bundles taken up, Redis stopped, clients cut off: is anything wrong or lost?
 
-A sample of the answers is compared with a direct computation by the bundle that the answer names. In int8 the last bit
-of a sum can become a step, and with scales that are found over a batch a history's scores move with the company that it
-comes in, by as much as an event that is left out moves them. The bundles here have the tower in fp32, so that what is
-judged is the server: an answer is right if its items are unseen and different, each has the score that it has directly,
-and none lies below the last place of the direct answer, less one item, which an approximate index may lose to rounding.
+A sample of the answers is compared with a direct computation by the bundle that the answer names.
+In int8 the last bit of a sum can become a step, and with scales that are found over a batch a
+history's scores move with the company that it comes in, by as much as an event that is left out
+moves them. The bundles here have the tower in fp32, so that what is judged is the server: an answer
+is right if its items are unseen and different, each has the score that it has directly, and none
+lies below the last place of the direct answer, less one item, which an approximate index may lose
+to rounding.
 """
 
 import dataclasses
@@ -33,10 +35,7 @@ import numpy as np
 import psutil
 import redis
 
-from nanorecsys.blas import faiss
 from nanorecsys.data import Histories
-from nanorecsys.data.padding import padded
-from nanorecsys.export.bundle import Bundle, Parts, build_bundle, open_bundle
 from nanorecsys.loadtest import bundles as b
 from nanorecsys.loadtest import ladder, scenarios
 from nanorecsys.loadtest.errors import LoadTestError
@@ -45,6 +44,9 @@ from nanorecsys.loadtest.measure import Bench, Target
 from nanorecsys.loadtest.plan import Progress
 from nanorecsys.loadtest.process import ServerProcess, free_port
 from nanorecsys.loadtest.result import Faults
+from nanorecsys.serving.bundle import Bundle, Parts, build_bundle, open_bundle
+from nanorecsys.serving.padding import padded
+from nanorecsys.system.blas import faiss
 
 K = 10
 CANDIDATES = 100
@@ -85,9 +87,20 @@ class RedisProcess:
         Raises:
             LoadTestError: it does not.
         """
-        settings = ("--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no")
+        settings = (
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        )
         self.process = subprocess.Popen(
-            ["redis-server", *settings, "--dir", self.folder], stdout=subprocess.DEVNULL, start_new_session=True
+            ["redis-server", *settings, "--dir", self.folder],
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
         )
         client = redis.Redis(port=self.port)
         for _ in range(200):
@@ -96,7 +109,9 @@ class RedisProcess:
                     client.close()
                     return
             time.sleep(0.02)
-        raise LoadTestError("redis-server does not answer", "Start it by hand to see why, or take --cache memory.")
+        raise LoadTestError(
+            "redis-server does not answer", "Start it by hand to see why, or take --cache memory."
+        )
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End it with a signal."""
@@ -124,7 +139,9 @@ class Direct:
         self.id = self.bundle.manifest.id
         self.item_ids = self.bundle.items["item_id"].to_numpy()
 
-    def wrong(self, user_id: int | str, items: Sequence[dict[str, Any]], posted: Sequence[int | str] = ()) -> str:
+    def wrong(
+        self, user_id: int | str, items: Sequence[dict[str, Any]], posted: Sequence[int | str] = ()
+    ) -> str:
         """What is wrong with an answer, "" if nothing.
 
         Args:
@@ -140,7 +157,8 @@ class Direct:
         if not set(numbers).isdisjoint(history.tolist()):
             return "an item that the user has seen"
         user = self.user(history)
-        # an index that compares again finds others where it is asked for more, so as the server asks, or more for want
+        # an index that compares again finds others where it is asked for more, so as the server
+        # asks, or more for want
         for depth in (CANDIDATES + min(len(history), CANDIDATES), 2 * CANDIDATES + len(history)):
             found = bundle.index.search(user, min(depth, bundle.manifest.n_items))[1][0]
             kept = found[(found >= 0) & ~np.isin(found, history)][:CANDIDATES]
@@ -173,7 +191,9 @@ class Direct:
 
     def scores(self, user: np.ndarray, items: np.ndarray) -> np.ndarray:
         """The ranker's scores of items int64 (n,), float32 (n,)."""
-        return self.bundle.ranker.run(None, {"users": user, "items": items[None].astype(np.int64)})[0][0]
+        return self.bundle.ranker.run(None, {"users": user, "items": items[None].astype(np.int64)})[
+            0
+        ][0]
 
 
 @dataclass
@@ -185,9 +205,13 @@ class _Told:
     reloads: int = 0
     cache_stops: int = 0
     posted: list[tuple[Any, Any]] = field(default_factory=list)  # acknowledged: user id, item id
-    audited: list[tuple[Any, list[Any], dict[str, Any]]] = field(default_factory=list)  # user, events so far, answer
+    audited: list[tuple[Any, list[Any], dict[str, Any]]] = field(
+        default_factory=list
+    )  # user, events so far, answer
     rss: list[tuple[float, float]] = field(default_factory=list)  # share of the run, MiB
-    rounds: list[tuple[float, float]] = field(default_factory=list)  # shares of the run at which each began and ended
+    rounds: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # shares of the run at which each began and ended
     errors: list[BaseException] = field(default_factory=list)
 
 
@@ -223,7 +247,11 @@ def run_faults(
     with _maybe(redis_server):
         cache = redis_server.url if redis_server else "memory"
         rung = two_workers(cache)
-        arguments = [*rung.arguments(bench.bundles, live), "--events", str(folder / "events.sqlite")]
+        arguments = [
+            *rung.arguments(bench.bundles, live),
+            "--events",
+            str(folder / "events.sqlite"),
+        ]
         with ServerProcess(arguments, log=folder / "server.log") as server:
             target = Target(bench, rung, server)
             scenarios.warm_cache(target.load())
@@ -235,7 +263,17 @@ def run_faults(
                 server.signal(signal.SIGHUP)
 
             threads = [
-                _thread(told, _make_faults, told, server, redis_server, reload, rounds, lambda: share[0], over),
+                _thread(
+                    told,
+                    _make_faults,
+                    told,
+                    server,
+                    redis_server,
+                    reload,
+                    rounds,
+                    lambda: share[0],
+                    over,
+                ),
                 _thread(told, _cut_clients, told, server, bench, over),
                 _thread(told, _audit, told, server, bench, over),
                 _thread(told, _watch_memory, told, server, lambda: share[0], over),
@@ -249,7 +287,11 @@ def run_faults(
 
             load.progress = lambda _, p: tell(p)
             bench.say(f"faults: {requests:,} requests")
-            kept_fields = {"retries": RETRIES, "keep_every": max(1, requests // compare), "connections": CONCURRENCY}
+            kept_fields = {
+                "retries": RETRIES,
+                "keep_every": max(1, requests // compare),
+                "connections": CONCURRENCY,
+            }
             if rate:
                 run = scenarios.open_loop(load, rate, requests / rate, **kept_fields)
             else:
@@ -262,7 +304,9 @@ def run_faults(
             target.keep("faults", run, rate or None)
             printed = server.printed()
     seconds = time.monotonic() - began
-    faults = _judge(run, told, kept, folder / "events.sqlite", bench, redis_server is not None, printed, seconds)
+    faults = _judge(
+        run, told, kept, folder / "events.sqlite", bench, redis_server is not None, printed, seconds
+    )
     shutil.rmtree(live)
     for copy in kept:
         shutil.rmtree(copy)
@@ -271,7 +315,9 @@ def run_faults(
 
 def in_fp32(parts: Parts) -> Parts:
     """The same parts with the tower whose scores do not depend on the rest of a batch."""
-    return dataclasses.replace(parts, tower=parts.tower_fp32, tower_variant="fp32", tower_is_int8=False)
+    return dataclasses.replace(
+        parts, tower=parts.tower_fp32, tower_variant="fp32", tower_is_int8=False
+    )
 
 
 def two_workers(cache: str) -> ladder.Rung:
@@ -294,8 +340,12 @@ def _judge(
     direct = {d.id: d for d in map(Direct, kept)}
     compared, wrong = 0, Counter()
     ids = bench.bundles.parts.user_ids
-    sample = rows.filter((rows["status"] == 200) & rows["body"].is_not_null()).select("user", "body")
-    answers = [(ids[user].item(), [], msgspec.json.decode(body)) for user, body in sample.iter_rows()]
+    sample = rows.filter((rows["status"] == 200) & rows["body"].is_not_null()).select(
+        "user", "body"
+    )
+    answers = [
+        (ids[user].item(), [], msgspec.json.decode(body)) for user, body in sample.iter_rows()
+    ]
     changed = {user_id for user_id, _ in told.posted}
     for user_id, posted, answer in (*(a for a in answers if a[0] not in changed), *told.audited):
         compared += 1
@@ -336,11 +386,16 @@ def _judge(
 def _memory(told: _Told) -> list[float]:
     """MiB after each round of faults, always at the same distance from it: the medians of like stretches of the run.
 
-    Memory climbs for a while when a bundle has been taken up, so the stretches begin half the shortest pause after a
-    round, and end where that pause does.
+    Memory climbs for a while when a bundle has been taken up, so the stretches begin half the
+    shortest pause after a round, and end where that pause does.
     """
-    pause = min((begin - end for (_, end), (begin, _) in pairwise([*told.rounds, (1.0, 1.0)])), default=0.0)
-    stretches = ([mib for share, mib in told.rss if end + pause / 2 <= share <= end + pause] for _, end in told.rounds)
+    pause = min(
+        (begin - end for (_, end), (begin, _) in pairwise([*told.rounds, (1.0, 1.0)])), default=0.0
+    )
+    stretches = (
+        [mib for share, mib in told.rss if end + pause / 2 <= share <= end + pause]
+        for _, end in told.rounds
+    )
     return [float(np.median(mib)) for mib in stretches if mib] or [told.rss[-1][1]]
 
 
@@ -406,7 +461,9 @@ def _make_faults(
         if over.is_set():
             return
         begun = share()
-        victim = max(server.workers(), key=_clients)  # the kernel may give every connection to one worker
+        victim = max(
+            server.workers(), key=_clients
+        )  # the kernel may give every connection to one worker
         with suppress(psutil.NoSuchProcess):
             psutil.Process(victim).send_signal(signal.SIGKILL)
             told.killed += 1
@@ -448,14 +505,17 @@ def _cut_clients(told: _Told, server: ServerProcess, bench: Bench, over: threadi
         message = head.encode() + b"\r\n\r\n" + body
         with suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 2) as client:
             client.sendall(message[: len(message) - 5] if told.cut % 2 else message)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, no goodbye
+            client.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # reset, no goodbye
             told.cut += 1
 
 
 def _audit(told: _Told, server: ServerProcess, bench: Bench, over: threading.Event) -> None:
     """Post events of users that nobody else asks for, and ask for them right after the acknowledgement.
 
-    Where a connection breaks, nobody knows whether the event was stored: that user is left alone from then on.
+    Where a connection breaks, nobody knows whether the event was stored: that user is left alone
+    from then on.
     """
     users = [bench.bundles.parts.user_ids[u].item() for u in bench.workload.order[::-1]]
     items = bench.bundles.parts.items["item_id"].to_list()
@@ -471,7 +531,9 @@ def _audit(told: _Told, server: ServerProcess, bench: Bench, over: threading.Eve
                 continue
             told.posted.append((user, item))
             events = [*events, item]
-            status, answer = _post(server.port, "/recommend", {"user_id": user, "k": K, "include_titles": False})
+            status, answer = _post(
+                server.port, "/recommend", {"user_id": user, "k": K, "include_titles": False}
+            )
             if status == 200:
                 told.audited.append((user, events, answer))
         except (OSError, http.client.HTTPException):
@@ -482,14 +544,18 @@ def _audit(told: _Told, server: ServerProcess, bench: Bench, over: threading.Eve
 def _post(port: int, path: str, value: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request("POST", path, msgspec.json.encode(value), {"Content-Type": "application/json"})
+        connection.request(
+            "POST", path, msgspec.json.encode(value), {"Content-Type": "application/json"}
+        )
         response = connection.getresponse()
         return response.status, msgspec.json.decode(response.read())
     finally:
         connection.close()
 
 
-def _watch_memory(told: _Told, server: ServerProcess, share: Callable[[], float], over: threading.Event) -> None:
+def _watch_memory(
+    told: _Told, server: ServerProcess, share: Callable[[], float], over: threading.Event
+) -> None:
     while not over.is_set():
         told.rss.append((share(), server.rss_mib()))
         over.wait(RSS_EVERY_S)

@@ -8,12 +8,21 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nanorecsys.loadtest.result import NO_CORE, Band, LoadRow, Original, Percentiles, Predicted, Rung
+from nanorecsys.loadtest.result import (
+    NO_CORE,
+    Band,
+    LoadRow,
+    Original,
+    Percentiles,
+    Predicted,
+    Rung,
+)
 from nanorecsys.loadtest.summary import COMPUTED
 from nanorecsys.study.plots import INK, MUTED, PALETTE, axes, direct_label
 
 _LEAST_MS = 0.01  # where a stage that took nothing is drawn
-# Parts of a latency, see `analysis.parts`, from the server's core outwards; neighbours differ in lightness too.
+# Parts of a latency, see `analysis.parts`, from the server's core outwards; neighbours differ in
+# lightness too.
 COLORS = dict(
     zip(
         ("queue", NO_CORE, *COMPUTED, "event loop", "outside", "generator"),
@@ -40,16 +49,26 @@ def knee(rows: Sequence[LoadRow], bound_ms: float, title: str) -> Figure:
         for row, value in zip(rows, values, strict=True):
             _mark(left, row.offered_per_s, value, color, hollow=row.verdict == "VOID")
     left.axhline(bound_ms, color=MUTED, linestyle="--", linewidth=1)
-    left.set(yscale="log", title=title, xlabel="offered, requests/s", ylabel="ms from the intended time")
+    left.set(
+        yscale="log", title=title, xlabel="offered, requests/s", ylabel="ms from the intended time"
+    )
     _legend(figure, left)
     _plain(left)
     right.plot(rates, rates, color=MUTED, linestyle="--", linewidth=1)
     right.plot(rates, [r.goodput_per_s for r in rows], "o-", color=PALETTE[2], markersize=4)
-    right.set(title="goodput", xlabel="offered, requests/s", ylabel="good answers/s", ylim=(0, None), xlim=(0, None))
+    right.set(
+        title="goodput",
+        xlabel="offered, requests/s",
+        ylabel="good answers/s",
+        ylim=(0, None),
+        xlim=(0, None),
+    )
     return figure
 
 
-def overload(seconds: pl.DataFrame, phases: Sequence[tuple[float, float]], bound_ms: float, title: str) -> Figure:
+def overload(
+    seconds: pl.DataFrame, phases: Sequence[tuple[float, float]], bound_ms: float, title: str
+) -> Figure:
     """Second by second: offered, good and refused requests, and P99 of the good.
 
     Args:
@@ -64,7 +83,9 @@ def overload(seconds: pl.DataFrame, phases: Sequence[tuple[float, float]], bound
     for axis in (left, right):
         axis.axvspan(begin, end, color="#F0F0F0", zorder=0)
     for name, color in (("offered", MUTED), ("good", PALETTE[2]), ("refused", PALETTE[5])):
-        left.plot(at, seconds[name], color=color, linestyle="--" if name == "offered" else "-", label=name)
+        left.plot(
+            at, seconds[name], color=color, linestyle="--" if name == "offered" else "-", label=name
+        )
     _legend(figure, left)
     left.set(title=title, xlabel="s", ylabel="requests/s", ylim=(0, None))
     right.plot(at, seconds["p99_ms"], color=PALETTE[0])
@@ -111,10 +132,23 @@ def prediction(predicted: Sequence[Predicted], title: str) -> Figure:
     for name, color in (("p50", PALETTE[0]), ("p95", PALETTE[1]), ("p99", PALETTE[5])):
         foreseen = [getattr(p, f"predicted_{name}_ms") for p in predicted]
         axis.plot(rates, foreseen, color=color, label=name.upper())
-        axis.plot(rates, [getattr(p, f"measured_{name}_ms") for p in predicted], "o", color=color, markersize=5)
-    low, high = ([getattr(p, f"measured_p99_{end}_ms") for p in predicted] for end in ("low", "high"))
+        axis.plot(
+            rates,
+            [getattr(p, f"measured_{name}_ms") for p in predicted],
+            "o",
+            color=color,
+            markersize=5,
+        )
+    low, high = (
+        [getattr(p, f"measured_p99_{end}_ms") for p in predicted] for end in ("low", "high")
+    )
     axis.vlines(rates, low, high, color=color, linewidth=1.5)
-    axis.set(yscale="log", title=title, xlabel="offered, requests/s", ylabel="ms: predicted (line), measured (dot)")
+    axis.set(
+        yscale="log",
+        title=title,
+        xlabel="offered, requests/s",
+        ylabel="ms: predicted (line), measured (dot)",
+    )
     _legend(figure, axis)
     _plain(axis)
     return figure
@@ -125,7 +159,14 @@ def original(found: Sequence[Original], p99_ms: float, rate: float, title: str) 
     figure, (axis,) = axes()
     for waits, color, name in ((False, PALETTE[0], "hits pass"), (True, PALETTE[1], "hits wait")):
         own = sorted((o for o in found if o.hits_wait == waits), key=lambda o: o.offered_per_s)
-        axis.plot([o.offered_per_s for o in own], [o.p99_ms for o in own], "o-", color=color, markersize=4, label=name)
+        axis.plot(
+            [o.offered_per_s for o in own],
+            [o.p99_ms for o in own],
+            "o-",
+            color=color,
+            markersize=4,
+            label=name,
+        )
     axis.plot([rate], [p99_ms], "x", color=PALETTE[5], markersize=10, markeredgewidth=2.5)
     direct_label(axis, rate, p99_ms, "published", PALETTE[5], dx=-10)
     _legend(figure, axis)
@@ -143,7 +184,9 @@ def cold_shares(rows: Sequence[LoadRow], title: str) -> Figure:
         (left, [r.server_cpu_ms for r in rows], PALETTE[0]),
         (right, [r.p99_ms for r in rows], PALETTE[5]),
     ):
-        axis.plot(np.array(shares)[order], np.array(values, float)[order], "o-", color=color, markersize=5)
+        axis.plot(
+            np.array(shares)[order], np.array(values, float)[order], "o-", color=color, markersize=5
+        )
         axis.set(xlabel="computed, % of answers", ylim=(0, None), xlim=(0, 105))
     left.set(title=title, ylabel="CPU ms a request")
     right.set(title="latency", ylabel="P99, ms")
@@ -153,11 +196,22 @@ def cold_shares(rows: Sequence[LoadRow], title: str) -> Figure:
 def stages(alone: dict[str, Percentiles], loaded: dict[str, Percentiles], title: str) -> Figure:
     """P50, P95 and P99 of each stage, of requests one at a time and under load."""
     figure, panels = axes(2, height=3.4)
-    for axis, found, name in zip(panels, (alone, loaded), (title, "at the highest rate"), strict=True):
+    for axis, found, name in zip(
+        panels, (alone, loaded), (title, "at the highest rate"), strict=True
+    ):
         places = np.arange(len(found))[::-1]
         for place, stage in zip(places, found.values(), strict=True):
-            axis.plot([max(stage.p50, _LEAST_MS), max(stage.p99, _LEAST_MS)], [place, place], color="#BBBBBB", zorder=1)
-            for value, color in ((stage.p50, PALETTE[0]), (stage.p95, PALETTE[1]), (stage.p99, PALETTE[5])):
+            axis.plot(
+                [max(stage.p50, _LEAST_MS), max(stage.p99, _LEAST_MS)],
+                [place, place],
+                color="#BBBBBB",
+                zorder=1,
+            )
+            for value, color in (
+                (stage.p50, PALETTE[0]),
+                (stage.p95, PALETTE[1]),
+                (stage.p99, PALETTE[5]),
+            ):
                 axis.plot([max(value, _LEAST_MS)], [place], "o", color=color, markersize=5)
         axis.set(xscale="log", title=name, xlabel="ms", yticks=places)
         axis.set_yticklabels(list(found) if axis is panels[0] else [])
@@ -176,14 +230,22 @@ def _bars(axis: Axes, places: np.ndarray, values: Sequence[float], color: str, f
     for place, value in zip(places, values, strict=True):
         text = form.format(value) if value else "none"
         axis.annotate(
-            text, (value, place), xytext=(4, 0), textcoords="offset points", va="center", color=INK, fontsize=9
+            text,
+            (value, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+            fontsize=9,
         )
     axis.margins(x=0.18)
     axis.grid(axis="y", visible=False)
 
 
 def _mark(axis: Axes, x: float, y: float, color: str, *, hollow: bool) -> None:
-    axis.plot([x], [y], "o", color=color, markersize=5, markerfacecolor="white" if hollow else color)
+    axis.plot(
+        [x], [y], "o", color=color, markersize=5, markerfacecolor="white" if hollow else color
+    )
 
 
 def _plain(axis: Axes) -> None:

@@ -2,16 +2,17 @@
 
 Rows, one a request in order of intended time (parquet):
 
-    intended_ns, sent_ns, done_ns  int64 from the run's start; done -1 without an answer, sent -1 where skipped
-    user                           int32, the number; hot: bool, drawn from the hot set
-    status                         int16, of HTTP; 0 no connection or no answer in time; -1 skipped
-    source                         model, cache, fallback or ""
-    cache_ms, queue_ms, encode_ms, retrieve_ms, rank_ms, total_ms   float32, of Server-Timing; NaN where absent
-    encode_cpu_ms, retrieve_cpu_ms, rank_cpu_ms                     float32, the CPU time in it, likewise
-    worker                         int32, X-Worker; -1 where absent
+    intended_ns, sent_ns, done_ns  int64 from the run's start; done -1 without an answer, sent -1
+    where skipped user                           int32, the number; hot: bool, drawn from the hot
+    set status                         int16, of HTTP; 0 no connection or no answer in time; -1
+    skipped source                         model, cache, fallback or ""
+    cache_ms, queue_ms, encode_ms, retrieve_ms, rank_ms, total_ms   float32, of Server-Timing; NaN
+    where absent encode_cpu_ms, retrieve_cpu_ms, rank_cpu_ms                     float32, the CPU
+    time in it, likewise worker                         int32, X-Worker; -1 where absent
     retries                        int8, on fresh connections
     warm_up                        bool, intended before the measured part
-    body                           binary, of every `keep_every`-th answer, null elsewhere; absent where none is kept
+    body                           binary, of every `keep_every`-th answer, null elsewhere; absent
+    where none is kept
 """
 
 import atexit
@@ -34,11 +35,31 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from nanorecsys.atomic import atomic_path
 from nanorecsys.loadtest.errors import GeneratorError, PlanError, RemoteHostError, UnreachableError
-from nanorecsys.loadtest.plan import BEGIN, COLUMNS, END, ENDED, FINISHED, LOG, PLAN, Finished, Plan, Progress
+from nanorecsys.loadtest.plan import (
+    BEGIN,
+    COLUMNS,
+    END,
+    ENDED,
+    FINISHED,
+    LOG,
+    PLAN,
+    Finished,
+    Plan,
+    Progress,
+)
 from nanorecsys.loadtest.process import memory_mib, tree_cpu_s
-from nanorecsys.loadtest.summary import COMPUTED, STAGES, Lag, Summary, Verdict, judge, measure_lag, summarize
+from nanorecsys.loadtest.summary import (
+    COMPUTED,
+    STAGES,
+    Lag,
+    Summary,
+    Verdict,
+    judge,
+    measure_lag,
+    summarize,
+)
+from nanorecsys.system.files import atomic_path
 
 ROWS = "rows.parquet"
 _spare: list[subprocess.Popen] = []  # that wait for a plan, see `_take`
@@ -55,10 +76,10 @@ class Run:
         summary: of the measured part.
         lag: of the generator, really sent against intended; 0 unless the plan is open.
         verdict: VALID, INVALID or VOID, with reasons.
-        server_cpu_s: CPU time of the server's processes, ended ones too, from the begin of the measured part until all
-            was answered; None where no process ids were given.
-        server_rss_mib: resident memory of the server's processes before and after, pages that they share counted once
-            (PSS); None where no process ids were given.
+        server_cpu_s: CPU time of the server's processes, ended ones too, from the begin of the
+            measured part until all was answered; None where no process ids were given.
+        server_rss_mib: resident memory of the server's processes before and after, pages that they
+            share counted once (PSS); None where no process ids were given.
     """
 
     plan: Plan
@@ -83,7 +104,11 @@ class Run:
     @property
     def server_cpu_ms_per_request(self) -> float | None:
         """CPU time of the server for an answer, None where it was not measured or there was none."""
-        return None if self.server_cpu_s is None else _per(self.server_cpu_s, self.summary.answered_since_begin)
+        return (
+            None
+            if self.server_cpu_s is None
+            else _per(self.server_cpu_s, self.summary.answered_since_begin)
+        )
 
     def frame(self) -> pl.DataFrame:
         """All rows, those of the warm-up too."""
@@ -125,7 +150,9 @@ def run_plan(plan: Plan, progress: Callable[[Progress], None] | None = None) -> 
         rows.write_parquet(part)
     (out / COLUMNS).unlink()
     summary = summarize(rows, finished.begin_ns, finished.end_ns)
-    lag = measure_lag(rows) if plan.mode == "open" else Lag(0.0, 0.0, 0.0)  # else requests wait by intention
+    lag = (
+        measure_lag(rows) if plan.mode == "open" else Lag(0.0, 0.0, 0.0)
+    )  # else requests wait by intention
     bound_ms = math.inf if plan.mode == "offline" else plan.bound_ms
     run = Run(
         plan=plan,
@@ -149,10 +176,19 @@ def check(plan: Plan) -> None:
         PlanError: a number out of bounds, or fewer users than arrivals.
         RemoteHostError, UnreachableError: see `check_target`.
     """
-    least = {"concurrency": 1, "max_in_flight": 1, "connections": 1, "retries": 0, "keep_every": 0, "warm_up_s": 0}
+    least = {
+        "concurrency": 1,
+        "max_in_flight": 1,
+        "connections": 1,
+        "retries": 0,
+        "keep_every": 0,
+        "warm_up_s": 0,
+    }
     for name, low in least.items():
         if getattr(plan, name) < low:
-            raise PlanError(f"expected {name} of {low} or more, got {getattr(plan, name)}", "Mend the plan.")
+            raise PlanError(
+                f"expected {name} of {low} or more, got {getattr(plan, name)}", "Mend the plan."
+            )
     for name in ("seconds", "timeout_s", "bound_ms"):
         if not getattr(plan, name) > 0:
             raise PlanError(f"expected {name} above 0, got {getattr(plan, name)}", "Mend the plan.")
@@ -161,7 +197,9 @@ def check(plan: Plan) -> None:
     needed = len(plan.due()) if plan.mode == "open" else 1
     requests = len(np.load(plan.users, mmap_mode="r"))
     if requests < needed:
-        raise PlanError(f"{needed:,} requests are due, and {requests:,} users were drawn", "Draw one for each.")
+        raise PlanError(
+            f"{needed:,} requests are due, and {requests:,} users were drawn", "Draw one for each."
+        )
     check_target(plan.url, plan.allow_remote)
 
 
@@ -176,7 +214,8 @@ def check_target(url: str, allow_remote: bool = False) -> None:
     parts = _split(url)
     if not allow_remote and not _loopback(parts.hostname):
         raise RemoteHostError(
-            f"{parts.hostname} is not this machine", "If it is yours to load: --allow-remote, or allow_remote=True."
+            f"{parts.hostname} is not this machine",
+            "If it is yours to load: --allow-remote, or allow_remote=True.",
         )
     try:
         socket.create_connection((parts.hostname, _port(parts)), timeout=5).close()
@@ -219,7 +258,9 @@ def _generate(plan: Plan, progress: Callable[[Progress], None]) -> tuple[dict[st
     interrupted, status = False, None
     process = _take()
     try:
-        order = msgspec.json.encode((os.getcwd(), str(out / PLAN))).decode()  # the process may be of another folder
+        order = msgspec.json.encode(
+            (os.getcwd(), str(out / PLAN))
+        ).decode()  # the process may be of another folder
         print(order, file=process.stdin, flush=True)
         while status is None:
             try:
@@ -251,8 +292,12 @@ def _generate(plan: Plan, progress: Callable[[Progress], None]) -> tuple[dict[st
     if interrupted and not (out / FINISHED).exists():  # it had not begun
         raise KeyboardInterrupt
     if status or not (out / FINISHED).exists():
-        told = (out / LOG).read_text(errors="replace").strip()[-800:] if (out / LOG).exists() else ""
-        raise GeneratorError(f"the generator ended with status {status}: {told}", "Status -9 is memory that ran out.")
+        told = (
+            (out / LOG).read_text(errors="replace").strip()[-800:] if (out / LOG).exists() else ""
+        )
+        raise GeneratorError(
+            f"the generator ended with status {status}: {told}", "Status -9 is memory that ran out."
+        )
     return cpu, interrupted
 
 
@@ -294,16 +339,28 @@ def _frame(columns: dict[str, Any]) -> pl.DataFrame:
     source = pl.Series([s.decode(errors="replace") for s in columns["source"]], dtype=pl.String)
     frame = pl.DataFrame(
         {
-            **{name: columns[name] for name in ("intended_ns", "sent_ns", "done_ns", "user", "hot", "status")},
+            **{
+                name: columns[name]
+                for name in ("intended_ns", "sent_ns", "done_ns", "user", "hot", "status")
+            },
             "source": source.str.extract(r'^\s*"(\w+)"').fill_null(""),
             **{f"{stage}_ms": _milliseconds(timing, rf"{stage};dur=") for stage in STAGES},
-            **{f"{stage}_cpu_ms": _milliseconds(timing, rf"{stage};dur=[0-9.]+;cpu=") for stage in COMPUTED},
-            "worker": pl.Series(columns["worker"], dtype=pl.String).cast(pl.Int32, strict=False).fill_null(-1),
+            **{
+                f"{stage}_cpu_ms": _milliseconds(timing, rf"{stage};dur=[0-9.]+;cpu=")
+                for stage in COMPUTED
+            },
+            "worker": pl.Series(columns["worker"], dtype=pl.String)
+            .cast(pl.Int32, strict=False)
+            .fill_null(-1),
             "retries": columns["retries"],
             "warm_up": columns["warm_up"],
         }
     )
-    return frame.with_columns(body=pl.Series(columns["body"], dtype=pl.Binary)) if columns["body"] else frame
+    return (
+        frame.with_columns(body=pl.Series(columns["body"], dtype=pl.Binary))
+        if columns["body"]
+        else frame
+    )
 
 
 def _milliseconds(timing: pl.Series, before: str) -> pl.Series:

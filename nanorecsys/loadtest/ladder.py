@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.loadtest import bundles as b
 from nanorecsys.loadtest.bundles import Bundles
+from nanorecsys.system.errors import NanorecsysError
 
 STEP = 1.4  # between the tries of a search, until one is valid and one is not
 
@@ -44,8 +44,23 @@ class Rung:
         later = [n for n in names[names.index(self.bundle) :] if n in bundles.folders]
         folder = folder or bundles.folders[later[0] if later else bundles.final]
         values = [
-            *("--bundle", folder, "--engine", self.engine, "--threads", self.threads, "--max-batch", self.max_batch),
-            *("--cache", self.cache, "--workers", self.workers, "--pad" if self.pad else "--no-pad"),
+            *(
+                "--bundle",
+                folder,
+                "--engine",
+                self.engine,
+                "--threads",
+                self.threads,
+                "--max-batch",
+                self.max_batch,
+            ),
+            *(
+                "--cache",
+                self.cache,
+                "--workers",
+                self.workers,
+                "--pad" if self.pad else "--no-pad",
+            ),
             *("--read-events", bundles.parts.window if self.whole else 0),
             *("--coalesce" if self.coalesce else "--no-coalesce", "--lame-duck-s", 0),
         ]
@@ -74,14 +89,30 @@ def _rungs() -> tuple[Rung, ...]:
         ("last position", "the last layer at the last position only", {"bundle": b.LAST}),
         ("fused", "ONNX Runtime's fused operators", {"bundle": b.FUSED}),
         ("chosen tower", "the tower that the export chapter chose", {"bundle": b.CHOSEN}),
-        ("last events", "the last events of a history alone, as many as validation found enough", {"whole": False}),
+        (
+            "last events",
+            "the last events of a history alone, as many as validation found enough",
+            {"whole": False},
+        ),
         ("pool", "computing in a thread beside the event loop", {"threads": 1}),
         ("micro-batches", "waiting requests of like length together", {"max_batch": 8}),
         ("cache", "answers kept in memory", {"cache": "memory"}),
         ("coalescing", "equal requests in flight computed once", {"coalesce": True}),
-        ("index", "the index that chapter 04 recommends in place of exact search", {"bundle": b.INDEXED}),
-        ("second worker", "two workers of a compute thread each, with a cache each", {"workers": 2}),
-        ("second thread", "one worker again, with two compute threads", {"workers": 1, "threads": 2}),
+        (
+            "index",
+            "the index that chapter 04 recommends in place of exact search",
+            {"bundle": b.INDEXED},
+        ),
+        (
+            "second worker",
+            "two workers of a compute thread each, with a cache each",
+            {"workers": 2},
+        ),
+        (
+            "second thread",
+            "one worker again, with two compute threads",
+            {"workers": 1, "threads": 2},
+        ),
     ):
         found.append(dataclasses.replace(found[-1], name=name, change=change, **changed))
     return tuple(found)
@@ -90,7 +121,9 @@ def _rungs() -> tuple[Rung, ...]:
 RUNGS = _rungs()
 FINAL = RUNGS[-1]
 # The original's baseline had its cache too.
-BASELINE = dataclasses.replace(RUNGS[0], name="torch with cache", change="the first rung with a cache", cache="memory")
+BASELINE = dataclasses.replace(
+    RUNGS[0], name="torch with cache", change="the first rung with a cache", cache="memory"
+)
 
 
 def choose(names: Sequence[str]) -> list[Rung]:
@@ -101,12 +134,15 @@ def choose(names: Sequence[str]) -> list[Rung]:
     """
     if unknown := set(names) - {r.name for r in RUNGS}:
         raise NanorecsysError(
-            f"there is no rung {sorted(unknown)[0]!r}", f"Use any of {', '.join(r.name for r in RUNGS)}."
+            f"there is no rung {sorted(unknown)[0]!r}",
+            f"Use any of {', '.join(r.name for r in RUNGS)}.",
         )
     return [r for r in RUNGS if not names or r.name in names]
 
 
-def climb(attempt: Callable[[float], bool], first: float, tries: int, step: float = STEP) -> float | None:
+def climb(
+    attempt: Callable[[float], bool], first: float, tries: int, step: float = STEP
+) -> float | None:
     """The highest rate that held, in few tries: up or down by `step` until it is bracketed, then halfway.
 
     >>> round(climb(lambda rate: rate <= 130, first=60, tries=5))

@@ -1,7 +1,8 @@
 """The bench on which servers are loaded: what it starts it stops, what it runs it keeps.
 
-Every server asks for the same answers: a share of the requests of users whose answer nobody has asked for, the rest of
-a hot set that each server with a cache has answered before. CPU times are those of all the server's processes.
+Every server asks for the same answers: a share of the requests of users whose answer nobody has
+asked for, the rest of a hot set that each server with a cache has answered before. CPU times are
+those of all the server's processes.
 """
 
 import dataclasses
@@ -30,7 +31,10 @@ USABLE_CORES = 1.6  # of two, where computing has two threads: the rest is the g
 BUSY_CLIENTS = 8  # of a closed loop that keeps a server busy
 WARM_UP_S = 0.3  # of each run, not counted
 HALF_COLD = 0.5  # share of computed requests where it is measured what they cost
-SPARSE, LEAST = 0.06, 20  # share of the highest rate at which requests hardly meet, and requests of such a run
+SPARSE, LEAST = (
+    0.06,
+    20,
+)  # share of the highest rate at which requests hardly meet, and requests of such a run
 
 
 class Bench:
@@ -57,14 +61,22 @@ class Bench:
         seed: int,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.bundles, self.out, self.seed, self.bound_ms, self.say = bundles, out, seed, bound_ms, say
+        self.bundles, self.out, self.seed, self.bound_ms, self.say = (
+            bundles,
+            out,
+            seed,
+            bound_ms,
+            say,
+        )
         self.workload = Workload(len(bundles.lengths), hot_users, cold_share, seed)
         self.rows: list[result.LoadRow] = []
         self.runs: list[Run] = []
         self._folders = 0
 
     @contextmanager
-    def serve(self, rung: Rung, *, warm: bool = True, more: Sequence[str] = ()) -> Iterator["Target"]:
+    def serve(
+        self, rung: Rung, *, warm: bool = True, more: Sequence[str] = ()
+    ) -> Iterator["Target"]:
         """A started server with the hot set in its cache.
 
         Args:
@@ -77,14 +89,21 @@ class Bench:
         """
         self.say(f"{rung.name}: starting")
         folder = self.folder(rung.name)
-        arguments = [*rung.arguments(self.bundles), "--events", str(folder / "events.sqlite"), *more]
+        arguments = [
+            *rung.arguments(self.bundles),
+            "--events",
+            str(folder / "events.sqlite"),
+            *more,
+        ]
         with ServerProcess(arguments, log=folder / "server.log") as server:
             target = Target(self, rung, server)
             if warm and rung.cache != "none":
                 # one cache knows a user after one pass; of several each has to be met
                 scenarios.warm_cache(target.load(), passes=1 if rung.workers == 1 else 12)
             yield target
-            server.signal(signal.SIGQUIT)  # nobody is connected any more whom it would have to wait for
+            server.signal(
+                signal.SIGQUIT
+            )  # nobody is connected any more whom it would have to wait for
 
     def folder(self, name: str) -> Path:
         """A new folder of its own."""
@@ -96,7 +115,9 @@ class Bench:
     def frame(self) -> pl.DataFrame:
         """The rows of every run that was kept, `run` counting as `rows` does."""
         frames = [run.frame().drop("body", strict=False) for run in self.runs]
-        return pl.concat([f.insert_column(0, pl.lit(i, pl.Int32).alias("run")) for i, f in enumerate(frames)])
+        return pl.concat(
+            [f.insert_column(0, pl.lit(i, pl.Int32).alias("run")) for i, f in enumerate(frames)]
+        )
 
     @property
     def void_runs(self) -> int:
@@ -143,7 +164,9 @@ class Target:
             call: makes the run.
             offered: requests a second, None in a closed loop.
         """
-        self.bench.say(f"{self.rung.name}: {scenario}" + (f" at {offered:.0f}/s" if offered else ""))
+        self.bench.say(
+            f"{self.rung.name}: {scenario}" + (f" at {offered:.0f}/s" if offered else "")
+        )
         run = call()
         if run.verdict.kind == VOID:
             run = call()
@@ -152,7 +175,9 @@ class Target:
 
     def poisson(self, scenario: str, load: scenarios.Load, rate: float, seconds: float) -> Run:
         """Measure an open loop."""
-        return self.measure(scenario, lambda: scenarios.open_loop(load, rate, seconds, WARM_UP_S), rate)
+        return self.measure(
+            scenario, lambda: scenarios.open_loop(load, rate, seconds, WARM_UP_S), rate
+        )
 
     def keep(self, scenario: str, run: Run, offered: float | None) -> None:
         """Publish a run."""
@@ -171,7 +196,9 @@ def row_of(run: Run, scenario: str, server: str, offered: float | None) -> resul
     s = run.summary
     refused = s.statuses.get(503, 0)
     some = s.latency.n > 0
-    timed = some and run.plan.mode != "offline"  # where all are due at once, latency is the run's length
+    timed = (
+        some and run.plan.mode != "offline"
+    )  # where all are due at once, latency is the run's length
     return result.LoadRow(
         scenario=scenario,
         server=server,
@@ -194,7 +221,9 @@ def row_of(run: Run, scenario: str, server: str, offered: float | None) -> resul
     )
 
 
-def measure_rung(bench: Bench, rung: Rung, rate: float, seconds: float, tries: int, try_s: float) -> result.Rung:
+def measure_rung(
+    bench: Bench, rung: Rung, rate: float, seconds: float, tries: int, try_s: float
+) -> result.Rung:
     """CPU time a request at a common load, and the highest rate by a short search.
 
     Args:
@@ -209,26 +238,36 @@ def measure_rung(bench: Bench, rung: Rung, rate: float, seconds: float, tries: i
         load = target.load()
         common = target.poisson("ladder, common load", load, rate, seconds)
         cpu_ms = common.server_cpu_ms_per_request
-        highest, at_highest = search(target, load, first_rate(cpu_ms, rung), tries, try_s, "ladder, search")
+        highest, at_highest = search(
+            target, load, first_rate(cpu_ms, rung), tries, try_s, "ladder, search"
+        )
     return result.Rung(
         name=rung.name,
         change=rung.change,
         cpu_ms=cpu_ms,
-        p99_ms=common.summary.latency.p99_ms if common.summary.latency.n and common.verdict.kind != VOID else None,
+        p99_ms=common.summary.latency.p99_ms
+        if common.summary.latency.n and common.verdict.kind != VOID
+        else None,
         highest_per_s=highest,
         cpu_at_highest_ms=at_highest.server_cpu_ms_per_request if at_highest else None,
     )
 
 
 def compare(
-    baseline: Target, optimized: Target, rate: float | None, cold_share: float, seconds: float, repeats: int
+    baseline: Target,
+    optimized: Target,
+    rate: float | None,
+    cold_share: float,
+    seconds: float,
+    repeats: int,
 ) -> result.Compared:
     """Both servers in turn, on the same schedules and users.
 
     Args:
         baseline: one.
         optimized: the other.
-        rate: requests a second that both carry; None where a few clients in a closed loop keep each busy.
+        rate: requests a second that both carry; None where a few clients in a closed loop keep each
+            busy.
         cold_share: of them.
         seconds: of each run.
         repeats: pairs of runs.
@@ -249,16 +288,24 @@ def compare(
                 if rate is None:
                     found[name] = scenarios.closed_loop(load, BUSY_CLIENTS, seconds, WARM_UP_S)
                 else:
-                    found[name] = scenarios.open_loop(load, rate, seconds, WARM_UP_S, seed=1000 + tries)
+                    found[name] = scenarios.open_loop(
+                        load, rate, seconds, WARM_UP_S, seed=1000 + tries
+                    )
             tries += 1
             if all(run.verdict.kind != VOID for run in found.values()):
                 break
         for name, target in targets.items():
             runs[name].append(found[name])
             target.keep(scenario, found[name], rate)
-    cpu = {name: np.array([r.server_cpu_ms_per_request for r in found]) for name, found in runs.items()}
-    tails = {name: np.array([r.summary.latency.p99_ms for r in found]) for name, found in runs.items()}
-    answers = {name: np.array([r.summary.goodput_per_s for r in found]) for name, found in runs.items()}
+    cpu = {
+        name: np.array([r.server_cpu_ms_per_request for r in found]) for name, found in runs.items()
+    }
+    tails = {
+        name: np.array([r.summary.latency.p99_ms for r in found]) for name, found in runs.items()
+    }
+    answers = {
+        name: np.array([r.summary.goodput_per_s for r in found]) for name, found in runs.items()
+    }
     return result.Compared(
         offered_per_s=rate,
         cold_share=cold_share,
@@ -320,10 +367,11 @@ class Lengths:
 class Measured:
     """The final server's runs, by what they are for.
 
-    `cold` is a single stream; `hits` is hits alone for many clients, which keep the event loop at work: waking up
-    for several, it costs less for each. `highest` is the run that confirmed the highest rate, with its row, None where
-    no rate held; `limit` says how the rate above it failed. `sweep` has the rounds of each rate; `idle` and `busy` took
-    turns with them. `overload` has its rounds, `phases` rate and seconds of before, the overload and after.
+    `cold` is a single stream; `hits` is hits alone for many clients, which keep the event loop at
+    work: waking up for several, it costs less for each. `highest` is the run that confirmed the
+    highest rate, with its row, None where no rate held; `limit` says how the rate above it failed.
+    `sweep` has the rounds of each rate; `idle` and `busy` took turns with them. `overload` has its
+    rounds, `phases` rate and seconds of before, the overload and after.
     """
 
     hits: Run
@@ -354,7 +402,9 @@ def pair(bench: Bench, rates: Sequence[float], seconds: float, repeats: int) -> 
             for rate, cold_share in ((rates[0], share), (rates[1], 1.0), (None, share), (None, 1.0))
         )
         load = baseline.load(baseline.mix(1.0))
-        alone = baseline.measure("single stream, cold", lambda: scenarios.single_stream(load, seconds))
+        alone = baseline.measure(
+            "single stream, cold", lambda: scenarios.single_stream(load, seconds)
+        )
     return Pair(mixed, cold, busy, busy_cold, alone)
 
 
@@ -392,7 +442,8 @@ def final_server(bench: Bench, lengths: Lengths) -> Measured:
         cold = _alone(target, "single stream, cold", 1.0, lengths)
         load = target.load(target.mix(0.0))
         hits = target.measure(
-            "closed loop, hot", lambda: scenarios.closed_loop(load, BUSY_CLIENTS, lengths.single_s, WARM_UP_S)
+            "closed loop, hot",
+            lambda: scenarios.closed_loop(load, BUSY_CLIENTS, lengths.single_s, WARM_UP_S),
         )
         mixed = _alone(target, "single stream", None, lengths)
         first = first_rate(mixed.server_cpu_ms_per_request, FINAL)
@@ -451,8 +502,8 @@ def sweep(
     target: Target, peak: float, lengths: Lengths
 ) -> tuple[list[list[tuple[result.LoadRow, Run]]], list[Run], list[Run]]:
     """Shares of a rate in turn, round by round, each round after a run of few requests and one that keeps the cores
-    busy: what requests cost in these is what they cost at the time of the sweep, also where the machine is shared and
-    slower an hour later.
+    busy: what requests cost in these is what they cost at the time of the sweep, also where the
+    machine is shared and slower an hour later.
 
     Returns:
         the rounds of each share, see `middle`; the runs of few requests; and those of busy cores.
@@ -479,7 +530,9 @@ def middle(rounds: Sequence[tuple[result.LoadRow, Run]]) -> tuple[result.LoadRow
 def _closed_beside_open(target: Target, lengths: Lengths) -> None:
     """A closed loop of a few clients, and a Poisson stream of the rate that it reached."""
     load = target.load()
-    closed = target.measure("closed loop", lambda: scenarios.closed_loop(load, 2, lengths.single_s, WARM_UP_S))
+    closed = target.measure(
+        "closed loop", lambda: scenarios.closed_loop(load, 2, lengths.single_s, WARM_UP_S)
+    )
     rate = closed.summary.goodput_per_s
     target.poisson("open loop at that rate", load, rate, lengths.single_s)
 
@@ -487,7 +540,9 @@ def _closed_beside_open(target: Target, lengths: Lengths) -> None:
 def _overload(
     target: Target, peak: float, lengths: Lengths
 ) -> tuple[list[tuple[result.LoadRow, Run]], list[tuple[float, float]]]:
-    phases = list(zip((0.5 * peak, lengths.overload * peak, 0.5 * peak), lengths.overload_s, strict=True))
+    phases = list(
+        zip((0.5 * peak, lengths.overload * peak, 0.5 * peak), lengths.overload_s, strict=True)
+    )
     load = target.load()
     path = target.bench.folder("arrivals") / "arrivals.npy"
     rounds = []
@@ -495,7 +550,9 @@ def _overload(
         np.save(path, arrivals(phases, target.bench.seed + number * len(phases)))
         run = target.measure(
             "overload",
-            lambda: load.run("overload", mode="open", arrivals=str(path), seconds=sum(lengths.overload_s)),
+            lambda: load.run(
+                "overload", mode="open", arrivals=str(path), seconds=sum(lengths.overload_s)
+            ),
             phases[1][0],
         )
         rounds.append((target.bench.rows[-1], run))

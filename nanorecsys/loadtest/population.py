@@ -1,7 +1,8 @@
 """Users for a load test: as many as asked for, like the real ones, no two of them the same to the model.
 
-A server that caches answers by the history's content would answer a copied user from the cache of the first, and a
-load of such users would look warmer than it is. So no real history is copied whole where that can be helped.
+A server that caches answers by the history's content would answer a copied user from the cache of
+the first, and a load of such users would look warmer than it is. So no real history is copied whole
+where that can be helped.
 """
 
 import numpy as np
@@ -13,13 +14,16 @@ WINDOW = 200  # last events of a history that the model reads
 _ROUNDS = 200  # of exchanges, after which histories are too short to differ
 
 
-def bootstrap_histories(histories: Histories, n_users: int, seed: int, window: int = WINDOW) -> Histories:
+def bootstrap_histories(
+    histories: Histories, n_users: int, seed: int, window: int = WINDOW
+) -> Histories:
     """Histories of `n_users`, of the real length distribution; users 0 to n - 1 are the n real ones, unchanged.
 
-    For every further user a length is drawn from the real ones, then a real user with a history of at least this
-    length, then a stretch of this length out of it (so order and neighbourhoods of items are real). Where the last
-    `window` items, which is all that a model sees, are those of another user, two neighbouring events of that window
-    change places, at random, until they are not: lengths and sets of items stay as they were.
+    For every further user a length is drawn from the real ones, then a real user with a history of
+    at least this length, then a stretch of this length out of it (so order and neighbourhoods of
+    items are real). Where the last `window` items, which is all that a model sees, are those of
+    another user, two neighbouring events of that window change places, at random, until they are
+    not: lengths and sets of items stay as they were.
 
     Args:
         histories: the real ones; empty ones are not drawn.
@@ -28,7 +32,8 @@ def bootstrap_histories(histories: Histories, n_users: int, seed: int, window: i
         window: events that the model sees.
 
     Raises:
-        PopulationError: no users asked for, no event to draw from, or histories too short for so many to differ.
+        PopulationError: no users asked for, no event to draw from, or histories too short for so
+            many to differ.
 
     >>> real = Histories(np.array([0, 3, 7]), np.array([5, 6, 7, 1, 2, 3, 4], np.int32))
     >>> many = bootstrap_histories(real, 8, seed=0)
@@ -46,7 +51,9 @@ def bootstrap_histories(histories: Histories, n_users: int, seed: int, window: i
     rng = np.random.default_rng(seed)
     starts, lengths = _stretches(histories, n_users - real, rng)
     offsets = np.concatenate([histories.offsets, histories.offsets[-1] + np.cumsum(lengths)])
-    within = np.arange(offsets[-1] - offsets[real]) - np.repeat(offsets[real:-1] - offsets[real], lengths)
+    within = np.arange(offsets[-1] - offsets[real]) - np.repeat(
+        offsets[real:-1] - offsets[real], lengths
+    )
     items = np.concatenate([histories.items, histories.items[np.repeat(starts, lengths) + within]])
     drawn = Histories(offsets, items)
     _make_distinct(drawn, real, window, rng)
@@ -56,8 +63,8 @@ def bootstrap_histories(histories: Histories, n_users: int, seed: int, window: i
 def seen_keys(histories: Histories, users: np.ndarray, window: int = WINDOW) -> np.ndarray:
     """A 64-bit key of each user's last `window` items, uint64 (len(users),): different keys, different items.
 
-    A sum of products with random odd numbers by place. Equal keys of different items are possible, and as rare as
-    2^-64.
+    A sum of products with random odd numbers by place. Equal keys of different items are possible,
+    and as rare as 2^-64.
     """
     places = np.random.default_rng(0).integers(0, 2**63, window + 1, dtype=np.uint64) * 2 + 1
     lengths = np.minimum(histories.lengths[users], window)
@@ -72,14 +79,20 @@ def seen_keys(histories: Histories, users: np.ndarray, window: int = WINDOW) -> 
     return keys
 
 
-def _stretches(histories: Histories, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _stretches(
+    histories: Histories, n: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Where n stretches of real histories begin, and how long they are."""
     by_length = np.argsort(histories.lengths, kind="stable")
     ascending = histories.lengths[by_length]
     lengths = rng.choice(ascending[ascending > 0], n)
-    at_least = np.searchsorted(ascending, lengths)  # the first user, by length, who has so many events
+    at_least = np.searchsorted(
+        ascending, lengths
+    )  # the first user, by length, who has so many events
     source = by_length[rng.integers(at_least, len(ascending))]
-    return histories.offsets[source] + rng.integers(0, histories.lengths[source] - lengths + 1), lengths
+    return histories.offsets[source] + rng.integers(
+        0, histories.lengths[source] - lengths + 1
+    ), lengths
 
 
 def _make_distinct(histories: Histories, real: int, window: int, rng: np.random.Generator) -> None:
@@ -88,7 +101,9 @@ def _make_distinct(histories: Histories, real: int, window: int, rng: np.random.
     keys = seen_keys(histories, users, window)
     for _ in range(_ROUNDS):
         again = np.ones(len(users), bool)
-        again[np.unique(keys, return_index=True)[1]] = False  # the first of each key, so a real one, stays
+        again[np.unique(keys, return_index=True)[1]] = (
+            False  # the first of each key, so a real one, stays
+        )
         again = users[again & (users >= real)]
         if not len(again):
             return

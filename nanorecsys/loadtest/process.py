@@ -20,7 +20,8 @@ import psutil
 from nanorecsys.loadtest.errors import ServerStartError
 
 START_S, STOP_S = 60.0, 20.0  # longest waits
-# so that a server ends with whoever started it, killed or not; elsewhere than on Linux there is no such thing
+# so that a server ends with whoever started it, killed or not; elsewhere than on Linux there is no
+# such thing
 _WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
 
 
@@ -50,7 +51,8 @@ def tree_cpu_s(pids: Iterable[int]) -> float:
 def memory_mib(pids: Iterable[int]) -> float:
     """Resident memory of the processes and their descendants; a page that n of them share counts 1/n for each (PSS).
 
-    Where the system does not tell (not Linux), plain resident memory, in which shared pages count each time.
+    Where the system does not tell (not Linux), plain resident memory, in which shared pages count
+    each time.
     """
     total = 0
     for process in tree(pids):
@@ -118,7 +120,9 @@ class ServerProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         command = [*_WITH_PARENT, *self.command] if shutil.which(_WITH_PARENT[0]) else self.command
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self.env, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=self.env, start_new_session=True
+            )
         try:
             self._wait()
         except BaseException:
@@ -181,7 +185,11 @@ class ServerProcess:
         while not self.ready():
             status = self.process.poll()
             if status is not None or time.monotonic() - began > self.start_s:
-                why = f"ended with status {status}" if status is not None else f"was not ready in {self.start_s:g} s"
+                why = (
+                    f"ended with status {status}"
+                    if status is not None
+                    else f"was not ready in {self.start_s:g} s"
+                )
                 raise ServerStartError(
                     f"the server {why}: {self.printed().strip()[-1500:] or 'it printed nothing'}",
                     f"Start it by hand: {' '.join(self.command)}",

@@ -10,11 +10,12 @@ NO_CORE = "waiting for a core"  # the part of a latency
 class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a load against one server.
 
-    `offered_per_s` is null in a closed loop. `goodput_per_s` are answers from the model or the cache over the seconds.
-    `refused` are deliberate 503, `failed` every other server error, a lost connection or a timeout, `skipped` requests
-    that the generator's bound on requests in flight left out. CPU times are milliseconds a request, of the server with
-    all its processes and of the generator. `verdict` is VALID, INVALID (a bound is not kept) or VOID (the generator
-    could not keep its schedule). Percentiles are null where nothing was answered, or all was due at once.
+    `offered_per_s` is null in a closed loop. `goodput_per_s` are answers from the model or the
+    cache over the seconds. `refused` are deliberate 503, `failed` every other server error, a lost
+    connection or a timeout, `skipped` requests that the generator's bound on requests in flight
+    left out. CPU times are milliseconds a request, of the server with all its processes and of the
+    generator. `verdict` is VALID, INVALID (a bound is not kept) or VOID (the generator could not
+    keep its schedule). Percentiles are null where nothing was answered, or all was due at once.
     """
 
     scenario: str
@@ -40,9 +41,10 @@ class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
     """CPU ms a request of baseline and optimized server, which took turns on the same schedule and users.
 
-    `times` is baseline over optimized of each pair. In `void` of the runs the generator was late, which voids their
-    latencies, not their CPU times. Where `offered_per_s` is null, clients in a closed loop kept each as busy as it can
-    be. `baseline_per_s` and `optimized_per_s` are what they answered; older records have neither.
+    `times` is baseline over optimized of each pair. In `void` of the runs the generator was late,
+    which voids their latencies, not their CPU times. Where `offered_per_s` is null, clients in a
+    closed loop kept each as busy as it can be. `baseline_per_s` and `optimized_per_s` are what they
+    answered; older records have neither.
     """
 
     offered_per_s: float | None
@@ -60,7 +62,8 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
 class Rung(msgspec.Struct, frozen=True, kw_only=True):
     """One rung of the ladder: what is new in it, CPU ms a request at the common load with its P99 (null where the run
-    was VOID), and the highest offered rate that was VALID, null where none was or none was searched."""
+    was VOID), and the highest offered rate that was VALID, null where none was or none was
+    searched."""
 
     name: str
     change: str
@@ -145,8 +148,9 @@ class Original(msgspec.Struct, frozen=True, kw_only=True):
 
 class Overload(msgspec.Struct, frozen=True, kw_only=True):
     """At a multiple of the highest rate: goodput over that at the highest rate, P99 of the answered, and how long
-    after the rate fell back the latency bound was kept again. Where the generator was late the run is VOID. Of several
-    rounds it is the one with the median P99; `rounds_p99_ms` has that of each, and `not_deliberate` counts in all."""
+    after the rate fell back the latency bound was kept again. Where the generator was late the run
+    is VOID. Of several rounds it is the one with the median P99; `rounds_p99_ms` has that of each,
+    and `not_deliberate` counts in all."""
 
     times_highest: float
     offered_per_s: float
@@ -163,10 +167,10 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
 
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
     """The run with faults. `lost` are requests of clients that stayed, without an answer after their retries; `reasons`
-    counts the wrong answers by what was wrong; `events_missing` acknowledged events that are not in the log;
-    `tracebacks` are in what the server printed; `rss_mib` is the memory of all its processes after each round of
-    faults, always at the same distance from it, `rss_before_mib` that before any, and growth is that from the first
-    round to the last, None where there was one."""
+    counts the wrong answers by what was wrong; `events_missing` acknowledged events that are not in
+    the log; `tracebacks` are in what the server printed; `rss_mib` is the memory of all its
+    processes after each round of faults, always at the same distance from it, `rss_before_mib` that
+    before any, and growth is that from the first round to the last, None where there was one."""
 
     requests: int
     answered: int
@@ -194,11 +198,11 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 06 found.
 
-    `is_study_shape`: the model and catalogue have the study's shape; `is_full`: the loads have their full length.
-    `mixed` and `cold` compare the servers at a light load that both carry, `busy` and `busy_cold` where both are kept
-    busy; older records have neither of the latter.
-    `stages_alone` are of requests sent one at a time, `baseline_stages` the same of the baseline, `stages_loaded` of
-    the confirmed highest rate, as are `bands`.
+    `is_study_shape`: the model and catalogue have the study's shape; `is_full`: the loads have
+    their full length. `mixed` and `cold` compare the servers at a light load that both carry,
+    `busy` and `busy_cold` where both are kept busy; older records have neither of the latter.
+    `stages_alone` are of requests sent one at a time, `baseline_stages` the same of the baseline,
+    `stages_loaded` of the confirmed highest rate, as are `bands`.
     """
 
     dataset: str

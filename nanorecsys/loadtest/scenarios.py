@@ -42,14 +42,17 @@ class Load:
             user_ids: the id of each user number, int64 or text (n_users,).
             out: folder; each run has its own in it, 00-name, 01-name ..
             progress: called with a run's name and how far it is.
-            fixed: fields of `Plan` for all runs: pids, connections, timeout_s, bound_ms, minimum, seed ..
+            fixed: fields of `Plan` for all runs: pids, connections, timeout_s, bound_ms, minimum,
+                seed ..
 
         Raises:
             PlanError: fewer ids than users.
             RemoteHostError, UnreachableError: see `check_target`.
         """
         if len(user_ids) < workload.n_users:
-            raise PlanError(f"{workload.n_users:,} users, and {len(user_ids):,} ids", "Give an id for each.")
+            raise PlanError(
+                f"{workload.n_users:,} users, and {len(user_ids):,} ids", "Give an id for each."
+            )
         check_target(url, bool(fixed.get("allow_remote")))
         self.url, self.workload, self.out, self.progress = url, workload, out, progress
         self.fixed = fixed
@@ -71,7 +74,8 @@ class Load:
         Args:
             name: for its folder and the progress.
             users: who asks, int32; drawn from the workload by default.
-            requests: how many to draw where the run is not open: by default as many as a closed loop can need.
+            requests: how many to draw where the run is not open: by default as many as a closed
+                loop can need.
             fields: of `Plan`, for this run.
 
         Raises:
@@ -106,7 +110,9 @@ class Load:
         if plan.mode == "open":
             return len(plan.due())
         most = int(_CLOSED_RATE * (plan.warm_up_s + plan.seconds))
-        fresh = self.workload.n_cold / self.workload.cold_share if self.workload.cold_share else most
+        fresh = (
+            self.workload.n_cold / self.workload.cold_share if self.workload.cold_share else most
+        )
         return max(1, min(most, int(0.9 * fresh)))
 
 
@@ -157,11 +163,13 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         return INVALID if self.confirmed is None else VALID
 
 
-def warm_cache(load: Load, users: np.ndarray | None = None, passes: int = 16, concurrency: int = 16) -> float:
+def warm_cache(
+    load: Load, users: np.ndarray | None = None, passes: int = 16, concurrency: int = 16
+) -> float:
     """Ask for users until their answers come from the cache, whichever worker is asked.
 
-    Each worker may have a cache of its own, and none can be chosen: so all are asked for again in another order, until
-    99 % hit. Given up after two passes where nothing hits.
+    Each worker may have a cache of its own, and none can be chosen: so all are asked for again in
+    another order, until 99 % hit. Given up after two passes where nothing hits.
 
     Args:
         load: whose hot set it is.
@@ -177,7 +185,9 @@ def warm_cache(load: Load, users: np.ndarray | None = None, passes: int = 16, co
     share = 0.0
     for _ in range(0, passes, 2):
         twice = np.concatenate([rng.permutation(users), rng.permutation(users)])
-        run = load.run("warm", twice, mode="offline", seconds=1, warm_up_s=0, concurrency=concurrency)
+        run = load.run(
+            "warm", twice, mode="offline", seconds=1, warm_up_s=0, concurrency=concurrency
+        )
         share = float((run.frame()["source"] == "cache").tail(len(users)).mean())
         if share >= _WARM or not share:
             break
@@ -186,25 +196,41 @@ def warm_cache(load: Load, users: np.ndarray | None = None, passes: int = 16, co
 
 def single_stream(load: Load, seconds: float, warm_up_s: float = 0.0, **fields: object) -> Run:
     """One client that asks again when it is answered: latency without any queueing."""
-    return load.run("single", mode="closed", concurrency=1, seconds=seconds, warm_up_s=warm_up_s, **fields)
+    return load.run(
+        "single", mode="closed", concurrency=1, seconds=seconds, warm_up_s=warm_up_s, **fields
+    )
 
 
-def closed_loop(load: Load, concurrency: int, seconds: float, warm_up_s: float = 0.0, **fields: object) -> Run:
+def closed_loop(
+    load: Load, concurrency: int, seconds: float, warm_up_s: float = 0.0, **fields: object
+) -> Run:
     """Clients that each wait for an answer before they ask again: what this hides is the point of an open loop."""
     name = f"closed-{concurrency}"
-    return load.run(name, mode="closed", concurrency=concurrency, seconds=seconds, warm_up_s=warm_up_s, **fields)
+    return load.run(
+        name, mode="closed", concurrency=concurrency, seconds=seconds, warm_up_s=warm_up_s, **fields
+    )
 
 
 def offline(load: Load, requests: int, concurrency: int = 64, **fields: object) -> Run:
     """All requests are due at once: the throughput of the server, whatever the latency."""
     return load.run(
-        "offline", requests=requests, mode="offline", concurrency=concurrency, seconds=1, warm_up_s=0, **fields
+        "offline",
+        requests=requests,
+        mode="offline",
+        concurrency=concurrency,
+        seconds=1,
+        warm_up_s=0,
+        **fields,
     )
 
 
-def open_loop(load: Load, rate: float, seconds: float, warm_up_s: float = 0.0, **fields: object) -> Run:
+def open_loop(
+    load: Load, rate: float, seconds: float, warm_up_s: float = 0.0, **fields: object
+) -> Run:
     """A Poisson stream of requests that does not wait for the server."""
-    return load.run(f"open-{rate:g}", mode="open", rate=rate, seconds=seconds, warm_up_s=warm_up_s, **fields)
+    return load.run(
+        f"open-{rate:g}", mode="open", rate=rate, seconds=seconds, warm_up_s=warm_up_s, **fields
+    )
 
 
 def server(
@@ -223,10 +249,11 @@ def server(
 ) -> Search:
     """Search the largest Poisson rate at which the 99th percentile keeps a bound, with no error.
 
-    From `start_rate` rates double while they are valid, or halve until one is. Then the interval between a valid and a
-    failed one is halved (geometrically) down to the precision. At last a long run confirms the rate, or, where it
-    fails, one a few per cent lower. A try that is VOID, as the generator was late, is made again once; VOID twice
-    counts as failed, and `limit` says so. A try ends with its first error. Each has cold users of its own.
+    From `start_rate` rates double while they are valid, or halve until one is. Then the interval
+    between a valid and a failed one is halved (geometrically) down to the precision. At last a long
+    run confirms the rate, or, where it fails, one a few per cent lower. A try that is VOID, as the
+    generator was late, is made again once; VOID twice counts as failed, and `limit` says so. A try
+    ends with its first error. Each has cold users of its own.
 
     Args:
         load: what is loaded; its caches should be warm.
@@ -238,13 +265,20 @@ def server(
         step_down: share of the rate that is given up where it fails.
         confirmations: at most.
         lowest: rate below which there is none.
-        fields: of `Plan`. Its `minimum` holds for the run that confirms; a try needs no more than it can have.
+        fields: of `Plan`. Its `minimum` holds for the run that confirms; a try needs no more than
+            it can have.
 
     Raises:
         PlanError: a rate, time or precision out of bounds.
         Interrupted: on Ctrl-C, with the tries so far in `search`.
     """
-    if not (start_rate >= lowest > 0 and precision > 0 and 0 < step_down < 1 and seconds > 0 and confirm_s > 0):
+    if not (
+        start_rate >= lowest > 0
+        and precision > 0
+        and 0 < step_down < 1
+        and seconds > 0
+        and confirm_s > 0
+    ):
         raise PlanError(
             f"expected rates from {lowest:g} on, times and precision above 0, got start_rate {start_rate}, seconds "
             f"{seconds}, confirm_s {confirm_s}, precision {precision}",
@@ -276,7 +310,9 @@ def server(
     return _result(rate, bound_ms, confirmed, tries)
 
 
-def _find(attempt: Callable[[str, float], bool], rate: float, lowest: float, precision: float) -> float:
+def _find(
+    attempt: Callable[[str, float], bool], rate: float, lowest: float, precision: float
+) -> float:
     """The largest valid rate, to a relative precision; 0 where there is none from `lowest` on."""
     low, high = 0.0, None
     while (high is None or low == 0) and rate >= lowest:
@@ -309,6 +345,14 @@ def _try(step: str, rate: float, run: Run, out: Path) -> Try:
 
 def _result(rate: float, bound_ms: float, confirmed: int | None, tries: Sequence[Try]) -> Search:
     rate = 0.0 if confirmed is None else rate
-    above = min((t for t in tries if t.rate > rate and t.verdict != VALID), key=lambda t: t.rate, default=None)
-    limit = "no rate above was tried" if above is None else f"at {above.rate:.0f}/s: {'; '.join(above.reasons)}"
+    above = min(
+        (t for t in tries if t.rate > rate and t.verdict != VALID),
+        key=lambda t: t.rate,
+        default=None,
+    )
+    limit = (
+        "no rate above was tried"
+        if above is None
+        else f"at {above.rate:.0f}/s: {'; '.join(above.reasons)}"
+    )
     return Search(rate=rate, bound_ms=bound_ms, confirmed=confirmed, tries=list(tries), limit=limit)

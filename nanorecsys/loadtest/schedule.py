@@ -23,9 +23,13 @@ def poisson(rate: float, seconds: float, seed: int) -> np.ndarray:
     (True, True)
     """
     if not (rate > 0 and np.isfinite(rate)):
-        raise PlanError(f"expected a rate above 0 requests/s, got {rate}", "Give --rate a number above 0.")
+        raise PlanError(
+            f"expected a rate above 0 requests/s, got {rate}", "Give --rate a number above 0."
+        )
     if not (seconds > 0 and np.isfinite(seconds)):
-        raise PlanError(f"expected a time above 0 s, got {seconds}", "Give --seconds a number above 0.")
+        raise PlanError(
+            f"expected a time above 0 s, got {seconds}", "Give --seconds a number above 0."
+        )
     rng = np.random.default_rng(seed)
     times = rng.random(rng.poisson(rate * seconds)) * (seconds * 1e9)
     return np.sort(times.astype(np.int64))

@@ -1,28 +1,32 @@
 """What queueing alone makes of the measured service times: a discrete-event simulation of the server.
 
-For one first-come-first-served queue the waiting time follows Lindley's recursion (Lindley 1952, The theory of queues
-with a single server). Here several things bend it, and each is in the model: requests from the cache pass by the
-queue, compute threads take micro-batches of like length, the queue is bounded, and everything shares a few cores.
+For one first-come-first-served queue the waiting time follows Lindley's recursion (Lindley 1952,
+The theory of queues with a single server). Here several things bend it, and each is in the model:
+requests from the cache pass by the queue, compute threads take micro-batches of like length, the
+queue is bounded, and everything shares a few cores.
 
-Event loops, generator and compute threads take a core when they get work, whether it is idle or not, and share it by
-weight with those who are there. A core without work takes over one that waits elsewhere when it next looks: from time
-to time, and when it has just run out of work as often as that has been of use, as Linux does. A pool of cores that all
-share at every moment would be kinder than the system is: there most of the time that computing takes beyond its own
-work is spent on a core with others while the other core is idle. Work that wakes an idle core costs more than on one
-that is at work, and so does what a core begins at the moment that such work ends there; a thread gets its next batch
-from the event loop, when that has seen the last.
+Event loops, generator and compute threads take a core when they get work, whether it is idle or
+not, and share it by weight with those who are there. A core without work takes over one that waits
+elsewhere when it next looks: from time to time, and when it has just run out of work as often as
+that has been of use, as Linux does. A pool of cores that all share at every moment would be kinder
+than the system is: there most of the time that computing takes beyond its own work is spent on a
+core with others while the other core is idle. Work that wakes an idle core costs more than on one
+that is at work, and so does what a core begins at the moment that such work ends there; a thread
+gets its next batch from the event loop, when that has seen the last.
 
-Event loop and compute threads are one interpreter's, of whose lock there is one. A thread needs it to take a batch, and
-again after each of the calls that encode, retrieve and rank; the loop has it while it works, and lets go when it has
-nothing to do, or is asked to after the interpreter's switch interval. What a thread does with the lock is so short
-beside its calls that the loop is not made to wait for it.
+Event loop and compute threads are one interpreter's, of whose lock there is one. A thread needs it
+to take a batch, and again after each of the calls that encode, retrieve and rank; the loop has it
+while it works, and lets go when it has nothing to do, or is asked to after the interpreter's switch
+interval. What a thread does with the lock is so short beside its calls that the loop is not made to
+wait for it.
 
-Nothing of the rate sweep that is predicted enters: what work costs is measured where requests come so seldom that they
-hardly ever meet, and where cores are never idle. In the latter it is CPU time, and what two cores at work take from
-one another is in it. In the former it is the time that
-computing took: what it took beyond its work is no other request's doing but the machine's, which may have to wake and
-may have other guests. Nor is any figure fitted to the sweep: how often an idle core looks is what Linux begins with, a
-millisecond for each core of the domain (kernel/sched/topology.c, sd_init: min_interval).
+Nothing of the rate sweep that is predicted enters: what work costs is measured where requests come
+so seldom that they hardly ever meet, and where cores are never idle. In the latter it is CPU time,
+and what two cores at work take from one another is in it. In the former it is the time that
+computing took: what it took beyond its work is no other request's doing but the machine's, which
+may have to wake and may have other guests. Nor is any figure fitted to the sweep: how often an idle
+core looks is what Linux begins with, a millisecond for each core of the domain
+(kernel/sched/topology.c, sd_init: min_interval).
 """
 
 import time
@@ -41,7 +45,9 @@ _GENERATOR = 0
 _SEND, _HOT, _IN, _OUT, _RECEIVE = range(5)
 _CALLS = 3  # encode, retrieve and rank: each lets go of the interpreter's lock
 _NEAR = 3  # samples to either side of a length that may stand for it
-_IDLE = 3 / 1024  # weight of a SCHED_IDLE thread over one with nice 0: kernel/sched/sched.h, WEIGHT_IDLEPRIO
+_IDLE = (
+    3 / 1024
+)  # weight of a SCHED_IDLE thread over one with nice 0: kernel/sched/sched.h, WEIGHT_IDLEPRIO
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +72,10 @@ class Costs:
         """Compute times in ms of histories, int (m,): each that of one of the sampled ones of about its length."""
         order = np.argsort(self.lengths, kind="stable")
         known = self.lengths[order]
-        low, high = np.searchsorted(known, lengths, "left"), np.searchsorted(known, lengths, "right")
+        low, high = (
+            np.searchsorted(known, lengths, "left"),
+            np.searchsorted(known, lengths, "right"),
+        )
         place = rng.integers(np.maximum(low - _NEAR, 0), np.minimum(high + _NEAR, len(known)))
         return self.compute_ms[order[place]]
 
@@ -104,9 +113,12 @@ class Machine:
         standing_ms: until so long after somebody was turned away for it.
         alike: lengths of a batch differ by this factor at most, or by `short`.
         short: see `alike`.
-        compute_weight: of a compute thread's claim to a core, where the loop and the generator have 1.
-        look_ms: how often an idle core looks for who waits on another; 0: at once, and who wakes takes an idle core.
-        switch_ms: after which an event loop at work gives up the interpreter's lock to a thread that asks for it.
+        compute_weight: of a compute thread's claim to a core, where the loop and the generator have
+            1.
+        look_ms: how often an idle core looks for who waits on another; 0: at once, and who wakes
+            takes an idle core.
+        switch_ms: after which an event loop at work gives up the interpreter's lock to a thread
+            that asks for it.
     """
 
     cores: int = 2
@@ -129,8 +141,8 @@ class Machine:
 class Simulated:
     """One row a request, in the order of arrival.
 
-    latency_ms float64 (n,), NaN where it was turned away; stages float64 (n, 4), see `STAGES`, each from the moment
-    that it could have begun: what waits for a core waits in its stage.
+    latency_ms float64 (n,), NaN where it was turned away; stages float64 (n, 4), see `STAGES`, each
+    from the moment that it could have begun: what waits for a core waits in its stage.
     """
 
     latency_ms: np.ndarray
@@ -148,7 +160,13 @@ class Prediction:
 
 
 def predict(
-    service: Service, machine: Machine, rate: float, cold_share: float, requests: int, seed: int, warm_up: float = 0.1
+    service: Service,
+    machine: Machine,
+    rate: float,
+    cold_share: float,
+    requests: int,
+    seed: int,
+    warm_up: float = 0.1,
 ) -> Prediction:
     """Percentiles at an offered rate of Poisson arrivals.
 
@@ -191,7 +209,8 @@ def simulate(
         lengths: int (n,), events of the history of each.
         service: the times.
         machine: what serves.
-        rng: draws each computed request's time among those of its length, its worker, and the cores.
+        rng: draws each computed request's time among those of its length, its worker, and the
+            cores.
     """
     return _Run(arrivals_ms, hot, lengths, service, machine, rng).go()
 
@@ -205,26 +224,34 @@ def calibrate(bundle: Path, max_batch: int, calls: int = 24) -> list[float]:
         calls: of each batch size and length, in turn with single requests; medians count.
 
     Returns:
-        the cost of batches of 1, 2, ... `max_batch` over that of their requests one by one, in the mean of batches that
-        have as many events as one may have, and half as many.
+        the cost of batches of 1, 2, ... `max_batch` over that of their requests one by one, in the
+        mean of batches that have as many events as one may have, and half as many.
     """
     engine = open_engine(bundle)
     rng = np.random.default_rng(0)
 
     def call(batch: int, length: int) -> int:
         """Nanoseconds of one batch."""
-        queries = [Query(history, exclude_seen=True) for history in rng.integers(0, engine.n_items, (batch, length))]
+        queries = [
+            Query(history, exclude_seen=True)
+            for history in rng.integers(0, engine.n_items, (batch, length))
+        ]
         start = time.perf_counter_ns()
         engine(queries)
         return time.perf_counter_ns() - start
 
     def saved(batch: int, length: int) -> float:
-        return float(np.median([call(batch, length) / (batch * call(1, length)) for _ in range(calls)]))
+        return float(
+            np.median([call(batch, length) / (batch * call(1, length)) for _ in range(calls)])
+        )
 
     sizes = sorted({1, 2, 4, max_batch} & set(range(1, max_batch + 1)))
     ratio = [
         1.0,
-        *(np.mean([saved(n, max(engine.window // (n * part), 1)) for part in (1, 2)]) for n in sizes[1:]),
+        *(
+            np.mean([saved(n, max(engine.window // (n * part), 1)) for part in (1, 2)])
+            for n in sizes[1:]
+        ),
     ]
     return np.minimum(np.interp(np.arange(1, max_batch + 1), sizes, ratio), 1.0).tolist()
 
@@ -252,24 +279,38 @@ class _Run:
         self.service, self.machine = service, machine
         self.first_thread = 1 + machine.workers
         actors = self.first_thread + machine.workers * machine.threads
-        self.tasks: list[deque] = [deque() for _ in range(self.first_thread)]  # of the generator and the loops
+        self.tasks: list[deque] = [
+            deque() for _ in range(self.first_thread)
+        ]  # of the generator and the loops
         self.now_at: list[tuple | None] = [None] * actors  # (kind, requests) that an actor works on
         self.left = [0.0] * actors
         self.calls = [0] * actors  # that a compute thread has still to make for its batch,
         self.call_ms = [0.0] * actors  # and the work of each
-        self.asking: dict[int, tuple[tuple, float]] = {}  # for the interpreter's lock: what for, since when
+        self.asking: dict[
+            int, tuple[tuple, float]
+        ] = {}  # for the interpreter's lock: what for, since when
         self.waiting: list[deque[int]] = [deque() for _ in range(machine.workers)]
-        self.late = [-np.inf] * machine.workers  # when somebody was last turned away for the deadline
-        self.unseen: dict[int, int] = {}  # threads that are done, unseen by the loop: by their first request
+        self.late = [
+            -np.inf
+        ] * machine.workers  # when somebody was last turned away for the deadline
+        self.unseen: dict[
+            int, int
+        ] = {}  # threads that are done, unseen by the loop: by their first request
         self.stages = np.zeros((n, len(STAGES)))
         self.since = arrivals.tolist()  # when a request entered its stage
         self.done = np.full(n, np.nan)
-        self.weight = [1.0] * self.first_thread + [machine.compute_weight] * (actors - self.first_thread)
+        self.weight = [1.0] * self.first_thread + [machine.compute_weight] * (
+            actors - self.first_thread
+        )
         self.core = [0] * actors  # where an actor works, or did last
         self.at = [0] * machine.cores  # how many work on each core,
-        self.ended = [(-np.inf, True)] * machine.cores  # when something ended there last, and whether that had woken it
+        self.ended = [
+            (-np.inf, True)
+        ] * machine.cores  # when something ended there last, and whether that had woken it
         self.woke = [False] * actors  # whether what an actor works on has woken an idle core
-        self.looked = self.found = 1  # times that a core that ran out of work looked for some, and found it
+        self.looked = self.found = (
+            1  # times that a core that ran out of work looked for some, and found it
+        )
         self.rng = rng
 
     def go(self) -> Simulated:
@@ -278,7 +319,9 @@ class _Run:
         while (busy := self.busy()) or self.asking or following < n:
             speeds = self.speeds(busy)
             step = self.arrivals[following] - now if following < n else np.inf
-            first = asked = None  # the actor that ends its task before the next request arrives, or gets the lock
+            first = asked = (
+                None  # the actor that ends its task before the next request arrives, or gets the lock
+            )
             for actor, speed in zip(busy, speeds, strict=True):
                 if self.left[actor] / speed < step:
                     step, first = self.left[actor] / speed, actor
@@ -397,12 +440,18 @@ class _Run:
         threads, unseen = self.machine.threads, self.unseen.values()
         for worker in range(self.machine.workers):
             queue = self.waiting[worker]
-            for actor in range(self.first_thread + worker * threads, self.first_thread + (worker + 1) * threads):
-                free = self.now_at[actor] is None and actor not in self.asking and actor not in unseen
+            for actor in range(
+                self.first_thread + worker * threads, self.first_thread + (worker + 1) * threads
+            ):
+                free = (
+                    self.now_at[actor] is None and actor not in self.asking and actor not in unseen
+                )
                 if queue and free and (batch := self.batch(worker, now)):
                     self.asking[actor] = (None, batch), now
         for actor in list(self.asking):
-            if self.now_at[1 + (actor - self.first_thread) // threads] is None:  # the loop has nothing to do
+            if (
+                self.now_at[1 + (actor - self.first_thread) // threads] is None
+            ):  # the loop has nothing to do
                 self.proceed(actor, now, goes_on=actor == goes_on)
 
     def proceed(self, actor: int, now: float, goes_on: bool) -> None:

@@ -109,7 +109,9 @@ def percentiles(latency_ms: np.ndarray, at: Iterable[float] = PERCENTILES) -> di
         return dict.fromkeys(at, float("nan"))
     microseconds = np.clip(np.rint(np.asarray(latency_ms) * 1e3), 1, _LONGEST_US).astype(np.int64)
     histogram = HdrHistogram(1, _LONGEST_US, 3)
-    for value, count in zip(*(a.tolist() for a in np.unique(microseconds, return_counts=True)), strict=True):
+    for value, count in zip(
+        *(a.tolist() for a in np.unique(microseconds, return_counts=True)), strict=True
+    ):
         histogram.record_value(value, count)
     found = histogram.get_percentile_to_value_dict(at)
     return {p: found[p] / 1e3 for p in at}
@@ -117,7 +119,9 @@ def percentiles(latency_ms: np.ndarray, at: Iterable[float] = PERCENTILES) -> di
 
 def latency_of(latency_ms: np.ndarray) -> Latency:
     """The usual percentiles of latencies, float (n,)."""
-    return Latency(len(latency_ms), *(percentiles(latency_ms).values() if len(latency_ms) else [None] * 6))
+    return Latency(
+        len(latency_ms), *(percentiles(latency_ms).values() if len(latency_ms) else [None] * 6)
+    )
 
 
 def timed(row: LoadRow) -> bool:
@@ -190,13 +194,19 @@ def measure_lag(rows: pl.DataFrame) -> Lag:
 
 
 def judge(
-    rows: pl.DataFrame, summary: Summary, lag: Lag, bound_ms: float, percentile: float = 99.0, minimum: int = 1000
+    rows: pl.DataFrame,
+    summary: Summary,
+    lag: Lag,
+    bound_ms: float,
+    percentile: float = 99.0,
+    minimum: int = 1000,
 ) -> Verdict:
     """Judge a run after the rules of MLPerf's load generator.
 
-    VOID where the generator was late: its lag at the 99th percentile above 5 ms, or above a tenth of the bound where
-    that is less. Otherwise INVALID where the latency from the intended time passes the bound at the percentile, any
-    request failed, was skipped or got a fallback, or there were too few.
+    VOID where the generator was late: its lag at the 99th percentile above 5 ms, or above a tenth
+    of the bound where that is less. Otherwise INVALID where the latency from the intended time
+    passes the bound at the percentile, any request failed, was skipped or got a fallback, or there
+    were too few.
 
     Args:
         rows: all of the run.
@@ -208,7 +218,9 @@ def judge(
     """
     limit = min(LAG_MS, LAG_SHARE * bound_ms)
     if lag.p99_ms > limit:
-        return Verdict(VOID, [f"the generator's own lag at P99 is {lag.p99_ms:.1f} ms, above {limit:g} ms"])
+        return Verdict(
+            VOID, [f"the generator's own lag at P99 is {lag.p99_ms:.1f} ms, above {limit:g} ms"]
+        )
     reasons = []
     if summary.offered < minimum:
         reasons.append(f"{summary.offered:,} requests, fewer than {minimum:,}")

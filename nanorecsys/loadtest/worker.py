@@ -1,15 +1,18 @@
 """`python -m nanorecsys.loadtest.worker`: for each plan that it is told to run, send what the plan says.
 
-Each plan runs in a fork, with libraries that are loaded once: loading them took 0.6 s, longer than many a run. So what
-starts threads, as Polars does, is kept out of this process, and the rows are made by the one that reads them.
+Each plan runs in a fork, with libraries that are loaded once: loading them took 0.6 s, longer than
+many a run. So what starts threads, as Polars does, is kept out of this process, and the rows are
+made by the one that reads them.
 
-The generator shares the machine with the server, so what it does for a request is counted in microseconds: requests are
-bytes made beforehand, headers and bodies of answers are kept as they come and read after the run, columns are allocated
-once, and the garbage collector is off while it sends. Of aiohttp it uses the connections and the parser alone: a
-session with its request and response objects took 0.20 ms of CPU a request where this takes 0.11 (400 and 800
-requests/s on two busy cores, side by side).
+The generator shares the machine with the server, so what it does for a request is counted in
+microseconds: requests are bytes made beforehand, headers and bodies of answers are kept as they
+come and read after the run, columns are allocated once, and the garbage collector is off while it
+sends. Of aiohttp it uses the connections and the parser alone: a session with its request and
+response objects took 0.20 ms of CPU a request where this takes 0.11 (400 and 800 requests/s on two
+busy cores, side by side).
 
-It prints a line when the measured part begins, one when all is answered, and its progress in between.
+It prints a line when the measured part begins, one when all is answered, and its progress in
+between.
 """
 
 import asyncio
@@ -36,12 +39,25 @@ import uvloop
 from aiohttp.http import RawResponseMessage
 from yarl import URL
 
-from nanorecsys.loadtest.plan import BEGIN, COLUMNS, END, ENDED, FINISHED, LOG, USER, Finished, Plan, Progress
+from nanorecsys.loadtest.plan import (
+    BEGIN,
+    COLUMNS,
+    END,
+    ENDED,
+    FINISHED,
+    LOG,
+    USER,
+    Finished,
+    Plan,
+    Progress,
+)
 
 SKIPPED, FAILED = -1, 0
 _SOURCE = b'"source":'
 _EVERY_S = 0.5  # between lines of progress
-_PAUSE_S = 0.05  # before a retry, times its number: a worker that died is replaced in about that time
+_PAUSE_S = (
+    0.05  # before a retry, times its number: a worker that died is replaced in about that time
+)
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 _MONOTONIC, _NONBLOCK = 1, os.O_NONBLOCK  # linux/timerfd.h
 
@@ -49,8 +65,9 @@ _MONOTONIC, _NONBLOCK = 1, os.O_NONBLOCK  # linux/timerfd.h
 class Alarm:
     """Calls back at a time, to about 0.1 ms.
 
-    libuv counts in whole milliseconds, and rounds to the nearest: a generator that waits by it sends late by up to one
-    or spins through the rest. A timer of the Linux kernel does not; elsewhere the loop's timer has to do, rounded up.
+    libuv counts in whole milliseconds, and rounds to the nearest: a generator that waits by it
+    sends late by up to one or spins through the rest. A timer of the Linux kernel does not;
+    elsewhere the loop's timer has to do, rounded up.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
@@ -206,7 +223,9 @@ class Generator:
         elif not self.running:
             self._end_if_over()
 
-    async def _exchange(self, pool: aiohttp.TCPConnector, request: bytes) -> tuple[RawResponseMessage, bytes]:
+    async def _exchange(
+        self, pool: aiohttp.TCPConnector, request: bytes
+    ) -> tuple[RawResponseMessage, bytes]:
         """Send a request on a connection of the pool, and read the answer."""
         connection = None
         try:
@@ -308,7 +327,9 @@ def _requests(plan: Plan, url: URL, users: np.ndarray) -> list[bytes]:
         return [whole(before)] * len(users)
     ids = np.load(plan.user_ids, mmap_mode="r")
     different, which = np.unique(users, return_inverse=True)
-    made = [whole(f"{before}{msgspec.json.encode(i).decode()}{after}") for i in ids[different].tolist()]
+    made = [
+        whole(f"{before}{msgspec.json.encode(i).decode()}{after}") for i in ids[different].tolist()
+    ]
     return [made[i] for i in which.tolist()]
 
 

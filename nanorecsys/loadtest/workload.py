@@ -15,10 +15,11 @@ class Workload:
     Args:
         n_users: numbers 0 to n_users - 1.
         hot_users: size of the hot set, drawn from all users.
-        cold_share: of requests; cold users come in the order of one permutation, so none comes twice before all have.
+        cold_share: of requests; cold users come in the order of one permutation, so none comes
+            twice before all have.
         seed: of the hot set, the permutation and the mix.
-        zipf: exponent of a replay by popularity instead, of all users; the hot set are then the most popular, and
-            `cold_share` is not used.
+        zipf: exponent of a replay by popularity instead, of all users; the hot set are then the
+            most popular, and `cold_share` is not used.
 
     Raises:
         PopulationError: a size or share out of bounds.
@@ -32,9 +33,14 @@ class Workload:
 
     def __post_init__(self) -> None:
         if not 0 <= self.cold_share <= 1:
-            raise PopulationError(f"expected a cold share from 0 to 1, got {self.cold_share}", "0.3 is the original's.")
+            raise PopulationError(
+                f"expected a cold share from 0 to 1, got {self.cold_share}",
+                "0.3 is the original's.",
+            )
         if self.zipf is not None and self.zipf <= 0:
-            raise PopulationError(f"expected a Zipf exponent above 0, got {self.zipf}", "1 is usual.")
+            raise PopulationError(
+                f"expected a Zipf exponent above 0, got {self.zipf}", "1 is usual."
+            )
         low = 1 if self.cold_share < 1 or self.zipf else 0
         if not low <= self.hot_users <= self.n_users:
             raise PopulationError(
@@ -62,8 +68,8 @@ class Workload:
 
         Args:
             n: requests.
-            start: cold users that have been used: the sum of those of earlier draws. The permutation begins anew
-                after its end; another start also draws another mix.
+            start: cold users that have been used: the sum of those of earlier draws. The
+                permutation begins anew after its end; another start also draws another mix.
 
         Returns:
             Users, int32 (n,), and whether each was drawn from the hot set, bool (n,).

@@ -1,6 +1,6 @@
 """Named errors of the models."""
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 
 class ModelError(NanorecsysError):

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# The width of a year bin: films of one year are too few to learn from, films of one decade too unlike.
+# The width of a year bin: films of one year are too few to learn from, films of one decade too
+# unlike.
 YEAR_BIN = 5
 # A word of one title only says no more than the item's id.
 MIN_TITLES = 2
-# Spread of the vectors at first. Rows are normalised, so a small table turns faster under the same learning rate; and
-# content comes first, ids are what is learned on top of it.
+# Spread of the vectors at first. Rows are normalised, so a small table turns faster under the same
+# learning rate; and content comes first, ids are what is learned on top of it.
 CONTENT_SCALE = 0.05
 ID_SCALE = 0.01
 
@@ -41,8 +42,8 @@ def item_content(items: pl.DataFrame) -> ItemContent:
     """Genres, five-year bins and the words of the titles that more than one title has.
 
     Args:
-        items: one row an item, with the columns title (String), year (int or null) and genres (list of String),
-            as in `nanorecsys.data.Dataset`.
+        items: one row an item, with the columns title (String), year (int or null) and genres (list
+            of String), as in `nanorecsys.data.Dataset`.
 
     Example:
         >>> frame = pl.DataFrame(
@@ -54,7 +55,9 @@ def item_content(items: pl.DataFrame) -> ItemContent:
     genres = numbered.select("row", name="genres").explode("name").drop_nulls()
     years = numbered.select("row", name=pl.col("year") // YEAR_BIN * YEAR_BIN).drop_nulls()
     words = (
-        numbered.select("row", name=pl.col("title").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}']+"))
+        numbered.select(
+            "row", name=pl.col("title").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}']+")
+        )
         .explode("name")
         .drop_nulls()
         # The year in the title is a feature of its own.
@@ -64,10 +67,13 @@ def item_content(items: pl.DataFrame) -> ItemContent:
     )
     kinds = (("genre", genres), ("year", years), ("word", words))
     pairs = pl.concat(
-        frame.select("row", name=pl.lit(f"{kind}:") + pl.col("name").cast(pl.String)) for kind, frame in kinds
+        frame.select("row", name=pl.lit(f"{kind}:") + pl.col("name").cast(pl.String))
+        for kind, frame in kinds
     ).sort("row", "name")
     names = pairs["name"].unique().sort()
-    features = pairs.join(names.to_frame().with_row_index("number"), on="name", maintain_order="left")["number"]
+    features = pairs.join(
+        names.to_frame().with_row_index("number"), on="name", maintain_order="left"
+    )["number"]
     offsets = np.zeros(len(items) + 1, np.int64)
     np.cumsum(np.bincount(pairs["row"].to_numpy(), minlength=len(items)), out=offsets[1:])
     return ItemContent(offsets, features.to_numpy().astype(np.int64), tuple(names))
@@ -76,9 +82,10 @@ def item_content(items: pl.DataFrame) -> ItemContent:
 class ItemTable(nn.Module):
     """Unit vectors of the vocabulary: row 0 is padding (and what an empty history begins with), item i is row i + 1.
 
-    A row is the direction of `id + content`: the learned vector of the id, plus the sum of the learned vectors of
-    the item's features over the root of their number. In training whole ids are dropped at random, so that the
-    content alone has to place an item; an item that training never met stays without its id for good.
+    A row is the direction of `id + content`: the learned vector of the id, plus the sum of the
+    learned vectors of the item's features over the root of their number. In training whole ids are
+    dropped at random, so that the content alone has to place an item; an item that training never
+    met stays without its id for good.
 
     Args:
         known: bool (n_items,), whether training has an event of the item.
@@ -87,10 +94,14 @@ class ItemTable(nn.Module):
         id_dropout: probability that an item's id is dropped in a training step; only with content.
     """
 
-    def __init__(self, known: np.ndarray, d: int, content: ItemContent | None, id_dropout: float) -> None:
+    def __init__(
+        self, known: np.ndarray, d: int, content: ItemContent | None, id_dropout: float
+    ) -> None:
         super().__init__()
         self.content, self.id_dropout = content, id_dropout
-        self.ids = nn.Parameter(torch.randn(len(known) + 1, d) * (ID_SCALE if content else CONTENT_SCALE))
+        self.ids = nn.Parameter(
+            torch.randn(len(known) + 1, d) * (ID_SCALE if content else CONTENT_SCALE)
+        )
         self.features: nn.Parameter | None = None
         counts = np.diff(content.offsets) if content else np.zeros(len(known), np.int64)
         # An item without features keeps its id, or nothing would be left.
@@ -100,7 +111,9 @@ class ItemTable(nn.Module):
             self.register_buffer("has_content", _column(counts > 0, first=False), persistent=False)
             # The bag of the padding row is empty.
             self.register_buffer(
-                "offsets", torch.from_numpy(np.concatenate([[0], content.offsets[:-1]])), persistent=False
+                "offsets",
+                torch.from_numpy(np.concatenate([[0], content.offsets[:-1]])),
+                persistent=False,
             )
             self.register_buffer("bags", torch.from_numpy(content.features), persistent=False)
             weights = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts).astype(np.float32)
@@ -118,7 +131,11 @@ class ItemTable(nn.Module):
 
     def content_only(self) -> Tensor:
         """The vectors that content alone gives, (n_items + 1, d): zero for an item without features."""
-        return torch.zeros_like(self.ids) if self.features is None else functional.normalize(self._content(), dim=-1)
+        return (
+            torch.zeros_like(self.ids)
+            if self.features is None
+            else functional.normalize(self._content(), dim=-1)
+        )
 
     def _content(self) -> Tensor:
         return functional.embedding_bag(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nanorecsys.atomic import atomic_path
 from nanorecsys.models.errors import ModelError
+from nanorecsys.system.files import atomic_path
 
 # Columns of `item_features` before the genres.
 POPULARITY, YEAR, NO_YEAR = 0, 1, 2
@@ -39,8 +39,8 @@ class RankerConfig:
 def item_features(items: pl.DataFrame, counts: np.ndarray, genres: Sequence[str]) -> np.ndarray:
     """What the ranker knows of an item beside its vector, float32 (n_items, 3 + len(genres)).
 
-    Popularity is log(1 + events) over that of the most popular item, the year is (year - 1980) / 20, 0 where it is
-    unknown and then flagged.
+    Popularity is log(1 + events) over that of the most popular item, the year is (year - 1980) /
+    20, 0 where it is unknown and then flagged.
 
     Args:
         items: one row an item with year and genres, see `nanorecsys.data.Dataset`.
@@ -49,7 +49,11 @@ def item_features(items: pl.DataFrame, counts: np.ndarray, genres: Sequence[str]
     """
     popularity = np.log1p(counts) / max(np.log1p(counts.max(initial=0)), 1e-9)
     years = items["year"].cast(pl.Float32)
-    columns = [popularity, ((years - 1980) / 20).fill_null(0).to_numpy(), years.is_null().to_numpy()]
+    columns = [
+        popularity,
+        ((years - 1980) / 20).fill_null(0).to_numpy(),
+        years.is_null().to_numpy(),
+    ]
     columns += [items["genres"].list.contains(genre).to_numpy() for genre in genres]
     return np.stack(columns, 1).astype(np.float32)
 
@@ -57,8 +61,9 @@ def item_features(items: pl.DataFrame, counts: np.ndarray, genres: Sequence[str]
 class Ranker(nn.Module):
     """score(u, v, f) = u . v / temperature + MLP(u, v, u * v, f, is_unknown)
 
-    The first term is the retriever's own logit: the network starts from its order and learns what to change. The
-    first layer is one matrix over the parts of its input, and meets the user once, not once a candidate.
+    The first term is the retriever's own logit: the network starts from its order and learns what
+    to change. The first layer is one matrix over the parts of its input, and meets the user once,
+    not once a candidate.
     """
 
     def __init__(self, config: RankerConfig) -> None:
@@ -70,7 +75,9 @@ class Ranker(nn.Module):
         self.product = nn.Linear(config.d, first, bias=False)
         self.features = nn.Linear(config.features + 1, first, bias=False)
         self.dropout = nn.Dropout(config.dropout)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(config.hidden, config.hidden[1:], strict=False))
+        self.hidden = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(config.hidden, config.hidden[1:], strict=False)
+        )
         self.out = nn.Linear(config.hidden[-1], 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -88,7 +95,11 @@ class Ranker(nn.Module):
         scale = self.config.d**0.5
         product = users[:, None] * items  # (B, C, D)
         extra = torch.cat([features, unknown[..., None]], -1)
-        h = self.user(users * scale)[:, None] + self.item(items * scale) + self.product(product * scale**2)
+        h = (
+            self.user(users * scale)[:, None]
+            + self.item(items * scale)
+            + self.product(product * scale**2)
+        )
         h = self.dropout(functional.relu(h + self.features(extra)))
         for layer in self.hidden:
             h = self.dropout(functional.relu(layer(h)))
@@ -131,7 +142,11 @@ class FittedRanker:
 def save_ranker(path: Path, fitted: FittedRanker) -> None:
     """Write the ranker and what it reads as one file."""
     state = {"config": asdict(fitted.ranker.config), "weights": fitted.ranker.state_dict()}
-    state |= {"items": vars(fitted.items), "genres": list(fitted.genres), "curve": fitted.curve.to_dicts()}
+    state |= {
+        "items": vars(fitted.items),
+        "genres": list(fitted.genres),
+        "curve": fitted.curve.to_dicts(),
+    }
     with atomic_path(path) as part:
         torch.save(state, part)
 
@@ -147,6 +162,10 @@ def load_ranker(path: Path) -> FittedRanker:
         ranker = Ranker(RankerConfig(**state["config"]))
         ranker.load_state_dict(state["weights"])
         items = ItemSide(**state["items"])
-        return FittedRanker(ranker.eval(), items, tuple(state["genres"]), pl.DataFrame(state["curve"]))
+        return FittedRanker(
+            ranker.eval(), items, tuple(state["genres"]), pl.DataFrame(state["curve"])
+        )
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        raise ModelError(f"{path} is not a saved ranker: {error}", "Run the training chapter again.") from error
+        raise ModelError(
+            f"{path} is not a saved ranker: {error}", "Run the training chapter again."
+        ) from error

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nanorecsys.atomic import atomic_path
 from nanorecsys.models.errors import ModelError
 from nanorecsys.models.items import ItemContent, ItemTable
+from nanorecsys.system.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class RetrieverConfig:
         d: size of the vectors.
         layers, heads, hidden: of the transformer; `hidden` is the width of its SwiGLU.
         window: the longest history that is read; of a longer one the last `window` events count.
-        positions: rotary (Su et al. 2021, RoFormer), or a learned vector a position, counted from the first
-            event that is read.
+        positions: rotary (Su et al. 2021, RoFormer), or a learned vector a position, counted from
+            the first event that is read.
         dropout: on the input and on what each half block adds.
         content: items by id and content rather than by id alone.
         id_dropout: see `ItemTable`.
@@ -53,7 +53,9 @@ class RetrieverConfig:
         if self.positions not in ("rotary", "absolute"):
             raise ModelError(f"positions are {self.positions!r}", 'Use "rotary" or "absolute".')
         if min(self.layers, self.hidden, self.window) < 1:
-            raise ModelError("layers, hidden and window must be at least 1", "Raise the one that is not.")
+            raise ModelError(
+                "layers, hidden and window must be at least 1", "Raise the one that is not."
+            )
 
 
 class Block(nn.Module):
@@ -69,7 +71,9 @@ class Block(nn.Module):
         self.gate, self.up = (nn.Linear(d, config.hidden, bias=False) for _ in range(2))
         self.down = nn.Linear(config.hidden, d, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None
+    ) -> Tensor:
         """One layer at every position.
 
         Args:
@@ -78,7 +82,11 @@ class Block(nn.Module):
             mask: additive, (B, 1, L, L); None for plain causal attention.
         """
         h = self.attention_norm(x)
-        q, k, v = self.heads_of(self.query(h)), self.heads_of(self.key(h)), self.heads_of(self.value(h))
+        q, k, v = (
+            self.heads_of(self.query(h)),
+            self.heads_of(self.key(h)),
+            self.heads_of(self.value(h)),
+        )
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
         unfused = self.training and mask is not None and x.device.type == "cpu"
@@ -121,11 +129,14 @@ class Block(nn.Module):
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """The usual dropout; on a CPU `p` is rounded to 256ths, and a random byte decides on an element.
 
-    PyTorch draws a random number an element there, on one thread: four times as long, and a sixth of a training step.
+    PyTorch draws a random number an element there, on one thread: four times as long, and a sixth
+    of a training step.
     """
     if x.device.type != "cpu" or not training or p == 0:
         return functional.dropout(x, p, training)
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(
+        -(2**63), None
+    )  # all 64 bits
     dropped = min(round(256 * p), 255)
     keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
     return x * keep.to(x.dtype).mul_(256 / (256 - dropped))
@@ -140,7 +151,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Causal attention, or under an additive mask: three (B, L, heads, D / heads) -> (B, L, D)."""
     q, k, v = (t.to(v.dtype).transpose(1, 2) for t in (q, k, v))  # (B, heads, L, D / heads)
-    attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    attended = functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None
+    )
     return attended.transpose(1, 2).flatten(2)
 
 
@@ -164,7 +177,9 @@ class UserTower(nn.Module):
         if config.positions == "absolute":
             self.positions = nn.Parameter(torch.randn(config.window, config.d) * 0.02)
         else:
-            angle = torch.outer(torch.arange(config.window).float(), 1e4 ** (-torch.arange(0, size, 2) / size))
+            angle = torch.outer(
+                torch.arange(config.window).float(), 1e4 ** (-torch.arange(0, size, 2) / size)
+            )
             angle = torch.cat([angle, angle], -1)[:, None]  # (window, 1, D / heads)
             self.register_buffer("cos", angle.cos(), persistent=False)
             self.register_buffer("sin", angle.sin(), persistent=False)
@@ -196,20 +211,28 @@ class UserTower(nn.Module):
 
         Args:
             x: unit vectors of the items, (B, L, D).
-            segments: int64 (B, L), non-decreasing; a position sees earlier ones of its own segment only.
+            segments: int64 (B, L), non-decreasing; a position sees earlier ones of its own segment
+                only.
 
         Returns:
             unit vectors (B, L, D).
         """
         place = torch.arange(x.shape[1], device=x.device)
-        # Rotations depend on differences only; learned positions count from the start of the segment.
+        # Rotations depend on differences only; learned positions count from the start of the
+        # segment.
         within = place
         if self.positions is not None:
             starts = torch.searchsorted(segments, segments)
             within = place - starts
         x, rotation = self.begin(x, within)
-        visible = (segments[:, :, None] == segments[:, None]) & (place[:, None] >= place)  # (B, L, L)
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        visible = (segments[:, :, None] == segments[:, None]) & (
+            place[:, None] >= place
+        )  # (B, L, L)
+        dtype = (
+            torch.get_autocast_dtype(x.device.type)
+            if torch.is_autocast_enabled(x.device.type)
+            else x.dtype
+        )
         mask = torch.where(visible[:, None], 0.0, -torch.inf).to(dtype)
         for block in self.blocks:
             x = block(x, rotation, mask)
@@ -246,8 +269,8 @@ class UserEncoder(nn.Module):
         """Users' unit vectors (B, D).
 
         Args:
-            items: int64 (B, L), vocabulary numbers (item + 1), left-aligned, 0 beyond the length. An empty
-                history is one 0 with length 1.
+            items: int64 (B, L), vocabulary numbers (item + 1), left-aligned, 0 beyond the length.
+                An empty history is one 0 with length 1.
             lengths: int64 (B,).
         """
         return self.tower(functional.embedding(items, self.table), lengths)
@@ -262,7 +285,9 @@ class Retriever(nn.Module):
         content: features of the items, needed with `config.content`.
     """
 
-    def __init__(self, config: RetrieverConfig, known: np.ndarray, content: ItemContent | None = None) -> None:
+    def __init__(
+        self, config: RetrieverConfig, known: np.ndarray, content: ItemContent | None = None
+    ) -> None:
         super().__init__()
         if config.content and (content is None or content.n_items != len(known)):
             raise ModelError(
@@ -270,7 +295,9 @@ class Retriever(nn.Module):
                 "Pass item_content(dataset.items), or content=False.",
             )
         self.config = config
-        self.items = ItemTable(known, config.d, content if config.content else None, config.id_dropout)
+        self.items = ItemTable(
+            known, config.d, content if config.content else None, config.id_dropout
+        )
         self.tower = UserTower(config)
 
     def forward(self, items: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,6 +335,28 @@ class Retriever(nn.Module):
         return table
 
 
+class EveryPosition(nn.Module):
+    """The earlier benchmark's way: all layers at every place of a window, and then the vector at the history's end.
+
+    Args:
+        encoder: whose weights it shares.
+    """
+
+    def __init__(self, encoder: UserEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Users' unit vectors (B, D) from items int64 (B, window), padded on the right, and lengths int64 (B,)."""
+        tower = self.encoder.tower
+        places = torch.arange(items.shape[1], device=items.device)
+        x, rotation = tower.begin(functional.embedding(items, self.encoder.table), places)
+        for block in tower.blocks:
+            x = block(x, rotation, None)
+        x = tower.end(x)
+        return x.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]
+
+
 def save_retriever(path: Path, model: Retriever) -> None:
     """Write weights, sizes and content as one file."""
     content = model.items.content
@@ -329,10 +378,14 @@ def load_retriever(path: Path) -> Retriever:
         state = torch.load(path, map_location="cpu", weights_only=True)
         content = state["content"]
         if content is not None:
-            content = ItemContent(content["offsets"].numpy(), content["features"].numpy(), tuple(content["names"]))
+            content = ItemContent(
+                content["offsets"].numpy(), content["features"].numpy(), tuple(content["names"])
+            )
         known = state["weights"]["items.keep"][1:, 0].numpy()
         model = Retriever(RetrieverConfig(**state["config"]), known, content)
         model.load_state_dict(state["weights"])
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        raise ModelError(f"{path} is not a saved retriever: {error}", "Run the training chapter again.") from error
+        raise ModelError(
+            f"{path} is not a saved retriever: {error}", "Run the training chapter again."
+        ) from error
     return model.eval()

@@ -1,7 +1,8 @@
 """The scale-up chapter: synthetic catalogues of millions of items, and whether they can be believed.
 
-more = generate(item_vectors, 27_278)                                  # in memory; the real items come first
-millions = write_catalogue("catalogue.npy", item_vectors, 3_000_000)   # in a file, taken up again after a kill
+more = generate(item_vectors, 27_278)                                  # in memory; the real items
+come first millions = write_catalogue("catalogue.npy", item_vectors, 3_000_000)   # in a file, taken
+up again after a kill
 """
 
 from nanorecsys.scaleup.errors import (

@@ -8,15 +8,29 @@ import numpy as np
 
 from nanorecsys.ann.specs import BASELINE
 from nanorecsys.scaleup.curves import Curve
-from nanorecsys.scaleup.result import Gap, Generated, Growth, Judged, Moved, Planned, Row, ScaleupResult
+from nanorecsys.scaleup.result import (
+    Gap,
+    Generated,
+    Growth,
+    Judged,
+    Moved,
+    Planned,
+    Row,
+    ScaleupResult,
+)
 from nanorecsys.scaleup.shards import generate
 
 PROMISE = 0.95  # of recall, that a setting is chosen for
 MEMORY_SHARE = 0.3  # of Flat's bytes, that an index may take
 BUSY = 0.5  # share of its time that a core may search, so that a query seldom waits
-MACHINE_GIB, MACHINE_VCPU = 256.0, 64  # of the largest single machine that the planning table thinks of
+MACHINE_GIB, MACHINE_VCPU = (
+    256.0,
+    64,
+)  # of the largest single machine that the planning table thinks of
 USABLE = 0.8  # of its memory
-GRAPH_POWER = 1.2  # of n, by which the time of a graph grows at the least; small ones fit caches and hide it
+GRAPH_POWER = (
+    1.2  # of n, by which the time of a graph grows at the least; small ones fit caches and hide it
+)
 RULE = (
     "the lowest P50 among the indexes with a recall of at least the floor in at most three tenths of the bytes of "
     "the vectors"
@@ -99,7 +113,13 @@ def growth(rows: Sequence[Row], floor: float) -> list[Growth]:
             if min(values) > 0:
                 power, factor = np.polyfit(n, np.log(values), 1)
                 found.append(
-                    Growth(family=family, what=what, factor=float(np.exp(factor)), power=float(power), points=len(own))
+                    Growth(
+                        family=family,
+                        what=what,
+                        factor=float(np.exp(factor)),
+                        power=float(power),
+                        points=len(own),
+                    )
                 )
     return found
 
@@ -111,11 +131,16 @@ def at_size(laws: Sequence[Growth], family: str, what: str, n: float) -> float |
 
 
 def plan(
-    laws: Sequence[Growth], best: Row, sizes: Sequence[int], rates: Sequence[float], measured: Sequence[int]
+    laws: Sequence[Growth],
+    best: Row,
+    sizes: Sequence[int],
+    rates: Sequence[float],
+    measured: Sequence[int],
 ) -> list[Planned]:
     """The planning table of the best index's family.
 
-    P50 and memory follow the fitted laws, or are in proportion to n where there is none; P99 keeps its ratio to P50.
+    P50 and memory follow the fitted laws, or are in proportion to n where there is none; P99 keeps
+    its ratio to P50.
 
     Args:
         laws: from `growth`.
@@ -148,8 +173,8 @@ def plan(
 def kept_promise(made: Curve, real: Curve, promise: float = PROMISE) -> tuple[float, float]:
     """What a made-up catalogue promises, and what the setting that is chosen there finds in the real one.
 
-    The setting is where the made-up curve reaches the promise, on a straight line in the log of the setting; where it
-    does not, the last setting and what is found there.
+    The setting is where the made-up curve reaches the promise, on a straight line in the log of the
+    setting; where it does not, the last setting and what is found there.
 
     >>> made, real = Curve([1, 4], [0.9, 1.0], [1, 4]), Curve([1, 4], [0.5, 0.9], [1, 4])
     >>> [round(x, 3) for x in kept_promise(made, real)]
@@ -208,7 +233,9 @@ def gap(judged: Judged, family: str) -> Gap:
     return next(g for g in judged.gaps if g.family == family)
 
 
-def closest_descriptor(judged: Sequence[Judged], real: object, names: Sequence[str]) -> tuple[str, float]:
+def closest_descriptor(
+    judged: Sequence[Judged], real: object, names: Sequence[str]
+) -> tuple[str, float]:
     """The descriptor whose distance from the real catalogue's goes best with the largest recall difference.
 
     Args:
@@ -245,7 +272,13 @@ def story(r: ScaleupResult) -> dict[str, str]:
 
 
 def _ms(value: float) -> str:
-    return f"{value:.0f} ms" if value >= 10 else f"{value:.2f} ms" if value >= 0.995 else f"{value:.3f} ms"
+    return (
+        f"{value:.0f} ms"
+        if value >= 10
+        else f"{value:.2f} ms"
+        if value >= 0.995
+        else f"{value:.3f} ms"
+    )
 
 
 def _fastest(r: ScaleupResult) -> str:
@@ -280,7 +313,10 @@ def _why_off(r: ScaleupResult, judged: Judged) -> str:
     """Where a generator is furthest off, what it misses elsewhere, and what the test itself can tell apart."""
     worst = max(judged.gaps, key=lambda g: abs(g.largest))
     real = r.real_curves[worst.family]
-    off = {s: abs(a - b) for s, a, b in zip(real.settings, worst.curve.recall, real.recall, strict=True)}
+    off = {
+        s: abs(a - b)
+        for s, a, b in zip(real.settings, worst.curve.recall, real.recall, strict=True)
+    }
     off.pop(worst.setting, None)
     rest = f", and by at most {max(off.values()):.3f} at the others" if off else ""
     others = ", ".join(f"{abs(g.largest):.3f} in {g.family}" for g in judged.gaps if g is not worst)
@@ -313,9 +349,21 @@ def _independent(r: ScaleupResult) -> str:
 def _original(r: ScaleupResult) -> str:
     pairs = []
     for family in ("IVF, PQ", "IVF, SQ8"):
-        mine = next((x for x in r.rows if x.family == family and x.n == r.n_items and x.generator == r.generator), None)
+        mine = next(
+            (
+                x
+                for x in r.rows
+                if x.family == family and x.n == r.n_items and x.generator == r.generator
+            ),
+            None,
+        )
         theirs = next(
-            (x for x in r.rows if x.family == family and x.n == r.n_items and x.generator == "independent"), None
+            (
+                x
+                for x in r.rows
+                if x.family == family and x.n == r.n_items and x.generator == "independent"
+            ),
+            None,
         )
         if mine and theirs and r.generator != "independent":
             pairs.append(
@@ -328,7 +376,11 @@ def _original(r: ScaleupResult) -> str:
             f"taken from there to here, {worst.factory} with {worst.search} finds {worst.found:.3f} in place of the "
             f"{worst.promised:.3f} that was promised"
         )
-    return "; ".join(pairs) + "." if pairs else "The earlier benchmark's table was not repeated in this run."
+    return (
+        "; ".join(pairs) + "."
+        if pairs
+        else "The earlier benchmark's table was not repeated in this run."
+    )
 
 
 def _promise(m: Moved) -> str:

@@ -1,10 +1,11 @@
 """Indexes over a catalogue that is never whole in memory: trained on a sample, filled block by block, merged.
 
-Centroids and the list of each item are computed once for a number of lists and serve every index that has as many.
-Lists in a projection see the rows projected as they are read; what refines them sees the whole ones. Each block of
-items becomes an index of its own in a file; at the end they are merged, on the disk where asked. A run that was killed
-finds the files that are whole, and what it makes of them is the same to the byte. Only graphs are not: threads insert
-at the same time, so that links depend on who comes first.
+Centroids and the list of each item are computed once for a number of lists and serve every index
+that has as many. Lists in a projection see the rows projected as they are read; what refines them
+sees the whole ones. Each block of items becomes an index of its own in a file; at the end they are
+merged, on the disk where asked. A run that was killed finds the files that are whole, and what it
+makes of them is the same to the byte. Only graphs are not: threads insert at the same time, so that
+links depend on who comes first.
 """
 
 from dataclasses import dataclass
@@ -13,19 +14,29 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from nanorecsys.ann.indexes import BuildOptions, check_factory, check_neighbours, project_by, users_projection
+from nanorecsys.ann.indexes import (
+    BuildOptions,
+    check_factory,
+    check_neighbours,
+    project_by,
+    users_projection,
+)
 from nanorecsys.ann.specs import directions, needs_users
-from nanorecsys.blas import faiss
 from nanorecsys.scaleup.rows import Rows
 from nanorecsys.scaleup.specs import Parts, parts
 from nanorecsys.scaleup.steps import Steps
+from nanorecsys.system.blas import faiss
 
 GRAPH_BLOCK = 16_384
-CODE_POINTS = 16_384  # items that codes are trained on, at most: 64 for each centroid of an 8-bit code
+CODE_POINTS = (
+    16_384  # items that codes are trained on, at most: 64 for each centroid of an 8-bit code
+)
 CODE_ITERATIONS = 10  # of k-means for them
 CLUSTER_POINTS = 262_144  # items that k-means of lists is trained on, at most
 COARSE_FACTOR = 2  # centroids compared again, for each list that is asked for
-ONE_BY_ONE = 11  # of FAISS's ways through lists: each query by itself, its candidates in a reservoir
+ONE_BY_ONE = (
+    11  # of FAISS's ways through lists: each query by itself, its candidates in a reservoir
+)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +54,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         on_disk: leave the codes of the lists in a file of their own, which is mapped, not loaded.
         seed: of samples and k-means.
         options: of graphs.
-        users: .npy of users' vectors that a projection is fitted on, unit float32 (u, d), "" for none.
+        users: .npy of users' vectors that a projection is fitted on, unit float32 (u, d), "" for
+            none.
     """
 
     specification: str
@@ -73,7 +85,8 @@ def build(plan: Plan) -> Built:
     """Build one index, or take up where it was left.
 
     Raises:
-        SpecificationError: one of its subclasses, for a specification that is unknown or does not fit the vectors.
+        SpecificationError: one of its subclasses, for a specification that is unknown or does not
+            fit the vectors.
     """
     return _Build(plan).run()
 
@@ -119,10 +132,13 @@ class _Build:
         final = self.steps.folder / f"{key}.index"
         if not final.exists():
             centroids, assigned = self._coarse(p.lists)
-            trained = self.steps.do(f"{blocks}trained", lambda path: self._train(p, centroids, path))
+            trained = self.steps.do(
+                f"{blocks}trained", lambda path: self._train(p, centroids, path)
+            )
             files = [
                 self.steps.do(
-                    f"{blocks}{start}", lambda path, span=(start, stop): self._block(trained, assigned, *span, path)
+                    f"{blocks}{start}",
+                    lambda path, span=(start, stop): self._block(trained, assigned, *span, path),
                 )
                 for start, stop in self.rows.blocks(self.plan.block_rows)
             ]
@@ -137,7 +153,9 @@ class _Build:
     def _coarse(self, lists: int) -> tuple[np.ndarray, list[Path]]:
         """Centroids (lists, d), and files of the list of each item, a file a block."""
         centroids = np.load(
-            self.steps.do(f"coarse-{self.space}{lists}-centroids.npy", lambda path: self._cluster(lists, path))
+            self.steps.do(
+                f"coarse-{self.space}{lists}-centroids.npy", lambda path: self._cluster(lists, path)
+            )
         )
         assigned = [
             self.steps.do(
@@ -152,7 +170,11 @@ class _Build:
         points = min(lists * self.plan.points, CLUSTER_POINTS)
         sample = self.seen.sample(points, self.plan.seed, self.plan.block_rows)
         clustering = faiss.Clustering(self.seen.d, lists)
-        clustering.niter, clustering.seed, clustering.spherical = self.plan.iterations, self.plan.seed + 1, True
+        clustering.niter, clustering.seed, clustering.spherical = (
+            self.plan.iterations,
+            self.plan.seed + 1,
+            True,
+        )
         clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, self.plan.points
         clustering.train(sample, faiss.IndexFlatIP(self.seen.d))
         centroids = faiss.vector_to_array(clustering.centroids).reshape(lists, self.seen.d)
@@ -171,12 +193,17 @@ class _Build:
         if fast_scan:
             index.by_residual = p.code.endswith("r")  # as the factory has it
         if isinstance(index, faiss.IndexIVFPQ):
-            index.pq.cp.niter, index.pq.cp.max_points_per_centroid = CODE_ITERATIONS, CODE_POINTS // 256
+            index.pq.cp.niter, index.pq.cp.max_points_per_centroid = (
+                CODE_ITERATIONS,
+                CODE_POINTS // 256,
+            )
         index.quantizer.add(centroids)
         index.train(self.seen.sample(CODE_POINTS, self.plan.seed + 1, self.plan.block_rows))
         faiss.write_index(index, str(path))
 
-    def _block(self, trained: Path, assigned: list[Path], start: int, stop: int, path: Path) -> None:
+    def _block(
+        self, trained: Path, assigned: list[Path], start: int, stop: int, path: Path
+    ) -> None:
         index = faiss.read_index(str(trained))
         vectors, ids = self.seen.read(start, stop), np.arange(start, stop)
         lists = np.load(assigned[start // self.plan.block_rows])
@@ -184,23 +211,35 @@ class _Build:
         faiss.write_index(index, str(path))
 
     def _codes(self, path: Path) -> None:
-        index = faiss.IndexScalarQuantizer(self.rows.d, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexScalarQuantizer(
+            self.rows.d, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        )
         index.train(self.rows.sample(CODE_POINTS, self.plan.seed + 1, self.plan.block_rows))
         for start, stop in self.rows.blocks(GRAPH_BLOCK):
             index.add(self.rows.read(start, stop))
         faiss.write_index(index, str(path))
 
-    def _merge(self, p: Parts, trained: Path, files: list[Path], refine: Path | None, path: Path) -> None:
+    def _merge(
+        self, p: Parts, trained: Path, files: list[Path], refine: Path | None, path: Path
+    ) -> None:
         index = faiss.read_index(str(trained))
         if self.plan.on_disk:
             from faiss.contrib.ondisk import merge_ondisk
 
-            merge_ondisk(index, [str(f) for f in files], str(self.steps.folder / f"{_name(p.factory)}-disk.ivfdata"))
+            merge_ondisk(
+                index,
+                [str(f) for f in files],
+                str(self.steps.folder / f"{_name(p.factory)}-disk.ivfdata"),
+            )
         else:
             for file in files:
                 index.merge_from(faiss.read_index(str(file)), 0)
         if "fs" in p.code:
-            packed = faiss.IndexIVFRaBitQFastScan if p.code.startswith("RaBitQ") else faiss.IndexIVFPQFastScan
+            packed = (
+                faiss.IndexIVFRaBitQFastScan
+                if p.code.startswith("RaBitQ")
+                else faiss.IndexIVFPQFastScan
+            )
             index = packed(index)
             if p.code.startswith("PQ"):
                 index.implem = ONE_BY_ONE
@@ -235,7 +274,9 @@ class _Build:
         return final, own + self.steps.seconds(name), shared
 
     def _linked(self, centroids: np.ndarray) -> faiss.Index:
-        graph = faiss.IndexHNSWFlat(self.seen.d, self.parts.coarse_links, faiss.METRIC_INNER_PRODUCT)
+        graph = faiss.IndexHNSWFlat(
+            self.seen.d, self.parts.coarse_links, faiss.METRIC_INNER_PRODUCT
+        )
         graph.hnsw.efConstruction = self.plan.options.hnsw_beam
         graph.add(centroids)
         return graph

@@ -1,6 +1,7 @@
 """`python -m nanorecsys.scaleup.build_worker PLAN OUTCOME`: build one index in a process that does nothing else.
 
-So its peak memory is that of the build, and a build that is killed takes nothing with it but the step it was at.
+So its peak memory is that of the build, and a build that is killed takes nothing with it but the
+step it was at.
 """
 
 import sys
@@ -9,16 +10,16 @@ from pathlib import Path
 import msgspec
 
 from nanorecsys.ann.errors import SpecificationError
-from nanorecsys.atomic import atomic_path
-from nanorecsys.memory import forget_peak, peak_resident_bytes
 from nanorecsys.scaleup.build import Plan, build
+from nanorecsys.system.files import atomic_path
+from nanorecsys.system.memory import forget_peak, peak_resident_bytes
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds and bytes of a build, or the error's class and message.
 
-    `shared_s` is the time of centroids and lists, which other indexes use as well; `peak_bytes` is all that was
-    resident, the libraries included; `index_bytes` are those of its files.
+    `shared_s` is the time of centroids and lists, which other indexes use as well; `peak_bytes` is
+    all that was resident, the libraries included; `index_bytes` are those of its files.
     """
 
     path: str = ""

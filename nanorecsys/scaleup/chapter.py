@@ -13,10 +13,14 @@ Result = ScaleupResult
 STUDY_ITEMS, STUDY_D = 3_000_000, 256
 
 
-def _headline(value: Callable[[ScaleupResult], float | None]) -> Callable[[ScaleupResult], float | None]:
+def _headline(
+    value: Callable[[ScaleupResult], float | None],
+) -> Callable[[ScaleupResult], float | None]:
     """A figure that is claimed of three million items of the recommended generator alone."""
     return lambda r: (
-        value(r) if (r.n_items, r.d) == (STUDY_ITEMS, STUDY_D) and r.generator == r.recommended_generator else None
+        value(r)
+        if (r.n_items, r.d) == (STUDY_ITEMS, STUDY_D) and r.generator == r.recommended_generator
+        else None
     )
 
 
@@ -33,7 +37,9 @@ def _worst(name: str | None = None) -> Callable[[ScaleupResult], float | None]:
 
 
 def _rate(name: str) -> Callable[[ScaleupResult], float | None]:
-    return lambda r: next((g.rate for g in r.generated if g.generator == name and r.d == STUDY_D), None)
+    return lambda r: next(
+        (g.rate for g in r.generated if g.generator == name and r.d == STUDY_D), None
+    )
 
 
 CLAIMS = (
@@ -69,7 +75,9 @@ CLAIMS = (
     Claim(
         id="scaleup.independent",
         statement="Independent Gaussians, the earlier benchmark's generator, are further off than that.",
-        value=lambda r: w / b if (w := _worst("independent")(r)) is not None and (b := _worst()(r)) else None,
+        value=lambda r: (
+            w / b if (w := _worst("independent")(r)) is not None and (b := _worst()(r)) else None
+        ),
         unit="times the recommended one's",
         target=Target(">", 1.0),
         original="the generator of the earlier benchmark",
@@ -111,13 +119,16 @@ CLAIMS = (
 def estimate(parameters: dict[str, Any]) -> Estimate:
     """Exact search in memory where it may be, otherwise the largest index; catalogues, blocks and indexes on the disk.
 
-    Two catalogues, and for each index its blocks and its file: half the bytes of the vectors together.
+    Two catalogues, and for each index its blocks and its file: half the bytes of the vectors
+    together.
     """
     d = 256
     vectors = parameters["n_items"] * 4 * d / 2**30
     flat = vectors if vectors <= parameters["memory_gib"] else 0.0
     indexes = 3 + len(parameters["indexes_tried"]) + len(parameters["curve_indexes"])
-    return Estimate(memory_gib=2.0 + max(flat, 0.5 * vectors), disk_gib=0.5 + (2 + 0.5 * indexes) * vectors)
+    return Estimate(
+        memory_gib=2.0 + max(flat, 0.5 * vectors), disk_gib=0.5 + (2 + 0.5 * indexes) * vectors
+    )
 
 
 def inputs(parameters: dict[str, Any]) -> list[Path]:
@@ -129,7 +140,10 @@ def headline(result: ScaleupResult) -> list[tuple[str, str]]:
     """What the landing page says of this chapter."""
     b = result.best
     return [
-        (f"Fastest index at {result.n_items:,} items, recall@10 {b.recall:.3f}", f"{b.factory} {b.search}"),
+        (
+            f"Fastest index at {result.n_items:,} items, recall@10 {b.recall:.3f}",
+            f"{b.factory} {b.search}",
+        ),
         ("its P50 against exact search's", f"{b.p50_ms.middle:.3f} ms, {result.speedup:,.0f}x"),
         (
             f"largest recall error of the generator {result.recommended_generator}",

@@ -1,10 +1,11 @@
 """Recall curves of a catalogue: what each family of indexes finds of the exact neighbours, and for how much work.
 
-Neighbours are the nearest items that the user has not seen, as a service leaves the seen ones out; the same is counted
-among all items beside it.
+Neighbours are the nearest items that the user has not seen, as a service leaves the seen ones out;
+the same is counted among all items beside it.
 
-The rows are shuffled first: k-means and graphs must not meet the real items before the made-up ones. FAISS's k-means
-is trained anew for each seed, so that its noise can be averaged away; that of the lists several times.
+The rows are shuffled first: k-means and graphs must not meet the real items before the made-up
+ones. FAISS's k-means is trained anew for each seed, so that its noise can be averaged away; that of
+the lists several times.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ import msgspec
 import numpy as np
 
 from nanorecsys.ann.exact import Exact, exact_neighbours, list_lengths, without_seen
-from nanorecsys.blas import faiss
 from nanorecsys.data import Histories
+from nanorecsys.system.blas import faiss
 
 K = 10
 PROBES = (1, 2, 4, 8, 16, 32)
@@ -33,8 +34,9 @@ PQ_POINTS = 64  # a centroid, at most
 class Curve(msgspec.Struct, frozen=True):
     """Recall@10 of one family at each setting, from the cheapest to the dearest, with what a query costs there.
 
-    The setting is nprobe for IVF, efSearch for HNSW and bytes a vector for PQ and SQ; the work is vectors compared with
-    for IVF and HNSW, and bytes a vector for the others. `recall_all` counts among all items, the seen ones included.
+    The setting is nprobe for IVF, efSearch for HNSW and bytes a vector for PQ and SQ; the work is
+    vectors compared with for IVF and HNSW, and bytes a vector for the others. `recall_all` counts
+    among all items, the seen ones included.
     """
 
     settings: list[int]
@@ -55,7 +57,8 @@ class _Users:
     def scanned(self, index: faiss.Index) -> tuple[float, float]:
         """Mean recall of a scan, among unseen items and among all.
 
-        A scan puts all that it reads into one order, so it is asked for more, and the seen ones are left out after.
+        A scan puts all that it reads into one order, so it is asked for more, and the seen ones are
+        left out after.
         """
         depths = list_lengths(self.seen.lengths, index.ntotal, K)
         kept, first = (np.empty((len(self.queries), K), np.int64) for _ in range(2))
@@ -69,13 +72,16 @@ class _Users:
     def walked(self, index: faiss.IndexHNSWFlat, beam: int) -> tuple[float, float, float]:
         """Mean recall of a graph as `scanned`, and vectors compared with for a query among unseen items.
 
-        Asked for more it would search with a wider beam; so the seen ones are kept out of its answer, not of its way.
+        Asked for more it would search with a wider beam; so the seen ones are kept out of its
+        answer, not of its way.
         """
         index.hnsw.efSearch = beam
         first = index.search(self.queries, K)[1]
         kept = np.empty_like(first)
         faiss.cvar.hnsw_stats.reset()
-        for i, (start, stop) in enumerate(zip(self.seen.offsets, self.seen.offsets[1:], strict=False)):
+        for i, (start, stop) in enumerate(
+            zip(self.seen.offsets, self.seen.offsets[1:], strict=False)
+        ):
             others = faiss.IDSelectorNot(faiss.IDSelectorBatch(self.seen.items[start:stop]))
             wanted = faiss.SearchParametersHNSW(efSearch=beam, sel=others)
             kept[i] = index.search(self.queries[i : i + 1], K, params=wanted)[1]
@@ -86,7 +92,11 @@ class _Users:
 
 
 def recall_curves(
-    vectors: np.ndarray, queries: np.ndarray, seen: Histories, seed: int, families: Sequence[str] = FAMILIES
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    seen: Histories,
+    seed: int,
+    families: Sequence[str] = FAMILIES,
 ) -> dict[str, Curve]:
     """The curves of one catalogue.
 
@@ -199,6 +209,8 @@ def _sq(vectors: np.ndarray, users: _Users, seed: int) -> Curve:
     return _curve(sizes, found, sizes)
 
 
-def _curve(settings: Sequence[int], recalls: Sequence[tuple[float, float]], work: Sequence[float]) -> Curve:
+def _curve(
+    settings: Sequence[int], recalls: Sequence[tuple[float, float]], work: Sequence[float]
+) -> Curve:
     recall, recall_all = (list(values) for values in zip(*recalls, strict=True))
     return Curve(list(settings), recall, [float(w) for w in work], recall_all)

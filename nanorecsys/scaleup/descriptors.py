@@ -20,17 +20,20 @@ class Described(msgspec.Struct, frozen=True, kw_only=True):
     """Descriptors of one catalogue.
 
     Args:
-        lid_mle: local intrinsic dimension by maximum likelihood (Levina and Bickel 2004) over 20 neighbours.
+        lid_mle: local intrinsic dimension by maximum likelihood (Levina and Bickel 2004) over 20
+            neighbours.
         lid_two_nn: the same from the ratio of the first two distances (Facco et al. 2017).
-        hubness: skewness of how often an item is among the 10 nearest of others (Radovanovic et al. 2010).
+        hubness: skewness of how often an item is among the 10 nearest of others (Radovanovic et al.
+            2010).
         contrast: mean distance over distance to the nearest, median over items (He et al. 2012).
         nn_distance: median distance to the nearest other item.
         nn_low: that of the 5 % with the nearest.
         nn_power: of the law nn_distance ~ n ** power, fitted on random parts of the catalogue.
         spectrum: share of the variance on the first 1, 4, 16, 64 principal axes.
-        score_gaps: a user's best score minus that at rank 1, 2, 5, .. 100 of what it has not seen, median over users.
-        auc: of telling made-up items from hidden real ones by their neighbours, 0.5 where they cannot be told apart;
-            None for the real catalogue.
+        score_gaps: a user's best score minus that at rank 1, 2, 5, .. 100 of what it has not seen,
+            median over users.
+        auc: of telling made-up items from hidden real ones by their neighbours, 0.5 where they
+            cannot be told apart; None for the real catalogue.
     """
 
     lid_mle: float
@@ -74,7 +77,9 @@ def describe(
         nn_low=float(np.quantile(first, 0.05)),
         nn_power=power,
         spectrum=[float(shares[min(axes, len(shares)) - 1]) for axes in SPECTRUM],
-        score_gaps=[float(np.median(best[:, 0] - best[:, r - 1])) for r in RANKS if r <= best.shape[1]],
+        score_gaps=[
+            float(np.median(best[:, 0] - best[:, r - 1])) for r in RANKS if r <= best.shape[1]
+        ],
         auc=auc,
     )
 
@@ -82,7 +87,8 @@ def describe(
 def two_nn(distances: np.ndarray) -> float:
     """Intrinsic dimension from the ratio of the second to the first distance, Facco et al. 2017, equation 5.
 
-    The fit is through the origin of -log(1 - F) against log of the ratio, the largest tenth of the ratios left out.
+    The fit is through the origin of -log(1 - F) against log of the ratio, the largest tenth of the
+    ratios left out.
 
     Args:
         distances: (items, k) from near to far, the item itself first.
@@ -127,8 +133,9 @@ def nearest_law(vectors: np.ndarray, seed: int) -> tuple[float, float]:
 def two_sample_auc(made: np.ndarray, hidden: np.ndarray, seed: int) -> float:
     """How well a nearest-neighbour classifier tells made-up items from hidden real ones, area under its ROC curve.
 
-    Of both the same number; one half of the items is labelled, the other is scored by the share of made-up ones among
-    its nearest labelled neighbours (Lopez-Paz and Oquab 2017 with that classifier). 0.5 means that it cannot.
+    Of both the same number; one half of the items is labelled, the other is scored by the share of
+    made-up ones among its nearest labelled neighbours (Lopez-Paz and Oquab 2017 with that
+    classifier). 0.5 means that it cannot.
 
     Args:
         made: unit float32 (a, d).
@@ -158,7 +165,9 @@ def copy_share(made: np.ndarray, given: np.ndarray, distance: float) -> float:
         given: unit float32 (b, d).
         distance: usual one from a real item to the nearest other, at the size of the catalogue.
     """
-    closest = [(made[start : start + BLOCK] @ given.T).max(axis=1) for start in range(0, len(made), BLOCK)]
+    closest = [
+        (made[start : start + BLOCK] @ given.T).max(axis=1) for start in range(0, len(made), BLOCK)
+    ]
     far = np.sqrt(np.maximum(2 - 2 * np.concatenate(closest), 0))
     return float((far < COPY * distance).mean())
 

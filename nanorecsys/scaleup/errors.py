@@ -1,6 +1,6 @@
 """Named errors of the scale-up chapter."""
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 
 class ScaleupError(NanorecsysError):

@@ -1,12 +1,14 @@
 """The held-out test: can a generator that sees a tenth of the real items make up the other nine tenths?
 
-A random tenth is kept, the generator expands it tenfold, and the curves of every family of indexes on that catalogue
-are held against those on the real one, under the same real users. Over several hidden subsets, and over several
-trainings of the indexes, so that their noise stays below the differences.
+A random tenth is kept, the generator expands it tenfold, and the curves of every family of indexes
+on that catalogue are held against those on the real one, under the same real users. Over several
+hidden subsets, and over several trainings of the indexes, so that their noise stays below the
+differences.
 
-What is judged is the search among items that the users have not seen. Their vectors lie close to what they have seen
-last, nine tenths of which are hidden with the other items: no generator can make up for each user what it has seen, and
-in a catalogue that is expanded from all real items those are real.
+What is judged is the search among items that the users have not seen. Their vectors lie close to
+what they have seen last, nine tenths of which are hidden with the other items: no generator can
+make up for each user what it has seen, and in a catalogue that is expanded from all real items
+those are real.
 """
 
 import multiprocessing
@@ -21,20 +23,29 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from nanorecsys.atomic import atomic_path
 from nanorecsys.data import Histories
-from nanorecsys.environment import environment
-from nanorecsys.scaleup.curves import FAMILIES, Curve, mean_curve, recall_curves, relabelled, work_at
+from nanorecsys.scaleup.curves import (
+    FAMILIES,
+    Curve,
+    mean_curve,
+    recall_curves,
+    relabelled,
+    work_at,
+)
 from nanorecsys.scaleup.descriptors import Described, copy_share, describe, two_sample_auc
 from nanorecsys.scaleup.errors import VectorsError
 from nanorecsys.scaleup.generators.neighbours import nearest
 from nanorecsys.scaleup.result import Gap, Judged
 from nanorecsys.scaleup.shards import generate
+from nanorecsys.system.environment import environment
+from nanorecsys.system.files import atomic_path
 
 REAL = "real"
 JUDGED = ("IVF", "HNSW", "PQ")  # families that the rule reads
 WORK_RECALL = 0.95
-COPIES = 0.05  # of the made-up items that may lie so close to a real one, see `descriptors.copy_share`
+COPIES = (
+    0.05  # of the made-up items that may lie so close to a real one, see `descriptors.copy_share`
+)
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 FEWEST = 50  # items kept, below which no generator could be judged
 RULE = (
@@ -72,7 +83,8 @@ class Settings:
 class Held:
     """What the test found: curves of the real catalogue, its descriptors, a verdict for each generator, raw rows.
 
-    `noise` is by family the largest difference between one training on the real catalogue and their mean.
+    `noise` is by family the largest difference between one training on the real catalogue and their
+    mean.
     """
 
     real: dict[str, Curve]
@@ -125,8 +137,12 @@ def held_out(
             f"{settings.kept:.0%} of {len(vectors)} items are {kept}, fewer than the {FEWEST} that the test needs",
             "Keep a larger share, or take more items.",
         )
-    # every difference is against the mean of these, so it has the noise of many trainings and not of a few
-    reals = [_Task(REAL, 0, t, settings.seed + t) for t in range(max(2, settings.subsets) * settings.trainings)]
+    # every difference is against the mean of these, so it has the noise of many trainings and not
+    # of a few
+    reals = [
+        _Task(REAL, 0, t, settings.seed + t)
+        for t in range(max(2, settings.subsets) * settings.trainings)
+    ]
     made = [
         _Task(g, s, t, settings.seed + 100 * (s + 1) + t)
         for g in generators
@@ -147,10 +163,16 @@ def held_out(
     found = list(zip(tasks, results, strict=True))
     trained = [outcome.curves for task, outcome in found if task.generator == REAL]
     real = {f: mean_curve([c[f] for c in trained]) for f in FAMILIES}
-    noise = {f: float(max(np.abs(np.subtract(c[f].recall, real[f].recall)).max() for c in trained)) for f in FAMILIES}
-    described = next(o.described for task, o in found if task.generator == REAL and o.described is not None)
+    noise = {
+        f: float(max(np.abs(np.subtract(c[f].recall, real[f].recall)).max() for c in trained))
+        for f in FAMILIES
+    }
+    described = next(
+        o.described for task, o in found if task.generator == REAL and o.described is not None
+    )
     judged = [
-        _judge(g, [(task, result) for task, result in found if task.generator == g], real, settings) for g in generators
+        _judge(g, [(task, result) for task, result in found if task.generator == g], real, settings)
+        for g in generators
     ]
     return Held(real, noise, described, judged, _rows(found))
 
@@ -165,7 +187,9 @@ def subset(vectors: np.ndarray, settings: Settings, number: int) -> tuple[np.nda
 def choose(judged: Sequence[Judged]) -> Judged:
     """The generator to take: the least far off of the believable ones, else of those that do not copy, else of all."""
     believable = [j for j in judged if j.believable]
-    return min(believable or [j for j in judged if j.copies <= COPIES] or judged, key=lambda j: j.worst)
+    return min(
+        believable or [j for j in judged if j.copies <= COPIES] or judged, key=lambda j: j.worst
+    )
 
 
 _shared: dict[str, Any] = {}
@@ -187,13 +211,17 @@ def _run_or_read(task: _Task) -> _Outcome:
 
 
 def _run(task: _Task) -> _Outcome:
-    vectors, queries, seen, settings = (_shared[name] for name in ("vectors", "queries", "seen", "settings"))
+    vectors, queries, seen, settings = (
+        _shared[name] for name in ("vectors", "queries", "seen", "settings")
+    )
     first = task.training == 0 and task.subset == 0
     if task.generator == REAL:
         described = describe(vectors, queries, seen, 0) if first else None
         return _Outcome(recall_curves(vectors, queries, seen, task.seed), described, 0.0)
     kept, hidden = subset(vectors, settings, task.subset)
-    catalogue = generate(vectors[kept], len(vectors), task.generator, settings.seed + task.subset, threads=1)
+    catalogue = generate(
+        vectors[kept], len(vectors), task.generator, settings.seed + task.subset, threads=1
+    )
     rows = np.full(len(vectors), -1)
     rows[kept] = np.arange(len(kept))
     seen = relabelled(seen, rows)
@@ -205,7 +233,9 @@ def _run(task: _Task) -> _Outcome:
     return _Outcome(recall_curves(catalogue, queries, seen, task.seed), described, copies)
 
 
-def _judge(generator: str, found: list[tuple[_Task, _Outcome]], real: dict[str, Curve], settings: Settings) -> Judged:
+def _judge(
+    generator: str, found: list[tuple[_Task, _Outcome]], real: dict[str, Curve], settings: Settings
+) -> Judged:
     gaps = []
     for family in FAMILIES:
         by_subset = [
@@ -216,7 +246,9 @@ def _judge(generator: str, found: list[tuple[_Task, _Outcome]], real: dict[str, 
     first = next(outcome for _, outcome in found if outcome.described is not None)
     judged = [g for g in gaps if g.family in JUDGED]
     worst = max(abs(g.largest) for g in judged)
-    worst_all = max(np.abs(np.subtract(g.curve.recall_all, real[g.family].recall_all)).max() for g in judged)
+    worst_all = max(
+        np.abs(np.subtract(g.curve.recall_all, real[g.family].recall_all)).max() for g in judged
+    )
     off = [g.family for g in judged if abs(g.largest) > settings.bound]
     reasons = [f"{' and '.join(off)} too far off"] if off else []
     if first.copies > COPIES:

@@ -14,7 +14,12 @@ from nanorecsys.scaleup.curves import FAMILIES, Curve
 from nanorecsys.scaleup.result import Growth, Judged, Moved, Row
 from nanorecsys.study.plots import INK, MUTED, PALETTE, axes
 
-_SETTING = {"IVF": "nprobe", "HNSW": "efSearch", "PQ": "bytes a vector, PQ", "SQ": "bytes a vector, SQ"}
+_SETTING = {
+    "IVF": "nprobe",
+    "HNSW": "efSearch",
+    "PQ": "bytes a vector, PQ",
+    "SQ": "bytes a vector, SQ",
+}
 _COLORS = {
     "independent": PALETTE[5],
     "gaussian": PALETTE[1],
@@ -31,7 +36,9 @@ def curves(real: Mapping[str, Curve], judged: Sequence[Judged], title: str) -> F
     for axis, family in zip(panels.flat, FAMILIES, strict=True):
         for j in judged:
             c = gap(j, family).curve
-            axis.plot(c.settings, c.recall, color=_color(j.generator), linewidth=1.4, label=j.generator)
+            axis.plot(
+                c.settings, c.recall, color=_color(j.generator), linewidth=1.4, label=j.generator
+            )
         c = real[family]
         axis.plot(c.settings, c.recall, color=PALETTE[6], marker=".", linestyle="--", label="real")
         axis.set(xscale="log", xlabel=_SETTING[family], ylabel="recall@10")
@@ -57,7 +64,9 @@ def gaps(judged: Sequence[Judged], bound: float, title: str) -> Figure:
         reach = 1.4 * max(bound, *(abs(gap(j, family).largest) for j in judged))
         axis.set_xlim(-reach, reach)
         _generators(axis, family, judged, named=axis is panels[0])
-    figure.supxlabel("difference in recall@10: left too hard, right too easy", fontsize=10, color=INK)
+    figure.supxlabel(
+        "difference in recall@10: left too hard, right too easy", fontsize=10, color=INK
+    )
     figure.suptitle(title, x=0.02, ha="left", fontsize=11)
     return figure
 
@@ -77,7 +86,9 @@ def promises(judged: Sequence[Judged], real: Mapping[str, Curve], title: str) ->
             axis.plot([found], [place], "o", color=color, markersize=5)
         axis.margins(x=0.15)
         _generators(axis, family, judged, named=axis is panels[0])
-    figure.supxlabel("recall@10: hollow promised, filled found in the real catalogue", fontsize=10, color=INK)
+    figure.supxlabel(
+        "recall@10: hollow promised, filled found in the real catalogue", fontsize=10, color=INK
+    )
     figure.suptitle(title, x=0.02, ha="left", fontsize=11)
     return figure
 
@@ -85,17 +96,25 @@ def promises(judged: Sequence[Judged], real: Mapping[str, Curve], title: str) ->
 def moved(rows: Sequence[Moved], n: int, floor: float, title: str) -> Figure:
     """What settings chosen under each generator find on another one's catalogue of n items, a panel an index.
 
-    A hollow mark is the recall where it was chosen, a filled one that on the other; the floor is dashed.
+    A hollow mark is the recall where it was chosen, a filled one that on the other; the floor is
+    dashed.
     """
     own = [m for m in rows if m.n == n]
-    factories, generators = list(dict.fromkeys(m.factory for m in own)), list(dict.fromkeys(m.generator for m in own))
+    factories, generators = (
+        list(dict.fromkeys(m.factory for m in own)),
+        list(dict.fromkeys(m.generator for m in own)),
+    )
     figure, panels = axes(max(1, len(factories)), height=1.3 + 0.34 * len(generators))
-    for axis, factory in zip(panels, factories, strict=False):  # where no generator was tried, an empty panel
+    for axis, factory in zip(
+        panels, factories, strict=False
+    ):  # where no generator was tried, an empty panel
         axis.axvline(floor, color=MUTED, linewidth=0.8, linestyle="--")
         for m in (m for m in own if m.factory == factory):
             place, color = len(generators) - 1 - generators.index(m.generator), _color(m.generator)
             axis.plot([m.promised, m.found], [place, place], color=color, linewidth=1.4)
-            axis.plot([m.promised], [place], "o", color=color, markerfacecolor="white", markersize=6)
+            axis.plot(
+                [m.promised], [place], "o", color=color, markerfacecolor="white", markersize=6
+            )
             axis.plot([m.found], [place], "o", color=color, markersize=5)
         axis.margins(x=0.15)
         axis.set_title(factory.replace(",PQ", ",\nPQ"), fontsize=9)
@@ -111,19 +130,29 @@ def moved(rows: Sequence[Moved], n: int, floor: float, title: str) -> Figure:
 def growth(rows: Sequence[Row], laws: Sequence[Growth], floor: float, title: str) -> Figure:
     """P50 against n on log axes by family; hollow below the floor of recall; reading the vectors as a dashed line."""
     figure, (axis,) = axes(height=4.4)
-    colors = dict(zip(dict.fromkeys(r.family for r in rows), (PALETTE[6], *PALETTE[:6], MUTED), strict=False))
+    colors = dict(
+        zip(dict.fromkeys(r.family for r in rows), (PALETTE[6], *PALETTE[:6], MUTED), strict=False)
+    )
     for family, color in colors.items():
         own = sorted((r for r in rows if r.family == family), key=lambda r: r.n)
         axis.plot([], [], "o-", color=color, markersize=5, linewidth=1.4, label=family)
         for r in own:
             full = color if r.recall >= floor else "white"
-            axis.plot([r.n], [r.p50_ms.middle], "o", color=color, markerfacecolor=full, markersize=5)
+            axis.plot(
+                [r.n], [r.p50_ms.middle], "o", color=color, markerfacecolor=full, markersize=5
+            )
         law = next((g for g in laws if (g.family, g.what) == (family, "p50_ms")), None)
         if law is not None:
             ends = np.array([own[0].n, own[-1].n])
             axis.plot(ends, law.factor * ends**law.power, color=color, linewidth=1.4)
     flat = sorted((r for r in rows if r.factory == BASELINE), key=lambda r: r.n)
-    axis.plot([r.n for r in flat], [r.floor_ms for r in flat], color=MUTED, linestyle="--", label="reading all vectors")
+    axis.plot(
+        [r.n for r in flat],
+        [r.floor_ms for r in flat],
+        color=MUTED,
+        linestyle="--",
+        label="reading all vectors",
+    )
     axis.set(xscale="log", yscale="log", title=title, xlabel="items", ylabel="P50, ms a query")
     axis.set_xticks([r.n for r in flat])
     _plain(axis.xaxis)
@@ -135,7 +164,9 @@ def growth(rows: Sequence[Row], laws: Sequence[Growth], floor: float, title: str
 def costs(rows: Sequence[Row], title: str) -> Figure:
     """Memory and build time against n on log axes, by family."""
     figure, panels = axes(2, height=3.9)
-    colors = dict(zip(dict.fromkeys(r.family for r in rows), (PALETTE[6], *PALETTE[:6], MUTED), strict=False))
+    colors = dict(
+        zip(dict.fromkeys(r.family for r in rows), (PALETTE[6], *PALETTE[:6], MUTED), strict=False)
+    )
     for family, color in colors.items():
         own = sorted((r for r in rows if r.family == family), key=lambda r: r.n)
         panels[0].plot(
@@ -147,14 +178,18 @@ def costs(rows: Sequence[Row], title: str) -> Figure:
             label=family,
         )
         if family != BASELINE:
-            panels[1].plot([r.n for r in own], [r.build_s for r in own], ".-", color=color, linewidth=1.3)
+            panels[1].plot(
+                [r.n for r in own], [r.build_s for r in own], ".-", color=color, linewidth=1.3
+            )
     for axis, label in zip(panels, ("index, MiB", "building, s"), strict=True):
         axis.set(xscale="log", yscale="log", xlabel="items", ylabel=label)
         axis.set_xticks(sorted({r.n for r in rows if r.factory == BASELINE}))
         axis.tick_params(axis="x", labelsize=8)
         _plain(axis.xaxis)
         _plain(axis.yaxis)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5
+    )
     figure.suptitle(title, x=0.02, ha="left", fontsize=11)
     return figure
 

@@ -11,9 +11,10 @@ from nanorecsys.scaleup.descriptors import Described
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
     """One family's curve on made-up catalogues beside that on the real one.
 
-    `largest` is the difference of the mean curves that is largest in size, with its sign (positive: too easy), at
-    `setting`; `low` and `high` are its 95 % interval over hidden subsets. `work_ratio` is work at a recall of 0.95,
-    made up over real; None where one of the two does not get there.
+    `largest` is the difference of the mean curves that is largest in size, with its sign (positive:
+    too easy), at `setting`; `low` and `high` are its 95 % interval over hidden subsets.
+    `work_ratio` is work at a recall of 0.95, made up over real; None where one of the two does not
+    get there.
     """
 
     family: str
@@ -29,8 +30,8 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """A generator in the held-out test. `worst` is the largest difference of any family, in size.
 
-    `worst_all` is the same where neighbours that the user has seen count as well. `believable` is what the rule says:
-    no family further off than the bound, and no copies.
+    `worst_all` is the same where neighbours that the user has seen count as well. `believable` is
+    what the rule says: no family further off than the bound, and no copies.
     """
 
     generator: str
@@ -46,9 +47,9 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """An index over the first n items of a catalogue, at the fastest setting that reaches the floor of recall.
 
-    `build_s` includes `shared_s`, the time of centroids and lists, which other indexes of the run use as well. Peaks
-    are resident memory of the whole process. `read_mib` is what a query reads, None for a graph; `floor_ms` how long
-    that takes at the least.
+    `build_s` includes `shared_s`, the time of centroids and lists, which other indexes of the run
+    use as well. Peaks are resident memory of the whole process. `read_mib` is what a query reads,
+    None for a graph; `floor_ms` how long that takes at the least.
     """
 
     generator: str

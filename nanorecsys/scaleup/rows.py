@@ -31,7 +31,9 @@ class Rows:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows start to stop, float32 (stop - start, d)."""
         offset = self._begin + 4 * self._width * start
-        rows = np.fromfile(self.path, "<f4", (stop - start) * self._width, offset=offset).reshape(-1, self._width)
+        rows = np.fromfile(self.path, "<f4", (stop - start) * self._width, offset=offset).reshape(
+            -1, self._width
+        )
         return rows if self._matrix is None else rows @ self._matrix.T
 
     def blocks(self, rows: int) -> list[tuple[int, int]]:

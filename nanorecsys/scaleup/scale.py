@@ -1,7 +1,8 @@
 """Indexes over the first n items of one catalogue: each built in a process of its own and measured in another.
 
 ladder = Ladder(folder, catalogue, queries, truth, settings)
-row = ladder.row("IVF2048,SQ8", 300_000)      # builds, measures, keeps; again it only reads what was kept
+row = ladder.row("IVF2048,SQ8", 300_000)      # builds, measures, keeps; again it only reads what
+was kept
 """
 
 import os
@@ -27,7 +28,21 @@ from nanorecsys.scaleup.result import Row
 from nanorecsys.scaleup.specs import Parts, parts
 
 PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 56, 64, 72, 80, 96, 112, 128, 192, 256)
-FACTORS = (2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64)  # of k: candidates that are compared again
+FACTORS = (
+    2,
+    4,
+    6,
+    8,
+    12,
+    16,
+    20,
+    24,
+    28,
+    32,
+    40,
+    48,
+    64,
+)  # of k: candidates that are compared again
 BEAMS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 FLAT_QUERIES = 20  # a round of exact search of the largest catalogue takes some seconds
 
@@ -39,14 +54,16 @@ class Settings:
     Args:
         k: neighbours asked for.
         floor: of recall.
-        choosing: queries, the first, under which a setting is chosen; its recall is that under the others.
+        choosing: queries, the first, under which a setting is chosen; its recall is that under the
+            others.
         points: of the sample for each list.
         iterations: of k-means.
         block_rows: items of a block.
         rounds: of what is timed.
         timed: queries in each round.
         threads: of building, and of the throughput measure.
-        memory_gib: that exact search may take for the vectors; above it they are mapped from the file.
+        memory_gib: that exact search may take for the vectors; above it they are mapped from the
+            file.
         seed: of everything random.
         options: of graphs.
     """
@@ -89,7 +106,8 @@ class Ladder:
             truth: exact neighbours by size, see `truth.exact_prefixes`.
             limits: of the machine.
             settings: how much is done.
-            users: unit float32 (u, d), other users than those who query, on whom projections are fitted.
+            users: unit float32 (u, d), other users than those who query, on whom projections are
+                fitted.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.generator, self.catalogue = folder, generator, catalogue
@@ -108,14 +126,18 @@ class Ladder:
         try:
             p = parts(specification, n)
         except SpecificationError as error:
-            self.failures.append(Failure(f"{specification} at {n:,}", type(error).__name__, error.message))
+            self.failures.append(
+                Failure(f"{specification} at {n:,}", type(error).__name__, error.message)
+            )
             return None
         name = p.factory.replace(",", "-") + ("-disk" if on_disk else "")
         kept = self.folder / f"{n}" / name
         if (kept / "row.json").exists():
             return msgspec.json.decode((kept / "row.json").read_bytes(), type=Row)
         kept.mkdir(parents=True, exist_ok=True)
-        outcome = self._flat(n) if p.factory == BASELINE else self._build(specification, n, on_disk, kept)
+        outcome = (
+            self._flat(n) if p.factory == BASELINE else self._build(specification, n, on_disk, kept)
+        )
         if outcome.error:
             self.failures.append(Failure(f"{p.factory} at {n:,}", outcome.error, outcome.message))
             return None
@@ -128,8 +150,12 @@ class Ladder:
         found = {}
         for path in (self.folder / f"{n}").glob("*/search.json"):
             plan = msgspec.json.decode(path.read_bytes(), type=search_worker.Plan)
-            measured = msgspec.json.decode((path.parent / "measured.json").read_bytes(), type=search_worker.Measured)
-            found |= {(plan.factory, s): r for s, r in zip(plan.settings, measured.recalls, strict=True)}
+            measured = msgspec.json.decode(
+                (path.parent / "measured.json").read_bytes(), type=search_worker.Measured
+            )
+            found |= {
+                (plan.factory, s): r for s, r in zip(plan.settings, measured.recalls, strict=True)
+            }
         return found
 
     def _flat(self, n: int) -> build_worker.Outcome:
@@ -154,10 +180,16 @@ class Ladder:
         path, outcome = kept / "build.json", kept / "outcome.json"
         path.write_bytes(msgspec.json.encode(plan))
         outcome.unlink(missing_ok=True)
-        self._run("nanorecsys.scaleup.build_worker", [path, outcome], f"building {specification} over {n:,} items")
+        self._run(
+            "nanorecsys.scaleup.build_worker",
+            [path, outcome],
+            f"building {specification} over {n:,} items",
+        )
         return msgspec.json.decode(outcome.read_bytes(), type=build_worker.Outcome)
 
-    def _measure(self, p: Parts, n: int, outcome: build_worker.Outcome, kept: Path) -> search_worker.Measured:
+    def _measure(
+        self, p: Parts, n: int, outcome: build_worker.Outcome, kept: Path
+    ) -> search_worker.Measured:
         s = self.settings
         flat = p.factory == BASELINE
         plan = search_worker.Plan(
@@ -178,18 +210,30 @@ class Ladder:
         )
         path = kept / "search.json"
         path.write_bytes(msgspec.json.encode(plan))
-        self._run("nanorecsys.scaleup.search_worker", [path], f"searching {p.factory} over {n:,} items")
-        return msgspec.json.decode((kept / "measured.json").read_bytes(), type=search_worker.Measured)
+        self._run(
+            "nanorecsys.scaleup.search_worker", [path], f"searching {p.factory} over {n:,} items"
+        )
+        return msgspec.json.decode(
+            (kept / "measured.json").read_bytes(), type=search_worker.Measured
+        )
 
     def _run(self, module: str, arguments: list[Path], doing: str) -> None:
         pools = dict.fromkeys(
-            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self.settings.threads)
+            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+            str(self.settings.threads),
         )
-        # threads that wait do so asleep; FAISS's memory is in large pages as numpy's arrays are, those of exact search
-        # among them: lists and codes lie all over it, and each small page would cost a look-up
-        environment = os.environ | pools | {"OMP_WAIT_POLICY": "PASSIVE", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        # threads that wait do so asleep; FAISS's memory is in large pages as numpy's arrays are,
+        # those of exact search among them: lists and codes lie all over it, and each small page
+        # would cost a look-up
+        environment = (
+            os.environ
+            | pools
+            | {"OMP_WAIT_POLICY": "PASSIVE", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+        )
         done = subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, env=environment
+            [sys.executable, "-m", module, *map(str, arguments)],
+            capture_output=True,
+            env=environment,
         )
         if done.returncode:
             last = done.stderr.decode(errors="replace").strip()[-500:]
@@ -199,7 +243,12 @@ class Ladder:
             )
 
     def _row(
-        self, p: Parts, n: int, on_disk: bool, outcome: build_worker.Outcome, found: search_worker.Measured
+        self,
+        p: Parts,
+        n: int,
+        on_disk: bool,
+        outcome: build_worker.Outcome,
+        found: search_worker.Measured,
     ) -> Row:
         read = found.read_bytes
         return Row(
@@ -226,10 +275,16 @@ def frames(ladders: Iterable[Ladder]) -> dict[str, pl.DataFrame]:
     """Raw rows of all that was measured, see `search_worker`, with generator, n and index beside them."""
     found = {}
     for name in ("accuracy", "latency"):
-        parquets = [(ladder, path) for ladder in ladders for path in sorted(ladder.folder.glob(f"*/*/{name}.parquet"))]
+        parquets = [
+            (ladder, path)
+            for ladder in ladders
+            for path in sorted(ladder.folder.glob(f"*/*/{name}.parquet"))
+        ]
         found[name] = pl.concat(
             pl.read_parquet(path).with_columns(
-                generator=pl.lit(ladder.generator), n=pl.lit(int(path.parts[-3])), index=pl.lit(path.parts[-2])
+                generator=pl.lit(ladder.generator),
+                n=pl.lit(int(path.parts[-3])),
+                index=pl.lit(path.parts[-2]),
             )
             for ladder, path in parquets
         )

@@ -1,12 +1,15 @@
 """`python -m nanorecsys.scaleup.search_worker PLAN`: measure one index in a process that does nothing else.
 
-All settings of the grid are searched for their recall under a few scouting queries, those that may be the least to
-reach the floor under more. The least that surely reach it are timed, one query at a time on one thread, in
-rounds and in another random order in each. The fastest is then timed anew, and its recall is that under the other
-queries: the best of many noisy figures flatters itself. It writes its `Measured` beside the plan, and rows to parquet:
+All settings of the grid are searched for their recall under a few scouting queries, those that may
+be the least to reach the floor under more. The least that surely reach it are timed, one query at a
+time on one thread, in rounds and in another random order in each. The fastest is then timed anew,
+and its recall is that under the other
+queries: the best of many noisy figures flatters itself. It writes its `Measured` beside the plan,
+and rows to parquet:
 
-    accuracy  setting, query, recall       one row a query: of every setting the first, of the chosen one all
-    latency   setting, round, query, ns    one query at a time, one thread; the rounds of the second timing are negative
+    accuracy  setting, query, recall       one row a query: of every setting the first, of the
+    chosen one all latency   setting, round, query, ns    one query at a time, one thread; the
+    rounds of the second timing are negative
 """
 
 import gc
@@ -24,10 +27,10 @@ from nanorecsys.ann.exact import Exact
 from nanorecsys.ann.indexes import FaissIndex, load_index
 from nanorecsys.ann.measure_worker import read_bytes
 from nanorecsys.ann.specs import BASELINE, parse_setting
-from nanorecsys.blas import faiss
-from nanorecsys.memory import forget_peak, peak_resident_bytes
 from nanorecsys.scaleup.rows import Rows
 from nanorecsys.study.spread import Spread, spread
+from nanorecsys.system.blas import faiss
+from nanorecsys.system.memory import forget_peak, peak_resident_bytes
 
 WARM_UP = 5
 SCOUTS = 150  # queries under which every setting is tried
@@ -47,7 +50,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         settings: of the search, in order of their cost.
         k: neighbours asked for.
         floor: of recall.
-        choosing: queries, the first, under which the setting is chosen; 0 where there is nothing to choose.
+        choosing: queries, the first, under which the setting is chosen; 0 where there is nothing to
+            choose.
         rounds: of what is timed.
         timed: queries in each round.
         threads: of the throughput measure.
@@ -74,9 +78,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """The chosen setting: the fastest that reaches the floor, or else the one with the highest recall.
 
-    `recall` is under the queries that had no part in the choice, `recalls` those of all settings under the others.
-    `read_bytes` are those that a scan reads for a query; None for a graph. `queries_per_s` is in one batch on all
-    threads.
+    `recall` is under the queries that had no part in the choice, `recalls` those of all settings
+    under the others. `read_bytes` are those that a scan reads for a query; None for a graph.
+    `queries_per_s` is in one batch on all threads.
     """
 
     search: str
@@ -99,7 +103,9 @@ def least(settings: Sequence[str]) -> set[str]:
     values = {s: tuple(parse_setting(s).values()) for s in settings}
 
     def beaten(mine: tuple[int, ...]) -> bool:
-        return any(v != mine and all(a <= b for a, b in zip(v, mine, strict=True)) for v in values.values())
+        return any(
+            v != mine and all(a <= b for a, b in zip(v, mine, strict=True)) for v in values.values()
+        )
 
     return {s for s, mine in values.items() if not beaten(mine)}
 
@@ -186,11 +192,15 @@ def measure(plan: Plan, folder: Path) -> Measured:
     times = []
     for number in range(plan.rounds if len(timed) > 1 else 0):
         sample = rng.permutation(len(queries))[: plan.timed]
-        times += [_timed(index, plan, i, number, queries[sample], sample) for i in rng.permutation(timed)]
+        times += [
+            _timed(index, plan, i, number, queries[sample], sample) for i in rng.permutation(timed)
+        ]
     chosen = timed[0]
     if times:
         middle = pl.concat(times).group_by("setting", "round").agg(pl.col("ns").median())
-        chosen = min(middle.group_by("setting").agg(pl.col("ns").median()).rows(), key=lambda row: row[1])[0]
+        chosen = min(
+            middle.group_by("setting").agg(pl.col("ns").median()).rows(), key=lambda row: row[1]
+        )[0]
     again = []
     for number in range(CONFIRM_ROUNDS):
         sample = rng.permutation(len(queries))[: plan.timed]
@@ -203,7 +213,13 @@ def measure(plan: Plan, folder: Path) -> Measured:
     rate = len(asked) * 1e9 / (time.perf_counter_ns() - begin)
     found[chosen] = exact.recall(items, plan.k)
     pl.concat(
-        pl.DataFrame({"setting": np.full(len(r), i, np.int32), "query": np.arange(len(r), dtype=np.int32), "recall": r})
+        pl.DataFrame(
+            {
+                "setting": np.full(len(r), i, np.int32),
+                "query": np.arange(len(r), dtype=np.int32),
+                "recall": r,
+            }
+        )
         for i, r in enumerate(found)
     ).write_parquet(folder / "accuracy.parquet")
     search = plan.settings[chosen]
@@ -238,7 +254,12 @@ def _open(plan: Plan) -> FlatSearch | FaissIndex:
 
 
 def _timed(
-    index: FlatSearch | FaissIndex, plan: Plan, setting: int, number: int, queries: np.ndarray, sample: np.ndarray
+    index: FlatSearch | FaissIndex,
+    plan: Plan,
+    setting: int,
+    number: int,
+    queries: np.ndarray,
+    sample: np.ndarray,
 ) -> pl.DataFrame:
     index.set(plan.settings[setting])
     with threadpool_limits(1):
@@ -253,7 +274,9 @@ def _timed(
             search(query, plan.k)
             taken[i] = clock() - start
     frame = pl.DataFrame({"query": sample.astype(np.int32), "ns": taken})
-    return frame.with_columns(setting=pl.lit(int(setting), pl.Int32), round=pl.lit(number, pl.Int32))
+    return frame.with_columns(
+        setting=pl.lit(int(setting), pl.Int32), round=pl.lit(number, pl.Int32)
+    )
 
 
 def _spread(rounds: list[pl.DataFrame], quantile: float) -> Spread:

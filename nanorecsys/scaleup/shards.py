@@ -1,8 +1,8 @@
 """Catalogues of any size, in memory or in a file, made shard by shard.
 
-A shard is a run of synthetic rows with a random stream of its own, derived from the seed and the shard's number, and
-is made on one thread from start to end. So the bytes do not depend on the order of the shards, on the number of threads
-or on where a killed run was taken up again.
+A shard is a run of synthetic rows with a random stream of its own, derived from the seed and the
+shard's number, and is made on one thread from start to end. So the bytes do not depend on the order
+of the shards, on the number of threads or on where a killed run was taken up again.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from nanorecsys.atomic import atomic_path
 from nanorecsys.scaleup.errors import DiskSpaceError, OtherRunError, VectorsError
 from nanorecsys.scaleup.generators import Fitted, by_name, check_vectors
+from nanorecsys.system.files import atomic_path
 
 SHARD_ROWS = 16_384  # 16 MiB at d 256: some hundred shards at 3 million items
 SPARE = 64 << 20  # bytes that the disk should have left when the catalogue is written
@@ -44,7 +44,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         """What `other` has instead, in words."""
         mine, theirs = msgspec.structs.asdict(self), msgspec.structs.asdict(other)
         return ", ".join(
-            f"{name} {theirs[name]!r} instead of {mine[name]!r}" for name in mine if mine[name] != theirs[name]
+            f"{name} {theirs[name]!r} instead of {mine[name]!r}"
+            for name in mine
+            if mine[name] != theirs[name]
         )
 
 
@@ -72,8 +74,10 @@ def generate(
         n: items of the catalogue, at least as many as there are real ones.
         generator: a name of `GENERATORS`.
         seed: of the random streams.
-        keep_real: the real items are the first rows, so that their ids stay valid; otherwise all rows are synthetic.
-        threads: that make shards at the same time, by default one for each core; the bytes are the same.
+        keep_real: the real items are the first rows, so that their ids stay valid; otherwise all
+            rows are synthetic.
+        threads: that make shards at the same time, by default one for each core; the bytes are the
+            same.
         progress: draw a bar.
 
     Raises:
@@ -105,8 +109,9 @@ def write_catalogue(
 ) -> np.ndarray:
     """The catalogue that `generate` makes, in a .npy file and never whole in memory.
 
-    While it grows it is `path` with .part added; `path` with .json added records the recipe and which shards are in
-    place. A call after a kill takes up those whose checksums hold; a call for a finished catalogue opens it.
+    While it grows it is `path` with .part added; `path` with .json added records the recipe and
+    which shards are in place. A call after a kill takes up those whose checksums hold; a call for a
+    finished catalogue opens it.
 
     Returns:
         the file, memory-mapped and read-only, float32 (n, d).
@@ -130,7 +135,12 @@ def write_catalogue(
 
 
 def _fill(
-    file: BinaryIO, plan: "_Plan", claimed: dict[int, int], record: Path, threads: int | None, progress: bool
+    file: BinaryIO,
+    plan: "_Plan",
+    claimed: dict[int, int],
+    record: Path,
+    threads: int | None,
+    progress: bool,
 ) -> None:
     """Write header, real rows and the shards that are missing; `claimed` are those said to be there already."""
     np.lib.format.write_array_header_1_0(
@@ -142,7 +152,14 @@ def _fill(
 
     def holds(shard: int, crc: int) -> bool:
         rows = plan.rows(shard)
-        return zlib.crc32(os.pread(handle, row_bytes * (rows.stop - rows.start), begin + row_bytes * rows.start)) == crc
+        return (
+            zlib.crc32(
+                os.pread(
+                    handle, row_bytes * (rows.stop - rows.start), begin + row_bytes * rows.start
+                )
+            )
+            == crc
+        )
 
     def put(rows: slice, made: np.ndarray) -> int:
         # positional writes and no writable map, whose pages would count as memory of this process
@@ -169,12 +186,16 @@ def _claimed(path: Path, part: Path, record: Path, recipe: Recipe) -> dict[int, 
     if not record.exists():
         for file in (path, part):
             if file.exists():
-                raise OtherRunError(f"{file} has no {record.name} beside it that says what made it.", remedy)
+                raise OtherRunError(
+                    f"{file} has no {record.name} beside it that says what made it.", remedy
+                )
         return {}
     try:
         found = msgspec.json.decode(record.read_bytes(), type=Record)
     except msgspec.MsgspecError as error:
-        raise OtherRunError(f"{record} is not the record of a catalogue: {error}.", remedy) from error
+        raise OtherRunError(
+            f"{record} is not the record of a catalogue: {error}.", remedy
+        ) from error
     if found.recipe != recipe:
         raise OtherRunError(
             f"{path} belongs to another run: {recipe.differences(found.recipe)}.",
@@ -201,7 +222,9 @@ class _Plan:
         UnknownGeneratorError, VectorsError
     """
 
-    def __init__(self, vectors: np.ndarray, n: int, generator: str, seed: int, keep_real: bool) -> None:
+    def __init__(
+        self, vectors: np.ndarray, n: int, generator: str, seed: int, keep_real: bool
+    ) -> None:
         maker = by_name(generator)
         check_vectors(vectors, maker.neighbours)
         if keep_real and n < len(vectors):
@@ -229,14 +252,20 @@ class _Plan:
         start = len(self.real) + shard * SHARD_ROWS
         return slice(start, min(start + SHARD_ROWS, self.recipe.n))
 
-    def run(self, shards: Iterable[int], put: Put, threads: int | None, progress: bool) -> Iterator[tuple[int, int]]:
+    def run(
+        self, shards: Iterable[int], put: Put, threads: int | None, progress: bool
+    ) -> Iterator[tuple[int, int]]:
         """Make shards and hand each to `put`; yields the shard's number and what `put` returned, as they end."""
         shards = list(shards)
         if not shards:
             return
         threads = threads or len(os.sched_getaffinity(0))
-        # one thread of the linear algebra in each of ours: sums then have one order whatever the number of threads
-        with threadpool_limits(1), tqdm(total=len(shards), unit="shard", disable=not progress) as bar:
+        # one thread of the linear algebra in each of ours: sums then have one order whatever the
+        # number of threads
+        with (
+            threadpool_limits(1),
+            tqdm(total=len(shards), unit="shard", disable=not progress) as bar,
+        ):
             fitted = self._maker.fit(self._vectors, self.recipe.n)
             pool = ThreadPoolExecutor(threads)
             waiting: set[Future[tuple[int, int]]] = set()
@@ -255,5 +284,7 @@ class _Plan:
 
     def _make(self, fitted: Fitted, shard: int, put: Put) -> tuple[int, int]:
         rows = self.rows(shard)
-        stream = np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.recipe.seed, spawn_key=(shard,))))
+        stream = np.random.Generator(
+            np.random.SFC64(np.random.SeedSequence(self.recipe.seed, spawn_key=(shard,)))
+        )
         return shard, put(rows, fitted.sample(rows.stop - rows.start, stream))

@@ -1,10 +1,11 @@
 """The indexes of the scale-up chapter, as text.
 
-Like `faiss.index_factory`, with three liberties: `IVF` without a number takes its lists by the rule `lists_for`, no
-index gets more lists than `ITEMS_PER_LIST` allows, and `Users128,` or `Items128,` before inverted lists projects as in
-`nanorecsys.ann.specs`. They are inverted lists (`IVF2048,SQ8`, `IVF4096_HNSW32,PQ32np`, `IVF,RaBitQfs,Refine(SQ8)`), a
-graph (`HNSW32`), or `Flat`. `IVF8192(PQ64x4fs,RFlat),` looks for lists by codes of their centroids, the best of which
-are compared again. A refinement compares codes of whole vectors, projected lists or not.
+Like `faiss.index_factory`, with three liberties: `IVF` without a number takes its lists by the rule
+`lists_for`, no index gets more lists than `ITEMS_PER_LIST` allows, and `Users128,` or `Items128,`
+before inverted lists projects as in `nanorecsys.ann.specs`. They are inverted lists (`IVF2048,SQ8`,
+`IVF4096_HNSW32,PQ32np`, `IVF,RaBitQfs,Refine(SQ8)`), a graph (`HNSW32`), or `Flat`.
+`IVF8192(PQ64x4fs,RFlat),` looks for lists by codes of their centroids, the best of which are
+compared again. A refinement compares codes of whole vectors, projected lists or not.
 """
 
 import math
@@ -74,7 +75,8 @@ def lists_for(n: int, coded: bool = False) -> int:
 
     Args:
         n: items.
-        coded: centroids are looked through by their codes: eight times the root, at most `MOST_CODED_LISTS`.
+        coded: centroids are looked through by their codes: eight times the root, at most
+            `MOST_CODED_LISTS`.
 
     >>> lists_for(27_278), lists_for(1_000_000), lists_for(3_000_000), lists_for(3_000_000, coded=True)
     (512, 4096, 4096, 8192)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from nanorecsys.atomic import atomic_path
+from nanorecsys.system.files import atomic_path
 
 LEDGER = "steps.json"
 
@@ -43,7 +43,8 @@ class Steps:
             with atomic_path(path) as part:
                 start = time.perf_counter()
                 make(part)
-                # noted before the file is in its place: a step that was killed in between is done and noted anew
+                # noted before the file is in its place: a step that was killed in between is done
+                # and noted anew
                 self._seconds[name] = time.perf_counter() - start
                 with atomic_path(self._path) as ledger:
                     ledger.write_bytes(msgspec.json.encode(self._seconds))

@@ -13,7 +13,9 @@ BLOCK = 32_768  # rows at once: 32 MiB at d 256
 SPARE = 4  # neighbours kept for each one asked for, so that ties at the last place are seen
 
 
-def exact_prefixes(path: Path, queries: np.ndarray, k: int, sizes: Sequence[int]) -> dict[int, Exact]:
+def exact_prefixes(
+    path: Path, queries: np.ndarray, k: int, sizes: Sequence[int]
+) -> dict[int, Exact]:
     """The k nearest of each query among the first rows of a file, for each size.
 
     Args:

@@ -13,16 +13,24 @@ import yaml
 from bs4 import BeautifulSoup
 from rich.console import Console
 
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.study.chapters import Chapter, chapters
 from nanorecsys.study.claims import JudgedClaim
-from nanorecsys.study.compare import OTHER_MACHINE, PUBLISHED, SECOND, machine_of, other_parameters, parts, records
+from nanorecsys.study.compare import (
+    OTHER_MACHINE,
+    PUBLISHED,
+    SECOND,
+    machine_of,
+    other_parameters,
+    parts,
+    records,
+)
 from nanorecsys.study.doctor import chromium
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FILE, write_atomically
 from nanorecsys.study.runner import AGAIN, STATE, locked
 from nanorecsys.study.summary import VERDICTS, figure, size_mib
+from nanorecsys.system.errors import NanorecsysError
 
 RESULTS = "book/results"
 SUMMARY = "07_summary"
@@ -78,23 +86,34 @@ def print_pdf(where: Layout, run: str | None, console: Console) -> Path:
     """
     browser = chromium()
     if browser is None:
-        raise BookError("a PDF is printed by Chromium, and there is none", "apt-get install chromium")
+        raise BookError(
+            "a PDF is printed by Chromium, and there is none", "apt-get install chromium"
+        )
     work = where.build / (run or PUBLISHED)
     output, pdf = work / "output", work / "nanorecsys.pdf"
     shutil.rmtree(output, ignore_errors=True)
     html = _sphinx(where, work / "source", output, "singlehtml")
     first = yaml.safe_load((work / "source" / "_toc.yml").read_text())["root"]
-    page = (html / f"{first}.html").replace(html / "index.html")  # its links are relative to the folder of all
-    options = ["--headless", "--no-pdf-header-footer", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    page = (html / f"{first}.html").replace(
+        html / "index.html"
+    )  # its links are relative to the folder of all
+    options = [
+        "--headless",
+        "--no-pdf-header-footer",
+        *(["--no-sandbox"] if os.geteuid() == 0 else []),
+    ]
     printed = output / pdf.name
     command = [browser, *options, f"--print-to-pdf={printed}", page.as_uri()]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PRINT_S)
     except subprocess.TimeoutExpired:
-        raise BookError(f"Chromium did not print in {PRINT_S} s", "print the pages from a browser") from None
+        raise BookError(
+            f"Chromium did not print in {PRINT_S} s", "print the pages from a browser"
+        ) from None
     if done.returncode or not printed.exists():
         raise BookError(
-            f"Chromium ended with {done.returncode}: {done.stderr.strip()[-500:]}", "print the pages from a browser"
+            f"Chromium ended with {done.returncode}: {done.stderr.strip()[-500:]}",
+            "print the pages from a browser",
         )
     printed.replace(pdf)
     shutil.rmtree(output)
@@ -104,15 +123,26 @@ def print_pdf(where: Layout, run: str | None, console: Console) -> Path:
 
 def _sphinx(where: Layout, source: Path, output: Path, builder: str) -> Path:
     """Build the source strictly; the folder of what came out."""
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", source, "--path-output", output]
+    command = [
+        Path(sys.executable).with_name("jupyter-book"),
+        "build",
+        source,
+        "--path-output",
+        output,
+    ]
     log = source.parent / "build.log"
     with log.open("wb") as file:
         strict = ("--all", "-W", "-n", "--keep-going", "--builder", builder)
         done = subprocess.run([*command, *strict], stdout=file, stderr=file)
     if done.returncode:
-        told = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
+        told = [
+            line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line
+        ]
         shown = "\n".join(f"    {line.replace(str(source), '.')}" for line in told[:20])
-        raise BookError(f"Sphinx ended with {done.returncode}:\n{shown}", f"the whole log: {where.relative(log)}")
+        raise BookError(
+            f"Sphinx ended with {done.returncode}:\n{shown}",
+            f"the whole log: {where.relative(log)}",
+        )
     return output / "_build" / builder
 
 
@@ -132,7 +162,9 @@ def assemble(where: Layout, results: Path, source: Path) -> None:
     contents = yaml.safe_load((where.root / "_toc.yml").read_text())
     names = {f"{RESULTS}/{c.name}" for c in shown}
     for part in contents["parts"]:
-        part["chapters"] = [e for e in part["chapters"] if not e["file"].startswith(RESULTS) or e["file"] in names]
+        part["chapters"] = [
+            e for e in part["chapters"] if not e["file"].startswith(RESULTS) or e["file"] in names
+        ]
     contents["parts"] = [part for part in contents["parts"] if part["chapters"]]
     (source / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False))
 
@@ -155,9 +187,16 @@ def copy_second(where: Layout, first: Path, second: Path, target: Path) -> None:
         CompareError, GateError: it has no record, or one that may not be shown.
     """
     before, after = records(where, first), records(where, second)
-    own = [c for c in chapters(where).values() if c.name in after and not (second / c.name).is_symlink()]
+    own = [
+        c
+        for c in chapters(where).values()
+        if c.name in after and not (second / c.name).is_symlink()
+    ]
     if not own:
-        raise BookError(f"{second.name} has only what {first.name} lent it", f"nanorecsys run {first.name} --again")
+        raise BookError(
+            f"{second.name} has only what {first.name} lent it",
+            f"nanorecsys run {first.name} --again",
+        )
     for chapter in own:
         check_chapter(chapter, second)
         if changed := other_parameters(chapter, before, after):
@@ -187,8 +226,8 @@ def publish(where: Layout, run: str, console: Console, *, again: bool = False) -
         where: the study's folders.
         run: name of the run.
         console: where it is told.
-        again: with them the records of that run's repeat; a second run that was published before is gone otherwise.
-            One on another machine stays, unless this run's machine is that one.
+        again: with them the records of that run's repeat; a second run that was published before is
+            gone otherwise. One on another machine stays, unless this run's machine is that one.
 
     Raises:
         BookError: a chapter of the study has not run, or the repeat is none.
@@ -205,13 +244,16 @@ def publish(where: Layout, run: str, console: Console, *, again: bool = False) -
         if again:
             copy_second(where, results, where.run(run + AGAIN), staged / SECOND)
         other = where.published / OTHER_MACHINE
-        if other.is_dir() and machine_of(records(where, other)) != machine_of(records(where, results)):
+        if other.is_dir() and machine_of(records(where, other)) != machine_of(
+            records(where, results)
+        ):
             shutil.copytree(other, staged / OTHER_MACHINE)
         shutil.rmtree(where.published, ignore_errors=True)
         staged.rename(where.published)
         write_parts(where, where.published, where.published)
     console.print(
-        f"published {run}: {size_mib(where.published):.1f} MiB in {where.relative(where.published)}", highlight=False
+        f"published {run}: {size_mib(where.published):.1f} MiB in {where.relative(where.published)}",
+        highlight=False,
     )
 
 
@@ -225,7 +267,8 @@ def publish_other_machine(where: Layout, run: str, console: Console) -> None:
 
     Raises:
         BookError: it has not run, or ran on the machine of the published results.
-        CompareError, GateError, RecordError: there is no record in one of the two, or one that may not be shown; what
+        CompareError, GateError, RecordError: there is no record in one of the two, or one that may
+        not be shown; what
             was published is untouched then.
     """
     results, target = _existing(where, run), where.published / OTHER_MACHINE
@@ -266,10 +309,15 @@ def check_run(where: Layout, run: str | None) -> list[str]:
             problems.append(str(error))
     if not problems and run is None:
         stale = [n for n, text in parts(where, results).items() if _text(results / n) != text]
-        problems += (f"{where.relative(results / name)} is not what the records say: publish again" for name in stale)
+        problems += (
+            f"{where.relative(results / name)} is not what the records say: publish again"
+            for name in stale
+        )
     pages = where.build / (run or PUBLISHED) / "html"
     summary = results / f"{SUMMARY}.ipynb"
-    if not problems and pages.is_dir() and pages.stat().st_mtime >= summary.stat().st_mtime:  # not of an older run
+    if (
+        not problems and pages.is_dir() and pages.stat().st_mtime >= summary.stat().st_mtime
+    ):  # not of an older run
         problems += check_html(pages, results)
     return problems
 
@@ -290,14 +338,20 @@ def check_html(html: Path, results: Path) -> list[str]:
         for path in sorted(html.rglob("*.html"))
         if "_static" not in path.parts
     }
-    expected = [html / "book" / f"{name}.html" for name in ("intro", "claims", "runs", "compare", "environment", "api")]
+    expected = [
+        html / "book" / f"{name}.html"
+        for name in ("intro", "claims", "runs", "compare", "environment", "api")
+    ]
     expected += [html / RESULTS / f"{path.stem}.html" for path in results.glob("*.ipynb")]
     problems = [f"{path.relative_to(html)} was not built" for path in expected if path not in pages]
     if not problems:
         problems += _check_claims(pages[html / "book" / "claims.html"], results)
     anchors = {path: {tag["id"] for tag in page.find_all(id=True)} for path, page in pages.items()}
     for path, page in pages.items():
-        problems += (f"{path.relative_to(html)}: {problem}" for problem in _check_links(path, page, anchors, html))
+        problems += (
+            f"{path.relative_to(html)}: {problem}"
+            for problem in _check_links(path, page, anchors, html)
+        )
     return problems
 
 
@@ -307,7 +361,9 @@ def _check_claims(page: BeautifulSoup, results: Path) -> Iterator[str]:
     for row in page.select("table tr"):
         cells = [cell.get_text(" ", strip=True) for cell in row.find_all(["td", "th"])]
         rows[cells[0]] = cells
-    claims = msgspec.json.decode((results / SUMMARY / "claims.json").read_bytes(), type=list[JudgedClaim])
+    claims = msgspec.json.decode(
+        (results / SUMMARY / "claims.json").read_bytes(), type=list[JudgedClaim]
+    )
     for claim in claims:
         shown = rows.get(claim.id)
         if shown is None:
@@ -316,7 +372,9 @@ def _check_claims(page: BeautifulSoup, results: Path) -> Iterator[str]:
             yield f"claims.html: {claim.id} shows {shown[3:]}, claims.json has {claim.value} ({claim.verdict})"
 
 
-def _check_links(path: Path, page: BeautifulSoup, anchors: dict[Path, set[str]], html: Path) -> Iterator[str]:
+def _check_links(
+    path: Path, page: BeautifulSoup, anchors: dict[Path, set[str]], html: Path
+) -> Iterator[str]:
     """Links that lead nowhere, and files that a reader without a network would lack."""
     for tag in page.find_all(["a", "img", "script", "link", "source", "iframe"]):
         target = tag.get("href") if tag.name in ("a", "link") else tag.get("src")

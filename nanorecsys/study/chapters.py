@@ -1,9 +1,10 @@
 """The chapters of the study, found by their notebooks: adding one touches nothing here.
 
-A chapter is `notebooks/NN_name.ipynb` whose metadata names its subpackage (`{"nanorecsys": {"package": ...}}`), and a
-module `chapter` in that subpackage with
+A chapter is `notebooks/NN_name.ipynb` whose metadata names its subpackage (`{"nanorecsys":
+{"package": ...}}`), and a module `chapter` in that subpackage with
 
-- `NEEDS`: the names of the chapters that it reads, or `EARLIER` for all before it, those that have not run left out;
+- `NEEDS`: the names of the chapters that it reads, or `EARLIER` for all before it, those that have
+  not run left out;
 - `Result`: the typed struct of its result record;
 - `CLAIMS`: its claims, a tuple of `nanorecsys.study.claims.Claim`;
 - `estimate(parameters) -> Estimate`: what a run of it takes;
@@ -18,10 +19,10 @@ from typing import Any
 
 import nbformat
 
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.study.claims import Claim
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.parameters import OWN, Parameter, chapter_module, read_parameters
+from nanorecsys.system.errors import NanorecsysError
 
 EARLIER = "earlier"
 
@@ -38,7 +39,8 @@ class Estimate:
 class Chapter:
     """One chapter: its notebook, its parameters and what its subpackage declares.
 
-    `needs_all` says that chapters in `needs` may be missing; `judges` are the modules whose claims it then evaluates.
+    `needs_all` says that chapters in `needs` may be missing; `judges` are the modules whose claims
+    it then evaluates.
     """
 
     name: str
@@ -67,7 +69,9 @@ def chapters(where: Layout) -> dict[str, Chapter]:
     """
     paths = sorted(p for p in where.notebooks.glob("*.ipynb") if re.match(r"\d\d_", p.name))
     if not paths:
-        raise NanorecsysError(f"expected notebooks NN_name.ipynb in {where.relative(where.notebooks)}, found none")
+        raise NanorecsysError(
+            f"expected notebooks NN_name.ipynb in {where.relative(where.notebooks)}, found none"
+        )
     found: dict[str, Chapter] = {}
     for path in paths:
         found[path.stem] = _chapter(path, found)
@@ -79,11 +83,15 @@ def _chapter(path: Path, earlier: Mapping[str, Chapter]) -> Chapter:
     package, module = chapter_module(notebook, path.stem)
     parameters = read_parameters(notebook, path.stem)
     if OWN not in parameters:
-        raise NanorecsysError(f"{path.stem}: the parameters cell lacks {OWN!r}, the run whose chapters it reads")
+        raise NanorecsysError(
+            f"{path.stem}: the parameters cell lacks {OWN!r}, the run whose chapters it reads"
+        )
     needs_all = module.NEEDS == EARLIER
     needs = tuple(earlier) if needs_all else tuple(module.NEEDS)
     if unmet := [n for n in needs if n not in earlier]:
-        raise NanorecsysError(f"{path.stem} needs {', '.join(unmet)}, which is no chapter before it")
+        raise NanorecsysError(
+            f"{path.stem} needs {', '.join(unmet)}, which is no chapter before it"
+        )
     return Chapter(
         name=path.stem,
         notebook=path,

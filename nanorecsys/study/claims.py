@@ -10,7 +10,11 @@ Verdict = Literal["holds", "limited", "fails", "not_run"]
 Operator = Literal["==", ">", ">=", "<="]
 Agreement = Literal["exact", "ratio", "quality", "machine"]
 
-UNITS: dict[str, Agreement] = {"x": "ratio", "": "quality", "recall": "quality"}  # any other belongs to the machine
+UNITS: dict[str, Agreement] = {
+    "x": "ratio",
+    "": "quality",
+    "recall": "quality",
+}  # any other belongs to the machine
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -45,11 +49,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         id: `chapter.short_name`.
         statement: one sentence, true if the verdict is `holds`.
-        value: the measured figure, from the chapter's result; None where this run did not measure it.
+        value: the measured figure, from the chapter's result; None where this run did not measure
+            it.
         unit: of the value, empty for a count or a ratio.
         target: what the value has to reach.
-        original: the figure of the earlier benchmark or of the published source, where there is one.
-        agrees: how a run on another machine is set beside this one, where `agreement` would say it wrongly.
+        original: the figure of the earlier benchmark or of the published source, where there is
+            one.
+        agrees: how a run on another machine is set beside this one, where `agreement` would say it
+            wrongly.
     """
 
     id: str
@@ -64,14 +71,16 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     def agreement(self) -> Agreement:
         """What of this claim has to come out the same on another machine.
 
-        `exact`: the verdict, at any size; `ratio`: of two things measured side by side, about the value; `quality`: of
-        a model or an index, about the value; `machine`: nothing, as of seconds or bytes. The operator and the unit say
-        which, unless `agrees` does.
+        `exact`: the verdict, at any size; `ratio`: of two things measured side by side, about the
+        value; `quality`: of a model or an index, about the value; `machine`: nothing, as of seconds
+        or bytes. The operator and the unit say which, unless `agrees` does.
 
         >>> Claim(id="a.b", statement="", value=float, unit="x", target=Target(">=", 2.0)).agreement
         'ratio'
         """
-        return self.agrees or ("exact" if self.target.operator == "==" else UNITS.get(self.unit, "machine"))
+        return self.agrees or (
+            "exact" if self.target.operator == "==" else UNITS.get(self.unit, "machine")
+        )
 
 
 def keeps_time(chapter: str, limits: str) -> Claim:

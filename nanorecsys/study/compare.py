@@ -1,7 +1,8 @@
 """Two runs side by side, claim by claim: a reader's and the published one, or a run and its repeat.
 
-Claims are judged anew from the result records of both, by the code that is here. What has to come out the same is the
-verdict, or a value near the published one, never a time: `Claim.agreement` says which kind a claim is of.
+Claims are judged anew from the result records of both, by the code that is here. What has to come
+out the same is the verdict, or a value near the published one, never a time: `Claim.agreement` says
+which kind a claim is of.
 """
 
 import html
@@ -18,7 +19,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.study.chapters import Chapter, chapters
 from nanorecsys.study.claims import Claim, JudgedClaim, judge
 from nanorecsys.study.layout import Layout
@@ -27,13 +27,18 @@ from nanorecsys.study.records import FILE, Record, RecordError, read_record, wri
 from nanorecsys.study.runner import AGAIN
 from nanorecsys.study.summary import VERDICTS, figure
 from nanorecsys.study.tables import Markup, cell, code, table
+from nanorecsys.system.errors import NanorecsysError
 
 Outcome = Literal["agrees", "differs", "not comparable", "not judged"]
 
 PUBLISHED = "published"
 SECOND = "again"  # among the published results: the records of a second run
 OTHER_MACHINE = "other-machine"  # and those of a run on another machine
-COMPARED, RULED, REPEATED = "compare.html", "rules.html", "repeat.html"  # what book/compare.md and book/runs.md take in
+COMPARED, RULED, REPEATED = (
+    "compare.html",
+    "rules.html",
+    "repeat.html",
+)  # what book/compare.md and book/runs.md take in
 RATIO = 2.0  # processors gain that differently from int8, from wide vectors, from caches and from a second core
 QUALITY = 0.02  # two standard errors of HitRate@10 over the 671 users of the bundled data
 ELSEWHERE = ", at other parameters"
@@ -41,7 +46,9 @@ ALONE = NOT_HERE, NOT_THERE = "has not run", "has not run in the other"
 NOT_MEASURED = (OWN, "seconds_limit")  # parameters that no figure depends on
 RANK = {"fails": 0, "limited": 1, "holds": 2}
 NAMED = 3  # parameters named in a note; the rest are counted
-NUMBER = re.compile(r"(?<![\w.,=])\d[\d,]*(?:\.\d+)?(?=x?(?!\w))")  # not within a name, as of an index
+NUMBER = re.compile(
+    r"(?<![\w.,=])\d[\d,]*(?:\.\d+)?(?=x?(?!\w))"
+)  # not within a name, as of an index
 
 RULES = {
     "exact": (
@@ -80,7 +87,9 @@ class Row:
         if self.outcome == "not judged":
             return self.why
         measured = self.claim.value is not None and self.other.value is not None
-        return (f"{self.outcome}: {self.why}" if measured else self.why) + (ELSEWHERE if self.elsewhere else "")
+        return (f"{self.outcome}: {self.why}" if measured else self.why) + (
+            ELSEWHERE if self.elsewhere else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -143,9 +152,14 @@ def compare(where: Layout, run: Path, beside: Path) -> Comparison:
             judge(chapter.name, chapter.claims, other and other.result),
             strict=True,
         )
-        rows = tuple(Row(a, b, bool(changed), *set_beside(claim, a, b, bool(changed))) for claim, a, b in pairs)
+        rows = tuple(
+            Row(a, b, bool(changed), *set_beside(claim, a, b, bool(changed)))
+            for claim, a, b in pairs
+        )
         sections.append(Section(chapter.name, _note(own, other, changed), rows))
-    return Comparison(_name(where, run), _name(where, beside), (_origin(ours), _origin(theirs)), tuple(sections))
+    return Comparison(
+        _name(where, run), _name(where, beside), (_origin(ours), _origin(theirs)), tuple(sections)
+    )
 
 
 def records(where: Layout, folder: Path) -> dict[str, Record]:
@@ -176,17 +190,23 @@ def records(where: Layout, folder: Path) -> dict[str, Record]:
     )
 
 
-def other_parameters(chapter: Chapter, ours: Mapping[str, Record], theirs: Mapping[str, Record]) -> list[str]:
+def other_parameters(
+    chapter: Chapter, ours: Mapping[str, Record], theirs: Mapping[str, Record]
+) -> list[str]:
     """Names of the parameters, its own first, then those of the chapters that it reads, in which two runs differ."""
     changed = []
     for name in (chapter.name, *chapter.needs):
         if name in ours and name in theirs:
             a, b = ours[name].parameters, theirs[name].parameters
-            changed += sorted(k for k in a.keys() | b.keys() if k not in NOT_MEASURED and a.get(k) != b.get(k))
+            changed += sorted(
+                k for k in a.keys() | b.keys() if k not in NOT_MEASURED and a.get(k) != b.get(k)
+            )
     return list(dict.fromkeys(changed))
 
 
-def set_beside(claim: Claim, own: JudgedClaim, other: JudgedClaim, elsewhere: bool) -> tuple[Outcome, str]:
+def set_beside(
+    claim: Claim, own: JudgedClaim, other: JudgedClaim, elsewhere: bool
+) -> tuple[Outcome, str]:
     """Whether a claim came out in one run as in the other, and by what that was judged.
 
     Args:
@@ -196,7 +216,10 @@ def set_beside(claim: Claim, own: JudgedClaim, other: JudgedClaim, elsewhere: bo
         elsewhere: whether they were measured at other parameters, so that the values may differ.
     """
     if own.value is None or other.value is None:
-        return "not comparable", "not measured" if own.value is None else "not measured in the other"
+        return (
+            "not comparable",
+            "not measured" if own.value is None else "not measured in the other",
+        )
     kind = claim.agreement
     if kind == "machine":
         return "not judged", "belongs to the machine"
@@ -212,7 +235,11 @@ def set_beside(claim: Claim, own: JudgedClaim, other: JudgedClaim, elsewhere: bo
         return ("agrees", "the order is kept") if kept else ("differs", "the order is turned round")
     if elsewhere:
         return ("agrees", verdict) if no_worse else ("not comparable", change)
-    allowed, told = (QUALITY, f"{QUALITY:g}") if kind == "quality" else (_share(claim, other.value), f"{RATIO:g}x")
+    allowed, told = (
+        (QUALITY, f"{QUALITY:g}")
+        if kind == "quality"
+        else (_share(claim, other.value), f"{RATIO:g}x")
+    )
     if behind(claim, own.value, other.value) <= allowed:
         return "agrees", f"{change}, within {told}"
     return "differs", f"{change}, more than {told} behind"
@@ -262,7 +289,9 @@ def _name(where: Layout, folder: Path) -> str:
 
 def show(found: Comparison, console: Console) -> None:
     """Print a comparison: a line a claim, chapter by chapter, then the counts."""
-    drawn = TerminalTable(box=box.SIMPLE, title=f"{found.run} beside {found.beside}", pad_edge=False)
+    drawn = TerminalTable(
+        box=box.SIMPLE, title=f"{found.run} beside {found.beside}", pad_edge=False
+    )
     drawn.add_column("claim", no_wrap=True)
     drawn.add_column(found.beside, justify="right")
     drawn.add_column(found.run, justify="right")
@@ -274,7 +303,9 @@ def show(found: Comparison, console: Console) -> None:
         for row in section.shown:
             told = row.told.replace(ELSEWHERE, " *")
             colour = colours.get(row.outcome, "dim")
-            drawn.add_row(row.claim.id, figure(row.other), figure(row.claim), f"[{colour}]{told}[/]")
+            drawn.add_row(
+                row.claim.id, figure(row.other), figure(row.claim), f"[{colour}]{told}[/]"
+            )
     console.print(drawn)
     if any(row.elsewhere for row in found.rows):
         console.print("* at other parameters: only the verdict or the order counts")
@@ -291,7 +322,9 @@ def comparison_part(found: Comparison) -> str:
         for row in section.shown
     )
     shown = table(("claim, unit", beside, run, "outcome"), rows, align="lrr", stacked=True)
-    notes = "".join(f"<li>{code(s.chapter)}: {html.escape(s.note)}</li>" for s in found.sections if s.note)
+    notes = "".join(
+        f"<li>{code(s.chapter)}: {html.escape(s.note)}</li>" for s in found.sections if s.note
+    )
     return "\n".join([lead, *([f"<ul>{notes}</ul>"] if notes else []), shown._repr_html_(), ""])
 
 
@@ -301,7 +334,9 @@ def _claim(row: Row) -> Markup:
 
 def rules_part() -> str:
     """By what each kind of claim is judged, as HTML."""
-    return table(("kind", "which claims", "agrees if"), ((k, *rule) for k, rule in RULES.items()))._repr_html_()
+    return table(
+        ("kind", "which claims", "agrees if"), ((k, *rule) for k, rule in RULES.items())
+    )._repr_html_()
 
 
 def write_page(path: Path, found: Comparison) -> None:
@@ -333,10 +368,19 @@ def repeat_part(where: Layout, first: Path, second: Path) -> str:
     before, after = records(where, first), records(where, second)
     repeated = [n for n in after if n in before and after[n].provenance != before[n].provenance]
     sections = [s for s in compare(where, second, first).sections if s.chapter in repeated]
-    rows = [row for s in sections for row in s.rows if row.claim.value is not None or row.other.value is not None]
+    rows = [
+        row
+        for s in sections
+        for row in s.rows
+        if row.claim.value is not None or row.other.value is not None
+    ]
     headlines = table(
         ("figure", "first run", "second run", "apart"),
-        (row for name in repeated for row in _headlines(chapters(where)[name], before[name], after[name])),
+        (
+            row
+            for name in repeated
+            for row in _headlines(chapters(where)[name], before[name], after[name])
+        ),
         align="wllr",
         stacked=True,
     )
@@ -348,7 +392,9 @@ def repeat_part(where: Layout, first: Path, second: Path) -> str:
                 figure(row.other),
                 figure(row.claim),
                 _percent(apart(row.other.value, row.claim.value)),
-                " → ".join(dict.fromkeys((VERDICTS[row.other.verdict], VERDICTS[row.claim.verdict]))),
+                " → ".join(
+                    dict.fromkeys((VERDICTS[row.other.verdict], VERDICTS[row.claim.verdict]))
+                ),
                 row.claim.verdict == row.other.verdict,
             )
             for row in rows
@@ -361,8 +407,16 @@ def repeat_part(where: Layout, first: Path, second: Path) -> str:
 
 def _repeat_lead(repeated: Sequence[str], rows: Sequence[Row]) -> str:
     changed = [row.claim.id for row in rows if row.claim.verdict != row.other.verdict]
-    verdicts = f"other verdicts on {', '.join(map(code, changed))}" if changed else "every verdict is unchanged"
-    shares = {row.claim.id: s for row in rows if (s := apart(row.other.value, row.claim.value)) is not None}
+    verdicts = (
+        f"other verdicts on {', '.join(map(code, changed))}"
+        if changed
+        else "every verdict is unchanged"
+    )
+    shares = {
+        row.claim.id: s
+        for row in rows
+        if (s := apart(row.other.value, row.claim.value)) is not None
+    }
     widest = max(shares, key=shares.__getitem__, default="")
     spread = (
         f" The two values of a claim lie {statistics.median(shares.values()):.1%} apart in the median, "
@@ -398,9 +452,13 @@ def apart_in_text(first: str, second: str) -> float | None:
     return None if None in shares else max(shares, default=0.0)
 
 
-def _headlines(chapter: Chapter, before: Record, after: Record) -> list[tuple[str, Markup, Markup, str]]:
+def _headlines(
+    chapter: Chapter, before: Record, after: Record
+) -> list[tuple[str, Markup, Markup, str]]:
     headline = import_module(f"{chapter.package}.chapter").headline
-    second = {NUMBER.sub("", label): text for label, text in headline(after.result)}  # labels may hold a figure too
+    second = {
+        NUMBER.sub("", label): text for label, text in headline(after.result)
+    }  # labels may hold a figure too
     rows = []
     for label, text in headline(before.result):
         again = second.get(NUMBER.sub("", label))
@@ -421,8 +479,8 @@ def _percent(share: float | None) -> str:
 def parts(where: Layout, results: Path) -> dict[str, str]:
     """What the pages of a book over `results` take in, by file name; what cannot be compared is said there.
 
-    A run is set beside the published one, and a second run of it beside the first. Beside the published results stands
-    the run on another machine, or the second run where there is none.
+    A run is set beside the published one, and a second run of it beside the first. Beside the
+    published results stands the run on another machine, or the second run where there is none.
     """
     if results == where.published:
         second, beside = results / SECOND, results

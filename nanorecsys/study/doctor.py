@@ -15,9 +15,9 @@ import threadpoolctl
 from nanorecsys.data import DataError
 from nanorecsys.data.load import DEFAULT_DATASET
 from nanorecsys.data.registry import fetch
-from nanorecsys.processor import has_int8_dot_products
 from nanorecsys.study import provenance
 from nanorecsys.study.layout import Layout, layout
+from nanorecsys.system.processor import has_int8_dot_products
 
 Status = Literal["ok", "warning", "fails"]
 
@@ -142,7 +142,9 @@ def _data() -> Iterator[Check]:
     try:
         path = fetch(DEFAULT_DATASET)
     except DataError as error:
-        yield Check(name="bundled data set", value=error.message, status="fails", remedy=error.remedy)
+        yield Check(
+            name="bundled data set", value=error.message, status="fails", remedy=error.remedy
+        )
     else:
         yield Check(name="bundled data set", value=f"{path.stat().st_size:,} bytes, checksum right")
 
@@ -160,5 +162,7 @@ def _programs() -> Iterator[Check]:
         name="Redis",
         value="redis-server" if redis else "missing",
         status="ok" if redis else "warning",
-        remedy="" if redis else "only tests of a shared cache need it: apt-get install redis-server",
+        remedy=""
+        if redis
+        else "only tests of a shared cache need it: apt-get install redis-server",
     )

@@ -53,7 +53,9 @@ class Picture:
 def picture(record: Record[Any] | None) -> Picture:
     """What each change of the load test bought, from its record; a sentence in its place where it has not run."""
     if record is None:
-        return Picture(None, "", "The load test has not run here: nanorecsys run PROFILE --only 06_loadtest.")
+        return Picture(
+            None, "", "The load test has not run here: nanorecsys run PROFILE --only 06_loadtest."
+        )
     r = record.result
     figure = what_each_change_bought(r.ladder, r.highest and r.highest.offered_per_s)
     plt.close(figure)
@@ -69,7 +71,8 @@ def what_each_change_bought(rungs: Sequence[Any], confirmed_per_s: float | None)
 
     Args:
         rungs: of the load test's ladder, from eager PyTorch to the final server.
-        confirmed_per_s: the final server's highest rate after a longer search, a row of its own; None for none.
+        confirmed_per_s: the final server's highest rate after a longer search, a row of its own;
+            None for none.
     """
     names = [_NAMES.get(r.name, r.name) for r in rungs]
     names = [name if row == 0 else f"+ {name}" for row, name in enumerate(names)]
@@ -77,7 +80,9 @@ def what_each_change_bought(rungs: Sequence[Any], confirmed_per_s: float | None)
     if confirmed_per_s:
         names.append("searched longer")
         rates.append(confirmed_per_s)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(_WIDTH, _REST + _ROW * len(names)), sharey=True)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(_WIDTH, _REST + _ROW * len(names)), sharey=True
+    )
     _points(left, [r.cpu_ms for r in rungs], PALETTE[0], "CPU ms a request", lambda v: f"{v:.1f}")
     _points(right, rates, PALETTE[5], "requests/s", lambda v: f"{v:,.0f}")
     left.set_yticks(range(len(names)), names)
@@ -94,7 +99,9 @@ def bought_caption(record: Record[Any]) -> str:
         if p["ladder_tries"]
         else ""
     )
-    longer = f"; the last server's again, confirmed over {r.highest.seconds:.0f} s" if r.highest else ""
+    longer = (
+        f"; the last server's again, confirmed over {r.highest.seconds:.0f} s" if r.highest else ""
+    )
     return (
         f"What each change bought, each on top of those above. CPU time of a request at {p['ladder_rate']:g} requests "
         f"a second for {p['ladder_s']:g} s{rates}{longer}. {r.cold_share:.0%} of requests cold; server and "
@@ -117,9 +124,17 @@ def _points(axis: Axes, values: Sequence[float | None], color: str, title: str, 
     axis.plot(*zip(*places, strict=True), "o-", color=color, markersize=6, linewidth=1.5)
     for value, row in places:
         axis.annotate(
-            show(value), (value, row), xytext=(7, 0), textcoords="offset points", va="center", fontsize=10, color=INK
+            show(value),
+            (value, row),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=10,
+            color=INK,
         )
     low, high = min(v for v, _ in places), max(v for v, _ in places)
     span = max(high / low, 2.0)
     axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if span < 15 else (1.0,)))
-    axis.set_xlim(low / span**0.12, high * span**0.45)  # to the right of the largest there is room for its label
+    axis.set_xlim(
+        low / span**0.12, high * span**0.45
+    )  # to the right of the largest there is room for its label

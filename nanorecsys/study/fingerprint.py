@@ -51,18 +51,24 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
         return "; ".join(parts)
 
 
-def fingerprint(chapter: Chapter, parameters: dict[str, Any], where: Layout, run: Path) -> Fingerprint:
+def fingerprint(
+    chapter: Chapter, parameters: dict[str, Any], where: Layout, run: Path
+) -> Fingerprint:
     """The fingerprint that a run of `chapter` with `parameters` in the folder `run` has now."""
     notebook = nbformat.read(chapter.notebook, as_version=4)
     cells = [(c.cell_type, c.source, sorted(c.metadata.get("tags", []))) for c in notebook.cells]
     code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
-    files = source_files("\n".join([code, *(f"import {module}" for module in chapter.judges)]), where.root)
+    files = source_files(
+        "\n".join([code, *(f"import {module}" for module in chapter.judges)]), where.root
+    )
     upstream = {n: run / n / FILE for n in chapter.needs}
     return Fingerprint(
         notebook=_digest(msgspec.json.encode(cells)),
         parameters=parameters,
         sources={where.relative(path): _file_digest(path) for path in sorted(files)},
-        upstream={n: _file_digest(path) if path.exists() else "none" for n, path in upstream.items()},
+        upstream={
+            n: _file_digest(path) if path.exists() else "none" for n, path in upstream.items()
+        },
         inputs={path.name: _file_digest(path) for path in chapter.inputs(parameters)},
     )
 
@@ -70,8 +76,8 @@ def fingerprint(chapter: Chapter, parameters: dict[str, Any], where: Layout, run
 def source_files(code: str, root: Path) -> set[Path]:
     """The repository's modules that `code` imports, and those that they import in turn.
 
-    Imports are read from the syntax tree, wherever they stand; a module of which only a package is known counts with
-    its `__init__`, since importing it runs that.
+    Imports are read from the syntax tree, wherever they stand; a module of which only a package is
+    known counts with its `__init__`, since importing it runs that.
     """
     found: set[Path] = set()
     waiting = list(_imported(code, package=""))
@@ -105,7 +111,9 @@ def _imported(code: str, package: str) -> frozenset[str]:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             base = ".".join([*above, *([node.module] if node.module else [])])
             names.add(base)
             names.update(f"{base}.{alias.name}" for alias in node.names)

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import nbformat
 
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.study.chapters import Chapter
 from nanorecsys.study.records import Record, read_record
+from nanorecsys.system.errors import NanorecsysError
 
 
 class GateError(NanorecsysError):
@@ -28,7 +28,9 @@ def check_executed(notebook: nbformat.NotebookNode, name: str) -> None:
             continue
         for output in cell.outputs:
             if output.output_type == "error":
-                raise GateError(f"{name}: cell {number} failed with {output.ename}: {output.evalue}")
+                raise GateError(
+                    f"{name}: cell {number} failed with {output.ename}: {output.evalue}"
+                )
         if cell.execution_count is None:
             raise GateError(f"{name}: cell {number} was not executed")
         if cell.metadata.get("papermill", {}).get("status") != "completed":
@@ -45,7 +47,9 @@ def check_source(notebook: nbformat.NotebookNode, name: str) -> None:
     """
     for number, cell in enumerate(notebook.cells, 1):
         if cell.cell_type == "code" and (cell.outputs or cell.execution_count):
-            raise GateError(f"{name}: cell {number} holds outputs", "strip the notebook before you commit it")
+            raise GateError(
+                f"{name}: cell {number} holds outputs", "strip the notebook before you commit it"
+            )
 
 
 def check_chapter(chapter: Chapter, run: Path, *, raw_rows: bool = True) -> Record:
@@ -57,7 +61,10 @@ def check_chapter(chapter: Chapter, run: Path, *, raw_rows: bool = True) -> Reco
     """
     path = run / f"{chapter.name}.ipynb"
     if not path.exists():
-        raise GateError(f"{chapter.name} has not run in {run.name}", f"nanorecsys run {run.name} --only {chapter.name}")
+        raise GateError(
+            f"{chapter.name} has not run in {run.name}",
+            f"nanorecsys run {run.name} --only {chapter.name}",
+        )
     check_executed(nbformat.read(path, as_version=4), chapter.name)
     return read_record(run / chapter.name, chapter.result, raw_rows=raw_rows)
 

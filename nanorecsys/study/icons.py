@@ -1,7 +1,7 @@
 """The icons of the pages: the theme's file without the two thousand that no page shows, nine tenths of a page's weight.
 
-`python -m nanorecsys.study.icons` writes it anew from the installed theme, where Sphinx takes it in place of the
-theme's own; do so when the theme's version changes or a page shows another icon.
+`python -m nanorecsys.study.icons` writes it anew from the installed theme, where Sphinx takes it in
+place of the theme's own; do so when the theme's version changes or a page shows another icon.
 """
 
 import re
@@ -11,15 +11,37 @@ from nanorecsys.study.layout import layout
 
 FILE = "scripts/fontawesome.js"  # below _static, as the theme has it
 SHOWN = {
-    *("angle-left", "angle-right", "angles-right", "arrow-up", "bars", "check", "chevron-down", "circle-half-stroke"),
-    *("circle-info", "circle-xmark", "download", "expand", "file", "file-code", "file-pdf", "info", "link", "list"),
+    *(
+        "angle-left",
+        "angle-right",
+        "angles-right",
+        "arrow-up",
+        "bars",
+        "check",
+        "chevron-down",
+        "circle-half-stroke",
+    ),
+    *(
+        "circle-info",
+        "circle-xmark",
+        "download",
+        "expand",
+        "file",
+        "file-code",
+        "file-pdf",
+        "info",
+        "link",
+        "list",
+    ),
     *("magnifying-glass", "moon", "print", "sun", "triangle-exclamation", "xmark"),
 }
 LICENCE = (
     "/*! Font Awesome Free 6.5.2, the icons of these pages alone - https://fontawesome.com/license/free "
     "(Icons: CC BY 4.0, Code: MIT License) - Copyright 2024 Fonticons, Inc. */"
 )
-_ICON = re.compile(r'"?(?P<name>[\w-]+)"?:\[\d+,\d+,\[[^\]]*\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')
+_ICON = re.compile(
+    r'"?(?P<name>[\w-]+)"?:\[\d+,\d+,\[[^\]]*\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?'
+)
 _PACKS = re.compile(r'd\("(?P<pack>fa[bsr])",p\)')  # ends the definitions of a pack
 
 
@@ -32,7 +54,9 @@ def slim(script: str) -> str:
     parts, begin = [], 0
     for end in _PACKS.finditer(script):
         kept = SHOWN if end["pack"] == "fas" else set()
-        part = _ICON.sub(lambda m, kept=kept: m[0] if m["name"] in kept else "", script[begin : end.start()])
+        part = _ICON.sub(
+            lambda m, kept=kept: m[0] if m["name"] in kept else "", script[begin : end.start()]
+        )
         parts.append(part)
         begin = end.start()
     kept = re.sub(r"//# sourceMappingURL=.*", "", "".join(parts) + script[begin:])

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,17 @@ class Layout:
     def relative(self, path: Path) -> str:
         """`path` as seen from the root, for messages and records; unchanged where it lies elsewhere."""
         path = path.resolve()
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        return (
+            path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        )
 
 
 def layout() -> Layout:
     """The clone that holds this package, or the folder that `NANORECSYS_ROOT` names.
 
     Raises:
-        NanorecsysError: there is no `notebooks` folder there (the package was installed away from its clone).
+        NanorecsysError: there is no `notebooks` folder there (the package was installed away from
+            its clone).
     """
     root = Path(os.environ.get("NANORECSYS_ROOT") or Path(__file__).parents[2]).resolve()
     if not (root / "notebooks").is_dir():

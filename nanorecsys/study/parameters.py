@@ -1,7 +1,8 @@
 """What a notebook source declares: strict parameters, checked by name and type before anything runs, and its package.
 
-papermill only logs an unknown name and enforces no type, so a typo would silently run the defaults. A parameter is one
-line of the cell, `name: type = literal  # meaning`, its type one of int, float, str, bool, list.
+papermill only logs an unknown name and enforces no type, so a typo would silently run the defaults.
+A parameter is one line of the cell, `name: type = literal  # meaning`, its type one of int, float,
+str, bool, list.
 """
 
 import ast
@@ -17,7 +18,7 @@ from typing import Any
 import nbformat
 import yaml
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 Value = int | float | str | bool | list
 OWN = "run_name"  # the parameter that says whose upstream results to read; the runner sets it
@@ -72,14 +73,17 @@ def read_parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Par
     """The parameters of a notebook source, in the order of its cell.
 
     Raises:
-        ParameterError: no cell or several are tagged `parameters`, or a line is not `name: type = literal  # meaning`.
+        ParameterError: no cell or several are tagged `parameters`, or a line is not `name: type =
+            literal  # meaning`.
     """
     cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
         raise ParameterError(f"{name}: expected one cell tagged 'parameters', found {len(cells)}")
     source = cells[0].source
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {t.start[0]: t.string.lstrip("# ").rstrip() for t in tokens if t.type == tokenize.COMMENT}
+    comments = {
+        t.start[0]: t.string.lstrip("# ").rstrip() for t in tokens if t.type == tokenize.COMMENT
+    }
     found = {}
     for node in ast.parse(source).body:
         line = source.splitlines()[node.lineno - 1]
@@ -129,7 +133,9 @@ def known_chapter(name: str, chapters: Iterable[str], where: str) -> str:
     return name
 
 
-def check_values(parameters: Mapping[str, Parameter], values: Mapping[str, Any], where: str) -> dict[str, Value]:
+def check_values(
+    parameters: Mapping[str, Parameter], values: Mapping[str, Any], where: str
+) -> dict[str, Value]:
     """`values` checked against `parameters` by name and type.
 
     Raises:
@@ -153,12 +159,17 @@ def resolve(
         chapters: chapter name to its parameters.
         profile: chapter name to the values that the profile sets.
         profile_name: for messages.
-        overrides: `chapter.name=value`, or `name=value` for every chapter that has such a parameter.
+        overrides: `chapter.name=value`, or `name=value` for every chapter that has such a
+            parameter.
 
     Raises:
-        ParameterError: an unknown chapter or name, a wrong type, or an override that is not `name=value`.
+        ParameterError: an unknown chapter or name, a wrong type, or an override that is not
+            `name=value`.
     """
-    values = {name: {p.name: p.default for p in parameters.values()} for name, parameters in chapters.items()}
+    values = {
+        name: {p.name: p.default for p in parameters.values()}
+        for name, parameters in chapters.items()
+    }
     for chapter, settings in profile.items():
         where = f"profile {profile_name}"
         values[known_chapter(chapter, chapters, where)] |= check_values(
@@ -170,7 +181,9 @@ def resolve(
     return values
 
 
-def _targets(chapters: Mapping[str, Mapping[str, Parameter]], override: str) -> list[tuple[str, Parameter, str]]:
+def _targets(
+    chapters: Mapping[str, Mapping[str, Parameter]], override: str
+) -> list[tuple[str, Parameter, str]]:
     """The chapters' parameters that one `-p` sets, with the text of its value."""
     name, equals, text = override.partition("=")
     if not equals:

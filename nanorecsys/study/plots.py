@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-# Okabe and Ito (2008), "Color Universal Design", ordered so that neighbours also differ in lightness.
+# Okabe and Ito (2008), "Color Universal Design", ordered so that neighbours also differ in
+# lightness.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 INK = "#222222"
 MUTED = "#6B6B6B"
@@ -51,7 +52,9 @@ def axes(columns: int = 1, height: float = 3.6) -> tuple[Figure, list[Axes]]:
     return figure, list(panels[0])
 
 
-def direct_label(axis: Axes, x: Any, y: float, text: str, color: str, dx: float = 6, dy: float = 0) -> None:
+def direct_label(
+    axis: Axes, x: Any, y: float, text: str, color: str, dx: float = 6, dy: float = 0
+) -> None:
     """Name a line beside one of its points, in its colour, in place of a legend.
 
     Args:

@@ -36,7 +36,11 @@ class ChapterProgress:
         self._note = ""
         self._last_plain = -EVERY_S
         self._stop = threading.Event()
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True)
+            if console.is_terminal
+            else None
+        )
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> "ChapterProgress":
@@ -65,7 +69,9 @@ class ChapterProgress:
 
         A bar inside another moves the cursor; that is no note.
         """
-        lines = [line for line in click.unstyle(text).replace("\r", "\n").splitlines() if line.strip()]
+        lines = [
+            line for line in click.unstyle(text).replace("\r", "\n").splitlines() if line.strip()
+        ]
         if lines:
             self._note = lines[-1].strip()
 
@@ -80,7 +86,9 @@ class ChapterProgress:
     def _tick(self) -> None:
         while not self._stop.wait(1.0):
             if self._live:
-                self._live.update(Text(self._line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+                self._live.update(
+                    Text(self._line(), no_wrap=True, overflow="ellipsis"), refresh=True
+                )
             elif self._cell and self.seconds - self._last_plain >= EVERY_S:
                 self._last_plain = self.seconds
                 print(self._line(), file=self._console.file, flush=True)

@@ -9,10 +9,15 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from nanorecsys.processor import processor
+from nanorecsys.system.processor import processor
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+)
 LIBRARIES = (
     *("numpy", "polars", "matplotlib", "torch", "onnxruntime", "faiss-cpu"),
     *("aiohttp", "papermill", "jupyter-book"),
@@ -65,7 +70,9 @@ def machine() -> Machine:
     return Machine(
         cpu_model=model,
         cpu_flags=flags,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
@@ -94,5 +101,7 @@ def commit(root: Path) -> str:
     head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
     if head.returncode:
         return "none"
-    status = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    status = subprocess.run(
+        [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+    )
     return head.stdout.strip() + ("+" if status.stdout.strip() else "")

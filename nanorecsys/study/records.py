@@ -5,9 +5,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from nanorecsys.atomic import atomic_path
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.study.provenance import Provenance
+from nanorecsys.system.errors import NanorecsysError
+from nanorecsys.system.files import atomic_path
 
 FORMAT = 1
 FILE = "result.json"
@@ -52,11 +52,12 @@ def read_record(folder: Path, result: type[T], *, raw_rows: bool = True) -> Reco
     Args:
         folder: the chapter's, in a run or among the published results.
         result: the chapter's result type.
-        raw_rows: whether the files that it names have to be there; published results come without them.
+        raw_rows: whether the files that it names have to be there; published results come without
+            them.
 
     Raises:
-        RecordError: no record, not JSON, another format, a field missing, of a wrong type or not finite, or a file
-            that it names is not there.
+        RecordError: no record, not JSON, another format, a field missing, of a wrong type or not
+            finite, or a file that it names is not there.
     """
     path = folder / FILE
     if not path.exists():
@@ -68,13 +69,19 @@ def read_record(folder: Path, result: type[T], *, raw_rows: bool = True) -> Reco
     try:
         found = msgspec.json.decode(content, type=dict[str, Any]).get("format")
         if found != FORMAT:
-            raise RecordError(f"{folder.name}/{FILE} has format {found!r}, this version reads {FORMAT}")
+            raise RecordError(
+                f"{folder.name}/{FILE} has format {found!r}, this version reads {FORMAT}"
+            )
         record = msgspec.json.decode(content, type=Record[result])  # type: ignore[valid-type]
     except msgspec.DecodeError as error:
         raise RecordError(
             f"{folder.name}/{FILE} is not a valid record: {error}",
             "rerun the chapter: nanorecsys run --force",
         ) from error
-    if raw_rows and (missing := [name for name in record.files.values() if not (folder / name).exists()]):
-        raise RecordError(f"{folder.name}/{FILE} names files that are not there: {', '.join(missing)}")
+    if raw_rows and (
+        missing := [name for name in record.files.values() if not (folder / name).exists()]
+    ):
+        raise RecordError(
+            f"{folder.name}/{FILE} names files that are not there: {', '.join(missing)}"
+        )
     return record

@@ -1,8 +1,9 @@
 """`nanorecsys run`: chapters in order, skipped when nothing that they depend on changed, each result kept whole or not.
 
-A chapter runs in `.work/NAME-KEY` of its run's folder, where KEY is its fingerprint: after a kill the same folder is
-taken up again, so that a chapter finds its own checkpoints. When the notebook has passed the gate, `seal` moves
-notebook and folder to their place; it can be repeated after a kill at any point.
+A chapter runs in `.work/NAME-KEY` of its run's folder, where KEY is its fingerprint: after a kill
+the same folder is taken up again, so that a chapter finds its own checkpoints. When the notebook
+has passed the gate, `seal` moves notebook and folder to their place; it can be repeated after a
+kill at any point.
 """
 
 import contextlib
@@ -23,8 +24,6 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from rich.console import Console
 
-from nanorecsys.environment import environment
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.study.chapters import Chapter, Estimate
 from nanorecsys.study.fingerprint import Fingerprint, fingerprint
 from nanorecsys.study.gate import check_chapter, check_executed, failure
@@ -33,6 +32,8 @@ from nanorecsys.study.parameters import OWN, ParameterError, unknown
 from nanorecsys.study.progress import ChapterProgress, clock
 from nanorecsys.study.records import encode, read_record, write_atomically
 from nanorecsys.study.session import OUT_VARIABLE
+from nanorecsys.system.environment import environment
+from nanorecsys.system.errors import NanorecsysError
 
 STATE = "run.json"
 WORK = ".work"
@@ -64,7 +65,9 @@ class _Engine(NBClientEngine):
     """papermill's own engine, which also says which cell begins."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, progress: ChapterProgress, **options: Any):
+    def execute_managed_notebook(
+        cls, nb_man: Any, kernel_name: str, *, progress: ChapterProgress, **options: Any
+    ):
         cell_start = nb_man.cell_start
 
         def announced(cell: Any, cell_index: int, **more: Any) -> None:
@@ -82,13 +85,16 @@ def load_profile(where: Layout, name: str) -> dict[str, dict[str, Any]]:
     """The parameters that profile `name` sets, by chapter.
 
     Raises:
-        ParameterError: there is no such profile, or its file is no mapping of chapters to parameters.
+        ParameterError: there is no such profile, or its file is no mapping of chapters to
+            parameters.
     """
     path = where.profiles / f"{name}.yaml"
     if not path.exists():
         raise unknown(name, (p.stem for p in where.profiles.glob("*.yaml")), "run", "profile")
     content = yaml.safe_load(path.read_text()) or {}
-    if not isinstance(content, dict) or not all(isinstance(v, dict | None) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(v, dict | None) for v in content.values()
+    ):
         raise ParameterError(f"{where.relative(path)}: expected chapters, each with its parameters")
     return content
 
@@ -135,7 +141,11 @@ def why_stale(chapter: Chapter, run: Path, now: Fingerprint) -> str:
         return "has not run"
     if changed := now.changed_since(state.fingerprint):
         return f"changed: {changed}"
-    lost = [n for n, size in state.files.items() if not (run / n).is_file() or (run / n).stat().st_size != size]
+    lost = [
+        n
+        for n, size in state.files.items()
+        if not (run / n).is_file() or (run / n).stat().st_size != size
+    ]
     if lost:
         return f"lost or altered: {', '.join(lost)}"
     try:
@@ -215,12 +225,16 @@ def run_chapters(
                 _clear_work(run, chapter)
                 console.print(f"{chapter.name}  up to date", highlight=False)
                 continue
-            if absent := [n for n in chapter.needs if not chapter.needs_all and not (upstream / n).is_dir()]:
+            if absent := [
+                n for n in chapter.needs if not chapter.needs_all and not (upstream / n).is_dir()
+            ]:
                 raise ChapterError(
                     f"{chapter.name} reads {', '.join(absent)}, which has not run in {(first or upstream).name}",
                     f"nanorecsys run {(first or upstream).name} --from {absent[0]}",
                 )
-            console.print(f"{chapter.name}  runs: {why}", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"{chapter.name}  runs: {why}", highlight=False, markup=False, soft_wrap=True
+            )
             seconds = _execute(
                 chapter,
                 parameters[chapter.name],
@@ -261,7 +275,9 @@ def plan(
         elif before:
             why = f"{', '.join(before)} runs before it"
         else:
-            why = why_stale(chapter, run, fingerprint(chapter, parameters[chapter.name], where, upstream or run))
+            why = why_stale(
+                chapter, run, fingerprint(chapter, parameters[chapter.name], where, upstream or run)
+            )
         steps.append((chapter, why))
     return steps
 
@@ -286,7 +302,9 @@ def _execute(
     last = state_of(chapter, run)
     with ChapterProgress(console, chapter.name, last.seconds if last else None) as progress:
         try:
-            with environment({OUT_VARIABLE: str(work), "NANORECSYS_ROOT": str(where.root), **KERNEL}):
+            with environment(
+                {OUT_VARIABLE: str(work), "NANORECSYS_ROOT": str(where.root), **KERNEL}
+            ):
                 papermill.execute_notebook(
                     chapter.notebook,
                     output,
@@ -296,7 +314,9 @@ def _execute(
                     stdout_file=progress,
                     stderr_file=progress,
                     progress_bar=False,
-                    extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of TCP, which stays on this machine
+                    extra_arguments=[
+                        "--IPKernelApp.log_level=ERROR"
+                    ],  # it warns of TCP, which stays on this machine
                 )
             check_executed(nbformat.read(output, as_version=4), chapter.name)
             read_record(work / chapter.name, chapter.result)
@@ -305,7 +325,9 @@ def _execute(
             raise ChapterError(
                 f"{chapter.name}: {told}\n  executed so far: {where.relative(output)}\n"
                 "  the last good result, if there is one, is untouched",
-                f"mend it, then resume: {resume}" if resume else "mend it, then run the same command again",
+                f"mend it, then resume: {resume}"
+                if resume
+                else "mend it, then run the same command again",
             ) from error
         seconds = progress.seconds
     _finish(work, chapter, now, seconds, where)
@@ -333,7 +355,9 @@ def _finish(work: Path, chapter: Chapter, now: Fingerprint, seconds: float, wher
         input_path=where.relative(chapter.notebook), output_path=path.name, environment_variables={}
     )
     write_atomically(path, nbformat.writes(notebook).replace(str(where.root), ".").encode())
-    found = (p for p in work.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != STATE)
+    found = (
+        p for p in work.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != STATE
+    )
     files = {p.relative_to(work).as_posix(): p.stat().st_size for p in found}
     state = RunState(fingerprint=now, seconds=round(seconds, 2), files=files)
     write_atomically(work / chapter.name / STATE, encode(state))

@@ -4,7 +4,8 @@
     ...
     chapter.finish(Result(...), files={"interactions": "interactions.parquet"}, seeds={})
 
-The same two calls serve `nanorecsys run`, plain papermill from any folder, and a notebook opened by hand.
+The same two calls serve `nanorecsys run`, plain papermill from any folder, and a notebook opened by
+hand.
 """
 
 import datetime
@@ -21,11 +22,18 @@ import msgspec
 import nbformat
 from myst_nb import glue as _glue
 
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.study import provenance
 from nanorecsys.study.layout import Layout, layout
 from nanorecsys.study.parameters import OWN, chapter_module, check_values, read_parameters, unknown
-from nanorecsys.study.records import FILE, FORMAT, Record, read_record, write_atomically, write_record
+from nanorecsys.study.records import (
+    FILE,
+    FORMAT,
+    Record,
+    read_record,
+    write_atomically,
+    write_record,
+)
+from nanorecsys.system.errors import NanorecsysError
 
 OUT_VARIABLE = "NANORECSYS_OUT"
 BY_HAND = "by-hand"
@@ -90,7 +98,10 @@ class Session:
         return Upstream(folder, read_record(folder, chapter_module(notebook, name)[1].Result))
 
     def finish(
-        self, result: Any, files: Mapping[str, str] | None = None, seeds: Mapping[str, int] | None = None
+        self,
+        result: Any,
+        files: Mapping[str, str] | None = None,
+        seeds: Mapping[str, int] | None = None,
     ) -> None:
         """Write the result record, and read it back so that a malformed one fails here.
 
@@ -105,7 +116,9 @@ class Session:
             parameters=self.parameters,
             provenance=provenance.Provenance(
                 commit=provenance.commit(self.where.root),
-                started_utc=datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(timespec="seconds"),
+                started_utc=datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(
+                    timespec="seconds"
+                ),
                 seconds=round(self.seconds, 2),
                 peak_rss_mib=round(_peak_rss_mib(), 1),
                 machine=provenance.machine(),
@@ -126,10 +139,12 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
 
     Args:
         name: the chapter, for example `01_data`.
-        namespace: the notebook's `globals()`, which hold the parameters; they get their types there.
+        namespace: the notebook's `globals()`, which hold the parameters; they get their types
+            there.
 
     Raises:
-        ParameterError: a value of the wrong type, or a name that is no parameter (papermill only logs these).
+        ParameterError: a value of the wrong type, or a name that is no parameter (papermill only
+            logs these).
     """
     from nanorecsys.study import plots
 
@@ -143,19 +158,24 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
             raise unknown(key, parameters, name)
     given = {key: namespace[key] for key in parameters}
     for key, value in given.items():
-        if parameters[key].type in ("list", "bool") and isinstance(value, str):  # papermill's -p passes their text
+        if parameters[key].type in ("list", "bool") and isinstance(
+            value, str
+        ):  # papermill's -p passes their text
             given[key] = parameters[key].parse(value, name)
     values = check_values(parameters, given, name)
     namespace.update(values)
     out = Path(os.environ.get(OUT_VARIABLE) or where.run(BY_HAND)) / name
     plots.use_house_style()
-    return Session(name, out, values, chapter_module(notebook, name)[1].Result, where, spent=begin(out, values))
+    return Session(
+        name, out, values, chapter_module(notebook, name)[1].Result, where, spent=begin(out, values)
+    )
 
 
 def begin(out: Path, parameters: dict[str, Any]) -> float:
     """Note in the folder `out` that a chapter begins; the seconds of its attempts with the same parameters before.
 
-    A killed attempt counts up to the last file that it wrote: what it did afterwards is lost, and done again.
+    A killed attempt counts up to the last file that it wrote: what it did afterwards is lost, and
+    done again.
     """
     spent, path = 0.0, out / ATTEMPT
     if path.exists():
@@ -163,14 +183,17 @@ def begin(out: Path, parameters: dict[str, Any]) -> float:
         if before.parameters == parameters:
             last = max(file.stat().st_mtime for file in out.rglob("*"))
             spent = before.spent + max(0.0, last - before.started)
-    write_atomically(path, msgspec.json.encode(Attempt(parameters=parameters, started=time.time(), spent=spent)))
+    write_atomically(
+        path, msgspec.json.encode(Attempt(parameters=parameters, started=time.time(), spent=spent))
+    )
     return spent
 
 
 def glue(name: str, value: Any) -> None:
     """Keep `value` under `name` for the pages of the book, shown by a `glue` role or directive.
 
-    Numbers become Python's own (a numpy scalar renders as nothing); anything else is kept as it is displayed.
+    Numbers become Python's own (a numpy scalar renders as nothing); anything else is kept as it is
+    displayed.
 
     Raises:
         NanorecsysError: None, NaN or an infinity, which would render as nothing or as nonsense.
@@ -193,5 +216,8 @@ def _peak_rss_mib() -> float:
     Not the sum: on Linux a child counts its parent's peak as its own until it runs another program.
     """
     unit = 1 if sys.platform == "darwin" else 1024
-    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peaks = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return max(peaks) * unit / 2**20

@@ -18,4 +18,6 @@ def spread(values: np.ndarray) -> Spread:
     >>> spread(np.array([3.0, 1.0, 8.0]))
     Spread(middle=3.0, low=1.0, high=8.0)
     """
-    return Spread(middle=float(np.median(values)), low=float(np.min(values)), high=float(np.max(values)))
+    return Spread(
+        middle=float(np.median(values)), low=float(np.min(values)), high=float(np.max(values))
+    )

@@ -17,7 +17,12 @@ from nanorecsys.study.records import FILE, Record, encode, read_record, write_at
 from nanorecsys.study.session import Session
 from nanorecsys.study.tables import Table, cell, code, link, table
 
-VERDICTS = {"holds": "holds", "limited": "holds with a limit", "fails": "does not hold", "not_run": "not run"}
+VERDICTS = {
+    "holds": "holds",
+    "limited": "holds with a limit",
+    "fails": "does not hold",
+    "not_run": "not run",
+}
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +77,9 @@ def summarise(collected: list[Collected], claims: list[JudgedClaim]) -> Summary:
     )
 
 
-def write_files(session: Session, collected: list[Collected], claims: list[JudgedClaim]) -> dict[str, str]:
+def write_files(
+    session: Session, collected: list[Collected], claims: list[JudgedClaim]
+) -> dict[str, str]:
     """Write claims.json and results.csv (chapter, figure, value) and return them as the record's files."""
     write_atomically(session.path("claims.json"), encode(claims))
     text = io.StringIO()
@@ -127,15 +134,36 @@ def runs_table(collected: list[Collected]) -> Table:
         else:
             rows.append((item.chapter.name, "not run", None, None, None, None))
     disk = round(sum(item.disk_mib for item in collected))
-    rows.append(("all", None, None, round(60 * total_minutes(collected)), round(1024 * peak_gib(collected)), disk))
-    header = ("chapter", "started (UTC)", "commit", "seconds", "largest process, MiB", "left on disk, MiB")
+    rows.append(
+        (
+            "all",
+            None,
+            None,
+            round(60 * total_minutes(collected)),
+            round(1024 * peak_gib(collected)),
+            disk,
+        )
+    )
+    header = (
+        "chapter",
+        "started (UTC)",
+        "commit",
+        "seconds",
+        "largest process, MiB",
+        "left on disk, MiB",
+    )
     return table(header, rows, align="lllrrr", stacked=True)
 
 
 def parameters_table(collected: list[Collected]) -> Table:
     """Every parameter of every notebook: meaning, default and the value of this run, where it had one then."""
     rows = [
-        (code(f"{item.chapter.name}.{name}"), p.help, code(repr(p.default)), code(repr(item.record.parameters[name])))
+        (
+            code(f"{item.chapter.name}.{name}"),
+            p.help,
+            code(repr(p.default)),
+            code(repr(item.record.parameters[name])),
+        )
         for item in collected
         if item.record
         for name, p in item.chapter.settable.items()
@@ -150,7 +178,9 @@ def headline_table(collected: list[Collected]) -> Table:
         (link(item.chapter.name, f"{item.chapter.name}.html"), label, figure)
         for item in collected
         if item.record
-        for label, figure in import_module(f"{item.chapter.package}.chapter").headline(item.record.result)
+        for label, figure in import_module(f"{item.chapter.package}.chapter").headline(
+            item.record.result
+        )
     ]
     return table(("chapter", "figure", "this study"), rows, align="lwr")
 
@@ -168,14 +198,24 @@ def total_minutes(collected: list[Collected]) -> float:
 
 def peak_gib(collected: list[Collected]) -> float:
     """The most memory that a chapter took."""
-    return max((c.record.provenance.peak_rss_mib for c in collected if c.record), default=0.0) / 1024
+    return (
+        max((c.record.provenance.peak_rss_mib for c in collected if c.record), default=0.0) / 1024
+    )
 
 
 def environment_table() -> Table:
     """What `nanorecsys doctor` said on the machine of this run."""
-    return table(("check", "found", "status"), ((c.name, c.value, c.status) for c in doctor.examine()))
+    return table(
+        ("check", "found", "status"), ((c.name, c.value, c.status) for c in doctor.examine())
+    )
 
 
 def figure(claim: JudgedClaim) -> str:
     """A claim's value as the pages show it."""
-    return cell(None if claim.value is None else int(claim.value) if claim.value.is_integer() else claim.value)
+    return cell(
+        None
+        if claim.value is None
+        else int(claim.value)
+        if claim.value.is_integer()
+        else claim.value
+    )

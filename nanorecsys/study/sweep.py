@@ -43,10 +43,16 @@ def parse_grid(parameters: dict[str, Parameter], grid: Iterable[str]) -> dict[st
             raise ParameterError(f"{where}: {name} is given twice")
         parameter = parameters[name]
         try:
-            items = yaml.load(f"[{given}]", Loader=yaml.BaseLoader if parameter.type != "list" else yaml.SafeLoader)
+            items = yaml.load(
+                f"[{given}]",
+                Loader=yaml.BaseLoader if parameter.type != "list" else yaml.SafeLoader,
+            )
         except yaml.YAMLError as error:
             raise ParameterError(f"{where}: not a list of values: {given}") from error
-        values[name] = [parameter.parse(i, where) if isinstance(i, str) else parameter.check(i, where) for i in items]
+        values[name] = [
+            parameter.parse(i, where) if isinstance(i, str) else parameter.check(i, where)
+            for i in items
+        ]
         if len({repr(v) for v in values[name]}) != len(values[name]):
             raise ParameterError(f"{where}: a value is given twice")
     if not values:
@@ -54,7 +60,9 @@ def parse_grid(parameters: dict[str, Parameter], grid: Iterable[str]) -> dict[st
     return values
 
 
-def sweep(where: Layout, profile: str, chapter_name: str, grid: Iterable[str], console: Console) -> Path:
+def sweep(
+    where: Layout, profile: str, chapter_name: str, grid: Iterable[str], console: Console
+) -> Path:
     """Run `chapter_name` at every point of the grid; returns the folder of table and page.
 
     Raises:
@@ -64,9 +72,13 @@ def sweep(where: Layout, profile: str, chapter_name: str, grid: Iterable[str], c
     everything = chapters(where)
     chapter = everything[known_chapter(chapter_name, everything, "sweep")]
     values = parse_grid(chapter.settable, grid)
-    base = resolve({n: c.settable for n, c in everything.items()}, load_profile(where, profile), profile)
+    base = resolve(
+        {n: c.settable for n, c in everything.items()}, load_profile(where, profile), profile
+    )
     folder = where.run(profile) / SWEEPS / chapter_name
-    points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+    points = [
+        dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())
+    ]
     rows = []
     for number, point in enumerate(points, 1):
         label = ", ".join(f"{k}={v}" for k, v in point.items())
@@ -79,7 +91,9 @@ def sweep(where: Layout, profile: str, chapter_name: str, grid: Iterable[str], c
         rows.append(point | figures | {"seconds": record.provenance.seconds})
     write_table(folder / "sweep.csv", rows)
     write_page(folder / "sweep.html", chapter_name, values, rows)
-    console.print(f"compared in {where.relative(folder / 'sweep.csv')} and sweep.html", highlight=False)
+    console.print(
+        f"compared in {where.relative(folder / 'sweep.csv')} and sweep.html", highlight=False
+    )
     return folder
 
 
@@ -99,13 +113,16 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def write_page(path: Path, chapter: str, values: dict[str, list[Any]], rows: list[dict[str, Any]]) -> None:
+def write_page(
+    path: Path, chapter: str, values: dict[str, list[Any]], rows: list[dict[str, Any]]
+) -> None:
     """One page that needs no other file: the figures that differ between points, as a table and as drawings."""
     figures = [n for n in rows[0] if n not in values and len({repr(r.get(n)) for r in rows}) > 1]
     columns = [*values, *figures]
     head = "".join(f"<th scope=col>{html.escape(c)}</th>" for c in columns)
     body = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell(row.get(c)))}</td>" for c in columns) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{html.escape(cell(row.get(c)))}</td>" for c in columns) + "</tr>"
+        for row in rows
     )
     drawn = [n for n in figures if all(isinstance(r.get(n), int | float) for r in rows)]
     page = f"""<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
@@ -134,7 +151,9 @@ def _drawing(name: str, values: dict[str, list[Any]], rows: list[dict[str, Any]]
     for rest in itertools.product(*(values[o] for o in others)):
         of_line = [r for r in rows if tuple(r[o] for o in others) == rest]
         label = ", ".join(f"{o}={v}" for o, v in zip(others, rest, strict=True))
-        axis.plot([str(r[first]) for r in of_line], [r[name] for r in of_line], marker="o", label=label)
+        axis.plot(
+            [str(r[first]) for r in of_line], [r[name] for r in of_line], marker="o", label=label
+        )
     axis.set(xlabel=first, ylabel=name)
     if others:
         axis.legend()

@@ -38,7 +38,10 @@ from nanorecsys.training.result import (
     Variant,
 )
 
-ITEMS_BY = {"id and content": True, "id alone": False}  # whether a way to tell items apart has content
+ITEMS_BY = {
+    "id and content": True,
+    "id alone": False,
+}  # whether a way to tell items apart has content
 RARE = 5  # events below which an item counts as rare
 BASE = "base: full softmax"
 WARM = "global_temporal, users with a history"
@@ -53,7 +56,8 @@ def quality(runs: Sequence[Evaluation]) -> Quality:
     """One row of the quality table from the evaluations of a model's seeds on one task."""
     hitrate, ndcg = (mean_interval(_over_seeds(runs, name)) for name in ("hitrate@10", "ndcg@10"))
     means = {
-        name: float(np.mean([value(run, f"{name}@10") for run in runs])) for name in ("mrr", "ndcg_ips", "coverage")
+        name: float(np.mean([value(run, f"{name}@10") for run in runs]))
+        for name in ("mrr", "ndcg_ips", "coverage")
     }
     return Quality(
         hitrate=hitrate.estimate,
@@ -68,7 +72,9 @@ def quality(runs: Sequence[Evaluation]) -> Quality:
     )
 
 
-def difference(runs: Sequence[Evaluation], others: Sequence[Evaluation], against: str) -> Difference:
+def difference(
+    runs: Sequence[Evaluation], others: Sequence[Evaluation], against: str
+) -> Difference:
     """NDCG@10 of a model's seeds minus another's on the same task, paired by user."""
     found = change(runs, others)
     return Difference(against=against, ndcg=found.change, low=found.low, high=found.high)
@@ -89,12 +95,16 @@ def rank_by(score: Scorer, task: Task) -> Evaluation:
     return evaluate(score, task.targets, task.seen, task.n_items)
 
 
-def change(runs: Sequence[Evaluation], others: Sequence[Evaluation], metric: str = "ndcg@10") -> Change:
+def change(
+    runs: Sequence[Evaluation], others: Sequence[Evaluation], metric: str = "ndcg@10"
+) -> Change:
     """What a metric of a model's seeds is more than that of another's on the same task, paired by user."""
     return paired_change(_over_seeds(others, metric), _over_seeds(runs, metric))
 
 
-def read_fewer(model: Retriever, task: Task, whole: Evaluation, numbers: Iterable[int]) -> list[Read]:
+def read_fewer(
+    model: Retriever, task: Task, whole: Evaluation, numbers: Iterable[int]
+) -> list[Read]:
     """Quality by how many events of each history are read, the whole window first and then fewer and fewer.
 
     Args:
@@ -168,7 +178,9 @@ def choose_items(
         TrainingError: there is no such way, or none is asked for.
     """
     if not ways or not ITEMS_BY.keys() >= set(ways):
-        raise TrainingError(f"items_by is {list(ways)}", f"Name one or more of {', '.join(ITEMS_BY)}.")
+        raise TrainingError(
+            f"items_by is {list(ways)}", f"Name one or more of {', '.join(ITEMS_BY)}."
+        )
     counts = np.bincount(task.known.item, minlength=task.n_items)
     found = {}
     for way in ways:
@@ -236,7 +248,9 @@ def variants(model: RetrieverConfig, names: Sequence[str]) -> dict[str, dict[str
         "twice_layers": ("twice the layers", {"layers": 2 * model.layers}),
     }
     if unknown := [name for name in names if name not in known]:
-        raise TrainingError(f"there is no variant {unknown[0]!r}", f"Use any of {', '.join(known)}.")
+        raise TrainingError(
+            f"there is no variant {unknown[0]!r}", f"Use any of {', '.join(known)}."
+        )
     return {BASE: {}} | dict(known[name] for name in names or known)
 
 
@@ -265,7 +279,10 @@ def ablate(
         changes = variants[name]
         shape = replace(model, **{k: v for k, v in changes.items() if hasattr(model, k)})
         schedule = replace(training, **{k: v for k, v in changes.items() if hasattr(training, k)})
-        fits = [fit_retriever(task, items, shape, replace(schedule, seed=s), progress=False) for s in seeds]
+        fits = [
+            fit_retriever(task, items, shape, replace(schedule, seed=s), progress=False)
+            for s in seeds
+        ]
         found = [value(rank(fit.model, task), "ndcg@10") for fit in fits]
         rows[name] = Variant(
             ndcg=float(np.mean(found)),
@@ -308,7 +325,9 @@ def changed_targets(task: Task, other: Task) -> float:
     return float((theirs[asked] != mine).mean())
 
 
-def neighbours(vectors: np.ndarray, titles: Sequence[str], items: Iterable[int], k: int = 5) -> list[tuple[str, ...]]:
+def neighbours(
+    vectors: np.ndarray, titles: Sequence[str], items: Iterable[int], k: int = 5
+) -> list[tuple[str, ...]]:
     """The title of each of `items`, and those of its k nearest by inner product.
 
     Args:
@@ -329,7 +348,12 @@ def rank_frame(runs: Mapping[str, Mapping[str, Sequence[Evaluation]]]) -> pl.Dat
     """The raw rows behind every quality: task, model, run, user int32, item int32, rank float64."""
     return pl.concat(
         run.rank_rows().select(
-            task=pl.lit(task), model=pl.lit(model), run=pl.lit(i), user="user", item="item", rank="rank"
+            task=pl.lit(task),
+            model=pl.lit(model),
+            run=pl.lit(i),
+            user="user",
+            item="item",
+            rank="rank",
         )
         for task, models in runs.items()
         for model, evaluations in models.items()
@@ -354,13 +378,17 @@ def story(found: TrainingResult) -> dict[str, str]:
         )
         if found.is_study_shape and value < target
     ]
-    sentences = [f"On {task.replace('_', ' ')}, {_against(margin)}" for task, margin in found.margin.items()]
+    sentences = [
+        f"On {task.replace('_', ' ')}, {_against(margin)}" for task, margin in found.margin.items()
+    ]
     answer = (
         f"The retriever reaches HitRate@10 {leave_one_out.hitrate:.3f} and NDCG@10 {leave_one_out.ndcg:.3f} under "
         f"leave-one-out. {' '.join(sentences)}"
     )
     if misses:
-        answer = f"This run falls short of what the study holds itself to: {'; '.join(misses)}. {answer}"
+        answer = (
+            f"This run falls short of what the study holds itself to: {'; '.join(misses)}. {answer}"
+        )
     change = found.ranker.change
     effect = _verdict(change, "it improves", "it spoils", "it does not measurably change")
     return {

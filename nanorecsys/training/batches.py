@@ -1,9 +1,10 @@
 """Batches without padding: all histories of an epoch as one stream, cut into rows of one window each.
 
-A history of n items gives n targets: its first item after an empty history (the padding number 0 alone), and each
-later one after all that came before. The users of an epoch are shuffled, their streams laid end to end and cut every
-`window` places, wherever that falls: a long history is so read through windows that begin at other places in every
-epoch, and no place of a row is empty but in the last row of the epoch. Segments keep the histories of a row apart.
+A history of n items gives n targets: its first item after an empty history (the padding number 0
+alone), and each later one after all that came before. The users of an epoch are shuffled, their
+streams laid end to end and cut every `window` places, wherever that falls: a long history is so
+read through windows that begin at other places in every epoch, and no place of a row is empty but
+in the last row of the epoch. Segments keep the histories of a row apart.
 """
 
 from collections.abc import Callable, Iterator
@@ -95,7 +96,8 @@ def had_before(offsets: Tensor, items: Tensor, events: Tensor, n_items: int) -> 
         n_items: size of the catalogue.
 
     Returns:
-        bool (N, n_items + 1), by vocabulary number; False for the event's own item, though it be a repeat.
+        bool (N, n_items + 1), by vocabulary number; False for the event's own item, though it be a
+        repeat.
     """
     first = offsets[torch.searchsorted(offsets, events, right=True) - 1]
     lengths = events - first

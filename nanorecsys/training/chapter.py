@@ -16,7 +16,9 @@ LOO, LAST, TEMPORAL = "leave_one_out", "last_10", "global_temporal"
 TOLERANCE = 0.02  # of HitRate@10 with one target a user: two standard errors of 671 users
 
 
-def _headline(value: Callable[[TrainingResult], float | None]) -> Callable[[TrainingResult], float | None]:
+def _headline(
+    value: Callable[[TrainingResult], float | None],
+) -> Callable[[TrainingResult], float | None]:
     """A figure that is claimed of the study shape on the bundled data alone."""
     return lambda r: value(r) if r.dataset == DEFAULT_DATASET and r.is_study_shape else None
 
@@ -60,7 +62,9 @@ CLAIMS = (
     Claim(
         id="training.events",
         statement="Reading only the events that are served keeps NDCG@10 within 5 %: lower end of the paired interval.",
-        value=_headline(lambda r: c.low / c.base if (c := r.events_change.get(RETRIEVER)) else None),
+        value=_headline(
+            lambda r: c.low / c.base if (c := r.events_change.get(RETRIEVER)) else None
+        ),
         unit="of the whole window's",
         target=Target(">=", -0.05, limit=-0.1),
         agrees="quality",
@@ -89,7 +93,9 @@ CLAIMS = (
     Claim(
         id="training.scale_gib",
         statement="At ML-20M's size, reading, splitting and training take at most ten GiB.",
-        value=lambda r: r.scale.peak_rss_gib if r.scale and r.scale.ratings == ML_20M_RATINGS else None,
+        value=lambda r: (
+            r.scale.peak_rss_gib if r.scale and r.scale.ratings == ML_20M_RATINGS else None
+        ),
         unit="GiB",
         target=Target("<=", 10.0),
     ),

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from nanorecsys.atomic import atomic_path
 from nanorecsys.data import Histories
+from nanorecsys.system.files import atomic_path
 from nanorecsys.training.errors import TrainingError
 
 
@@ -43,9 +43,12 @@ def load(path: Path, run: str) -> dict[str, Any] | None:
         state = torch.load(path, weights_only=True)
         saved = state["run"]
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        raise TrainingError(f"{path} is not a checkpoint: {error}", "Delete it to start anew.") from error
+        raise TrainingError(
+            f"{path} is not a checkpoint: {error}", "Delete it to start anew."
+        ) from error
     if saved != run:
         raise TrainingError(
-            f"{path} belongs to a run with other settings or other data", "Delete it to start anew, or undo the change."
+            f"{path} belongs to a run with other settings or other data",
+            "Delete it to start anew, or undo the change.",
         )
     return state

@@ -2,8 +2,9 @@
 
     torchrun --nproc-per-node 2 -m nanorecsys.training --out data/cache/retriever
 
-All processes build the same batches from the same seed, take every world-th row, and sum their gradients, so that the
-loss and the step are those of one process with the whole batch. In one process every function here does nothing.
+All processes build the same batches from the same seed, take every world-th row, and sum their
+gradients, so that the loss and the step are those of one process with the whole batch. In one
+process every function here does nothing.
 """
 
 import os

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from nanorecsys.data import Histories
-from nanorecsys.data.padding import padded_batches
 from nanorecsys.models.retriever import Retriever
+from nanorecsys.serving.padding import padded_batches
 
 
 def encode_users(
@@ -21,7 +21,8 @@ def encode_users(
     Args:
         histories: CSR; an empty one is allowed.
         users: int (B,); all by default.
-        events: of a history that are read, the last ones, at most the model's window; the window by default.
+        events: of a history that are read, the last ones, at most the model's window; the window by
+            default.
         batch_tokens: places of a batch; users of like length share one, so few of them are padding.
     """
     users = np.arange(len(histories.offsets) - 1) if users is None else users
@@ -29,7 +30,9 @@ def encode_users(
     device = next(model.parameters()).device
     encoder = model.encoder()
     with torch.inference_mode():
-        for batch, *arrays in padded_batches(histories, users, events or model.config.window, batch_tokens):
+        for batch, *arrays in padded_batches(
+            histories, users, events or model.config.window, batch_tokens
+        ):
             items, lengths = (torch.from_numpy(a).to(device) for a in arrays)
             vectors[batch] = encoder(items, lengths).cpu().numpy()
     return vectors

@@ -1,6 +1,6 @@
 """Named errors of the training."""
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 
 class TrainingError(NanorecsysError):

@@ -44,7 +44,14 @@ def qualities(tasks: Mapping[str, Mapping[str, Quality]], own: str) -> Figure:
     for axis, (title, models) in zip(panels, tasks.items(), strict=True):
         for place, name in enumerate(names):
             q = models[name]
-            _interval(axis, place, q.ndcg, q.ndcg_low, q.ndcg_high, PALETTE[5] if name == own else PALETTE[0])
+            _interval(
+                axis,
+                place,
+                q.ndcg,
+                q.ndcg_low,
+                q.ndcg_high,
+                PALETTE[5] if name == own else PALETTE[0],
+            )
         axis.set(title=title, xlabel="NDCG@10", xlim=(0, None), yticks=range(len(names)))
         axis.set_yticklabels(names if axis is panels[0] else [])
     return figure
@@ -55,7 +62,9 @@ def ablation(variants: Mapping[str, Variant], base: str) -> Figure:
     figure, (axis,) = axes(height=0.8 + 0.32 * len(variants))
     axis.axvline(variants[base].ndcg, color=MUTED, linestyle="--", linewidth=1)
     for place, (name, v) in enumerate(reversed(variants.items())):
-        _interval(axis, place, v.ndcg, v.lowest, v.highest, PALETTE[5] if name == base else PALETTE[0])
+        _interval(
+            axis, place, v.ndcg, v.lowest, v.highest, PALETTE[5] if name == base else PALETTE[0]
+        )
     axis.set(xlabel="validation NDCG@10", xlim=(0, None), yticks=range(len(variants)))
     axis.set_yticklabels(list(variants)[::-1])
     return figure

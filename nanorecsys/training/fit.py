@@ -37,13 +37,14 @@ def fit_retriever(
 ) -> Fitted:
     """A retriever fitted on what the task lets be known.
 
-    The rule of the study: a validation task with `validate` chooses the epoch; the test task is then fitted anew
-    with `stop_after=chosen.trained.best_epoch` and without a look at its targets.
+    The rule of the study: a validation task with `validate` chooses the epoch; the test task is
+    then fitted anew with `stop_after=chosen.trained.best_epoch` and without a look at its targets.
 
     Args:
         task: see `nanorecsys.evaluation.make_task`.
         items: one row an item, as in `nanorecsys.data.Dataset`.
-        validate: rank the task's targets after each epoch, and keep the weights of the best by NDCG@10.
+        validate: rank the task's targets after each epoch, and keep the weights of the best by
+            NDCG@10.
         stop_after, checkpoint_path, progress: see `loop.train`.
 
     Raises:
@@ -57,7 +58,11 @@ def fit_retriever(
         retriever,
         task.seen,
         training,
-        validate=(lambda m: value(evaluate(scorer(m, task), task.targets, task.seen, task.n_items, k_max=10), METRIC))
+        validate=(
+            lambda m: value(
+                evaluate(scorer(m, task), task.targets, task.seen, task.n_items, k_max=10), METRIC
+            )
+        )
         if validate
         else None,
         stop_after=stop_after,

@@ -7,8 +7,9 @@
     epoch end  validation, early stopping, a line of the curve
     any step   a checkpoint, from which a killed run goes on (on the CPU to the very same result)
 
-The step is eager on purpose. On a CPU most of its time is in matrix products already, and torch.compile made it slower
-(2,700 against 2,900 tokens a second and core at the study shape, AVX-512 with bf16), after 25 s of compiling.
+The step is eager on purpose. On a CPU most of its time is in matrix products already, and
+torch.compile made it slower (2,700 against 2,900 tokens a second and core at the study shape,
+AVX-512 with bf16), after 25 s of compiling.
 """
 
 import math
@@ -42,9 +43,11 @@ class TrainingConfig:
         epochs: passes over the events that the schedule is laid out for.
         patience: stop after that many epochs without a better validation; 0 for never.
         loss: a name of `losses.LOSSES`.
-        seen_negatives: a target is compared with the items that its user had before, too, which no ranking contains.
+        seen_negatives: a target is compared with the items that its user had before, too, which no
+            ranking contains.
         batch_tokens: targets in a step of all processes together, rounded to whole windows.
-        learning_rate: the highest: it rises over the first `warmup` of all steps and falls to 0 at the last.
+        learning_rate: the highest: it rises over the first `warmup` of all steps and falls to 0 at
+            the last.
         warmup: share of the steps.
         weight_decay: of the matrices, AdamW's.
         clip: norm that gradients are clipped to.
@@ -66,9 +69,13 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
-            raise TrainingError(f"there is no loss {self.loss!r}", f"Use one of {', '.join(LOSSES)}.")
+            raise TrainingError(
+                f"there is no loss {self.loss!r}", f"Use one of {', '.join(LOSSES)}."
+            )
         if min(self.epochs, self.batch_tokens) < 1:
-            raise TrainingError("epochs and batch_tokens must be at least 1", "Raise the one that is not.")
+            raise TrainingError(
+                "epochs and batch_tokens must be at least 1", "Raise the one that is not."
+            )
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,10 @@ class Trained:
     """What a run has to say; the model itself was trained in place.
 
     Args:
-        curve: one row an epoch: epoch, loss, tokens, seconds (of training alone), validation (null without one).
-        best_epoch: the epoch whose weights the model has: the best by validation, the last without one.
+        curve: one row an epoch: epoch, loss, tokens, seconds (of training alone), validation (null
+            without one).
+        best_epoch: the epoch whose weights the model has: the best by validation, the last without
+            one.
     """
 
     curve: pl.DataFrame
@@ -102,20 +111,25 @@ def train(
         model: fresh, or as an earlier training left it.
         histories: events to train on.
         validate: called after each epoch; higher is better, and the best epoch's weights are kept.
-        stop_after: last epoch of the schedule that is run: a refit for as long as validation found best.
-        checkpoint_path: written every `checkpoint_steps` steps and after each epoch; where it exists, the run goes
-            on from it.
+        stop_after: last epoch of the schedule that is run: a refit for as long as validation found
+            best.
+        checkpoint_path: written every `checkpoint_steps` steps and after each epoch; where it
+            exists, the run goes on from it.
         device: a GPU if there is one, by default.
 
     Raises:
         TrainingError: nothing to train on, a loss that is not finite, a checkpoint of another run.
     """
     if not len(histories.items):
-        raise TrainingError("there is no event to train on", "Use a split that leaves events to train on.")
+        raise TrainingError(
+            "there is no event to train on", "Use a split that leaves events to train on."
+        )
     device = device or best_device()
     run = Run(model.to(device), histories, config)
     if checkpoint_path:
-        run.name = checkpoint.fingerprint(histories, model.config, config, validated=validate is not None)
+        run.name = checkpoint.fingerprint(
+            histories, model.config, config, validated=validate is not None
+        )
         run.restore(checkpoint_path)
     last = min(config.epochs, stop_after or config.epochs)
     bar = tqdm(
@@ -137,7 +151,10 @@ def train(
                 run.save(checkpoint_path)
     if run.best is not None:
         model.load_state_dict(run.best)
-    return Trained(pl.DataFrame(run.curve, schema_overrides={"validation": pl.Float64}), run.best_epoch or run.epoch)
+    return Trained(
+        pl.DataFrame(run.curve, schema_overrides={"validation": pl.Float64}),
+        run.best_epoch or run.epoch,
+    )
 
 
 def best_device() -> torch.device:
@@ -173,11 +190,18 @@ class Run:
         self.model, self.histories, self.config = model, histories, config
         self.device = next(model.parameters()).device
         self.loss = LOSSES[config.loss]
-        self.offsets, self.items = (torch.tensor(a, device=self.device) for a in (histories.offsets, histories.items))
-        self.counts = torch.from_numpy(np.bincount(histories.items + 1, minlength=len(model.items.ids))).to(self.device)
+        self.offsets, self.items = (
+            torch.tensor(a, device=self.device) for a in (histories.offsets, histories.items)
+        )
+        self.counts = torch.from_numpy(
+            np.bincount(histories.items + 1, minlength=len(model.items.ids))
+        ).to(self.device)
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": [p for p in model.parameters() if p.dim() == 2], "weight_decay": config.weight_decay},
+                {
+                    "params": [p for p in model.parameters() if p.dim() == 2],
+                    "weight_decay": config.weight_decay,
+                },
                 {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
             ],
             lr=config.learning_rate,
@@ -196,14 +220,18 @@ class Run:
         # Dropout differs between the processes, negatives do not.
         torch.manual_seed(config.seed * 1000 + distributed.rank())
         cuda = self.device.type == "cuda"
-        self.dropout = torch.cuda.default_generators[self.device.index] if cuda else torch.default_generator
+        self.dropout = (
+            torch.cuda.default_generators[self.device.index] if cuda else torch.default_generator
+        )
         self.negatives = torch.Generator().manual_seed(config.seed)
 
     def steps_left(self) -> Iterator[float]:
         """Train to the end of the epoch, from wherever in it the run stands; the loss of each step."""
         self.model.train()
         rows = batches.epoch(
-            self.histories, self.model.config.window, np.random.default_rng([self.config.seed, self.epoch])
+            self.histories,
+            self.model.config.window,
+            np.random.default_rng([self.config.seed, self.epoch]),
         )
         for i, batch in enumerate(batches.batches(rows, self.rows)):
             if i < self.step - self.epoch * self.steps:
@@ -225,10 +253,14 @@ class Run:
             filled = mine.targets > 0
             with autocast(self.device, self.config.precision):
                 users, table = self.model(mine.items, mine.segments)  # (R, L, D), (V + 1, D)
-                users = users[filled] / self.model.config.temperature  # (N, D): the head only where a target is
+                users = (
+                    users[filled] / self.model.config.temperature
+                )  # (N, D): the head only where a target is
                 weights = users.new_full((len(users),), 1 / len(targets))
                 had = self.had_before(mine.events[filled], len(table) - 1)
-                loss = self.loss(users, table, mine.targets[filled], had, weights, candidates, self.counts)
+                loss = self.loss(
+                    users, table, mine.targets[filled], had, weights, candidates, self.counts
+                )
             loss.backward()
         loss = distributed.sum_gradients(self.model.parameters(), loss.detach()).item()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -256,26 +288,46 @@ class Run:
 
     def finish_epoch(self, validate: Validate | None) -> None:
         self.epoch += 1
-        row = {"epoch": self.epoch, "loss": self.total / len(self.histories.items), "seconds": self.seconds}
+        row = {
+            "epoch": self.epoch,
+            "loss": self.total / len(self.histories.items),
+            "seconds": self.seconds,
+        }
         value = None
         if validate:
-            value = distributed.from_first(validate(self.model.eval()) if distributed.rank() == 0 else None)
+            value = distributed.from_first(
+                validate(self.model.eval()) if distributed.rank() == 0 else None
+            )
             if value > max((past["validation"] for past in self.curve), default=-1.0):
                 self.best_epoch = self.epoch
-                self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                self.best = {
+                    name: tensor.clone() for name, tensor in self.model.state_dict().items()
+                }
         self.curve.append({**row, "validation": value})
         self.total = self.seconds = 0.0
 
     def is_stalled(self) -> bool:
-        return bool(self.config.patience and self.best and self.epoch - self.best_epoch >= self.config.patience)
+        return bool(
+            self.config.patience
+            and self.best
+            and self.epoch - self.best_epoch >= self.config.patience
+        )
 
     def save(self, path: Path) -> None:
         """Everything; dropout's state from every process, the rest from the first."""
         dropout = distributed.gather(self.dropout.get_state())
         if distributed.rank() == 0:
             state = {name: getattr(self, name) for name in _PLAIN}
-            state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "dropout": dropout}
-            checkpoint.save(path, self.name, state | {"negatives": self.negatives.get_state(), "best": self.best})
+            state |= {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "dropout": dropout,
+            }
+            checkpoint.save(
+                path,
+                self.name,
+                state | {"negatives": self.negatives.get_state(), "best": self.best},
+            )
         distributed.from_first(None)  # no process reads it before it is there
 
     def restore(self, path: Path) -> None:

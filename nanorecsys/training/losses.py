@@ -4,10 +4,11 @@ Every loss maps users' vectors, the item table and the targets to one number,
 
     loss = sum_n w_n l_n,
 
-where l_n is the loss of target n, t its item, and s_j = u_n . v_j the logit of item j, with u_n the user's vector
-divided by the temperature. V is the number of items. H is what the user had before the target: a ranking leaves these
-items out, so no loss pushes the user away from them. The weights carry the mean: it has to be one over the global
-batch, of which a process may hold a share only. `candidates` draws the items that a whole global batch shares.
+where l_n is the loss of target n, t its item, and s_j = u_n . v_j the logit of item j, with u_n the
+user's vector divided by the temperature. V is the number of items. H is what the user had before
+the target: a ranking leaves these items out, so no loss pushes the user away from them. The weights
+carry the mean: it has to be one over the global batch, of which a process may hold a share only.
+`candidates` draws the items that a whole global batch shares.
 """
 
 from collections.abc import Mapping
@@ -19,15 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Targets that the full softmax handles at once: their logits stay in a last-level cache, and never exist for a whole
-# batch (at 4,000 targets and 27k items they would take 430 MB).
+# Targets that the full softmax handles at once: their logits stay in a last-level cache, and never
+# exist for a whole batch (at 4,000 targets and 27k items they would take 430 MB).
 CHUNK = 512
 
 
 class Loss(Protocol):
     """What the training loop needs of a loss."""
 
-    def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor | None:
+    def candidates(
+        self, targets: Tensor, counts: Tensor, generator: torch.Generator
+    ) -> Tensor | None:
         """Items to compare with, int64 (C,), repeats allowed; None for the whole catalogue.
 
         Args:
@@ -62,8 +65,8 @@ class Loss(Protocol):
 class FullSoftmax:
     """Cross entropy over the catalogue without H: l = log sum_{j not in H} exp s_j - s_t.
 
-    Computed with its gradient chunk by chunk, so that the logits of a batch never exist (the idea of Wijmans et al.
-    2024, Cut your losses in large-vocabulary language models).
+    Computed with its gradient chunk by chunk, so that the logits of a batch never exist (the idea
+    of Wijmans et al. 2024, Cut your losses in large-vocabulary language models).
     """
 
     def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> None:
@@ -71,14 +74,22 @@ class FullSoftmax:
 
     def __call__(self, users, table, targets, had, weights, candidates, counts):
         device = users.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else users.dtype
+        dtype = (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else users.dtype
+        )
         return _FullSoftmax.apply(users, table[1:], targets - 1, had[:, 1:], weights, dtype)
 
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, users: Tensor, items: Tensor, targets: Tensor, had: Tensor, weights: Tensor, dtype: torch.dtype
+        ctx,
+        users: Tensor,
+        items: Tensor,
+        targets: Tensor,
+        had: Tensor,
+        weights: Tensor,
+        dtype: torch.dtype,
     ) -> Tensor:
         u, v = users.to(dtype), items.to(dtype)
         loss = weights.new_zeros(())
@@ -110,8 +121,8 @@ class SampledSoftmax:
 
         l = log(exp s_t + V / k * sum_{j in S \\ H, j != t} exp s_j) - s_t
 
-    The factor makes the sum an unbiased estimate of the full one (Jean et al. 2015, On using very large target
-    vocabulary for neural machine translation, section 3, with a uniform proposal).
+    The factor makes the sum an unbiased estimate of the full one (Jean et al. 2015, On using very
+    large target vocabulary for neural machine translation, section 3, with a uniform proposal).
     """
 
     k: int = 1024
@@ -129,10 +140,11 @@ class SampledSoftmax:
 class InBatch:
     """InfoNCE over the batch's own targets B, which occur as often as they are popular, so logQ-corrected:
 
-        l = log(exp s_t + sum_{j in B \\ H, j != t} exp(s_j - log(|B| q_j))) - s_t,  q_j = count_j / sum_i count_i
+        l = log(exp s_t + sum_{j in B \\ H, j != t} exp(s_j - log(|B| q_j))) - s_t,  q_j = count_j /
+        sum_i count_i
 
-    (Yi et al. 2019, Sampling-bias-corrected neural modeling, eq. 3; but the positive is in the sum for certain and so
-    not corrected: Khrylchenko et al. 2025, Correcting the logQ correction.)
+    (Yi et al. 2019, Sampling-bias-corrected neural modeling, eq. 3; but the positive is in the sum
+    for certain and so not corrected: Khrylchenko et al. 2025, Correcting the logQ correction.)
     """
 
     def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
@@ -150,7 +162,8 @@ class BCE:
 
         l = -log sigma(s_t) - 1/k sum_{j in S \\ H, j != t} log(1 - sigma(s_j))
 
-    (Kang and McAuley 2018, Self-attentive sequential recommendation, eq. 6, in expectation over its one negative.)
+    (Kang and McAuley 2018, Self-attentive sequential recommendation, eq. 6, in expectation over its
+    one negative.)
     """
 
     k: int = 256
@@ -160,7 +173,9 @@ class BCE:
 
     def __call__(self, users, table, targets, had, weights, candidates, counts):
         positive, negative = _logits(users, table, targets, had, candidates)
-        return weights @ (functional.softplus(-positive) + functional.softplus(negative).sum(1) / self.k)
+        return weights @ (
+            functional.softplus(-positive) + functional.softplus(negative).sum(1) / self.k
+        )
 
 
 @dataclass(frozen=True)
@@ -170,7 +185,8 @@ class GBCE:
         l = -beta log sigma(s_t) - sum_{j in S \\ H, j != t} log(1 - sigma(s_j)),
         beta = alpha (t (1 - 1 / alpha) + 1 / alpha),  alpha = k / (V - 1)
 
-    (Petrov and Macdonald 2023, gSASRec, eq. 7 and 11; t = 0 leaves the positive alone, t = 1 calibrates.)
+    (Petrov and Macdonald 2023, gSASRec, eq. 7 and 11; t = 0 leaves the positive alone, t = 1
+    calibrates.)
     """
 
     k: int = 256
@@ -184,7 +200,9 @@ class GBCE:
         # A catalogue of one item has no negatives to calibrate for.
         alpha = min(1.0, self.k / max(len(table) - 2, 1))
         beta = alpha * (self.t * (1 - 1 / alpha) + 1 / alpha)
-        return weights @ (beta * functional.softplus(-positive) + functional.softplus(negative).sum(1))
+        return weights @ (
+            beta * functional.softplus(-positive) + functional.softplus(negative).sum(1)
+        )
 
 
 LOSSES: Mapping[str, Loss] = MappingProxyType(
@@ -202,11 +220,15 @@ def _uniform(k: int, counts: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randint(1, len(counts), (k,), generator=generator).to(counts.device)
 
 
-def _logits(users: Tensor, table: Tensor, targets: Tensor, had: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+def _logits(
+    users: Tensor, table: Tensor, targets: Tensor, had: Tensor, candidates: Tensor
+) -> tuple[Tensor, Tensor]:
     """Logits of the targets (N,) and of the candidates (N, C), -inf where a candidate is the target or in H."""
     positive = (users * table[targets]).sum(1)
     negative = (users @ table[candidates].T).to(positive.dtype)
-    return positive, negative.masked_fill((targets[:, None] == candidates) | had[:, candidates], -torch.inf)
+    return positive, negative.masked_fill(
+        (targets[:, None] == candidates) | had[:, candidates], -torch.inf
+    )
 
 
 def _cross_entropy(positive: Tensor, negative: Tensor, weights: Tensor) -> Tensor:

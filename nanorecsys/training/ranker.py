@@ -1,9 +1,9 @@
 """Training and use of the ranker: lists mined from the retriever's own candidates.
 
-A list is a place in a user's training history: the item that came next, and items that the retriever put high there,
-of which the user never took any. Whole lists, and single items of others, lose their item ids at random: their
-vectors are then what content alone gives, and their popularity is unknown. So the ranker learns to place an item that
-nobody has met.
+A list is a place in a user's training history: the item that came next, and items that the
+retriever put high there, of which the user never took any. Whole lists, and single items of others,
+lose their item ids at random: their vectors are then what content alone gives, and their popularity
+is unknown. So the ranker learns to place an item that nobody has met.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from nanorecsys.data import Histories
-from nanorecsys.data.padding import alike, padded
 from nanorecsys.evaluation import Scorer, Task
 from nanorecsys.models.ranker import FittedRanker, ItemSide, Ranker, RankerConfig, item_features
 from nanorecsys.models.retriever import Retriever
+from nanorecsys.serving.padding import alike, padded
 from nanorecsys.training.errors import TrainingError
 
 # Scores that exist at once while candidates are mined, float32 elements.
@@ -36,7 +36,8 @@ class RankerTraining:
         depth: negatives are drawn from that many of the retriever's best.
         mined, uniform: negatives of a list: from the best, and from the catalogue.
         id_dropout: probability that a whole list loses its ids, and again that a single item does.
-        epochs, batch_lists, learning_rate, weight_decay, seed: of AdamW, the rate falls to 0 on a line.
+        epochs, batch_lists, learning_rate, weight_decay, seed: of AdamW, the rate falls to 0 on a
+        line.
     """
 
     lists: int = 50_000
@@ -58,7 +59,8 @@ class Lists:
     Args:
         users: float32 (N, D).
         positive: int64 (N,), the item that came next.
-        mined: int64 (N, depth), the best of the items that the user never has, -1 where there are fewer.
+        mined: int64 (N, depth), the best of the items that the user never has, -1 where there are
+            fewer.
     """
 
     users: Tensor
@@ -67,7 +69,9 @@ class Lists:
 
 
 @torch.inference_mode()
-def mine(model: Retriever, histories: Histories, lists: int, depth: int, *, batch_tokens: int = 8192) -> Lists:
+def mine(
+    model: Retriever, histories: Histories, lists: int, depth: int, *, batch_tokens: int = 8192
+) -> Lists:
     """The latest places of every user, with what the retriever would have recommended there.
 
     Args:
@@ -82,11 +86,16 @@ def mine(model: Retriever, histories: Histories, lists: int, depth: int, *, batc
     table = model.encoder().table
     found = []
     for batch in alike(np.minimum(histories.lengths[users], window + 1), batch_tokens):
-        items, lengths = (torch.from_numpy(a).to(table.device) for a in padded(histories, users[batch], window + 1))
+        items, lengths = (
+            torch.from_numpy(a).to(table.device)
+            for a in padded(histories, users[batch], window + 1)
+        )
         place = torch.arange(items.shape[1] - 1, device=table.device)
         end = lengths[:, None] - 1
         row, column = torch.nonzero((place < end) & (place >= end - latest), as_tuple=True)
-        vectors = model.tower.everywhere(table[items[:, :-1]], torch.zeros_like(items[:, :-1]))[row, column]
+        vectors = model.tower.everywhere(table[items[:, :-1]], torch.zeros_like(items[:, :-1]))[
+            row, column
+        ]
         own, own_items = _flatten(histories, users[batch])
         taken = torch.zeros(len(batch), len(table), dtype=torch.bool, device=table.device)
         taken[own, own_items + 1] = True
@@ -98,11 +107,16 @@ def mine(model: Retriever, histories: Histories, lists: int, depth: int, *, batc
             places = vectors[part], items[row[part], column[part] + 1] - 1, candidates
             found.append(tuple(tensor.cpu() for tensor in places))
     if not found:
-        raise TrainingError("no user has two events: the ranker has nothing to learn from", "Bring longer histories.")
+        raise TrainingError(
+            "no user has two events: the ranker has nothing to learn from",
+            "Bring longer histories.",
+        )
     return Lists(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def item_side(model: Retriever, items: pl.DataFrame, counts: np.ndarray, genres: Sequence[str]) -> ItemSide:
+def item_side(
+    model: Retriever, items: pl.DataFrame, counts: np.ndarray, genres: Sequence[str]
+) -> ItemSide:
     """The item side of a retriever; `counts` int (n_items,) are events of training."""
     return ItemSide(
         torch.from_numpy(model.item_vectors()),
@@ -113,7 +127,12 @@ def item_side(model: Retriever, items: pl.DataFrame, counts: np.ndarray, genres:
 
 
 def fit_ranker(
-    model: Retriever, task: Task, items: pl.DataFrame, config: RankerTraining, *, progress: bool = True
+    model: Retriever,
+    task: Task,
+    items: pl.DataFrame,
+    config: RankerTraining,
+    *,
+    progress: bool = True,
 ) -> FittedRanker:
     """A ranker for a retriever that was fitted on the same task.
 
@@ -148,7 +167,8 @@ def fit_ranker(
                 masked = masked | (torch.rand(candidates.shape) < config.id_dropout)
                 scores = ranker(lists.users[part], *side.read(candidates, masked))
                 loss = functional.cross_entropy(
-                    scores.masked_fill(missing, -torch.inf), torch.zeros(len(part), dtype=torch.int64)
+                    scores.masked_fill(missing, -torch.inf),
+                    torch.zeros(len(part), dtype=torch.int64),
                 )
                 loss.backward()
                 optimizer.step()
@@ -164,7 +184,8 @@ def draw(lists: Lists, part: Tensor, config: RankerTraining, n_items: int) -> tu
     """Candidates of some lists, the positive first.
 
     Returns:
-        items int64 (B, 1 + mined + uniform); bool of the same shape, true where there is no negative.
+        items int64 (B, 1 + mined + uniform); bool of the same shape, true where there is no
+        negative.
     """
     positive, mined = lists.positive[part, None], lists.mined[part]
     chosen = torch.randint(mined.shape[1], (len(part), config.mined))
@@ -175,7 +196,9 @@ def draw(lists: Lists, part: Tensor, config: RankerTraining, n_items: int) -> tu
     return candidates.clamp_min(0), missing
 
 
-def reranker(fitted: FittedRanker, user_vectors: np.ndarray, seen: Histories, depth: int = 100) -> Scorer:
+def reranker(
+    fitted: FittedRanker, user_vectors: np.ndarray, seen: Histories, depth: int = 100
+) -> Scorer:
     """The retriever's `depth` best unseen items in the ranker's order, above all others in the retriever's.
 
     Args:
@@ -203,12 +226,17 @@ def reranker(fitted: FittedRanker, user_vectors: np.ndarray, seen: Histories, de
 def cold_scorer(fitted: FittedRanker, user_vectors: np.ndarray) -> Scorer:
     """The ranker over the whole catalogue, with every item as if training had never met it."""
     everything = torch.arange(len(fitted.items.vectors))[None]
-    inputs = fitted.items.read(everything, torch.ones_like(everything, dtype=torch.bool))  # (1, n_items, ...)
+    inputs = fitted.items.read(
+        everything, torch.ones_like(everything, dtype=torch.bool)
+    )  # (1, n_items, ...)
 
     @torch.inference_mode()
     def score(users: np.ndarray) -> np.ndarray:
         return torch.cat(
-            [fitted.ranker(user, *inputs) for user in torch.from_numpy(user_vectors[users]).split(1)]
+            [
+                fitted.ranker(user, *inputs)
+                for user in torch.from_numpy(user_vectors[users]).split(1)
+            ]
         ).numpy()
 
     return score

@@ -99,10 +99,11 @@ class ScaleResult(msgspec.Struct, frozen=True, kw_only=True):
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 02 found.
 
-    `quality` is by task, then by model; `margin` is the retriever against the baseline with the highest NDCG on the
-    same task. `tie_changed_share` is the share of users whose validation target another tie rule changes. `reads` are
-    of the validation task, the whole window first; `events_read` of a history are what the rule takes, and
-    `events_change` is what that does to NDCG on the test task, in the retriever's order and in the ranker's.
+    `quality` is by task, then by model; `margin` is the retriever against the baseline with the
+    highest NDCG on the same task. `tie_changed_share` is the share of users whose validation target
+    another tie rule changes. `reads` are of the validation task, the whole window first;
+    `events_read` of a history are what the rule takes, and `events_change` is what that does to
+    NDCG on the test task, in the retriever's order and in the ranker's.
     """
 
     dataset: str

@@ -1,7 +1,7 @@
 """Training at the size of another data set: as many steps as show the rate, in a process of its own.
 
-`python -m nanorecsys.training.scale RATINGS STEPS` is that process; its peak memory is that of reading, splitting and
-training together.
+`python -m nanorecsys.training.scale RATINGS STEPS` is that process; its peak memory is that of
+reading, splitting and training together.
 """
 
 import subprocess
@@ -16,8 +16,8 @@ import numpy as np
 from nanorecsys.data import leave_one_out, load_dataset
 from nanorecsys.data.synthetic import write_ratings_csv
 from nanorecsys.evaluation import make_task
-from nanorecsys.memory import peak_resident_bytes
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
+from nanorecsys.system.memory import peak_resident_bytes
 from nanorecsys.training import batches
 from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.loop import Run, TrainingConfig, best_device, device_name
@@ -26,7 +26,9 @@ from nanorecsys.training.result import ScaleResult
 WARM_UP = 2  # steps that are not counted
 
 
-def measure(directory: Path, n_ratings: int, n_users: int, n_items: int, steps: int, seed: int = 0) -> ScaleResult:
+def measure(
+    directory: Path, n_ratings: int, n_users: int, n_items: int, steps: int, seed: int = 0
+) -> ScaleResult:
     """The rate of the study shape on a generated data set of that size (`synthetic.write_ratings_csv`).
 
     Args:

@@ -1,14 +1,18 @@
 """How fast training is, against the loop that most code bases have.
 
-    padded, fp32    one row a user, its last events padded to the window; logits at every place of every row; AdamW as
+    padded, fp32    one row a user, its last events padded to the window; logits at every place of
+    every row; AdamW as
                     it comes; fp32
-    packed, fp32    rows without padding, the head by chunks and only where a target is, without the items that its user
+    packed, fp32    rows without padding, the head by chunks and only where a target is, without the
+    items that its user
                     had before; dropout by random bytes; fused AdamW
-    packed, bf16    the same, with matrix products in bf16: only where the processor multiplies bf16 natively, as
+    packed, bf16    the same, with matrix products in bf16: only where the processor multiplies bf16
+    natively, as
                     `TrainingConfig.precision` "auto" does
 
-All train the same model at the same number of rows a step, a few steps of each in turn, so that a machine that
-slows down slows them all. What is counted is targets: a place that is padding is work, but no token.
+All train the same model at the same number of rows a step, a few steps of each in turn, so that a
+machine that slows down slows them all. What is counted is targets: a place that is padding is work,
+but no token.
 """
 
 import time
@@ -22,9 +26,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from nanorecsys.data import Histories
-from nanorecsys.data.padding import padded
 from nanorecsys.models.items import ItemContent
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
+from nanorecsys.serving.padding import padded
 from nanorecsys.training import batches
 from nanorecsys.training.loop import Run, TrainingConfig, best_device, has_bf16
 
@@ -54,7 +58,9 @@ def measure(
 
     def fresh() -> Retriever:
         torch.manual_seed(training.seed)
-        return Retriever(model, np.ones(n_items, bool), content if model.content else None).to(best_device())
+        return Retriever(model, np.ones(n_items, bool), content if model.content else None).to(
+            best_device()
+        )
 
     variants: dict[str, Step] = {
         "padded, fp32": _padded(fresh(), histories, training),
@@ -70,7 +76,9 @@ def measure(
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds = (time.perf_counter_ns() - start) / 1e9
-            rows.append({"variant": variant, "repeat": repeat, "tokens": tokens, "seconds": seconds})
+            rows.append(
+                {"variant": variant, "repeat": repeat, "tokens": tokens, "seconds": seconds}
+            )
     return pl.DataFrame(rows).filter(pl.col("repeat") > 0)
 
 
@@ -78,8 +86,9 @@ def summarise(rows: pl.DataFrame, histories: Histories, window: int) -> pl.DataF
     """Medians and spread of `measure`: one row a variant.
 
     Returns:
-        variant; tokens_per_s with its lowest and highest; sequences_per_s, users' histories of at most a window;
-        times_padded, the median over the repeats of the rate against the padded loop's in the same repeat.
+        variant; tokens_per_s with its lowest and highest; sequences_per_s, users' histories of at
+        most a window; times_padded, the median over the repeats of the rate against the padded
+        loop's in the same repeat.
     """
     mean_length = np.minimum(histories.lengths[histories.lengths > 0], window).mean()
     rate = pl.col("tokens") / pl.col("seconds")
@@ -120,7 +129,9 @@ def _padded(model: Retriever, histories: Histories, training: TrainingConfig) ->
     rng = np.random.default_rng(training.seed)
     size = max(1, training.batch_tokens // config.window)
     users = np.flatnonzero(histories.lengths > 1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+    )
     model.train()
 
     def step() -> int:

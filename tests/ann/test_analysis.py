@@ -7,7 +7,16 @@ import pytest
 
 from nanorecsys.ann import analysis, chapter, figures
 from nanorecsys.ann.limits import Bandwidth, Limits
-from nanorecsys.ann.result import AnnResult, Build, Confirmed, Difference, Failure, Operating, Recommended, Spread
+from nanorecsys.ann.result import (
+    AnnResult,
+    Build,
+    Confirmed,
+    Difference,
+    Failure,
+    Operating,
+    Recommended,
+    Spread,
+)
 from nanorecsys.ann.specs import FAMILIES
 from nanorecsys.data.load import DEFAULT_DATASET
 from nanorecsys.study import plots
@@ -20,7 +29,9 @@ def spread(middle):
     return Spread(middle=middle, low=0.9 * middle, high=1.1 * middle)
 
 
-def point(factory="Flat", search="", recall=1.0, p50=1.0, p99=None, size=1024.0, read=None, family="Flat"):
+def point(
+    factory="Flat", search="", recall=1.0, p50=1.0, p99=None, size=1024.0, read=None, family="Flat"
+):
     return Operating(
         factory=factory,
         family=family,
@@ -56,7 +67,14 @@ def confirmed(factory="Flat", search="", recall=1.0, p50=1.0, p99=None, size=102
 
 
 def result(
-    chosen="IVF256,SQ8", times=16.0, saved=1.5, ndcg=(0.0, -0.001, 0.001), tenth=0.1, missing=(), other=0.1, failures=()
+    chosen="IVF256,SQ8",
+    times=16.0,
+    saved=1.5,
+    ndcg=(0.0, -0.001, 0.001),
+    tenth=0.1,
+    missing=(),
+    other=0.1,
+    failures=(),
 ):
     flat, own = saved * times / (times - 1), saved / (times - 1)
     change = Difference(estimate=ndcg[0], low=ndcg[1], high=ndcg[2])
@@ -134,7 +152,9 @@ def test_parts_are_differences_of_medians_from_the_whole_inwards():
         [
             (point, adds, ns)
             for point, medians in ((3, (90_000, 50_000, 20_000)), (4, (10_000, 9_000, 8_000)))
-            for adds, median in zip(("refinement", "further lists", "centroids"), medians, strict=True)
+            for adds, median in zip(
+                ("refinement", "further lists", "centroids"), medians, strict=True
+            )
             for ns in (median, median // 2, median * 9)
         ],
         schema=["point", "adds", "ns"],
@@ -149,9 +169,12 @@ def test_the_page_says_what_of_the_time_no_narrower_search_would_save():
     found = result()
     assert "no" in analysis.story(found)["parts_sentence"].lower()
     fast = msgspec.structs.replace(
-        found.fastest["0.99"], parts_ms={"refinement": 0.03, "further lists": 0.02, "centroids": 0.05}
+        found.fastest["0.99"],
+        parts_ms={"refinement": 0.03, "further lists": 0.02, "centroids": 0.05},
     )
-    found = msgspec.structs.replace(found, fastest={"0.99": fast, "0.999": fast}, flat_p50_ms=spread(1.0))
+    found = msgspec.structs.replace(
+        found, fastest={"0.99": fast, "0.999": fast}, flat_p50_ms=spread(1.0)
+    )
     assert analysis.story(found)["parts_sentence"] == (
         "Of the 100 µs of IVF256,SQ8 with nprobe=32, 50 are spent however narrow the search is: at 20 times as fast "
         "as Flat nothing is left for it."
@@ -185,7 +208,11 @@ def test_the_front_is_what_no_other_point_beats():
     for on, r, t in zip(analysis.pareto(recall, latency), recall, latency, strict=True):
         beaten = ((recall >= r) & (latency <= t) & ((recall > r) | (latency < t))).any()
         assert not (on and beaten)
-    front = {(r, t) for on, r, t in zip(analysis.pareto(recall, latency), recall, latency, strict=True) if on}
+    front = {
+        (r, t)
+        for on, r, t in zip(analysis.pareto(recall, latency), recall, latency, strict=True)
+        if on
+    }
     unbeaten = {
         (r, t)
         for r, t in zip(recall, latency, strict=True)
@@ -211,8 +238,15 @@ def test_the_rule_takes_the_lowest_p99_within_floor_and_bound():
 
 
 def test_the_fastest_is_looked_for_at_each_recall():
-    points = [confirmed(), confirmed("a", recall=0.99, p50=0.1), confirmed("b", recall=0.9995, p50=0.2)]
-    assert {r: p.factory for r, p in analysis.fastest(points).items()} == {"0.99": "a", "0.999": "b"}
+    points = [
+        confirmed(),
+        confirmed("a", recall=0.99, p50=0.1),
+        confirmed("b", recall=0.9995, p50=0.2),
+    ]
+    assert {r: p.factory for r, p in analysis.fastest(points).items()} == {
+        "0.99": "a",
+        "0.999": "b",
+    }
     assert {p.factory for p in analysis.fastest(points[:1]).values()} == {"Flat"}
 
 
@@ -226,7 +260,12 @@ def test_finalists_hold_flat_the_rules_choices_and_the_fastest_once_each():
     ]
     chosen = [(p.factory, p.search) for p in analysis.finalists(points, FLOOR, BOUND)]
     assert chosen[0] == ("Flat", "")
-    assert set(chosen) == {("Flat", ""), ("IVF256,SQ8", "nprobe=32"), ("SQ8", ""), ("usearch:M16", "ef=512")}
+    assert set(chosen) == {
+        ("Flat", ""),
+        ("IVF256,SQ8", "nprobe=32"),
+        ("SQ8", ""),
+        ("usearch:M16", "ef=512"),
+    }
     assert len(chosen) == len(set(chosen))
 
 
@@ -238,12 +277,17 @@ def test_a_specification_is_shown_at_its_fastest_good_setting_or_its_most_exact(
         point("b", "1", 0.6, 0.1),
         point("b", "2", 0.8, 0.2),
     ]
-    assert [(p.factory, p.search) for p in analysis.best_of_each(points, FLOOR)] == [("a", "2"), ("b", "2")]
+    assert [(p.factory, p.search) for p in analysis.best_of_each(points, FLOOR)] == [
+        ("a", "2"),
+        ("b", "2"),
+    ]
 
 
 def test_percentiles_are_medians_over_rounds_with_their_range():
     ns = [np.arange(1, 101) * 10_000 * scale for scale in (1, 2, 9)]
-    rows = pl.DataFrame({"point": 4, "round": np.repeat([0, 1, 2], 100), "ns": np.concatenate(ns).astype(np.int32)})
+    rows = pl.DataFrame(
+        {"point": 4, "round": np.repeat([0, 1, 2], 100), "ns": np.concatenate(ns).astype(np.int32)}
+    )
     found = analysis.latencies(rows)[4]
     middle = float(np.percentile(ns[1], 50)) / 1e6
     assert found["p50_ms"].middle == pytest.approx(middle)
@@ -301,7 +345,10 @@ def test_what_was_not_measured_at_the_studys_size_is_not_judged():
 
 def test_the_story_says_so_where_flat_is_chosen():
     found = msgspec.structs.replace(
-        result(), recommended=msgspec.structs.replace(result().recommended, factory="Flat", search="", saved_ms=0.0)
+        result(),
+        recommended=msgspec.structs.replace(
+            result().recommended, factory="Flat", search="", saved_ms=0.0
+        ),
     )
     story = analysis.story(found)
     assert "is faster at P99 than Flat" in story["answer"]
@@ -317,7 +364,9 @@ def test_sentences_on_sizes_and_libraries_follow_the_numbers():
     small = msgspec.structs.replace(result(), d=32)
     assert "soon enough" in analysis.story(small)["size_sentence"]
     assert "2.0 times as fast as" in analysis.story(result(other=0.1))["second_opinion_sentence"]
-    assert "takes 2.0 times as long as" in analysis.story(result(other=0.4))["second_opinion_sentence"]
+    assert (
+        "takes 2.0 times as long as" in analysis.story(result(other=0.4))["second_opinion_sentence"]
+    )
     assert "Every specification" in analysis.story(result())["failure_sentence"]
     failed = result(failures=[Failure("PQ7np", "DivisibilityError", "7 parts")])
     assert "1 of them failed" in analysis.story(failed)["failure_sentence"]
@@ -335,8 +384,12 @@ def verdicts(found):
 
 def test_the_control_of_a_projection_is_told_beside_it():
     found = result()
-    assert analysis.story(found)["projection_sentence"].startswith("No index of this run was fitted on users")
+    assert analysis.story(found)["projection_sentence"].startswith(
+        "No index of this run was fitted on users"
+    )
     pair = [point("Users8,PQ8x4fs", "", 0.99, 0.2), point("Items8,PQ8x4fs", "", 0.98, 0.3)]
-    told = analysis.story(msgspec.structs.replace(found, best=[*found.best, *pair]))["projection_sentence"]
+    told = analysis.story(msgspec.structs.replace(found, best=[*found.best, *pair]))[
+        "projection_sentence"
+    ]
     assert "Users8,PQ8x4fs reaches a recall of 0.9900 in 0.200 ms" in told
     assert "on items reaches a recall of 0.9800 in 0.300 ms" in told

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from nanorecsys.ann.errors import NeighboursError
-from nanorecsys.ann.exact import exact_neighbours, list_lengths, seen_share, target_ranks, without_seen
+from nanorecsys.ann.exact import (
+    exact_neighbours,
+    list_lengths,
+    seen_share,
+    target_ranks,
+    without_seen,
+)
 from nanorecsys.data import Histories
 from tests.ann.vectors import clustered, unit, users
 
@@ -35,7 +41,9 @@ def test_neighbours_are_those_of_a_full_sort(duplicated):
 
 def test_what_a_query_has_seen_is_no_neighbour_and_no_hit(duplicated):
     queries = users(3, d=8)
-    seen = Histories(np.array([0, 40, 40, 395]), np.concatenate([np.arange(40), np.arange(395 - 40)]))
+    seen = Histories(
+        np.array([0, 40, 40, 395]), np.concatenate([np.arange(40), np.arange(395 - 40)])
+    )
     exact = exact_neighbours(duplicated, queries, k=10, seen=seen)
     scores = queries @ duplicated.T
     for row, allowed in enumerate([np.arange(40, 400), np.arange(400)]):
@@ -63,7 +71,9 @@ def test_recall_is_that_of_brute_force_with_ties_and_duplicates(duplicated, cuto
     rng = np.random.default_rng(0)
     good = exact.items.astype(np.int64)
     answers = np.where(rng.random(good.shape) < 0.7, good, rng.integers(-1, 400, good.shape))
-    expected = [brute_recall(duplicated, q, a, cutoff) for q, a in zip(queries, answers, strict=True)]
+    expected = [
+        brute_recall(duplicated, q, a, cutoff) for q, a in zip(queries, answers, strict=True)
+    ]
     assert exact.recall(answers, cutoff) == pytest.approx(expected)
     assert 0 < np.mean(expected) < 1
 
@@ -100,7 +110,9 @@ def test_more_neighbours_than_vectors_is_a_named_error():
 
 def test_ranks_leave_out_what_the_user_has_seen_and_share_ties():
     seen = Histories(np.array([0, 2, 2, 3]), np.array([5, 6, 1], np.int32))
-    scores = np.array([[0.9, 0.8, 0.7, 0.6], [0.9, 0.9, 0.9, 0.1], [0.5, 0.4, 0.3, 0.2]], np.float32)
+    scores = np.array(
+        [[0.9, 0.8, 0.7, 0.6], [0.9, 0.9, 0.9, 0.1], [0.5, 0.4, 0.3, 0.2]], np.float32
+    )
     items = np.array([[5, 3, 6, 2], [7, 8, 9, 4], [1, 2, -1, -1]])
     ranks = target_ranks(scores, items, seen, np.array([2, 8, 9]), n=10)
     assert ranks.tolist() == [2.0, 2.0, np.inf]
@@ -124,7 +136,11 @@ def test_neighbours_that_their_user_has_seen_are_counted_and_those_of_others_are
     rows = [rng.choice(50, size, replace=False).astype(np.int32) for size in (0, 1, 7, 30, 12)]
     seen = Histories(np.cumsum([0, *map(len, rows)]), np.concatenate(rows))
     users = np.array([4, 1, 3, 0])
-    found = np.array([rng.choice(60, 9, replace=False) for _ in users])  # some lie beyond what anybody has seen
-    own = np.array([[item in rows[user] for item in line] for user, line in zip(users, found, strict=True)])
+    found = np.array(
+        [rng.choice(60, 9, replace=False) for _ in users]
+    )  # some lie beyond what anybody has seen
+    own = np.array(
+        [[item in rows[user] for item in line] for user, line in zip(users, found, strict=True)]
+    )
     assert 0 < own.mean() < 1
     assert seen_share(found, seen, users) == pytest.approx((own.mean(), own[:, 0].mean()))

@@ -29,7 +29,7 @@ from nanorecsys.ann.indexes import (
     visited,
 )
 from nanorecsys.ann.measure_worker import read_bytes
-from nanorecsys.blas import faiss
+from nanorecsys.system.blas import faiss
 from tests.ann.vectors import clustered, few_directions, users
 
 D, K = 32, 10
@@ -64,7 +64,9 @@ def exact(vectors):
 def test_every_specification_builds_finds_more_with_its_dearest_setting_and_survives_saving(
     factory, vectors, exact, tmp_path
 ):
-    index = build_index(factory, vectors, BuildOptions(opq_iterations=1, nsg_neighbours=24), users(50, D, seed=9))
+    index = build_index(
+        factory, vectors, BuildOptions(opq_iterations=1, nsg_neighbours=24), users(50, D, seed=9)
+    )
     grid, queries = specs.settings(factory, 8), users(40, D)
     recalls = []
     for search in (grid[0], grid[-1]):
@@ -143,7 +145,9 @@ def test_a_projection_is_orthonormal_and_keeps_most_of_what_users_have(vectors):
     assert share == pytest.approx((measured[:, -6:] ** 2).sum(axis=1).mean(), abs=0.02)
     assert share > 0.9
     everything = users_projection(vectors, training, D)
-    assert (measured @ everything.T) @ (vectors @ everything.T).T == pytest.approx(measured @ vectors.T, abs=1e-5)
+    assert (measured @ everything.T) @ (vectors @ everything.T).T == pytest.approx(
+        measured @ vectors.T, abs=1e-5
+    )
     alike = ((measured @ kept.T) ** 2).mean(axis=0)
     assert alike.max() < 4 * alike.min()
 
@@ -174,7 +178,9 @@ def test_directions_of_users_find_more_than_as_many_of_items(factory, vectors):
     assert np.array_equal(control.search(measured, K)[1], found)
 
 
-def test_a_projected_index_is_one_index_that_answers_whole_vectors_and_refines_with_them(vectors, tmp_path):
+def test_a_projected_index_is_one_index_that_answers_whole_vectors_and_refines_with_them(
+    vectors, tmp_path
+):
     measured = few_directions(30, D, seed=3)
     index = build_index("Users8,IVF16,PQ8x4fs,RFlat", vectors, users=few_directions(80, D))
     index.save(tmp_path / "index")
@@ -203,15 +209,23 @@ def test_users_vectors_that_cannot_be_fitted_on_have_a_named_error(wrong, error,
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda v: np.where(np.arange(len(v))[:, None] == 7, np.nan, v).astype(np.float32), "vector 7 of 1200 is not"),
-        (lambda v: (v * np.where(np.arange(len(v)) == 3, 2, 1)[:, None]).astype(np.float32), "vector 3 has norm 2"),
+        (
+            lambda v: np.where(np.arange(len(v))[:, None] == 7, np.nan, v).astype(np.float32),
+            "vector 7 of 1200 is not",
+        ),
+        (
+            lambda v: (v * np.where(np.arange(len(v)) == 3, 2, 1)[:, None]).astype(np.float32),
+            "vector 3 has norm 2",
+        ),
         (lambda v: v.astype(np.float64), "got float64"),
         (lambda v: v[0], r"got float32 \(32,\)"),
         (lambda v: v[:0], r"got float32 \(0, 32\)"),
     ],
 )
 @pytest.mark.parametrize("factory", ["Flat", "usearch:M8"])
-def test_vectors_that_are_not_finite_unit_and_float32_have_a_named_error(change, told, factory, vectors):
+def test_vectors_that_are_not_finite_unit_and_float32_have_a_named_error(
+    change, told, factory, vectors
+):
     with pytest.raises(VectorsError, match=told):
         build_index(factory, change(vectors))
 
@@ -234,7 +248,8 @@ def test_a_setting_that_the_index_lacks_has_a_named_error(vectors):
 
 
 @pytest.mark.parametrize(
-    ("factory", "size"), [("Flat", 128), ("SQfp16", 64), ("SQ8", 32), ("SQ6", 24), ("SQ4", 16), ("PQ16x4fs,RFlat", 8)]
+    ("factory", "size"),
+    [("Flat", 128), ("SQfp16", 64), ("SQ8", 32), ("SQ6", 24), ("SQ4", 16), ("PQ16x4fs,RFlat", 8)],
 )
 def test_a_scan_reads_every_code_and_refinement_its_candidates(factory, size, vectors):
     index = build_index(factory, vectors)
@@ -253,7 +268,11 @@ def test_a_scan_reads_every_code_and_refinement_its_candidates(factory, size, ve
             "nprobe=4,k_factor_rf=2",
             ["refinement", "projection", "further lists", "tables and one list", "centroids"],
         ),
-        ("OPQ16,IVF16,PQ16np", "nprobe=4", ["projection", "further lists", "tables and one list", "centroids"]),
+        (
+            "OPQ16,IVF16,PQ16np",
+            "nprobe=4",
+            ["projection", "further lists", "tables and one list", "centroids"],
+        ),
         ("IVF16,SQ8", "nprobe=4", ["further lists", "tables and one list", "centroids"]),
         ("Flat", "", []),
         ("HNSW16", "", []),
@@ -266,7 +285,9 @@ def test_a_search_is_taken_apart_from_the_whole_inwards(factory, search, adds, v
     found = layers(index, 200)
     assert [layer.adds for layer in found] == adds
     if found:
-        whole, inner, one = (x.search(x.prepare(vectors[:1]))[1][0] for x in (found[0], *found[-3:-1]))
+        whole, inner, one = (
+            x.search(x.prepare(vectors[:1]))[1][0] for x in (found[0], *found[-3:-1])
+        )
         assert (whole == index.search(vectors[:1], 200)[1]).all()
         assert len(inner) == len(one) == (400 if "k_factor_rf=2" in search else 200)
         assert set(whole) <= set(inner)
@@ -279,10 +300,15 @@ def test_lists_are_read_as_far_as_they_are_visited(vectors):
     assert visited(index, queries, 16).tolist() == [1200] * 30
     one = visited(index, queries, 1)
     assert 0 < one.mean() < 300
-    assert read_bytes(index, "IVF16,SQ8", "nprobe=1", queries, K, 1200) == one.mean() * 32 + 16 * 4 * 32
+    assert (
+        read_bytes(index, "IVF16,SQ8", "nprobe=1", queries, K, 1200)
+        == one.mean() * 32 + 16 * 4 * 32
+    )
     projected = build_index("Users8,IVF16,PQ8x4fs,RFlat", vectors, users=users(50, D, seed=9))
     scanned = visited(projected, queries, 2).mean() * 4
     fixed = 4 * (8 * D + 16 * 8)  # the projection, and centroids of eight dimensions
-    read = read_bytes(projected, "Users8,IVF16,PQ8x4fs,RFlat", "nprobe=2,k_factor_rf=3", queries, K, 1200)
+    read = read_bytes(
+        projected, "Users8,IVF16,PQ8x4fs,RFlat", "nprobe=2,k_factor_rf=3", queries, K, 1200
+    )
     assert read == pytest.approx(fixed + scanned + 3 * K * 128)
     assert read_bytes(build_index("HNSW8", vectors), "HNSW8", "", queries, K, 1200) is None

@@ -23,11 +23,17 @@ N, D, K, USERS = 800, 32, 10, 30
 @pytest.fixture(scope="module")
 def task():
     rng = np.random.default_rng(0)
-    items = np.concatenate([rng.permutation(N)[:9] for _ in range(USERS)]).astype(np.int32).reshape(USERS, 9)
+    items = (
+        np.concatenate([rng.permutation(N)[:9] for _ in range(USERS)])
+        .astype(np.int32)
+        .reshape(USERS, 9)
+    )
     seen = Histories(np.arange(USERS + 1) * 8, items[:, :8].ravel())
     targets = Histories(np.arange(USERS + 1), items[:, 8].copy())
     user = np.repeat(np.arange(USERS, dtype=np.int32), 8)
-    known = Interactions(user, seen.items, np.ones(len(user), np.float32), np.tile(np.arange(8), USERS))
+    known = Interactions(
+        user, seen.items, np.ones(len(user), np.float32), np.tile(np.arange(8), USERS)
+    )
     return Task("leave_one_out/test", known, seen, targets, USERS, N)
 
 
@@ -62,7 +68,13 @@ def test_bad_specifications_are_written_down_by_name_and_the_rest_goes_on(swept)
 
 def test_every_point_has_its_raw_rows(swept, queries):
     _, _, built, _, measured = swept
-    assert measured.points["factory"].to_list() == ["Flat", "IVF8,SQ8", "IVF8,SQ8", "usearch:M8", "usearch:M8"]
+    assert measured.points["factory"].to_list() == [
+        "Flat",
+        "IVF8,SQ8",
+        "IVF8,SQ8",
+        "usearch:M8",
+        "usearch:M8",
+    ]
     rows, points = measured.rows, 5
     assert len(rows["accuracy"]) == points * len(queries.vectors)
     assert len(rows["ranks"]) == points * USERS
@@ -106,15 +118,23 @@ def test_a_finalist_with_lists_is_taken_apart_by_as_many_queries_as_the_whole(sw
     again = sweep.confirm(built, chosen, rounds=2)
     flat, narrow, wide = analysis.confirmed_points(again, points)
     assert not flat.parts_ms
-    assert list(narrow.parts_ms) == list(wide.parts_ms) == ["further lists", "tables and one list", "centroids"]
+    assert (
+        list(narrow.parts_ms)
+        == list(wide.parts_ms)
+        == ["further lists", "tables and one list", "centroids"]
+    )
     rows = again.rows["layers"]
     assert rows.group_by("point", "adds").len()["len"].unique().to_list() == [2 * 30]
-    whole = rows.filter((rows["point"] == 2) & (rows["adds"] == "further lists"))["ns"].median() / 1e6
+    whole = (
+        rows.filter((rows["point"] == 2) & (rows["adds"] == "further lists"))["ns"].median() / 1e6
+    )
     assert sum(wide.parts_ms.values()) == pytest.approx(whole)
 
 
 def test_without_flat_or_with_too_few_vectors_nothing_is_measured(tmp_path, queries):
-    sweep = Sweep(tmp_path, corpus.Corpus(clustered(50, D), 50, ""), queries, None, Settings(k=K, threads=1))
+    sweep = Sweep(
+        tmp_path, corpus.Corpus(clustered(50, D), 50, ""), queries, None, Settings(k=K, threads=1)
+    )
     with pytest.raises(AnnError, match="the baseline Flat was not built"):
         sweep.build([specs.Specification("Nope", "none")])
     with pytest.raises(NeighboursError):
@@ -129,7 +149,9 @@ def test_energy_is_a_share_by_direction_and_the_page_says_how_much_is_kept():
     assert curves["users"][5] > 0.9 > 0.6 > curves["items"][5]
     assert corpus.energy(items, own)[5] > curves["items"][5]
     told = analysis.energy_sentence(curves, [6, 8, 32])
-    assert told.startswith(f"The first 6 and 32 of 32 directions hold {curves['users'][5]:.0%} and 100% of the length")
+    assert told.startswith(
+        f"The first 6 and 32 of 32 directions hold {curves['users'][5]:.0%} and 100% of the length"
+    )
     assert "The first 2 and 16 of" in analysis.energy_sentence(curves, [])
     (axis,) = figures.energy(curves, [6, 8], "title").axes
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["users", "items"]
@@ -149,10 +171,15 @@ def test_users_set_apart_are_fitted_on_by_file_and_none_of_them_is_measured(tmp_
     first = histories.items[: histories.offsets[1]]
     assert first.tolist() == task.seen.items[8 * apart[0] : 8 * apart[0] + 4].tolist()
     training, queries = (
-        corpus.user_queries(*corpus.user_prefixes(task, 2, whom), lambda h: users(len(h.lengths), D))
+        corpus.user_queries(
+            *corpus.user_prefixes(task, 2, whom), lambda h: users(len(h.lengths), D)
+        )
         for whom in (who, measured)
     )
-    searched, settings = corpus.Corpus(clustered(N, D), N, ""), Settings(k=K, points=1, rounds=1, queries=5, threads=1)
+    searched, settings = (
+        corpus.Corpus(clustered(N, D), N, ""),
+        Settings(k=K, points=1, rounds=1, queries=5, threads=1),
+    )
     sweep = Sweep(tmp_path / "sweep", searched, queries, task, settings, training)
     built, failures = sweep.build(specs.choose("core", ["Users8,PQ8x4fs,RFlat"]))
     assert not failures
@@ -165,9 +192,7 @@ def test_users_set_apart_are_fitted_on_by_file_and_none_of_them_is_measured(tmp_
 
 def test_nothing_of_the_package_brings_torch_along():
     names = "analysis chapter command corpus exact figures hdf5 indexes limits measure_worker build_worker sweep"
-    code = (
-        f"import sys; {'; '.join(f'import nanorecsys.ann.{n}' for n in names.split())}; print('torch' in sys.modules)"
-    )
+    code = f"import sys; {'; '.join(f'import nanorecsys.ann.{n}' for n in names.split())}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -207,8 +232,16 @@ def test_the_exported_file_has_the_layout_of_ann_benchmarks(tmp_path):
     export_hdf5(path, vectors, queries, k=20)
     with h5py.File(path) as file:
         assert set(file) == {"train", "test", "neighbors", "distances"}
-        assert (file.attrs["distance"], file.attrs["dimension"], file.attrs["type"]) == ("angular", D, "dense")
-        assert (file["train"].dtype, file["neighbors"].dtype, file["distances"].dtype) == ("f4", "i4", "f4")
+        assert (file.attrs["distance"], file.attrs["dimension"], file.attrs["type"]) == (
+            "angular",
+            D,
+            "dense",
+        )
+        assert (file["train"].dtype, file["neighbors"].dtype, file["distances"].dtype) == (
+            "f4",
+            "i4",
+            "f4",
+        )
         assert np.array_equal(file["train"], vectors)
         assert np.array_equal(file["test"], queries)
         neighbors, distances = file["neighbors"][:], file["distances"][:]

@@ -21,14 +21,25 @@ from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.compare import OTHER_MACHINE
 from nanorecsys.study.gate import GateError
 from nanorecsys.study.layout import Layout, layout
+from nanorecsys.study.original import SEED
 from nanorecsys.study.records import read_record
-from nanorecsys.study.seed import SEED
 from nanorecsys.study.summary import figure
 
 WHERE = layout()
 RUN = WHERE.run("smoke")
 PAGES = [
-    *("intro", "claims", "runs", "compare", "environment", "method", "server", "api", "glossary", "bibliography"),
+    *(
+        "intro",
+        "claims",
+        "runs",
+        "compare",
+        "environment",
+        "method",
+        "server",
+        "api",
+        "glossary",
+        "bibliography",
+    ),
     *(f"results/{path.stem}" for path in sorted(WHERE.notebooks.glob("*.ipynb"))),
 ]
 
@@ -50,27 +61,41 @@ def loaded(pages, name):
     path = pages / "book" / f"{name}.html"
     found = parsed(pages, name)
     targets = [tag["src"] for tag in found.find_all(["img", "script"], src=True)]
-    targets += [tag["href"] for tag in found.find_all("link", href=True) if {"stylesheet", "preload"} & set(tag["rel"])]
-    local = {(path.parent / unquote(urlsplit(t).path)).resolve() for t in targets if not t.startswith("data:")}
+    targets += [
+        tag["href"]
+        for tag in found.find_all("link", href=True)
+        if {"stylesheet", "preload"} & set(tag["rel"])
+    ]
+    local = {
+        (path.parent / unquote(urlsplit(t).path)).resolve()
+        for t in targets
+        if not t.startswith("data:")
+    }
     return {path, *local}
 
 
 def test_the_built_pages_pass_the_check(pages):
     assert book.check_html(pages, RUN) == []
-    assert {p.relative_to(pages / "book").with_suffix("").as_posix() for p in (pages / "book").rglob("*.html")} == set(
-        PAGES
-    )
+    assert {
+        p.relative_to(pages / "book").with_suffix("").as_posix()
+        for p in (pages / "book").rglob("*.html")
+    } == set(PAGES)
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_light(pages, name):
     weights = {path.name: path.stat().st_size for path in loaded(pages, name)}
-    assert sum(weights.values()) <= MOST_BYTES, sorted(weights.items(), key=lambda item: -item[1])[:5]
+    assert sum(weights.values()) <= MOST_BYTES, sorted(weights.items(), key=lambda item: -item[1])[
+        :5
+    ]
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_headings_are_in_order(pages, name):
-    levels = [int(heading.name[1]) for heading in parsed(pages, name).find("article").find_all(re.compile("^h[1-6]$"))]
+    levels = [
+        int(heading.name[1])
+        for heading in parsed(pages, name).find("article").find_all(re.compile("^h[1-6]$"))
+    ]
     assert levels.count(1) == 1
     assert levels[0] == 1
     assert all(below <= above + 1 for above, below in itertools.pairwise(levels)), levels
@@ -85,7 +110,12 @@ def test_every_picture_is_described_and_shown_once(pages, name):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_the_icons_of_a_page_are_in_the_slim_script(pages, name):
-    classes = {c for tag in parsed(pages, name).select(".fa-solid, .fas") for c in tag["class"] if c.startswith("fa-")}
+    classes = {
+        c
+        for tag in parsed(pages, name).select(".fa-solid, .fas")
+        for c in tag["class"]
+        if c.startswith("fa-")
+    }
     names = {c.removeprefix("fa-") for c in classes} - {"solid", "lg", "fw", "sm"}
     assert names
     script = (pages / "_static" / icons.FILE).read_text()
@@ -93,7 +123,9 @@ def test_the_icons_of_a_page_are_in_the_slim_script(pages, name):
 
 
 def test_the_slim_script_is_that_of_the_installed_theme():
-    assert (WHERE.root / "book" / "_static" / icons.FILE).read_text() == icons.slim(icons.theme_script())
+    assert (WHERE.root / "book" / "_static" / icons.FILE).read_text() == icons.slim(
+        icons.theme_script()
+    )
 
 
 def test_the_data_page_shows_the_record(pages):
@@ -137,8 +169,12 @@ def test_the_check_finds_what_is_wrong(pages, tmp_path):
     broken = tmp_path / "html"
     shutil.copytree(pages, broken)
     claims = broken / "book" / "claims.html"
-    judged = msgspec.json.decode((RUN / book.SUMMARY / "claims.json").read_bytes(), type=list[JudgedClaim])
-    wrong = next(claim for claim in judged if claim.value is not None and not claim.value.is_integer())
+    judged = msgspec.json.decode(
+        (RUN / book.SUMMARY / "claims.json").read_bytes(), type=list[JudgedClaim]
+    )
+    wrong = next(
+        claim for claim in judged if claim.value is not None and not claim.value.is_integer()
+    )
     claims.write_text(claims.read_text().replace(f">{figure(wrong)}<", f">{figure(wrong)}9<"))
     intro = broken / "book" / "intro.html"
     intro.write_text(
@@ -152,7 +188,12 @@ def test_the_check_finds_what_is_wrong(pages, tmp_path):
     assert "book/runs.html was not built" in problems
     shutil.copy(pages / "book" / "runs.html", broken / "book")
     problems = "\n".join(book.check_html(broken, RUN))
-    for told in (f"{wrong.id} shows", "dead link gone.html", "dead anchor claims.html#gone", "another host"):
+    for told in (
+        f"{wrong.id} shows",
+        "dead link gone.html",
+        "dead anchor claims.html#gone",
+        "another host",
+    ):
         assert told in problems
 
 
@@ -176,10 +217,14 @@ def test_the_book_needs_a_summary_and_shows_only_what_may_be_shown(tmp_path):
 def test_publish_takes_a_whole_run_or_nothing(tmp_path):
     where = Layout(tmp_path)
     for name in ("notebooks", "book"):  # what another machine laid beside would stay
-        shutil.copytree(WHERE.root / name, tmp_path / name, ignore=shutil.ignore_patterns(OTHER_MACHINE))
+        shutil.copytree(
+            WHERE.root / name, tmp_path / name, ignore=shutil.ignore_patterns(OTHER_MACHINE)
+        )
     shutil.copytree(RUN, where.run("smoke"))
     book.publish(where, "smoke", Console(quiet=True))
-    names = {p.relative_to(where.published).as_posix() for p in where.published.rglob("*") if p.is_file()}
+    names = {
+        p.relative_to(where.published).as_posix() for p in where.published.rglob("*") if p.is_file()
+    }
     chapters = [path.stem for path in WHERE.notebooks.glob("*.ipynb")]
     assert names == {
         *(f"{chapter}.ipynb" for chapter in chapters),
@@ -190,7 +235,9 @@ def test_publish_takes_a_whole_run_or_nothing(tmp_path):
     (where.run("smoke") / "01_data" / "result.json").unlink()
     with pytest.raises(book.NanorecsysError, match="01_data"):
         book.publish(where, "smoke", Console(quiet=True))
-    assert names == {p.relative_to(where.published).as_posix() for p in where.published.rglob("*") if p.is_file()}
+    assert names == {
+        p.relative_to(where.published).as_posix() for p in where.published.rglob("*") if p.is_file()
+    }
 
 
 def test_the_published_results_are_whole():
@@ -238,9 +285,14 @@ def test_a_page_in_the_browser(browser, address, name, width, scheme):
     problems = []
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
-    page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda e: problems.append(str(e)))
-    page.on("request", lambda r: None if r.url.startswith((address, "data:")) else problems.append(r.url))
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith((address, "data:")) else problems.append(r.url),
+    )
     page.goto(f"{address}/book/{name}.html", wait_until="load")
     assert problems == []
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
@@ -255,7 +307,8 @@ def test_every_verdict_is_in_sight_on_a_phone(browser, address):
     page = browser.new_page(viewport={"width": 390, "height": 900})
     page.goto(f"{address}/book/claims.html")
     rights = page.eval_on_selector_all(
-        "table.stacked td:last-child", "cells => cells.map(c => c.offsetHeight && c.getBoundingClientRect().right)"
+        "table.stacked td:last-child",
+        "cells => cells.map(c => c.offsetHeight && c.getBoundingClientRect().right)",
     )
     assert len(rights) > len(SEED)  # those of the original, and the study's own
     assert all(0 < right <= 390 for right in rights)

@@ -1,8 +1,8 @@
 """No number is typed in prose that the study measures: what is left after code, links and glue is listed, with reasons.
 
-Parsed are the Markdown cells of the notebooks, the hand-written pages, README.md and CONTRIBUTING.md. A number that is
-neither glued nor listed fails: glue it, or, if it is a setting, a name or somebody else's published figure, list the
-phrase with its reason.
+Parsed are the Markdown cells of the notebooks, the hand-written pages, README.md and
+CONTRIBUTING.md. A number that is neither glued nor listed fails: glue it, or, if it is a setting, a
+name or somebody else's published figure, list the phrase with its reason.
 """
 
 import re
@@ -15,7 +15,8 @@ from nanorecsys.study.layout import layout
 
 ROOT = layout().root
 
-# Phrases that may hold a typed number, as regular expressions over the prose that is left, each with its reason.
+# Phrases that may hold a typed number, as regular expressions over the prose that is left, each
+# with its reason.
 ALLOWED = {
     r"(HitRate|NDCG|HR|[Rr]ecall)@\d+": "a metric by its cutoff",
     r"(NDCG|Recall) at 10\b": "a metric by its cutoff, in a caption",
@@ -77,7 +78,11 @@ def sources() -> dict[str, str]:
         for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
             if cell.cell_type == "markdown":
                 found[f"{path.stem}, cell {number}"] = cell.source
-    for path in (*sorted((ROOT / "book").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+    for path in (
+        *sorted((ROOT / "book").glob("*.md")),
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+    ):
         found[path.name] = path.read_text()
     return found
 
@@ -92,7 +97,9 @@ def test_no_number_is_typed_that_the_study_measures(name):
 
 def test_every_listed_phrase_is_still_needed():
     everything = [prose(text) for text in SOURCES.values()]
-    assert [phrase for phrase in ALLOWED if not any(re.search(phrase, text) for text in everything)] == []
+    assert [
+        phrase for phrase in ALLOWED if not any(re.search(phrase, text) for text in everything)
+    ] == []
 
 
 @pytest.mark.parametrize(

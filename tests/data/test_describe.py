@@ -4,7 +4,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nanorecsys.data import TEST, TRAIN, Interactions, Split, describe, global_temporal, leave_one_out, load_dataset
+from nanorecsys.data import (
+    TEST,
+    TRAIN,
+    Interactions,
+    Split,
+    describe,
+    global_temporal,
+    leave_one_out,
+    load_dataset,
+)
 
 DAY = 86_400
 
@@ -51,8 +60,8 @@ def test_timestamp_ties(events: Interactions) -> None:
 def test_leakage(events: Interactions) -> None:
     split = leave_one_out(events)
     found = describe.leakage(events, split)
-    # tests: user 0's item 2 at day 40, where 1 of the others' 2 training events lies later, and user 1's item 1 at
-    # day 70, where the same event of user 2 is 1 of 3
+    # tests: user 0's item 2 at day 40, where 1 of the others' 2 training events lies later, and
+    # user 1's item 1 at day 70, where the same event of user 2 is 1 of 3
     assert found.future_share.tolist() == [0.5, 1 / 3]
     assert found.mean == pytest.approx(5 / 12)
     assert found.mostly_future_share == 0
@@ -70,7 +79,10 @@ def test_leakage_equals_its_definition() -> None:
         others = train & (events.user != events.user[row])
         later = events.timestamp[others] > events.timestamp[row]
         assert found.future_share[place] == pytest.approx(later.mean(), abs=1e-12)
-    firsts = [events.timestamp[train & (events.item == events.item[row])].min(initial=2**62) for row in tests]
+    firsts = [
+        events.timestamp[train & (events.item == events.item[row])].min(initial=2**62)
+        for row in tests
+    ]
     never = np.array(firsts) == 2**62
     later = (np.array(firsts) > events.timestamp[tests]) & ~never
     assert found.item_seen_only_later_share == later.mean()
@@ -87,12 +99,18 @@ def test_leakage_of_the_temporal_split_is_none() -> None:
 def test_warm_cold(events: Interactions) -> None:
     part = np.array([0, 0, 0, 2, 0, 0, 2, 2], np.int8)
     found = describe.warm_cold(events, Split("own", part, ""))
-    assert found == describe.WarmCold(events=3, users=3, warm_users=2, items=3, warm_items=2, warm_events=1)
+    assert found == describe.WarmCold(
+        events=3, users=3, warm_users=2, items=3, warm_items=2, warm_events=1
+    )
 
 
 def test_catalogue(events: Interactions) -> None:
     items = pl.DataFrame(
-        {"item": [0, 1, 2, 3], "year": [1995, None, 1995, 2001], "genres": [["A", "B"], ["B"], [], ["A", "C"]]},
+        {
+            "item": [0, 1, 2, 3],
+            "year": [1995, None, 1995, 2001],
+            "genres": [["A", "B"], ["B"], [], ["A", "C"]],
+        },
         schema_overrides={"year": pl.Int16},
     )
     found = describe.catalogue(events, items)
@@ -107,7 +125,11 @@ def test_known_figures_of_the_bundled_data_set() -> None:
     split = leave_one_out(events)
     lengths, tail = describe.history_lengths(events), describe.popularity_tail(events)
     leak, ties = describe.leakage(events, split), describe.timestamp_ties(events)
-    assert (lengths.quantiles[0.0], lengths.quantiles[0.5], lengths.quantiles[1.0]) == (20, 71, 2391)
+    assert (lengths.quantiles[0.0], lengths.quantiles[0.5], lengths.quantiles[1.0]) == (
+        20,
+        71,
+        2391,
+    )
     assert tail.counts[0] == 341  # Forrest Gump
     assert tail.gini == pytest.approx(0.7187, abs=5e-5)
     assert ties.last_two_tied_share == pytest.approx(127 / 671)

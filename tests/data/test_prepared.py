@@ -52,7 +52,9 @@ def test_round_trip(saved: tuple[Path, Dataset, list[Split]]) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_or_damaged_file_is_named(saved: tuple[Path, Dataset, list[Split]], name: str) -> None:
+def test_a_missing_or_damaged_file_is_named(
+    saved: tuple[Path, Dataset, list[Split]], name: str
+) -> None:
     path = saved[0] / name
     content = path.read_bytes()
     for damaged in (content[:-10], content[: len(content) // 2], b""):
@@ -73,7 +75,9 @@ def test_a_changed_value_is_noticed(saved: tuple[Path, Dataset, list[Split]]) ->
     events = pl.read_parquet(path)
     swapped = events.with_columns(leave_one_out=events["leave_one_out"].reverse())
     swapped.write_parquet(path, metadata=metadata)
-    with pytest.raises(DataError, match="the events of the split leave_one_out do not have its hash"):
+    with pytest.raises(
+        DataError, match="the events of the split leave_one_out do not have its hash"
+    ):
         load_prepared(saved[0])
     events.drop("global_temporal").write_parquet(path, metadata=metadata)
     with pytest.raises(DataError, match="its columns are user Int32"):
@@ -83,7 +87,9 @@ def test_a_changed_value_is_noticed(saved: tuple[Path, Dataset, list[Split]]) ->
         load_prepared(saved[0])
 
 
-def test_files_of_two_saves_are_noticed(saved: tuple[Path, Dataset, list[Split]], folder: Path) -> None:
+def test_files_of_two_saves_are_noticed(
+    saved: tuple[Path, Dataset, list[Split]], folder: Path
+) -> None:
     other = load_dataset(folder)
     save_prepared(folder / "other", other, [leave_one_out(other.interactions)])
     (folder / "other" / "items.parquet").replace(saved[0] / "items.parquet")

@@ -21,10 +21,19 @@ def rows(path: Path, columns: str | None = None) -> list[tuple]:
     events = data.interactions
     users, items = data.users["user_id"].to_list(), data.items["item_id"].to_list()
     columns = (events.user, events.item, events.rating, events.timestamp)
-    return [(users[u], items[i], r, t) for u, i, r, t in zip(*(c.tolist() for c in columns), strict=True)]
+    return [
+        (users[u], items[i], r, t)
+        for u, i, r, t in zip(*(c.tolist() for c in columns), strict=True)
+    ]
 
 
-EXPECTED = [(1, 10, 5.0, 100), (1, 30, 0.5, 150), (2, 10, 3.5, 200), (2, 20, 4.0, 300), (2, 30, 2.0, 400)]
+EXPECTED = [
+    (1, 10, 5.0, 100),
+    (1, 30, 0.5, 150),
+    (2, 10, 3.5, 200),
+    (2, 20, 4.0, 300),
+    (2, 30, 2.0, 400),
+]
 
 
 def test_folder(folder: Path) -> None:
@@ -45,7 +54,9 @@ def test_folder(folder: Path) -> None:
 @pytest.mark.parametrize("inside", ["", "ml-own/"])
 def test_zip_and_nested(tmp_path: Path, inside: str) -> None:
     path = tmp_path / "own.zip"
-    path.write_bytes(zipped({f"{inside}ratings.csv": RATINGS, f"{inside}movies.csv": MOVIES, "__MACOSX/x/y": ""}))
+    path.write_bytes(
+        zipped({f"{inside}ratings.csv": RATINGS, f"{inside}movies.csv": MOVIES, "__MACOSX/x/y": ""})
+    )
     assert rows(path) == EXPECTED
     assert load_dataset(path).items["year"].to_list() == [1995, 1950, None]
 
@@ -59,20 +70,24 @@ def test_folder_in_folder(folder: Path) -> None:
 
 def test_double_colons_and_latin_1(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").write_text(DAT)
-    movies = (
-        "10::Alien: Covenant:: Part (1995)::Comedy|Drama\r\n20::Rashômon (1950) ::Drama\r\n30::No Year::Film-Noir\r\n"
-    )
+    movies = "10::Alien: Covenant:: Part (1995)::Comedy|Drama\r\n20::Rashômon (1950) ::Drama\r\n30::No Year::Film-Noir\r\n"
     (tmp_path / "movies.dat").write_text(movies, encoding="latin-1", newline="")
     assert rows(tmp_path) == EXPECTED
     items = load_dataset(tmp_path).items
-    assert items["title"].to_list() == ["Alien: Covenant:: Part (1995)", "Rashômon (1950)", "No Year"]
+    assert items["title"].to_list() == [
+        "Alien: Covenant:: Part (1995)",
+        "Rashômon (1950)",
+        "No Year",
+    ]
     assert items["year"].to_list() == [1995, 1950, None]
     assert rows(tmp_path / "ratings.dat") == rows(tmp_path)
 
 
 def test_csv_with_a_byte_order_mark_carriage_returns_and_quotes(tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
-    path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("2,10", '"2","10"').replace("\n", "\r\n").encode())
+    path.write_bytes(
+        b"\xef\xbb\xbf" + GOOD.replace("2,10", '"2","10"').replace("\n", "\r\n").encode()
+    )
     assert rows(path) == [(1, 10, 5.0, 100), (2, 10, 3.5, 200)]
 
 
@@ -89,7 +104,10 @@ def test_csv_with_text_ids_and_no_rating(tmp_path: Path) -> None:
 def test_csv_with_plain_names_needs_no_columns(tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
     path.write_text("user,item,timestamp\n10,1,5\n9,1,6\n")
-    assert rows(path) == [(9, 1, 1.0, 6), (10, 1, 1.0, 5)]  # ids that are all numbers are in the order of numbers
+    assert rows(path) == [
+        (9, 1, 1.0, 6),
+        (10, 1, 1.0, 5),
+    ]  # ids that are all numbers are in the order of numbers
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -116,20 +134,38 @@ def test_the_order_of_rows_does_not_matter(folder: Path) -> None:
     [
         ("", "the file is empty"),
         (HEADER, "the table is empty"),
-        ("userId,movieId,rating\n1,2,3\n", "line 1: no column 'timestamp'; the columns are userId, movieId, rating"),
-        ("1,10,5.0,100\n2,10,3.5,200\n", "line 1: no column 'user'; the columns are 1, 10, 5.0, 100"),
+        (
+            "userId,movieId,rating\n1,2,3\n",
+            "line 1: no column 'timestamp'; the columns are userId, movieId, rating",
+        ),
+        (
+            "1,10,5.0,100\n2,10,3.5,200\n",
+            "line 1: no column 'user'; the columns are 1, 10, 5.0, 100",
+        ),
         (GOOD + "3,ten,4,5\n", "line 4: movieId is 'ten', not a whole number"),
         (GOOD + "3,10,four,5\n3,10,four,6\n", "line 4: rating is 'four', not a number"),
         (GOOD + "3,10,NaN,5\n", "line 4: rating is 'NaN', not a finite number"),
         (GOOD + "3,10,inf,5\n", "line 4: rating is 'inf', not a finite number"),
         (GOOD + "3,10,,5\n", "line 4: rating is empty"),
         (GOOD + "3,10,4,\n", "line 4: timestamp is empty"),
-        (GOOD + "3,10,4,2020-01-01\n", "line 4: timestamp is '2020-01-01', not a whole number of seconds"),
+        (
+            GOOD + "3,10,4,2020-01-01\n",
+            "line 4: timestamp is '2020-01-01', not a whole number of seconds",
+        ),
         (GOOD + "3,10,4,5.5\n", "line 4: timestamp is '5.5', not a whole number of seconds"),
         (GOOD + "3,10,4,-1\n", "line 4: timestamp is -1, before 1970"),
-        (GOOD + "3,10,4,1260759144000\n", "line 4: timestamp is 1260759144000, which is milliseconds, not seconds"),
-        (GOOD + "3,10,4,1260759144000000000\n", "line 4: timestamp is 1260759144000000000, which is nanoseconds"),
-        (GOOD + "3,10,4,9999999999999999999999\n", "line 4: timestamp is 9999999999999999999999, after the year 2100"),
+        (
+            GOOD + "3,10,4,1260759144000\n",
+            "line 4: timestamp is 1260759144000, which is milliseconds, not seconds",
+        ),
+        (
+            GOOD + "3,10,4,1260759144000000000\n",
+            "line 4: timestamp is 1260759144000000000, which is nanoseconds",
+        ),
+        (
+            GOOD + "3,10,4,9999999999999999999999\n",
+            "line 4: timestamp is 9999999999999999999999, after the year 2100",
+        ),
         (GOOD + "3,10\n", "line 4: 2 fields, expected 4"),
         (GOOD + "3,10,4,5,6\n", "line 4: 5 fields, expected 4"),
         (GOOD + "\n3,10,4,5\n", "line 4: the line is blank"),
@@ -182,19 +218,36 @@ def test_a_bad_dat_in_a_zip_is_named_with_its_line(tmp_path: Path, content: str,
     ("columns", "said"),
     [
         ({"user": ["a", None], "item": [1, 2], "timestamp": [1, 2]}, "row 2: user is empty"),
-        ({"user": [1, 2], "item": [1, 2], "timestamp": [1, -2]}, "row 2: timestamp is -2, before 1970"),
-        ({"user": [1, 2], "item": [1, 2], "timestamp": [1.0, 2.0]}, "column 'timestamp' has type Float64"),
-        ({"user": [1.0, 2.0], "item": [1, 2], "timestamp": [1, 2]}, "column 'user' has type Float64"),
+        (
+            {"user": [1, 2], "item": [1, 2], "timestamp": [1, -2]},
+            "row 2: timestamp is -2, before 1970",
+        ),
+        (
+            {"user": [1, 2], "item": [1, 2], "timestamp": [1.0, 2.0]},
+            "column 'timestamp' has type Float64",
+        ),
+        (
+            {"user": [1.0, 2.0], "item": [1, 2], "timestamp": [1, 2]},
+            "column 'user' has type Float64",
+        ),
         (
             {"user": [1, 2], "item": [1, 2], "timestamp": [1, 2], "rating": [1.0, float("nan")]},
             "row 2: rating is 'nan', not a finite number",
         ),
-        ({"user": [1, 2], "item": [1, 2], "timestamp": [1, 2], "rating": ["3", "x"]}, "row 2: rating is 'x'"),
-        ({"user": [1, 2, 1], "item": [1, 2, 1], "timestamp": [1, 2, 1]}, "rows 1 and 3: the same event"),
+        (
+            {"user": [1, 2], "item": [1, 2], "timestamp": [1, 2], "rating": ["3", "x"]},
+            "row 2: rating is 'x'",
+        ),
+        (
+            {"user": [1, 2, 1], "item": [1, 2, 1], "timestamp": [1, 2, 1]},
+            "rows 1 and 3: the same event",
+        ),
         ({"user": [1, 2], "item": [1, 2]}, "no column 'timestamp'"),
     ],
 )
-def test_a_bad_parquet_is_named_with_its_row(tmp_path: Path, columns: dict[str, list], said: str) -> None:
+def test_a_bad_parquet_is_named_with_its_row(
+    tmp_path: Path, columns: dict[str, list], said: str
+) -> None:
     path = tmp_path / "own.parquet"
     pl.DataFrame(columns).write_parquet(path)
     with pytest.raises(DataError) as error:
@@ -207,7 +260,10 @@ def test_a_bad_parquet_is_named_with_its_row(tmp_path: Path, columns: dict[str, 
     ("movies", "said"),
     [
         ("movieId,genres\n10,Drama\n", "line 1: no column 'title'"),
-        ("movieId,title,genres\n10,A,Drama\nten,B,Drama\n", "line 3: movieId is 'ten', not a whole number"),
+        (
+            "movieId,title,genres\n10,A,Drama\nten,B,Drama\n",
+            "line 3: movieId is 'ten', not a whole number",
+        ),
         ("movieId,title,genres\n10,A\n", "line 2: 2 fields, expected 3"),
         ("movieId,title,genres\n10,A, B,Drama\n", "line 2: 4 fields, expected 3"),
         ("", "the file is empty"),
@@ -280,7 +336,9 @@ def test_layouts_that_make_no_sense(folder: Path, tmp_path_factory: pytest.TempP
     with pytest.raises(DataError, match=r"no ratings.csv or ratings.dat"):
         load_dataset(tmp_path_factory.mktemp("empty"))
     (folder / "ratings.txt").touch()
-    with pytest.raises(DataError, match=r"expected a folder, or a file that ends in .zip, .csv, .dat, .parquet"):
+    with pytest.raises(
+        DataError, match=r"expected a folder, or a file that ends in .zip, .csv, .dat, .parquet"
+    ):
         load_dataset(folder / "ratings.txt")
     with pytest.raises(DataError, match="whose columns are MovieLens' own"):
         load_dataset(folder, "user=a,item=b,timestamp=c")

@@ -24,7 +24,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Pa
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("pooch.core.time.sleep", lambda _: None)
     checksum = f"md5:{hashlib.md5(SMALL).hexdigest()}"
-    monkeypatch.setitem(DATASETS, "ml-1m", registry.Registered("ml-1m.zip", checksum, DATASETS["ml-1m"].published))
+    monkeypatch.setitem(
+        DATASETS, "ml-1m", registry.Registered("ml-1m.zip", checksum, DATASETS["ml-1m"].published)
+    )
     return cache
 
 
@@ -104,7 +106,9 @@ def test_no_such_host(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_dataset("ml-1m")
 
 
-def test_a_cache_that_cannot_be_made(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_made(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("NANORECSYS_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(DataError, match=r"cannot keep ml-1m\.zip there"):
@@ -125,7 +129,10 @@ def test_the_bundled_zip_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_bundled_data_set_has_the_published_counts() -> None:
     data = load_dataset()
     published = DATASETS[data.name].published
-    assert (len(data.interactions), data.interactions.n_users) == (published.ratings, published.users)
+    assert (len(data.interactions), data.interactions.n_users) == (
+        published.ratings,
+        published.users,
+    )
     assert data.interactions.n_items == 9_066
     assert published.movies - data.interactions.n_items == 59  # without a rating
     assert data.items["year"].null_count() == 5

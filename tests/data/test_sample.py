@@ -9,16 +9,22 @@ from nanorecsys.data import DataError, load_dataset, sample_users
 
 def raw(dataset):
     events = dataset.interactions
-    numbers = pl.DataFrame({"user": events.user, "item": events.item, "t": events.timestamp, "rating": events.rating})
+    numbers = pl.DataFrame(
+        {"user": events.user, "item": events.item, "t": events.timestamp, "rating": events.rating}
+    )
     titled = numbers.join(dataset.users, on="user").join(dataset.items, on="item")
-    return titled.select("user_id", "item_id", "title", "t", "rating").sort("user_id", "t", "item_id")
+    return titled.select("user_id", "item_id", "title", "t", "rating").sort(
+        "user_id", "t", "item_id"
+    )
 
 
 def test_the_drawn_users_keep_everything_and_are_numbered_anew():
     whole = load_dataset()
     small = sample_users(whole, 50, seed=1)
     events = small.interactions
-    assert raw(small).equals(raw(whole).filter(pl.col("user_id").is_in(small.users["user_id"].implode())))
+    assert raw(small).equals(
+        raw(whole).filter(pl.col("user_id").is_in(small.users["user_id"].implode()))
+    )
     assert (events.n_users, len(small.users), events.n_items) == (50, 50, len(small.items))
     assert (np.bincount(events.item) > 0).all()
     assert small.items.schema == whole.items.schema
@@ -39,5 +45,7 @@ def test_the_seed_makes_the_draw_and_the_name_says_that_it_is_one():
 
 @pytest.mark.parametrize("users", [-1, 1, 672])
 def test_a_sample_that_cannot_be_drawn_is_told(users):
-    with pytest.raises(DataError, match=f"sample_users is {users}; ml-latest-small-2016 has 671 users"):
+    with pytest.raises(
+        DataError, match=f"sample_users is {users}; ml-latest-small-2016 has 671 users"
+    ):
         sample_users(load_dataset(), users)

@@ -28,7 +28,9 @@ def dataset(rows: list[tuple[int, int, int]]) -> Dataset:
     names = {"user": "user", "item": "item", "timestamp": "timestamp"}
     table = EventTable(Source("rows.csv", b""), "csv", names, tuple(names), integer_ids=True)
     events = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.Int64), orient="row")
-    events = events.with_columns(rating=pl.lit(1.0, pl.Float32)).select("user", "item", "rating", "timestamp")
+    events = events.with_columns(rating=pl.lit(1.0, pl.Float32)).select(
+        "user", "item", "rating", "timestamp"
+    )
     return build_dataset("rows", table, events, movies=None)
 
 
@@ -37,7 +39,11 @@ def interactions(*rows: tuple[int, int, int]) -> Interactions:
 
 
 # few ids and times, so that ties, repeats and gaps between ids are common
-row = st.tuples(st.integers(-3, 4).map(lambda i: 7 * i), st.integers(0, 9).map(lambda i: 3 * i), st.integers(0, 12))
+row = st.tuples(
+    st.integers(-3, 4).map(lambda i: 7 * i),
+    st.integers(0, 9).map(lambda i: 3 * i),
+    st.integers(0, 12),
+)
 rows = st.lists(row, min_size=2, max_size=80, unique=True).filter(
     lambda rows: len({user for user, _, _ in rows}) > 1 and len({time for _, _, time in rows}) > 1
 )
@@ -45,13 +51,18 @@ rows = st.lists(row, min_size=2, max_size=80, unique=True).filter(
 
 def split_or_none(data: Dataset, name: str) -> Split | None:
     try:
-        return leave_one_out(data.interactions) if name == "leave_one_out" else global_temporal(data.interactions)
+        return (
+            leave_one_out(data.interactions)
+            if name == "leave_one_out"
+            else global_temporal(data.interactions)
+        )
     except DataError:
         return None
 
 
 def test_leave_one_out_parts_and_tie_rule() -> None:
-    # user 1's last second has items 5 and 40: 40 is the larger raw id, hence the test; user 2 is too short
+    # user 1's last second has items 5 and 40: 40 is the larger raw id, hence the test; user 2 is
+    # too short
     events = interactions((1, 40, 9), (1, 5, 9), (1, 70, 1), (1, 70, 2), (2, 5, 1), (2, 40, 3))
     split = leave_one_out(events)
     assert events.item.tolist() == [2, 2, 0, 1, 0, 1]
@@ -81,7 +92,10 @@ def test_no_event_is_lost_or_in_two_parts(rows: list[tuple[int, int, int]], name
     events = data.interactions
     split = split_or_none(data, name)
     users, items = data.users["user_id"].to_list(), data.items["item_id"].to_list()
-    again = [(users[u], items[i], t) for u, i, t in zip(events.user, events.item, events.timestamp, strict=True)]
+    again = [
+        (users[u], items[i], t)
+        for u, i, t in zip(events.user, events.item, events.timestamp, strict=True)
+    ]
     assert sorted(again) == sorted(rows)
     if split:
         assert len(split.part) == len(rows)
@@ -120,8 +134,12 @@ def test_global_temporal_has_no_future_before_a_past(
     assert len(times[2]) >= int(test * len(rows))  # ties only ever add to the later part
 
 
-@given(rows, st.randoms(use_true_random=False), st.sampled_from(["leave_one_out", "global_temporal"]))
-def test_shuffled_rows_give_the_same_split(rows: list[tuple[int, int, int]], random: object, name: str) -> None:
+@given(
+    rows, st.randoms(use_true_random=False), st.sampled_from(["leave_one_out", "global_temporal"])
+)
+def test_shuffled_rows_give_the_same_split(
+    rows: list[tuple[int, int, int]], random: object, name: str
+) -> None:
     shuffled = rows.copy()
     random.shuffle(shuffled)
     one, two = (split_or_none(dataset(r), name) for r in (rows, shuffled))
@@ -136,7 +154,10 @@ def test_the_hash_is_over_raw_ids_times_and_parts() -> None:
     renamed_user = [(u + 1, i, t) for u, i, t in base]
     renamed_item = [(u, i + 1, t) for u, i, t in base]
     later = [(u, i, t + 1) for u, i, t in base]
-    hashes = {leave_one_out(interactions(*rows)).sha256 for rows in (base, renamed_user, renamed_item, later)}
+    hashes = {
+        leave_one_out(interactions(*rows)).sha256
+        for rows in (base, renamed_user, renamed_item, later)
+    }
     hashes.add(global_temporal(interactions(*base), 0.25, 0.25).sha256)
     assert len(hashes) == 5
     assert leave_one_out(interactions(*base)).sha256 in hashes

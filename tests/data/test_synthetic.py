@@ -23,9 +23,15 @@ def test_counts_are_exact(tmp_path: Path, n_ratings: int, n_users: int, n_items:
     write_ratings_csv(path, n_ratings, n_users, n_items)
     frame = pl.read_csv(path)
     assert frame.columns == ["userId", "movieId", "rating", "timestamp"]
-    assert (len(frame), frame["userId"].n_unique(), frame["movieId"].n_unique()) == (n_ratings, n_users, n_items)
+    assert (len(frame), frame["userId"].n_unique(), frame["movieId"].n_unique()) == (
+        n_ratings,
+        n_users,
+        n_items,
+    )
     assert frame.select("userId", "movieId").is_duplicated().sum() == 0
-    assert frame.select("userId", "movieId").equals(frame.select("userId", "movieId").sort("userId", "movieId"))
+    assert frame.select("userId", "movieId").equals(
+        frame.select("userId", "movieId").sort("userId", "movieId")
+    )
     assert frame["rating"].is_between(0.5, 5).all()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -72,10 +78,14 @@ def test_benchmark_explains_and_reports(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks" / "ingest.py"]
     usage = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
     assert "20,000,263 rows" in usage
-    report = subprocess.run([*command, "--scale", "0.005"], capture_output=True, text=True, check=True).stdout
+    report = subprocess.run(
+        [*command, "--scale", "0.005"], capture_output=True, text=True, check=True
+    ).stdout
     assert "100,001 ratings, 692 users, 26,744 items" in report
     (tmp_path / "bad.csv").write_text("userId,movieId,rating,timestamp\n1,2,x,4\n")
-    bad = subprocess.run([*command, "--csv", tmp_path / "bad.csv"], capture_output=True, text=True, check=False)
+    bad = subprocess.run(
+        [*command, "--csv", tmp_path / "bad.csv"], capture_output=True, text=True, check=False
+    )
     assert bad.returncode == 1
     assert "line 2: rating is 'x'" in bad.stderr
     assert "Traceback" not in bad.stderr

@@ -6,11 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanorecsys.data import Histories
-from nanorecsys.evaluation import DotProduct, EvaluationError, NonFiniteScoresError, evaluate, ranking
+from nanorecsys.evaluation import (
+    DotProduct,
+    EvaluationError,
+    NonFiniteScoresError,
+    evaluate,
+    ranking,
+)
 
 
 def csr(rows: list[list[int]]) -> Histories:
-    return Histories(np.cumsum([0, *map(len, rows)]), np.array([i for row in rows for i in row], np.int32))
+    return Histories(
+        np.cumsum([0, *map(len, rows)]), np.array([i for row in rows for i in row], np.int32)
+    )
 
 
 def scorer(scores: np.ndarray):
@@ -22,8 +30,14 @@ def scorer(scores: np.ndarray):
 def problems(draw):
     """Integer scores (many ties), seen items and at least one target."""
     n_users, n_items = draw(st.integers(1, 5)), draw(st.integers(1, 9))
-    scores = [draw(st.lists(st.integers(-3, 3), min_size=n_items, max_size=n_items)) for _ in range(n_users)]
-    roles = [draw(st.lists(st.sampled_from("tsn"), min_size=n_items, max_size=n_items)) for _ in range(n_users)]
+    scores = [
+        draw(st.lists(st.integers(-3, 3), min_size=n_items, max_size=n_items))
+        for _ in range(n_users)
+    ]
+    roles = [
+        draw(st.lists(st.sampled_from("tsn"), min_size=n_items, max_size=n_items))
+        for _ in range(n_users)
+    ]
     roles[draw(st.integers(0, n_users - 1))][0] = "t"
     targets = [[i for i, role in enumerate(row) if role == "t"] for row in roles]
     seen = [[i for i, role in enumerate(row) if role == "s"] for row in roles]
@@ -131,7 +145,9 @@ def test_restricting_the_targets_leaves_their_users_and_lists():
 def test_dot_product_scores_are_the_products():
     rng = np.random.default_rng(0)
     users, items = rng.standard_normal((5, 3), np.float32), rng.standard_normal((7, 3), np.float32)
-    np.testing.assert_allclose(DotProduct(users, items)(np.array([4, 1])), users[[4, 1]] @ items.T, rtol=1e-6)
+    np.testing.assert_allclose(
+        DotProduct(users, items)(np.array([4, 1])), users[[4, 1]] @ items.T, rtol=1e-6
+    )
 
 
 def test_a_catalogue_of_one_item_is_ranked_first():
@@ -142,7 +158,9 @@ def test_a_catalogue_of_one_item_is_ranked_first():
 
 def test_a_scorer_may_return_read_only_scores():
     shares = np.arange(4, dtype=np.float32)
-    found = evaluate(lambda users: np.broadcast_to(shares, (len(users), 4)), csr([[2]]), csr([[3]]), 4)
+    found = evaluate(
+        lambda users: np.broadcast_to(shares, (len(users), 4)), csr([[2]]), csr([[3]]), 4
+    )
     assert found.rank.tolist() == [1.0]
     assert shares.tolist() == [0, 1, 2, 3]
 

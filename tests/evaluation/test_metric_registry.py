@@ -26,7 +26,9 @@ from nanorecsys.evaluation import (
 )
 from nanorecsys.evaluation.metrics import example
 
-numba.config.DISABLE_JIT = True  # before ranx is imported: compiling it takes half a minute, running it no time
+numba.config.DISABLE_JIT = (
+    True  # before ranx is imported: compiling it takes half a minute, running it no time
+)
 import ranx  # noqa: E402
 
 PER_USER = [name for name, metric in METRICS.items() if metric.over == "user"]
@@ -75,7 +77,10 @@ def test_targets_without_any_event_leave_the_debiased_ndcg_at_its_worst():
     assert value(example([1]), "ndcg_ips@10") == METRICS["ndcg_ips"].worst
 
 
-@given(st.lists(st.lists(st.integers(2, 400), min_size=1, max_size=30), min_size=1, max_size=8), st.integers(1, 100))
+@given(
+    st.lists(st.lists(st.integers(2, 400), min_size=1, max_size=30), min_size=1, max_size=8),
+    st.integers(1, 100),
+)
 def test_every_metric_is_between_worst_and_one(doubled_ranks, k):
     ranks = [[rank / 2 for rank in row] for row in doubled_ranks]
     found = example(*ranks, counts={i: i % 5 for i in range(sum(map(len, ranks)))})
@@ -105,7 +110,9 @@ def test_coverage_counts_listed_items_once():
 def test_agrees_with_ranx():
     rng = np.random.default_rng(0)
     n_users, n_items = 40, 60
-    scores = np.argsort(np.argsort(rng.random((n_users, n_items)), axis=1), axis=1).astype(np.float32)
+    scores = np.argsort(np.argsort(rng.random((n_users, n_items)), axis=1), axis=1).astype(
+        np.float32
+    )
     scores += 1  # ranx takes a score of 0 for absent
     roles = rng.choice(3, scores.shape, p=[0.08, 0.2, 0.72])
     roles[:, 0] = 0
@@ -117,14 +124,21 @@ def test_agrees_with_ranx():
         for name, role in (("targets", 0), ("seen", 1))
     }
     found = evaluate(lambda users: scores[users].copy(), csr["targets"], csr["seen"], n_items)
-    qrels = ranx.Qrels({f"u{u}": {f"i{i}": 1 for i in np.flatnonzero(roles[u] == 0)} for u in range(n_users)})
+    qrels = ranx.Qrels(
+        {f"u{u}": {f"i{i}": 1 for i in np.flatnonzero(roles[u] == 0)} for u in range(n_users)}
+    )
     run = ranx.Run(
-        {f"u{u}": {f"i{i}": float(scores[u, i]) for i in np.flatnonzero(roles[u] != 1)} for u in range(n_users)}
+        {
+            f"u{u}": {f"i{i}": float(scores[u, i]) for i in np.flatnonzero(roles[u] != 1)}
+            for u in range(n_users)
+        }
     )
     ours = [f"{name}@{k}" for name in ("hitrate", "ndcg", "mrr") for k in (1, 10, 20, 50)]
     theirs = ranx.evaluate(qrels, run, [name.replace("hitrate", "hit_rate") for name in ours])
     for name in ours:
-        assert value(found, name) == pytest.approx(theirs[name.replace("hitrate", "hit_rate")], abs=1e-6), name
+        assert value(found, name) == pytest.approx(
+            theirs[name.replace("hitrate", "hit_rate")], abs=1e-6
+        ), name
 
 
 def test_summary_has_every_metric_at_every_cutoff():

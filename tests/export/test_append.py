@@ -110,7 +110,9 @@ def test_one_layer_stays_exact_when_the_window_slides():
     _, state = appender.prefill(items[:, :3])
     for length in range(4, 4 * WINDOW + 1):
         vectors = appender.append(state, items[:, length - 1])
-        np.testing.assert_allclose(vectors, last_window(items[:, :length], encoder=tower), atol=2e-5)
+        np.testing.assert_allclose(
+            vectors, last_window(items[:, :length], encoder=tower), atol=2e-5
+        )
         assert state.keys.shape[3] == min(length, WINDOW - 1)
 
 
@@ -181,7 +183,10 @@ def test_drift_is_zero_before_the_window_slides_and_measured_after(appender):
     assert rows["user"].unique().to_list() == [0, 2, 3]
     assert rows["appended"].unique(maintain_order=True).to_list() == [0, 3, 6, 7, 20]
     assert rows["forgotten"].unique(maintain_order=True).to_list() == [0, 1, 14]
-    exact, drifted = (rows.filter(condition)["cosine"] for condition in (rows["forgotten"] == 0, rows["forgotten"] > 0))
+    exact, drifted = (
+        rows.filter(condition)["cosine"]
+        for condition in (rows["forgotten"] == 0, rows["forgotten"] > 0)
+    )
     assert (1 - exact).abs().max() < 1e-5
     assert (1 - drifted).min() > 1e-5
     assert drifted.min() > -1
@@ -218,8 +223,13 @@ def test_timings_of_all_ways(appender):
 def test_appending_costs_less_than_half_a_full_encode_of_a_long_history():
     config = RetrieverConfig(d=64, layers=2, heads=2, hidden=256, window=200, content=False)
     appender = Appender(step_tower(encoder(config)).SerializeToString(), config.window)
-    rows = append_timings(appender, lambda items, lengths: appender.prefill(items), N_ITEMS, (200,), repeats=20)
-    median = {variant: rows.filter(rows["variant"] == variant)["ms"].median() for variant in ("append", "full encode")}
+    rows = append_timings(
+        appender, lambda items, lengths: appender.prefill(items), N_ITEMS, (200,), repeats=20
+    )
+    median = {
+        variant: rows.filter(rows["variant"] == variant)["ms"].median()
+        for variant in ("append", "full encode")
+    }
     assert median["append"] < 0.5 * median["full encode"]
 
 

@@ -8,7 +8,6 @@ import onnx
 import pytest
 
 from nanorecsys.data import Histories, Interactions, leave_one_out
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.evaluation import Change, make_task
 from nanorecsys.export import analysis, arithmetic, closeness, figures, latency, variants
 from nanorecsys.export.chapter import CLAIMS, headline
@@ -25,10 +24,12 @@ from nanorecsys.export.names import (
     TORCH_PADDED,
 )
 from nanorecsys.export.result import Append, Closeness, ExportResult, RankerTime, VariantResult
-from nanorecsys.export.torch_export import EveryPosition, export_encoder
+from nanorecsys.export.torch_export import export_encoder
 from nanorecsys.export.variants import Variant, in_torch
-from nanorecsys.memory import resident_bytes
+from nanorecsys.models.retriever import EveryPosition
 from nanorecsys.study.claims import judge
+from nanorecsys.system.errors import NanorecsysError
+from nanorecsys.system.memory import resident_bytes
 from tests.export.conftest import N_ITEMS, small_encoder
 
 
@@ -37,7 +38,9 @@ def task():
     rng = np.random.default_rng(0)
     rows = [(u, i, t) for u in range(30) for t, i in enumerate(rng.choice(40, 9, replace=False))]
     user, item, time = (np.array(column) for column in zip(*rows, strict=True))
-    events = Interactions(user.astype(np.int32), item.astype(np.int32), np.ones(len(user), np.float32), time)
+    events = Interactions(
+        user.astype(np.int32), item.astype(np.int32), np.ones(len(user), np.float32), time
+    )
     return make_task(events, leave_one_out(events), "test")
 
 
@@ -46,7 +49,12 @@ def test_the_trained_model_is_close_to_itself_and_noise_is_not(encoder, task):
     vectors = closeness.encode_asked(in_torch(encoder), task, 10, 100)
     ranked = closeness.rank(vectors, items, task)
     same = closeness.closeness(vectors, ranked, vectors, ranked)
-    assert (same.max_difference, same.overlap, same.ndcg.change, same.hitrate.change) == (0, 1, 0, 0)
+    assert (same.max_difference, same.overlap, same.ndcg.change, same.hitrate.change) == (
+        0,
+        1,
+        0,
+        0,
+    )
     assert same.cosine_lowest == pytest.approx(1)
     rng = np.random.default_rng(1)
     noisy = vectors + rng.normal(size=vectors.shape).astype(np.float32)
@@ -98,7 +106,10 @@ def test_the_grid_measures_every_cell_in_turn_and_padded_ones_once():
     assert repeats.min() >= latency.FEWEST
     assert repeats.max() <= latency.MOST
     assert rows["ms"].min() > 0
-    assert latency.cell(rows, "free", 5) == rows.filter(variant="free", length=5, batch=1, threads=1)["ms"].median()
+    assert (
+        latency.cell(rows, "free", 5)
+        == rows.filter(variant="free", length=5, batch=1, threads=1)["ms"].median()
+    )
     assert latency.cell(rows, "padded", 5) is None
     table = figures.grid_rows(rows, ["free", "padded"])
     assert len(table) == 8
@@ -111,7 +122,9 @@ def test_the_grid_keeps_no_memory_of_its_largest_calls(tmp_path):
     window, batch = 200, 64
     encoder = small_encoder(d=64, hidden=256, window=window)
     names = [FUSED, INT8_TENSOR, INT8_CHANNEL, INT8_WEIGHTS]
-    built = variants.build(encoder, Histories(np.array([0, 1]), np.zeros(1, np.int32)), tmp_path, names)
+    built = variants.build(
+        encoder, Histories(np.array([0, 1]), np.zeros(1, np.int32)), tmp_path, names
+    )
     before = resident_bytes()
     built[0].encode[1](np.ones((batch, window), np.int64), np.full(batch, window))
     kept = resident_bytes() - before
@@ -123,7 +136,9 @@ def test_the_grid_keeps_no_memory_of_its_largest_calls(tmp_path):
 
 def test_real_histories_are_spread_over_the_lengths_and_weighted():
     lengths = np.array([0, 1, 2, 3, 4, 50])
-    csr = Histories(np.concatenate([[0], np.cumsum(lengths)]), np.arange(lengths.sum(), dtype=np.int32))
+    csr = Histories(
+        np.concatenate([[0], np.cumsum(lengths)]), np.arange(lengths.sum(), dtype=np.int32)
+    )
     one, other = Clock("one"), Clock("other")
     rows = latency.real_histories([one.variant, other.variant], csr, 20, users=5, repeats=2)
     assert sorted(set(rows["length"])) == [1, 2, 3, 4, 20]
@@ -163,7 +178,9 @@ def test_peaks_are_rates():
     assert min(found.values()) > 0
 
 
-def variant(mean, low=0.0, high=0.0, *, change=0.0, load=1.0, nodes=0, difference=1e-6, company=0.0):
+def variant(
+    mean, low=0.0, high=0.0, *, change=0.0, load=1.0, nodes=0, difference=1e-6, company=0.0
+):
     ndcg = Change(base=0.1, change=change, low=low, high=high)
     return VariantResult(
         mib=1.0,
@@ -240,7 +257,9 @@ def test_the_claims_follow_the_numbers():
     assert good["export.int8_padded"].value == 5
     assert good["export.parity"].value == 1e-6  # of the fp32 ones alone
     dynamic = result().variants | {INT8_CHANNEL: variant(2.0, nodes=28, company=0.002)}
-    assert {c.id: c for c in judge("03_export", CLAIMS, result(variants=dynamic))}["export.company"].verdict == "fails"
+    assert {c.id: c for c in judge("03_export", CLAIMS, result(variants=dynamic))}[
+        "export.company"
+    ].verdict == "fails"
     slow = result().variants | {INT8_CHANNEL: variant(18.0, nodes=28)}
     bad = {c.id: c for c in judge("03_export", CLAIMS, result(variants=slow))}
     assert bad["export.torch_padded"].verdict == bad["export.int8_padded"].verdict == "fails"
@@ -258,7 +277,9 @@ def test_sentences_follow_the_numbers():
     assert "leaves out int8 by channel" in told["rule_sentence"]
     assert "at the same time" not in told["rule_sentence"]
     dynamic = result().variants | {INT8_TENSOR: variant(1.0, nodes=28, company=0.002)}
-    assert "leaves out int8 by tensor: " in analysis.story(result(variants=dynamic))["rule_sentence"]
+    assert (
+        "leaves out int8 by tensor: " in analysis.story(result(variants=dynamic))["rule_sentence"]
+    )
     assert "is shipped" in analysis.story(result())["append_sentence"]
     assert "not shipped" in analysis.story(result(append_pays=False))["append_sentence"]
     assert "slid" not in analysis.story(result(append_drift={}))["append_sentence"]
@@ -273,4 +294,7 @@ def test_states_pay_only_within_all_three_rules():
 
 
 def test_the_record_survives_json():
-    assert msgspec.json.decode(json.dumps(msgspec.to_builtins(result())), type=ExportResult) == result()
+    assert (
+        msgspec.json.decode(json.dumps(msgspec.to_builtins(result())), type=ExportResult)
+        == result()
+    )

@@ -13,8 +13,8 @@ from nanorecsys.export.ranker import (
     original_ranker_shape,
     ranker_tables,
 )
-from nanorecsys.export.runtime import session
 from nanorecsys.models.ranker import FittedRanker, ItemSide, Ranker, RankerConfig
+from nanorecsys.serving.encoder import session
 
 N_ITEMS, D, F = 150, 16, 5
 
@@ -26,16 +26,23 @@ def fitted(n_items=N_ITEMS, d=D, features=F, hidden=(12, 8), seed=0):
     with torch.no_grad():
         ranker.out.weight.normal_()
         ranker.out.bias.fill_(0.5)
-    vectors, content = (torch.nn.functional.normalize(torch.randn(n_items, d), dim=-1) for _ in range(2))
+    vectors, content = (
+        torch.nn.functional.normalize(torch.randn(n_items, d), dim=-1) for _ in range(2)
+    )
     return FittedRanker(
-        ranker, ItemSide(vectors, content, torch.rand(n_items, features), torch.rand(n_items) < 0.8), (), pl.DataFrame()
+        ranker,
+        ItemSide(vectors, content, torch.rand(n_items, features), torch.rand(n_items) < 0.8),
+        (),
+        pl.DataFrame(),
     )
 
 
 def requests(n_items, d, batch, candidates, seed=0):
     rng = np.random.default_rng(seed)
     users = rng.standard_normal((batch, d)).astype(np.float32)
-    return users / np.linalg.norm(users, axis=1, keepdims=True), rng.integers(n_items, size=(batch, candidates))
+    return users / np.linalg.norm(users, axis=1, keepdims=True), rng.integers(
+        n_items, size=(batch, candidates)
+    )
 
 
 @torch.no_grad()
@@ -98,7 +105,10 @@ def test_unknown_items_are_read_from_their_content(ranker, runner):
     scores = runner.run(None, {"users": users, "items": unknown[None]})[0]
     np.testing.assert_allclose(scores, by_torch(ranker, users, unknown[None]), atol=1e-5, rtol=1e-6)
     everything_known = FittedRanker(
-        ranker.ranker, ItemSide(side.vectors, side.content_vectors, side.features, side.known | True), (), ranker.curve
+        ranker.ranker,
+        ItemSide(side.vectors, side.content_vectors, side.features, side.known | True),
+        (),
+        ranker.curve,
     )
     assert (np.abs(scores - by_torch(everything_known, users, unknown[None])) > 1e-3).all()
 
@@ -106,7 +116,9 @@ def test_unknown_items_are_read_from_their_content(ranker, runner):
 def test_a_candidate_has_one_score_however_often_and_wherever_it_comes(runner):
     users, items = requests(N_ITEMS, D, 1, 20)
     once = runner.run(None, {"users": users, "items": items})[0]
-    twice = runner.run(None, {"users": users, "items": np.concatenate([items, items[:, ::-1]], 1)})[0]
+    twice = runner.run(None, {"users": users, "items": np.concatenate([items, items[:, ::-1]], 1)})[
+        0
+    ]
     np.testing.assert_allclose(twice[:, :20], twice[:, :19:-1], atol=1e-6)
     np.testing.assert_allclose(twice[:, :20], once, atol=1e-6)
 
@@ -114,7 +126,9 @@ def test_a_candidate_has_one_score_however_often_and_wherever_it_comes(runner):
 def test_the_same_request_gives_the_same_bytes(folder, runner):
     users, items = requests(N_ITEMS, D, 3, 100)
     inputs = {"users": users, "items": items}
-    answers = {s.run(None, inputs)[0].tobytes() for s in (runner, runner, session(folder / "inside.onnx"))}
+    answers = {
+        s.run(None, inputs)[0].tobytes() for s in (runner, runner, session(folder / "inside.onnx"))
+    }
     assert len(answers) == 1
 
 
@@ -134,7 +148,11 @@ def test_batch_and_candidates_are_symbolic(folder, model):
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in [*graph.input, *graph.output]
     }
-    items = {"vectors": ["B", "C", D], "first": ["B", "C", 12]} if model == "gathered" else {"items": ["B", "C"]}
+    items = (
+        {"vectors": ["B", "C", D], "first": ["B", "C", 12]}
+        if model == "gathered"
+        else {"items": ["B", "C"]}
+    )
     assert shapes == {"users": ["B", D], "scores": ["B", "C"]} | items
 
 
@@ -148,7 +166,9 @@ def test_batch_and_candidates_are_symbolic(folder, model):
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=25, deadline=None)
-def test_equals_torch_at_any_shape(tmp_path_factory, n_items, d, features, hidden, batch, candidates, seed):
+def test_equals_torch_at_any_shape(
+    tmp_path_factory, n_items, d, features, hidden, batch, candidates, seed
+):
     path = tmp_path_factory.mktemp("any") / "ranker.onnx"
     ranker = fitted(n_items, d, features, hidden, seed)
     export_ranker(ranker, path)

@@ -24,12 +24,15 @@ from nanorecsys.export.names import (
     TORCH_PADDED,
     VARIANTS,
 )
-from nanorecsys.export.runtime import Encoder, encode_users, session
-from nanorecsys.export.torch_export import EveryPosition, export_encoder
+from nanorecsys.export.torch_export import export_encoder
+from nanorecsys.models.retriever import EveryPosition
+from nanorecsys.serving.encoder import Encoder, encode_users, session
 from tests.export.conftest import N_ITEMS, small_encoder
 
 TORCH = {positions: small_encoder(positions=positions) for positions in ("rotary", "absolute")}
-ONNX = {positions: Encoder(fused_tower(model).SerializeToString()) for positions, model in TORCH.items()}
+ONNX = {
+    positions: Encoder(fused_tower(model).SerializeToString()) for positions, model in TORCH.items()
+}
 
 
 def in_torch(encoder, items, lengths):
@@ -38,7 +41,9 @@ def in_torch(encoder, items, lengths):
 
 
 def histories(*rows):
-    return Histories(np.cumsum([0, *map(len, rows)]), np.concatenate([np.array(r, np.int32) for r in rows]))
+    return Histories(
+        np.cumsum([0, *map(len, rows)]), np.concatenate([np.array(r, np.int32) for r in rows])
+    )
 
 
 @pytest.mark.parametrize("positions", TORCH)
@@ -47,7 +52,11 @@ def histories(*rows):
 def test_the_fused_graph_equals_torch_on_any_histories(positions, rows):
     """Empty, one item, repeats, longer than the window, and whoever shares the batch."""
     model, run = TORCH[positions], ONNX[positions]
-    csr = histories(*rows) if any(rows) else Histories(np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.int32))
+    csr = (
+        histories(*rows)
+        if any(rows)
+        else Histories(np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.int32))
+    )
     together = encode_users(run, csr, 10)
     alone = encode_users(run, csr, 10, batch_tokens=1)
     expected = encode_users(lambda items, lengths: in_torch(model, items, lengths), csr, 10)
@@ -96,7 +105,10 @@ def test_pytorchs_export_is_symbolic_and_exact(encoder, batch, opset, tmp_path):
     np.testing.assert_allclose(run(*batch), in_torch(encoder, *batch), atol=1e-5)
     one = batch[0][1:2, :1], batch[1][1:2]
     np.testing.assert_allclose(run(*one), in_torch(encoder, *one), atol=1e-5)
-    shapes = [[d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in onnx.load(path).graph.input]
+    shapes = [
+        [d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim]
+        for i in onnx.load(path).graph.input
+    ]
     assert shapes == [["B", "L"], ["B"]]
 
 
@@ -131,8 +143,14 @@ def test_without_int8_dot_products_weights_leave_room_for_a_sum_in_16_bits(
     monkeypatch.setattr(quantize, "has_int8_dot_products", lambda: has)
     for name in ("channel", "static"):
         quantized(name, fused_path, tmp_path / "int8.onnx", batch)
-        tensors = [onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "int8.onnx").graph.initializer]
-        assert max(np.abs(t.astype(int)).max() for t in tensors if t.dtype == np.int8 and t.ndim == 2) == largest
+        tensors = [
+            onnx.numpy_helper.to_array(t)
+            for t in onnx.load(tmp_path / "int8.onnx").graph.initializer
+        ]
+        assert (
+            max(np.abs(t.astype(int)).max() for t in tensors if t.dtype == np.int8 and t.ndim == 2)
+            == largest
+        )
 
 
 def test_a_scale_a_row_keeps_one_position_from_costing_the_others(encoder, tmp_path):
@@ -152,10 +170,15 @@ def test_a_scale_a_row_keeps_one_position_from_costing_the_others(encoder, tmp_p
     for by_row in (False, True):
         graph = Graph()
         found = feed_forward(graph, "h", 0, block, by_row)
-        onnx.save(graph.model({"h": (1, ["B", "L", 16])}, ("y", ["B", "L", 16]), found), tmp_path / "part.onnx")
+        onnx.save(
+            graph.model({"h": (1, ["B", "L", 16])}, ("y", ["B", "L", 16]), found),
+            tmp_path / "part.onnx",
+        )
         exact = session(tmp_path / "part.onnx").run(None, {"h": x})[0]
         np.testing.assert_allclose(exact, expected, rtol=1e-4, atol=1e-3)
-        assert quantize.dynamic(tmp_path / "part.onnx", tmp_path / "int8.onnx", per_channel=True) == 3
+        assert (
+            quantize.dynamic(tmp_path / "part.onnx", tmp_path / "int8.onnx", per_channel=True) == 3
+        )
         found = session(tmp_path / "int8.onnx").run(None, {"h": x})[0]
         error[by_row] = np.abs(found - expected)[0, 1:].mean()
     assert error[True] < 0.5 * error[False]
@@ -167,11 +190,15 @@ def test_a_scale_a_row_changes_nothing_in_single_precision(encoder, batch):
 
 
 def test_scales_found_beforehand_know_no_company(encoder, batch, tmp_path):
-    built = variants.build(encoder, histories(*(range(n, n + 9) for n in range(9))), tmp_path, [INT8_STATIC, INT8_ROWS])
+    built = variants.build(
+        encoder, histories(*(range(n, n + 9) for n in range(9))), tmp_path, [INT8_STATIC, INT8_ROWS]
+    )
     changed = {}
     for v in built:
         together = v.encode[1](*batch)
-        alone = np.concatenate([v.encode[1](i[None, :n], np.array([n])) for i, n in zip(*batch, strict=True)])
+        alone = np.concatenate(
+            [v.encode[1](i[None, :n], np.array([n])) for i, n in zip(*batch, strict=True)]
+        )
         changed[v.name] = np.abs(together - alone).max()
     assert changed[INT8_STATIC] < 1e-6 < 1e-4 < changed[INT8_ROWS]
 
@@ -181,7 +208,9 @@ def test_tables_in_int8_make_the_file_smaller(fused_path, tmp_path):
     for tables in (False, True):
         quantize.dynamic(fused_path, tmp_path / "int8.onnx", per_channel=True, tables=tables)
         sizes.append((tmp_path / "int8.onnx").stat().st_size)
-    saved = 4 * (N_ITEMS + 1) * 16 * 3  # the items and three projections of them, three bytes a number
+    saved = (
+        4 * (N_ITEMS + 1) * 16 * 3
+    )  # the items and three projections of them, three bytes a number
     assert sizes[0] - sizes[1] > 0.8 * saved
 
 

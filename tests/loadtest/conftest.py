@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nanorecsys.ann import bundle as command
 from nanorecsys.data import Histories
-from nanorecsys.export import command
-from nanorecsys.export.bundle import Parts, open_bundle
 from nanorecsys.loadtest.bundles import Bundles, build_bundles
 from nanorecsys.loadtest.measure import Bench
+from nanorecsys.serving.bundle import Parts, open_bundle
 from tests.server.conftest import N_USERS, build_small
 
 MANY = 400
@@ -21,7 +21,8 @@ EVENTS_READ = 6  # of a window of 10
 def parts_of(bundle: Path) -> Parts:
     """What a bundle was made of, with the index that a search chapter might recommend.
 
-    Left out is the user who has seen nearly everything: none of a hundred candidates is left to compare.
+    Left out is the user who has seen nearly everything: none of a hundred candidates is left to
+    compare.
     """
     opened = open_bundle(bundle)
     m, start = opened.manifest, opened.histories.offsets[1]

@@ -45,7 +45,9 @@ class SmallServer:
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         started.set()
         await self._stop.wait()
-        await asyncio.sleep(0.05)  # lets what has just connected be accepted, so that it is closed as well
+        await asyncio.sleep(
+            0.05
+        )  # lets what has just connected be accepted, so that it is closed as well
         await runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.Response:
@@ -63,7 +65,9 @@ class SmallServer:
 
 def fine(source: str = "model", status: int = 200, **headers: str) -> web.Response:
     """An answer as the server gives it."""
-    body = msgspec.json.encode({"items": [{"item_id": 1, "score": 0.5}], "source": source, "bundle": "0123456789ab"})
+    body = msgspec.json.encode(
+        {"items": [{"item_id": 1, "score": 0.5}], "source": source, "bundle": "0123456789ab"}
+    )
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 

@@ -116,7 +116,9 @@ def test_stages_are_those_of_computed_requests():
 def overloaded():
     """10 s: 100 a second, from 2 to 5 s 400 of which 120 a second are answered; 1 s later all keep the bound again."""
     rng = np.random.default_rng(0)
-    due = np.concatenate([np.arange(200) / 100, 2 + np.arange(1200) / 400, 5 + np.arange(500) / 100])
+    due = np.concatenate(
+        [np.arange(200) / 100, 2 + np.arange(1200) / 400, 5 + np.arange(500) / 100]
+    )
     n = len(due)
     good = (due < 2) | (due >= 5) | (rng.random(n) < 0.3)
     late = np.where((due >= 2) & (due < 6), 150.0, 5.0)
@@ -135,7 +137,9 @@ def overloaded():
 
 def test_overload_is_read_from_the_rows():
     highest = load_row(offered_per_s=200.0, goodput_per_s=150.0)
-    found = analysis.overload(overloaded(), [(100, 2), (400, 3), (100, 5)], load_row(), highest, bound_ms=100.0)
+    found = analysis.overload(
+        overloaded(), [(100, 2), (400, 3), (100, 5)], load_row(), highest, bound_ms=100.0
+    )
     assert found.times_highest == 2.0
     assert found.goodput_share == pytest.approx(120 / 150, rel=0.08)
     assert found.p99_ms == pytest.approx(150.0)
@@ -147,7 +151,11 @@ def test_overload_is_read_from_the_rows():
 def test_other_server_errors_and_broken_connections_are_not_deliberate():
     status = pl.Series([500, 0, 503, *[200] * 1897], dtype=pl.Int16)
     found = analysis.overload(
-        overloaded().with_columns(status=status), [(100, 2), (400, 3), (100, 5)], load_row(), load_row(), bound_ms=100.0
+        overloaded().with_columns(status=status),
+        [(100, 2), (400, 3), (100, 5)],
+        load_row(),
+        load_row(),
+        bound_ms=100.0,
     )
     assert found.not_deliberate == 2
 
@@ -162,16 +170,27 @@ def spent(encode_ms, server_ms, generator_ms, together=1):
     """Runs whose computed requests take 1.5 ms and that for encode of CPU time, and 2 ms more of time; so many after
     each other are a batch."""
     batch = (pl.col("hot").cum_count() // together).cast(pl.Float32)
-    given = rows().filter(~pl.col("hot") | (together == 1)).with_columns(encode_cpu_ms=encode_ms + 1e-4 * batch)
-    given = given.with_columns(encode_ms=pl.when(~pl.col("hot")).then(pl.col("encode_cpu_ms") + 2.0).otherwise(NAN))
-    return analysis.Spent(given.with_columns(pl.when(~pl.col("hot")).then("encode_cpu_ms")), server_ms, generator_ms)
+    given = (
+        rows()
+        .filter(~pl.col("hot") | (together == 1))
+        .with_columns(encode_cpu_ms=encode_ms + 1e-4 * batch)
+    )
+    given = given.with_columns(
+        encode_ms=pl.when(~pl.col("hot")).then(pl.col("encode_cpu_ms") + 2.0).otherwise(NAN)
+    )
+    return analysis.Spent(
+        given.with_columns(pl.when(~pl.col("hot")).then("encode_cpu_ms")), server_ms, generator_ms
+    )
 
 
 def test_service_times_are_those_of_busy_and_of_idle_cores():
     lengths = np.arange(1000) % 200 + 1
     measured = rows().filter(~pl.col("warm_up"))
     share = 1 - measured["hot"].mean()
-    means = {of: spent(of, 0, 0).rows.filter(~pl.col("warm_up") & ~pl.col("hot"))["encode_cpu_ms"] for of in (3.0, 5.0)}
+    means = {
+        of: spent(of, 0, 0).rows.filter(~pl.col("warm_up") & ~pl.col("hot"))["encode_cpu_ms"]
+        for of in (3.0, 5.0)
+    }
     busy, idle = (1.5 + means[of].mean() for of in (3.0, 5.0))
     found = analysis.service_times(
         spent(5.0, (1 - share) * (0.1 + 0.2) + share * (0.5 + 2 * 0.2 + idle), 0.4),
@@ -184,10 +203,16 @@ def test_service_times_are_those_of_busy_and_of_idle_cores():
         (found.busy, 0.1, 0.5, 0.15, 3.0, 0.0),
         (found.idle, 0.3, 0.9, 0.4, 5.0, 2.0),
     ):
-        assert (costs.hot_ms, costs.cold_ms) == (pytest.approx(hot, abs=1e-4), pytest.approx(cold, abs=1e-3))
+        assert (costs.hot_ms, costs.cold_ms) == (
+            pytest.approx(hot, abs=1e-4),
+            pytest.approx(cold, abs=1e-3),
+        )
         assert costs.generator_ms == generator
         assert costs.compute_ms == pytest.approx(1.5 + more + means[encode].to_numpy(), abs=1e-5)
-        assert costs.lengths.tolist() == lengths[measured.filter(~pl.col("hot"))["user"].to_numpy()].tolist()
+        assert (
+            costs.lengths.tolist()
+            == lengths[measured.filter(~pl.col("hot"))["user"].to_numpy()].tolist()
+        )
     assert found.wire_ms == pytest.approx(1.1 - 0.3 - 0.4, abs=1e-3)
 
 
@@ -196,7 +221,9 @@ def test_a_micro_batch_is_counted_once_and_is_no_sample_of_a_request_alone():
     loop, share = given.loop()
     assert share == 1.0
     assert 5.0 - loop == pytest.approx((1.5 + 3.0) / 2, abs=0.05)
-    assert len(analysis._alone(given.rows, np.ones(1000, int), "ms")[0]) <= 2  # at the warm-up's end, and at the run's
+    assert (
+        len(analysis._alone(given.rows, np.ones(1000, int), "ms")[0]) <= 2
+    )  # at the warm-up's end, and at the run's
     assert len(analysis._alone(spent(3.0, 5.0, 0.1).rows, np.ones(1000, int), "ms")[0]) > 200
 
 
@@ -213,11 +240,19 @@ def test_a_simulated_run_is_predicted_by_its_own_service_times():
     hot = rng.random(3000) < 0.5
     real = simulate(due, hot, lengths, service(1.0), machine, rng).latency_ms
     frame = pl.DataFrame(
-        {"intended_ns": (due * MS).astype(np.int64), "user": np.arange(3000), "hot": hot, "warm_up": due < 500}
+        {
+            "intended_ns": (due * MS).astype(np.int64),
+            "user": np.arange(3000),
+            "hot": hot,
+            "warm_up": due < 500,
+        }
     )
     foreseen = analysis.replayed(frame, lengths, service(1.0), machine, seed=3)
     assert foreseen.p99_ms == pytest.approx(np.nanpercentile(real[due >= 500], 99), rel=0.1)
-    assert analysis.replayed(frame, lengths, service(1.5), machine, seed=3).p99_ms > 1.3 * foreseen.p99_ms
+    assert (
+        analysis.replayed(frame, lengths, service(1.5), machine, seed=3).p99_ms
+        > 1.3 * foreseen.p99_ms
+    )
 
 
 def test_a_rate_is_predicted_by_the_median_of_its_rounds_without_those_that_are_void():
@@ -225,19 +260,32 @@ def test_a_rate_is_predicted_by_the_median_of_its_rounds_without_those_that_are_
     run = SimpleNamespace(frame=rows)
     measured = (10.0, 90.0, 12.0)
     sweep = [
-        [(load_row(p99_ms=p99), run) for p99 in measured] + [(load_row(p99_ms=500.0, verdict="VOID"), run)],
+        [(load_row(p99_ms=p99), run) for p99 in measured]
+        + [(load_row(p99_ms=500.0, verdict="VOID"), run)],
         [(load_row(offered_per_s=200.0, verdict="VOID"), run)],
     ]
-    (found,) = analysis.predictions(sweep, np.full(1000, 10), Service(costs, costs), Machine(), 1, 400.0)
+    (found,) = analysis.predictions(
+        sweep, np.full(1000, 10), Service(costs, costs), Machine(), 1, 400.0
+    )
     assert (found.offered_per_s, found.load) == (100.0, 0.25)
-    assert (found.measured_p99_ms, found.measured_p99_low_ms, found.measured_p99_high_ms) == (12.0, 10.0, 90.0)
+    assert (found.measured_p99_ms, found.measured_p99_low_ms, found.measured_p99_high_ms) == (
+        12.0,
+        10.0,
+        90.0,
+    )
     assert 6.0 < found.predicted_p95_ms <= found.predicted_p99_ms < 20.0
 
 
 def predicted(load, p99, measured):
     values = {f"{of}_{p}_ms": 1.0 for of in ("predicted", "measured") for p in ("p50", "p95")}
     rounds = {f"measured_p99_{end}_ms": measured for end in ("low", "high")}
-    return Predicted(offered_per_s=load, load=load, predicted_p99_ms=p99, measured_p99_ms=measured, **values | rounds)
+    return Predicted(
+        offered_per_s=load,
+        load=load,
+        predicted_p99_ms=p99,
+        measured_p99_ms=measured,
+        **values | rounds,
+    )
 
 
 def test_the_error_is_the_largest_below_four_fifths():

@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from nanorecsys.data.padding import padded
-from nanorecsys.export.bundle import check_bundle, open_bundle
 from nanorecsys.loadtest import bundles
 from nanorecsys.loadtest.bundles import build_bundles
 from nanorecsys.loadtest.population import seen_keys
+from nanorecsys.serving.bundle import check_bundle, open_bundle
+from nanorecsys.serving.padding import padded
 from tests.loadtest.conftest import EVENTS_READ, MANY
 from tests.server.conftest import N_USERS
 
@@ -31,7 +31,9 @@ def test_every_bundle_is_whole_and_has_all_users(served):
     assert served.bootstrapped
     assert len(served.lengths) == MANY
     assert served.lengths.max() == served.parts.events_read == EVENTS_READ < served.parts.window
-    assert {open_bundle(folder).manifest.events_read for folder in served.folders.values()} == {EVENTS_READ}
+    assert {open_bundle(folder).manifest.events_read for folder in served.folders.values()} == {
+        EVENTS_READ
+    }
 
 
 def test_user_ids_count_from_one_and_no_two_look_alike(served):
@@ -50,7 +52,9 @@ def test_each_bundle_differs_from_the_last_in_tower_or_index_alone(served):
 def test_the_towers_give_the_same_vectors(served):
     users = np.arange(30)
     items, lengths = padded(served.parts.histories, users, served.parts.window)
-    first, *others = (open_bundle(folder).encoder(items, lengths) for folder in served.folders.values())
+    first, *others = (
+        open_bundle(folder).encoder(items, lengths) for folder in served.folders.values()
+    )
     for other in others:
         assert np.abs(first - other).max() < 1e-4
 

@@ -24,7 +24,9 @@ from nanorecsys.loadtest.result import (
 from nanorecsys.study.claims import judge
 from tests.loadtest.test_analysis import load_row
 
-HIGHEST = load_row(scenario="confirming", offered_per_s=1100.0, goodput_per_s=1100.0, seconds=60.0, p99_ms=90.0)
+HIGHEST = load_row(
+    scenario="confirming", offered_per_s=1100.0, goodput_per_s=1100.0, seconds=60.0, p99_ms=90.0
+)
 
 
 def spread(value):
@@ -67,8 +69,22 @@ GOOD = LoadtestResult(
     busy=compared(30.0, 0.3),
     busy_cold=compared(11.0, 1.0),
     ladder=[
-        Rung(name="torch", change="a", cpu_ms=30.0, p99_ms=90.0, highest_per_s=20.0, cpu_at_highest_ms=29.0),
-        Rung(name="cache", change="b", cpu_ms=3.0, p99_ms=9.0, highest_per_s=None, cpu_at_highest_ms=None),
+        Rung(
+            name="torch",
+            change="a",
+            cpu_ms=30.0,
+            p99_ms=90.0,
+            highest_per_s=20.0,
+            cpu_at_highest_ms=29.0,
+        ),
+        Rung(
+            name="cache",
+            change="b",
+            cpu_ms=3.0,
+            p99_ms=9.0,
+            highest_per_s=None,
+            cpu_at_highest_ms=None,
+        ),
     ],
     highest=HIGHEST,
     limited_by="the cores",
@@ -81,7 +97,14 @@ GOOD = LoadtestResult(
     stages_loaded={"embedding": stage(4.0), "total": stage(9.0)},
     bands=[
         Band(low=0.0, high=0.5, requests=50, mean_ms=7.0, computed_share=0.0, parts_ms=PARTS_MS),
-        Band(low=0.99, high=1.0, requests=1, mean_ms=60.0, computed_share=1.0, parts_ms=PARTS_MS | {"queue": 54.0}),
+        Band(
+            low=0.99,
+            high=1.0,
+            requests=1,
+            mean_ms=60.0,
+            computed_share=1.0,
+            parts_ms=PARTS_MS | {"queue": 54.0},
+        ),
     ],
     service=ServiceTimes(
         busy=CpuTimes(compute_p50=3.0, compute_p95=7.0, loop_hot=0.1, loop_cold=0.3, generator=0.1),
@@ -105,7 +128,14 @@ GOOD = LoadtestResult(
     ],
     prediction_error=0.05,
     original=[
-        Original(offered_per_s=rate, load=rate / 130, hits_wait=waits, p50_ms=p50, p95_ms=100.0, p99_ms=p99)
+        Original(
+            offered_per_s=rate,
+            load=rate / 130,
+            hits_wait=waits,
+            p50_ms=p50,
+            p95_ms=100.0,
+            p99_ms=p99,
+        )
         for waits, p50 in ((False, 1.5), (True, 35.0))
         for rate, p99 in ((80.0, 190.0), (120.0, 700.0))
     ],
@@ -206,9 +236,16 @@ def test_every_claim_can_fail(claim, values):
 def test_a_claim_is_not_judged_of_another_shape_or_a_short_run():
     small, short = verdicts(changed(is_study_shape=False)), verdicts(changed(is_full=False))
     assert small["loadtest.cpu_mixed"] == "not_run"
-    assert short["loadtest.rate"] == short["loadtest.prediction"] == short["loadtest.memory"] == "not_run"
+    assert (
+        short["loadtest.rate"]
+        == short["loadtest.prediction"]
+        == short["loadtest.memory"]
+        == "not_run"
+    )
     assert short["loadtest.cpu_mixed"] == small["loadtest.wrong"] == "holds"
-    assert verdicts(changed(faults__rss_growth=None))["loadtest.memory"] == "not_run"  # nothing to compare it with
+    assert (
+        verdicts(changed(faults__rss_growth=None))["loadtest.memory"] == "not_run"
+    )  # nothing to compare it with
     nothing = verdicts(changed(overload=None, busy=None, prediction_error=None, bands=[]))
     absent = ("goodput", "cpu_mixed", "original_throughput", "original_tail")
     assert {nothing[f"loadtest.{n}"] for n in absent} == {"not_run"}
@@ -221,7 +258,9 @@ def test_sentences_follow_the_numbers():
     assert all(sentence for sentence in told.values())
     assert "1,100 requests a second" in told["answer"]
     assert "the tail is queueing" in told["tail_sentence"]
-    outside = changed(bands=[msgspec.structs.replace(GOOD.bands[0], parts_ms=PARTS_MS | {"outside": 4.0})])
+    outside = changed(
+        bands=[msgspec.structs.replace(GOOD.bands[0], parts_ms=PARTS_MS | {"outside": 4.0})]
+    )
     assert "not queueing alone" in analysis.story(outside)["tail_sentence"]
     assert "3.3 times" in told["closed_sentence"]
     assert "below the measured one" in told["prediction_sentence"]
@@ -232,35 +271,56 @@ def test_sentences_follow_the_numbers():
     assert "to the last" not in analysis.story(changed(faults__rss_growth=None))["faults_sentence"]
     assert "3 were lost" in analysis.story(changed(faults__lost=3))["faults_sentence"]
     wrong = changed(faults__wrong=2, faults__reasons={"an item 0.50 below the last place": 2})
-    assert "2 differed: an item 0.50 below the last place (2)" in analysis.story(wrong)["faults_sentence"]
+    assert (
+        "2 differed: an item 0.50 below the last place (2)"
+        in analysis.story(wrong)["faults_sentence"]
+    )
     hits = [load_row(scenario=s, server_cpu_ms=0.25) for s in ("cold share 0%", "closed loop, hot")]
     rates = analysis.story(changed(loads=[*GOOD.loads, *hits]))["rate_sentence"]
     assert "a hit 0.25 ms" in rates
-    assert "PyTorch takes 8.0 times as much at 30 requests a second, and 7.0 times at 30 where each" in rates
+    assert (
+        "PyTorch takes 8.0 times as much at 30 requests a second, and 7.0 times at 30 where each"
+        in rates
+    )
     two = [
-        msgspec.structs.replace(GOOD.ladder[0], name=n, highest_per_s=9.0) for n in ("second worker", "second thread")
+        msgspec.structs.replace(GOOD.ladder[0], name=n, highest_per_s=9.0)
+        for n in ("second worker", "second thread")
     ]
     assert "in its place 9" in analysis.story(changed(ladder=two))["ladder_sentence"]
-    three = analysis.story(changed(overload__rounds_p99_ms=[120.0, 90.0, 140.0]))["overload_sentence"]
+    three = analysis.story(changed(overload__rounds_p99_ms=[120.0, 90.0, 140.0]))[
+        "overload_sentence"
+    ]
     assert "120 ms (the median of 3 rounds, 90 to 140)" in three
     assert "rounds" not in told["overload_sentence"]  # of one alone
     assert "late itself" in analysis.story(changed(overload__verdict="VOID"))["overload_sentence"]
     assert "VOID" in analysis.story(changed(void_runs=2))["void_sentence"]
-    for empty in (changed(highest=None, overload=None, bands=[], predicted=[], prediction_error=None, original=[]),):
+    for empty in (
+        changed(
+            highest=None, overload=None, bands=[], predicted=[], prediction_error=None, original=[]
+        ),
+    ):
         assert "no rate" in analysis.story(empty)["answer"]
 
 
 def test_of_several_rounds_of_overload_the_one_with_the_median_p99_is_told():
     def round_of(p99, verdict="VALID", not_deliberate=0):
         return msgspec.structs.replace(
-            GOOD.overload, p99_ms=p99, verdict=verdict, not_deliberate=not_deliberate, recovery_s=p99 / 100
+            GOOD.overload,
+            p99_ms=p99,
+            verdict=verdict,
+            not_deliberate=not_deliberate,
+            recovery_s=p99 / 100,
         )
 
-    place, found = analysis.middle_overload([round_of(300.0), round_of(150.0, not_deliberate=2), round_of(200.0)])
+    place, found = analysis.middle_overload(
+        [round_of(300.0), round_of(150.0, not_deliberate=2), round_of(200.0)]
+    )
     assert (place, found.p99_ms, found.recovery_s) == (2, 200.0, 2.0)
     assert found.rounds_p99_ms == [300.0, 150.0, 200.0]
     assert found.not_deliberate == 2  # in whichever round
-    place, found = analysis.middle_overload([round_of(1.0, "VOID"), round_of(300.0), round_of(150.0)])
+    place, found = analysis.middle_overload(
+        [round_of(1.0, "VOID"), round_of(300.0), round_of(150.0)]
+    )
     assert (place, found.rounds_p99_ms) == (2, [300.0, 150.0])  # the lower of two
     place, found = analysis.middle_overload([round_of(9.0, "VOID"), round_of(8.0, "VOID")])
     assert (place, found.verdict, found.rounds_p99_ms) == (0, "VOID", [])

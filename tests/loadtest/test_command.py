@@ -22,7 +22,18 @@ from tests.loadtest.test_scenarios import Outcomes, under
 
 pytestmark = pytest.mark.timed
 
-SHORT = ["--rate", "200", "--seconds", "0.5", "--warm-up", "0.1", "--connections", "4", "--hot-users", "20"]
+SHORT = [
+    "--rate",
+    "200",
+    "--seconds",
+    "0.5",
+    "--warm-up",
+    "0.1",
+    "--connections",
+    "4",
+    "--hot-users",
+    "20",
+]
 
 
 @pytest.fixture
@@ -59,7 +70,9 @@ def test_a_run_tells_all_and_keeps_its_rows(load, users: Path, tmp_path: Path) -
 
     out = tmp_path / "out"
     with SmallServer(caching) as server:
-        code, printed, _ = load(server.url, "--users", users, "--pid", os.getpid(), "--out", out, *SHORT)
+        code, printed, _ = load(
+            server.url, "--users", users, "--pid", os.getpid(), "--out", out, *SHORT
+        )
     assert code == 0
     assert "100% of the hot users hit after" in printed
     for row in (
@@ -103,17 +116,39 @@ def test_another_server_s_path_and_body(load, tmp_path: Path) -> None:
         assert code == 0
         assert {body["who"] for body in server.requests} == {"anna", "bert"}
         _, printed, _ = load(
-            server.url, *arguments, "/nowhere", "--out", tmp_path / "b", "--mode", "single", *SHORT[:8]
+            server.url,
+            *arguments,
+            "/nowhere",
+            "--out",
+            tmp_path / "b",
+            "--mode",
+            "single",
+            *SHORT[:8],
         )
     assert "404:" in printed
     assert "INVALID" in printed
 
 
-def test_a_search_prints_its_tries(load, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_prints_its_tries(
+    load, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scenarios, "run_plan", Outcomes(under(250)))
-    arguments = ["--users", users, "--mode", "search", "--precision", 0.5, "--confirm", 0.5, "--hot-users", 500]
+    arguments = [
+        "--users",
+        users,
+        "--mode",
+        "search",
+        "--precision",
+        0.5,
+        "--confirm",
+        0.5,
+        "--hot-users",
+        500,
+    ]
     with SmallServer(at_once) as server:
-        code, printed, _ = load(server.url, *arguments, "--seconds", 0.2, "--warm-up", 0, "--out", tmp_path)
+        code, printed, _ = load(
+            server.url, *arguments, "--seconds", 0.2, "--warm-up", 0, "--out", tmp_path
+        )
     assert code == 0
     assert "VALID: 200 requests/s at P99 <= 100 ms; at 283/s: it was so" in printed
     found = msgspec.json.decode((tmp_path / "search.json").read_bytes())
@@ -127,9 +162,25 @@ def test_a_search_prints_its_tries(load, users: Path, tmp_path: Path, monkeypatc
 def test_ctrl_c_prints_what_there_is(users: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with SmallServer(at_once) as server:
-        arguments = [server.url, "--users", users, "--no-warm-cache", "--out", out, *SHORT, "--seconds", "60"]
+        arguments = [
+            server.url,
+            "--users",
+            users,
+            "--no-warm-cache",
+            "--out",
+            out,
+            *SHORT,
+            "--seconds",
+            "60",
+        ]
         arguments += ["--cold-share", "0"]
-        command = [sys.executable, "-c", "from nanorecsys.cli import main; main()", "load", *map(str, arguments)]
+        command = [
+            sys.executable,
+            "-c",
+            "from nanorecsys.cli import main; main()",
+            "load",
+            *map(str, arguments),
+        ]
         with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
             deadline = time.monotonic() + 30
             while len(server.requests) < 50 and time.monotonic() < deadline:
@@ -167,7 +218,9 @@ def test_mistakes_are_named_and_leave_nothing_behind(load, users: Path, tmp_path
 
 def test_a_body_without_users_needs_none(load, tmp_path: Path) -> None:
     with SmallServer(at_once) as server:
-        code, _, _ = load(server.url, "--body", '{"k": 3}', "--no-warm-cache", "--out", tmp_path, *SHORT)
+        code, _, _ = load(
+            server.url, "--body", '{"k": 3}', "--no-warm-cache", "--out", tmp_path, *SHORT
+        )
     assert code == 0
     assert server.requests[-1] == {"k": 3}
 

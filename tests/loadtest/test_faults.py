@@ -8,10 +8,18 @@ import sys
 import numpy as np
 import pytest
 
-from nanorecsys.data.padding import padded
-from nanorecsys.export.bundle import build_bundle
 from nanorecsys.loadtest import faults
-from nanorecsys.loadtest.faults import CANDIDATES, TOLERANCE, Direct, K, RedisProcess, in_fp32, run_faults
+from nanorecsys.loadtest.faults import (
+    CANDIDATES,
+    TOLERANCE,
+    Direct,
+    K,
+    RedisProcess,
+    in_fp32,
+    run_faults,
+)
+from nanorecsys.serving.bundle import build_bundle
+from nanorecsys.serving.padding import padded
 
 pytestmark = pytest.mark.timed
 
@@ -41,7 +49,9 @@ def test_the_direct_answer_is_right(direct):
 
 def test_the_company_of_a_batch_changes_no_score(direct, served):
     users = np.arange(40)
-    together = direct.bundle.encoder(*padded(direct.bundle.histories, users, direct.bundle.manifest.events_read))
+    together = direct.bundle.encoder(
+        *padded(direct.bundle.histories, users, direct.bundle.manifest.events_read)
+    )
     items = np.arange(100)
     for user in users:
         alone = direct.scores(direct.user(direct.history(int(user) + 1, ())), items)
@@ -97,7 +107,10 @@ def test_redis_is_killed_and_started_again():
 
 
 def test_the_worker_that_is_killed_is_the_one_with_the_clients():
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+    ):
         idle = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         assert faults._clients(os.getpid()) >= 2
         assert faults._clients(idle.pid) == 0
@@ -127,17 +140,23 @@ def test_faults_lose_nothing_and_answer_nothing_wrong(bench):
 
 def told_of(memory):
     """Two rounds, and memory as a function of the share of the run."""
-    return faults._Told(rss=[(s / 1000, memory(s / 1000)) for s in range(1001)], rounds=[(0.1, 0.2), (0.5, 0.6)])
+    return faults._Told(
+        rss=[(s / 1000, memory(s / 1000)) for s in range(1001)], rounds=[(0.1, 0.2), (0.5, 0.6)]
+    )
 
 
 def test_memory_is_compared_at_the_same_distance_from_a_round():
     def climbs(share):
         """Anew after each round, on and on after the last."""
-        return 100.0 + 1000 * (share if share < 0.2 else share - 0.2 if share < 0.6 else share - 0.6)
+        return 100.0 + 1000 * (
+            share if share < 0.2 else share - 0.2 if share < 0.6 else share - 0.6
+        )
 
     first, last = faults._memory(told_of(climbs))
     assert first == pytest.approx(last, rel=0.01)
-    assert first == pytest.approx(325, rel=0.01)  # three quarters of the pause, which is .3 of the run
+    assert first == pytest.approx(
+        325, rel=0.01
+    )  # three quarters of the pause, which is .3 of the run
     assert faults._memory_before(told_of(climbs)) == pytest.approx(150, rel=0.01)
 
 

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.timed
 COLUMNS = {
     **dict.fromkeys(("intended_ns", "sent_ns", "done_ns"), pl.Int64),
     **{"user": pl.Int32, "hot": pl.Boolean, "status": pl.Int16, "source": pl.String},
-    **dict.fromkeys(("cache_ms", "queue_ms", "encode_ms", "retrieve_ms", "rank_ms", "total_ms"), pl.Float32),
+    **dict.fromkeys(
+        ("cache_ms", "queue_ms", "encode_ms", "retrieve_ms", "rank_ms", "total_ms"), pl.Float32
+    ),
     **dict.fromkeys(("encode_cpu_ms", "retrieve_cpu_ms", "rank_cpu_ms"), pl.Float32),
     **{"worker": pl.Int32, "retries": pl.Int8, "warm_up": pl.Boolean},
 }
@@ -55,7 +57,9 @@ def run(answer, plan, **fields: object) -> tuple[Run, SmallServer]:
 def test_rows_hold_every_request_in_order(plan) -> None:
     async def answer(request: web.Request, body: dict, number: int) -> web.Response:
         timing = "cache;dur=0.02, queue;dur=1.30, rank;dur=0.2;cpu=0.1, total;dur=4.9"
-        return fine("cache" if number % 2 else "model", **{"Server-Timing": timing, "X-Worker": "4711"})
+        return fine(
+            "cache" if number % 2 else "model", **{"Server-Timing": timing, "X-Worker": "4711"}
+        )
 
     done, server = run(answer, plan, warm_up_s=0.25, k=7)
     rows = done.frame()
@@ -73,7 +77,11 @@ def test_rows_hold_every_request_in_order(plan) -> None:
     assert rows["encode_cpu_ms"].is_nan().all()
     assert set(rows["worker"]) == {4711}
     assert sorted(b["user_id"] for b in server.requests) == list(range(1000, 1000 + len(rows)))
-    assert server.requests[0] == {"user_id": server.requests[0]["user_id"], "k": 7, "include_titles": False}
+    assert server.requests[0] == {
+        "user_id": server.requests[0]["user_id"],
+        "k": 7,
+        "include_titles": False,
+    }
     assert done.summary.offered == int((arrivals >= 0.25e9).sum()) == done.summary.latency.n
     assert done.verdict.kind in ("VALID", "VOID")  # void where this machine is too busy
     assert done.server_cpu_s is None
@@ -128,7 +136,9 @@ def test_errors_and_fallbacks_are_no_good_answers(plan) -> None:
     async def answer(request: web.Request, body: dict, number: int) -> web.Response:
         if number % 4 == 1:
             return web.json_response({"status": 503}, status=503, headers={"Retry-After": "1"})
-        return fine("fallback" if number % 4 == 2 else "model", status=404 if number % 4 == 3 else 200)
+        return fine(
+            "fallback" if number % 4 == 2 else "model", status=404 if number % 4 == 3 else 200
+        )
 
     done, server = run(answer, plan, degrade=True)
     s, n = done.summary, len(server.requests)
@@ -169,7 +179,10 @@ def test_a_cut_connection_is_tried_again_on_a_fresh_one(plan) -> None:
     assert (rows["status"] == 200).all()
     assert (rows["retries"] == (rows["user"] % 5 == 0)).all()
     assert done.summary.retries == len(cut) == sum(done.finished.failures.values()) > 10
-    ports = {u: [p for p, b in zip(server.peers, server.requests, strict=True) if b["user_id"] == u] for u in cut}
+    ports = {
+        u: [p for p, b in zip(server.peers, server.requests, strict=True) if b["user_id"] == u]
+        for u in cut
+    }
     assert all(len(set(p)) == 2 for p in ports.values())
 
 
@@ -214,12 +227,16 @@ def test_a_generator_that_was_held_up_makes_the_run_void(plan) -> None:
     assert "generator's own lag" in done.verdict.reasons[0]
     assert done.lag.max_ms > 100
     rows = done.frame()
-    late = [int((rows["done_ns"] - rows[since] > 50e6).sum()) for since in ("intended_ns", "sent_ns")]
+    late = [
+        int((rows["done_ns"] - rows[since] > 50e6).sum()) for since in ("intended_ns", "sent_ns")
+    ]
     assert late[0] > 2 * late[1] + 10  # what it sent late is late all the same
 
 
 def test_a_closed_loop_asks_no_more_at_once_than_its_clients(plan) -> None:
-    done, server = run(serial(0.002), plan, mode="closed", concurrency=3, warm_up_s=0.2, connections=8)
+    done, server = run(
+        serial(0.002), plan, mode="closed", concurrency=3, warm_up_s=0.2, connections=8
+    )
     rows = done.frame()
     assert server.most_in_flight == 3
     assert rows["warm_up"].sum() > 10
@@ -281,7 +298,9 @@ def test_servers_that_chunk_their_answers_or_close_connections(plan, how: str) -
 def test_cpu_and_memory_of_processes_are_measured(plan) -> None:
     done, _ = run(at_once, plan, rate=400, warm_up_s=0.2, pids=[os.getpid()])
     assert done.server_cpu_s > 0
-    assert done.server_cpu_ms_per_request == pytest.approx(1e3 * done.server_cpu_s / done.summary.answered_since_begin)
+    assert done.server_cpu_ms_per_request == pytest.approx(
+        1e3 * done.server_cpu_s / done.summary.answered_since_begin
+    )
     assert min(done.server_rss_mib) > 10
     assert 0 < done.cpu_ms_per_request < 100
 
@@ -315,11 +334,15 @@ def test_libraries_are_loaded_once_and_by_a_process_that_may_fork(plan) -> None:
         (process,) = generator._spare
         run_plan(plan(server.url))
     assert generator._spare == [process]
-    assert psutil.Process(process.pid).num_threads() == 1  # else a fork may wait for a lock that nobody holds
+    assert (
+        psutil.Process(process.pid).num_threads() == 1
+    )  # else a fork may wait for a lock that nobody holds
     assert not psutil.Process(process.pid).children()
 
 
-def test_paths_of_a_plan_count_from_the_folder_that_this_process_is_in(plan, tmp_path: Path, monkeypatch) -> None:
+def test_paths_of_a_plan_count_from_the_folder_that_this_process_is_in(
+    plan, tmp_path: Path, monkeypatch
+) -> None:
     with SmallServer(at_once) as server:
         run_plan(plan(server.url))
         monkeypatch.chdir(tmp_path)
@@ -367,7 +390,9 @@ def test_a_generator_that_is_killed_is_told_and_the_next_runs(plan, whom: str) -
         ({}, UnreachableError, "nothing answers"),
     ],
 )
-def test_what_cannot_run_is_named_before_anything_is_sent(plan, fields: dict, error: type, message: str) -> None:
+def test_what_cannot_run_is_named_before_anything_is_sent(
+    plan, fields: dict, error: type, message: str
+) -> None:
     asked = plan(**{"url": f"http://127.0.0.1:{free_port()}"} | fields)
     with pytest.raises(error, match=message):
         run_plan(asked)

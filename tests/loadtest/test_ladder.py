@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.loadtest import ladder, measure, scenarios
 from nanorecsys.loadtest.ladder import BASELINE, FINAL, RUNGS, climb
+from nanorecsys.system.errors import NanorecsysError
 
 pytestmark = pytest.mark.timed
 
@@ -40,7 +40,9 @@ def test_the_ladder_leads_from_the_baseline_to_the_final_server():
 
 
 def test_a_rung_serves_the_next_bundle_where_its_own_was_not_made(served):
-    some = dataclasses.replace(served, folders={n: f for n, f in served.folders.items() if n == "indexed"})
+    some = dataclasses.replace(
+        served, folders={n: f for n, f in served.folders.items() if n == "indexed"}
+    )
     assert str(served.folders["indexed"]) in RUNGS[1].arguments(some)
     assert str(served.folders["every position"]) in RUNGS[1].arguments(served)
 
@@ -49,7 +51,9 @@ def test_what_is_read_of_a_history_is_a_window_up_to_the_rung_that_says_otherwis
     told = [rung.arguments(served) for rung in RUNGS]
     read = [int(arguments[arguments.index("--read-events") + 1]) for arguments in told]
     fewer = [rung.name for rung in RUNGS].index("last events")
-    assert read == [served.parts.window] * fewer + [0] * (len(RUNGS) - fewer)  # 0: as many as the bundle says
+    assert read == [served.parts.window] * fewer + [0] * (
+        len(RUNGS) - fewer
+    )  # 0: as many as the bundle says
 
 
 def test_rungs_are_chosen_by_name_in_order():
@@ -78,7 +82,10 @@ def test_the_search_finds_nothing_where_nothing_holds():
 
 def test_of_several_rounds_the_run_with_the_median_p99_counts():
     def rounds(*found):
-        return [(SimpleNamespace(p99_ms=p99, verdict=verdict), n) for n, (p99, verdict) in enumerate(found)]
+        return [
+            (SimpleNamespace(p99_ms=p99, verdict=verdict), n)
+            for n, (p99, verdict) in enumerate(found)
+        ]
 
     fine = rounds((30.0, "VALID"), (90.0, "INVALID"), (20.0, "VALID"))
     assert measure.middle(fine) == fine[0]
@@ -92,16 +99,28 @@ def test_every_rate_of_the_sweep_has_its_turn_in_every_round(bench):
     with bench.serve(FINAL) as target:
         swept, idle, busy = measure.sweep(target, 100.0, lengths)
     assert [row.offered_per_s for row in bench.rows] == [50.0, None, 50.0, 100.0] * 3
-    assert [row.scenario for row in bench.rows] == ["few requests", "busy cores", "sweep", "sweep"] * 3
-    assert [row.seconds for row in bench.rows if row.scenario == "sweep"] == pytest.approx([0.8, 0.4] * 3)
+    assert [row.scenario for row in bench.rows] == [
+        "few requests",
+        "busy cores",
+        "sweep",
+        "sweep",
+    ] * 3
+    assert [row.seconds for row in bench.rows if row.scenario == "sweep"] == pytest.approx(
+        [0.8, 0.4] * 3
+    )
     assert (idle, busy) == (bench.runs[::4], bench.runs[1::4])
     workload = bench.workload
     place, used = np.argsort(workload.order) - workload.hot_users, 0
-    for run in bench.runs:  # each has the next users that are cold, so that nobody is twice before all have been once
+    for run in (
+        bench.runs
+    ):  # each has the next users that are cold, so that nobody is twice before all have been once
         cold = place[run.frame().filter(~pl.col("hot"))["user"].to_numpy()]
         assert sorted(cold) == sorted((used + np.arange(len(cold))) % workload.n_cold)
         used += len(cold)
-    assert [[row.offered_per_s for row, _ in rounds] for rounds in swept] == [[50.0] * 3, [100.0] * 3]
+    assert [[row.offered_per_s for row, _ in rounds] for rounds in swept] == [
+        [50.0] * 3,
+        [100.0] * 3,
+    ]
     assert all(bench.rows[bench.runs.index(run)] == row for rounds in swept for row, run in rounds)
 
 
@@ -121,13 +140,17 @@ def test_arrivals_follow_the_phases():
 
 
 def test_a_rung_is_measured_and_its_rows_are_kept(bench, monkeypatch):
-    monkeypatch.setattr(measure, "first_rate", lambda cpu_ms, rung: 100.0)  # the small population has few cold users
+    monkeypatch.setattr(
+        measure, "first_rate", lambda cpu_ms, rung: 100.0
+    )  # the small population has few cold users
     rung = measure.measure_rung(bench, FINAL, rate=60, seconds=0.6, tries=1, try_s=0.4)
     assert rung.cpu_ms > 0
     assert [r.scenario for r in bench.rows] == ["ladder, common load", "ladder, search"]
     frame = bench.frame()
     assert set(frame["run"]) == {0, 1}
-    assert frame.filter(frame["run"] == 0)["status"].to_list().count(200) == len(frame.filter(frame["run"] == 0))
+    assert frame.filter(frame["run"] == 0)["status"].to_list().count(200) == len(
+        frame.filter(frame["run"] == 0)
+    )
     hot = frame.filter(frame["hot"])
     assert set(hot["source"]) == {"cache"}  # warm before anything is measured
     assert "model" in set(frame.filter(~frame["hot"])["source"])
@@ -151,7 +174,9 @@ def test_kept_busy_both_answer_as_much_as_they_can(bench):
         found = measure.compare(one, other, rate=None, cold_share=0.1, seconds=0.5, repeats=1)
     assert found.offered_per_s is None
     assert {row.scenario for row in bench.rows} == {"kept busy, 10% cold"}
-    assert [found.baseline_per_s.middle, found.optimized_per_s.middle] == [row.goodput_per_s for row in bench.rows]
+    assert [found.baseline_per_s.middle, found.optimized_per_s.middle] == [
+        row.goodput_per_s for row in bench.rows
+    ]
     users, others = (run.frame()["user"].to_list() for run in bench.runs)
     both = min(len(users), len(others))
     assert users[:both] == others[:both]

@@ -83,7 +83,11 @@ def test_histories_that_differ_before_the_window_alone_are_made_distinct_in_it()
 
 
 def test_keys_are_of_what_the_model_sees() -> None:
-    keys = seen_keys(histories([[7, 1, 2, 3], [8, 1, 2, 3], [1, 2, 3], [3, 2, 1], [], [2, 3]]), np.arange(6), window=3)
+    keys = seen_keys(
+        histories([[7, 1, 2, 3], [8, 1, 2, 3], [1, 2, 3], [3, 2, 1], [], [2, 3]]),
+        np.arange(6),
+        window=3,
+    )
     assert keys[0] == keys[1] == keys[2]
     assert len(set(keys.tolist())) == 4
 
@@ -99,7 +103,11 @@ def test_empty_histories_are_not_drawn() -> None:
 
 @pytest.mark.parametrize(
     ("items", "n_users", "message"),
-    [([[1, 2]], 0, "at least one user"), ([[], []], 3, "no user has an event"), ([[1, 2]], 4, "too short to differ")],
+    [
+        ([[1, 2]], 0, "at least one user"),
+        ([[], []], 3, "no user has an event"),
+        ([[1, 2]], 4, "too short to differ"),
+    ],
 )
 def test_what_cannot_be_drawn_is_named(items: list[list[int]], n_users: int, message: str) -> None:
     with pytest.raises(PopulationError, match=message):

@@ -33,7 +33,9 @@ def command(before: str = "", serves: str = SERVES) -> list[str]:
 
 def test_a_server_runs_until_the_block_ends(tmp_path: Path) -> None:
     child = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    with ServerProcess(["--some", 1], command=command(child), log=tmp_path / "server.log") as server:
+    with ServerProcess(
+        ["--some", 1], command=command(child), log=tmp_path / "server.log"
+    ) as server:
         assert server.ready()
         assert server.url == f"http://127.0.0.1:{server.port}"
         assert server.pids()[0] == server.pid
@@ -56,7 +58,10 @@ def test_environment_and_arguments_reach_it(tmp_path: Path) -> None:
 
 def test_one_that_ends_at_once_shows_what_it_printed() -> None:
     broken = command("import sys; sys.exit('no bundle there')", "")
-    with pytest.raises(ServerStartError, match="status 1: no bundle there"), ServerProcess([], command=broken):
+    with (
+        pytest.raises(ServerStartError, match="status 1: no bundle there"),
+        ServerProcess([], command=broken),
+    ):
         pass
 
 
@@ -82,7 +87,9 @@ def test_a_server_ends_with_the_process_that_started_it() -> None:
         f"with ServerProcess([], command={command('')!r}) as server:\n"
         "    print(server.pid, flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True
+    ) as process:
         server = psutil.Process(int(process.stdout.readline()))
         process.kill()
         assert server in psutil.wait_procs([server], timeout=10)[0]
@@ -95,7 +102,9 @@ def test_cpu_of_children_counts_while_they_live_and_after() -> None:
         "print('started', flush=True); input()\n"
         "child.communicate(b'\\n'); print('waited', flush=True); input()"
     )
-    with subprocess.Popen([sys.executable, "-c", parent], stdin=-1, stdout=-1, text=True, bufsize=1) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdin=-1, stdout=-1, text=True, bufsize=1
+    ) as process:
         try:
             process.stdout.readline()
             deadline = time.monotonic() + 20
@@ -113,7 +122,11 @@ def test_cpu_of_children_counts_while_they_live_and_after() -> None:
 def test_processes_that_are_gone_count_nothing() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    assert (tree_cpu_s([process.pid]), memory_mib([process.pid]), tree([process.pid])) == (0.0, 0.0, [])
+    assert (tree_cpu_s([process.pid]), memory_mib([process.pid]), tree([process.pid])) == (
+        0.0,
+        0.0,
+        [],
+    )
 
 
 def test_a_process_named_twice_counts_once() -> None:

@@ -38,7 +38,13 @@ class Outcomes:
         n = len(users)
         now = np.arange(n)
         rows = pl.DataFrame(
-            {"intended_ns": now, "sent_ns": now, "done_ns": now + 1_000_000, "hot": hot, "status": np.full(n, 200)}
+            {
+                "intended_ns": now,
+                "sent_ns": now,
+                "done_ns": now + 1_000_000,
+                "hot": hot,
+                "status": np.full(n, 200),
+            }
             | {"source": ["model"] * n, "worker": now * 0, "retries": now * 0, "warm_up": now < 0}
         )
         path = Path(plan.out) / "rows.parquet"
@@ -47,7 +53,9 @@ class Outcomes:
         run = Run(
             plan=plan,
             rows=path,
-            finished=Finished(begin_ns=0, end_ns=10**9, cpu_s=0.1, interrupted=False, failures={}, nice=0),
+            finished=Finished(
+                begin_ns=0, end_ns=10**9, cpu_s=0.1, interrupted=False, failures={}, nice=0
+            ),
             summary=summarize(rows, 0, 10**9),
             lag=Lag(0.0, 0.0, 0.0),
             verdict=Verdict(kind, [] if kind == VALID else ["it was so"]),
@@ -68,7 +76,13 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(scenarios, "run_plan", outcomes)
         with SmallServer(at_once) as server:
             load = Load(server.url, WORKLOAD, np.arange(20_000), tmp_path / "search")
-        given = {"start_rate": 100.0, "seconds": 1.0, "warm_up_s": 0.0, "confirm_s": 3.0, **arguments}
+        given = {
+            "start_rate": 100.0,
+            "seconds": 1.0,
+            "warm_up_s": 0.0,
+            "confirm_s": 3.0,
+            **arguments,
+        }
         return scenarios.server(load, **given), outcomes
 
     return find
@@ -109,7 +123,9 @@ def test_a_rate_that_is_not_confirmed_steps_down(search) -> None:
 
 
 def test_where_nothing_is_confirmed_there_is_no_rate(search) -> None:
-    found, _ = search(lambda plan: VALID if plan.seconds == 1 and plan.rate < 200 else INVALID, confirmations=3)
+    found, _ = search(
+        lambda plan: VALID if plan.seconds == 1 and plan.rate < 200 else INVALID, confirmations=3
+    )
     assert (found.rate, found.confirmed, found.verdict) == (0.0, None, INVALID)
     assert [t.step for t in found.tries].count("confirm") == 3
 
@@ -131,7 +147,10 @@ def test_a_void_try_is_made_again_once(search) -> None:
 
     found, _ = search(verdict)
     assert found.rate == 200
-    assert [t.verdict for t in found.tries if t.rate == 200 and t.step == "bracket"] == [VOID, VALID]
+    assert [t.verdict for t in found.tries if t.rate == 200 and t.step == "bracket"] == [
+        VOID,
+        VALID,
+    ]
 
 
 def test_a_generator_that_is_always_late_is_the_limit(search) -> None:
@@ -158,7 +177,9 @@ def test_the_result_is_a_record(search) -> None:
     assert msgspec.json.decode(msgspec.json.encode(found), type=scenarios.Search) == found
 
 
-@pytest.mark.parametrize("bad", [{"start_rate": 0.0}, {"precision": 0.0}, {"step_down": 1.0}, {"confirm_s": 0.0}])
+@pytest.mark.parametrize(
+    "bad", [{"start_rate": 0.0}, {"precision": 0.0}, {"step_down": 1.0}, {"confirm_s": 0.0}]
+)
 def test_bad_searches_are_named(search, bad: dict) -> None:
     with pytest.raises(PlanError, match="Mend the arguments"):
         search(under(1), **bad)
@@ -169,7 +190,9 @@ def test_every_scenario_runs(tmp_path: Path) -> None:
     seen: list[str] = []
     with SmallServer(serial(0.002)) as server:
         tell = {"progress": lambda name, _: seen.append(name)}
-        load = Load(server.url, WORKLOAD, np.arange(20_000), tmp_path, minimum=1, connections=4, **tell)
+        load = Load(
+            server.url, WORKLOAD, np.arange(20_000), tmp_path, minimum=1, connections=4, **tell
+        )
         single = scenarios.single_stream(load, 0.3)
         several = scenarios.closed_loop(load, 8, 0.6)
         offline = scenarios.offline(load, 100)
@@ -178,7 +201,9 @@ def test_every_scenario_runs(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == [
         *("00-single", "01-closed-8", "02-offline", "03-open-50", "04-open-100")
     ]
-    assert several.summary.latency.p50_ms > 3 * single.summary.latency.p50_ms  # they wait for each other
+    assert (
+        several.summary.latency.p50_ms > 3 * single.summary.latency.p50_ms
+    )  # they wait for each other
     assert offline.summary.latency.n == 100
     assert opened[1].summary.offered > opened[0].summary.offered
     cold = pl.concat([run.frame() for run in load.runs]).filter(~pl.col("hot"))
@@ -201,7 +226,8 @@ def test_caches_are_warm_when_all_hot_users_hit_in_every_worker(tmp_path: Path) 
         load = Load(server.url, WORKLOAD, np.arange(20_000), tmp_path)
         share = scenarios.warm_cache(load)
     assert share >= 0.99
-    # which worker is asked is up to the ports: the last pass may have passed one by that lacks a few of the 50
+    # which worker is asked is up to the ports: the last pass may have passed one by that lacks a
+    # few of the 50
     assert max(len(cache & set(WORKLOAD.hot.tolist())) for cache in caches.values()) >= 45
     assert load.cold_used == 0
 

@@ -28,7 +28,9 @@ def test_a_seed_gives_the_same_arrivals_and_another_others() -> None:
     assert not np.array_equal(poisson(100, 5, seed=1)[:50], poisson(100, 5, seed=2)[:50])
 
 
-@pytest.mark.parametrize(("rate", "seconds"), [(0, 1), (-1, 1), (float("nan"), 1), (1, 0), (float("inf"), 1)])
+@pytest.mark.parametrize(
+    ("rate", "seconds"), [(0, 1), (-1, 1), (float("nan"), 1), (1, 0), (float("inf"), 1)]
+)
 def test_rates_and_times_above_0_are_asked_for(rate: float, seconds: float) -> None:
     with pytest.raises(PlanError, match="above 0"):
         poisson(rate, seconds, seed=0)

@@ -53,7 +53,8 @@ def md1_wait(load, q):
 
     def below(t):
         terms = (
-            (load * (k - t)) ** k * math.exp(-load * (k - t)) / math.factorial(k) for k in range(math.floor(t) + 1)
+            (load * (k - t)) ** k * math.exp(-load * (k - t)) / math.factorial(k)
+            for k in range(math.floor(t) + 1)
         )
         return (1 - load) * sum(terms)
 
@@ -83,7 +84,9 @@ def test_who_wakes_on_a_taken_core_moves_when_an_idle_one_looks():
     arrivals = np.repeat(np.cumsum(np.random.default_rng(0).uniform(50, 60, 300)), 2)
     none, lengths = np.zeros(600, bool), np.full(600, 10)
     moved, at_once = (
-        simulate(arrivals, none, lengths, service(np.full(10, 10.0)), machine, np.random.default_rng(1))
+        simulate(
+            arrivals, none, lengths, service(np.full(10, 10.0)), machine, np.random.default_rng(1)
+        )
         for machine in (Machine(max_batch=1, look_ms=4.0), Machine(max_batch=1, look_ms=0.0))
     )
     latest = moved.latency_ms.reshape(-1, 2).max(1)
@@ -101,7 +104,12 @@ def test_a_core_that_ran_out_of_work_takes_over_at_once():
     def latest(arrivals, hot):
         order = np.argsort(arrivals, kind="stable")
         found = simulate(
-            arrivals[order], hot[order], np.full(len(arrivals), 10), given, machine, np.random.default_rng(1)
+            arrivals[order],
+            hot[order],
+            np.full(len(arrivals), 10),
+            given,
+            machine,
+            np.random.default_rng(1),
         )
         return found.latency_ms[~hot[order]].reshape(-1, 2).max(1)
 
@@ -112,20 +120,33 @@ def test_a_core_that_ran_out_of_work_takes_over_at_once():
 
 
 def test_work_that_wakes_an_idle_core_costs_more():
-    busy, idle = (Costs(np.full(5, 10), np.full(5, ms), ms / 10, ms / 5, ms / 20) for ms in (10.0, 20.0))
+    busy, idle = (
+        Costs(np.full(5, 10), np.full(5, ms), ms / 10, ms / 5, ms / 20) for ms in (10.0, 20.0)
+    )
     given, machine = Service(busy, idle), Machine(look_ms=0.0)
     rng = np.random.default_rng(0)
-    seldom = simulate(100.0 * np.arange(50), np.zeros(50, bool), np.full(50, 10), given, machine, rng)
+    seldom = simulate(
+        100.0 * np.arange(50), np.zeros(50, bool), np.full(50, 10), given, machine, rng
+    )
     assert seldom.latency_ms == pytest.approx(20 + 4 + 1)
     at_once = simulate(np.zeros(50), np.ones(50, bool), np.full(50, 10), given, machine, rng)
-    assert at_once.latency_ms.max() == pytest.approx(50 * 1.0 + 0.5, abs=2.0)  # the loop goes on from one to the next
+    assert at_once.latency_ms.max() == pytest.approx(
+        50 * 1.0 + 0.5, abs=2.0
+    )  # the loop goes on from one to the next
 
 
 def test_what_a_core_begins_as_something_ends_there_costs_as_much_as_that_did():
-    given = Service(*(Costs(np.full(5, 10), np.full(5, 1.0), 1.0, 1.0, generator_ms) for generator_ms in (1.0, 100.0)))
+    given = Service(
+        *(
+            Costs(np.full(5, 10), np.full(5, 1.0), 1.0, 1.0, generator_ms)
+            for generator_ms in (1.0, 100.0)
+        )
+    )
     machine = Machine(cores=1, look_ms=0.0)
     one, two = (
-        simulate(np.zeros(n), np.ones(n, bool), np.full(n, 10), given, machine, np.random.default_rng(0))
+        simulate(
+            np.zeros(n), np.ones(n, bool), np.full(n, 10), given, machine, np.random.default_rng(0)
+        )
         for n in (1, 2)
     )
     assert one.latency_ms == pytest.approx(50 + 1 + 50)  # it wakes the core, and there is no other
@@ -157,7 +178,9 @@ def test_hot_requests_pass_the_queue():
     machine = Machine(threads=1, **ALONE)
     rng = np.random.default_rng(0)
     arrivals = np.cumsum(rng.exponential(1e3 / 150, N))
-    found = simulate(arrivals, hot, np.full(N, 10), service(np.full(10, 10.0), hot_ms=0.1), machine, rng)
+    found = simulate(
+        arrivals, hot, np.full(N, 10), service(np.full(10, 10.0), hot_ms=0.1), machine, rng
+    )
     assert np.percentile(found.latency_ms[hot], 99) < 1.0
     assert np.percentile(found.latency_ms[~hot], 50) > 10.0
 
@@ -172,9 +195,13 @@ def test_stages_add_up_to_the_latency():
     machine = Machine(threads=2, deadline_ms=math.inf, max_queue=10**9)
     rng = np.random.default_rng(3)
     lengths = rng.integers(1, 200, 50)
-    given = service(lengths * 0.05, lengths, hot_ms=0.1, cold_ms=0.3, generator_ms=0.2, batch_cost=(1.0, 0.9))
+    given = service(
+        lengths * 0.05, lengths, hot_ms=0.1, cold_ms=0.3, generator_ms=0.2, batch_cost=(1.0, 0.9)
+    )
     arrivals = np.cumsum(rng.exponential(1e3 / 500, 3000))
-    found = simulate(arrivals, rng.random(3000) < 0.7, rng.choice(lengths, 3000), given, machine, rng)
+    found = simulate(
+        arrivals, rng.random(3000) < 0.7, rng.choice(lengths, 3000), given, machine, rng
+    )
     assert found.stages.sum(1) == pytest.approx(found.latency_ms, abs=1e-6)
     assert (found.stages >= -1e-9).all()
 
@@ -183,7 +210,8 @@ def test_more_than_capacity_is_turned_away_and_the_rest_is_bounded():
     found = [
         predict(service(np.full(10, 10.0)), machine, 200, 1.0, 4000, 0)
         for machine in (
-            Machine(threads=1, max_batch=1, deadline_ms=60.0, max_queue=64, standing=share) for share in (1.0, 0.25)
+            Machine(threads=1, max_batch=1, deadline_ms=60.0, max_queue=64, standing=share)
+            for share in (1.0, 0.25)
         )
     ]
     assert [one.refused for one in found] == pytest.approx([0.5, 0.5], abs=0.05)
@@ -195,7 +223,14 @@ def test_batches_of_like_length_carry_what_single_requests_do_not():
     lengths = np.repeat([10, 20, 40], 20)
     given = service(lengths * 0.1, lengths, batch_cost=tuple(1 / b**0.5 for b in range(1, 9)))
     single, batched = (
-        predict(given, Machine(threads=1, max_batch=b, deadline_ms=math.inf, max_queue=10**9), 420, 1.0, 5000, 0)
+        predict(
+            given,
+            Machine(threads=1, max_batch=b, deadline_ms=math.inf, max_queue=10**9),
+            420,
+            1.0,
+            5000,
+            0,
+        )
         for b in (1, 8)
     )
     assert batched.p99_ms < single.p99_ms / 3
@@ -204,7 +239,9 @@ def test_batches_of_like_length_carry_what_single_requests_do_not():
 def test_long_histories_are_computed_one_by_one():
     lengths = np.full(20, 150)
     given = service(lengths * 0.1, lengths, batch_cost=tuple(1 / b**0.5 for b in range(1, 9)))
-    machines = (Machine(threads=1, max_batch=b, deadline_ms=math.inf, max_queue=10**9) for b in (1, 8))
+    machines = (
+        Machine(threads=1, max_batch=b, deadline_ms=math.inf, max_queue=10**9) for b in (1, 8)
+    )
     single, batched = (predict(given, machine, 60, 1.0, 3000, 0) for machine in machines)
     assert batched == single
 

@@ -62,7 +62,9 @@ def test_percentiles_of_nothing_are_not_numbers() -> None:
 
 
 def test_latency_counts_from_the_intended_time() -> None:
-    s = summarize(rows(latency_ms=10.0, sent_ns=np.arange(2000) * 1_000_000 + 4_000_000), 0, 2_000_000_000)
+    s = summarize(
+        rows(latency_ms=10.0, sent_ns=np.arange(2000) * 1_000_000 + 4_000_000), 0, 2_000_000_000
+    )
     assert s.latency.p50_ms == pytest.approx(10, rel=1e-3)
     assert s.sent_latency.p50_ms == pytest.approx(6, rel=1e-3)
 
@@ -103,19 +105,33 @@ def test_lag_is_of_what_was_sent_in_the_measured_part() -> None:
     [
         (rows(), ON_TIME, 100, VALID, None),
         (rows(latency_ms=np.where(np.arange(2000) < 19, 500.0, 10.0)), ON_TIME, 100, VALID, None),
-        (rows(latency_ms=np.where(np.arange(2000) < 40, 500.0, 10.0)), ON_TIME, 100, INVALID, "P99 is 500"),
+        (
+            rows(latency_ms=np.where(np.arange(2000) < 40, 500.0, 10.0)),
+            ON_TIME,
+            100,
+            INVALID,
+            "P99 is 500",
+        ),
         (rows(999), ON_TIME, 100, INVALID, "999 requests, fewer than 1,000"),
         (rows(status=np.where(np.arange(2000) == 7, 503, 200)), ON_TIME, 100, INVALID, "1 failed"),
         (rows(status=np.where(np.arange(2000) == 7, 0, 200)), ON_TIME, 100, INVALID, "1 failed"),
         (rows(status=np.where(np.arange(2000) < 2, -1, 200)), ON_TIME, 100, INVALID, "2 skipped"),
-        (rows(source=["fallback", *["model"] * 1999]), ON_TIME, 100, INVALID, "1 answered by a fallback"),
+        (
+            rows(source=["fallback", *["model"] * 1999]),
+            ON_TIME,
+            100,
+            INVALID,
+            "1 answered by a fallback",
+        ),
         (rows(), Lag(1.0, 5.1, 9.0), 100, VOID, "above 5 ms"),
         (rows(), Lag(0.5, 1.1, 9.0), 100, VALID, None),
         (rows(), Lag(0.5, 1.1, 9.0), 10, VOID, "above 1 ms"),
         (rows(status=np.zeros(2000, int)), ON_TIME, 100, INVALID, "2,000 failed"),
     ],
 )
-def test_verdicts(frame: pl.DataFrame, lag: Lag, bound_ms: float, kind: str, reason: str | None) -> None:
+def test_verdicts(
+    frame: pl.DataFrame, lag: Lag, bound_ms: float, kind: str, reason: str | None
+) -> None:
     found = verdict(frame, lag, bound_ms)
     assert found.kind == kind
     assert reason is None or any(reason in r for r in found.reasons)
@@ -133,7 +149,9 @@ def test_parts_of_the_time_sum_to_the_latency() -> None:
     )
     parts = analysis.parts(frame)
     slowest = parts.filter(pl.col("latency_ms") >= np.percentile(parts["latency_ms"], 99))
-    mean, slow = (found.select(analysis.PARTS).mean().row(0, named=True) for found in (parts, slowest))
+    mean, slow = (
+        found.select(analysis.PARTS).mean().row(0, named=True) for found in (parts, slowest)
+    )
     assert sum(slow.values()) == pytest.approx(50)
     assert sum(mean.values()) == pytest.approx(10.4)
     assert slow["queue"] == pytest.approx(40)

@@ -10,7 +10,9 @@ from nanorecsys.loadtest.workload import Workload
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.integers(0, 300))
-def test_cold_users_come_once_and_hot_ones_from_the_hot_set(seed: int, cold_share: float, n: int) -> None:
+def test_cold_users_come_once_and_hot_ones_from_the_hot_set(
+    seed: int, cold_share: float, n: int
+) -> None:
     workload = Workload(500, hot_users=20, cold_share=cold_share, seed=seed)
     users, hot = workload.draw(n)
     cold = users[~hot].tolist()

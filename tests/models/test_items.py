@@ -16,19 +16,30 @@ KNOWN = np.array([True, True, False, False])
 
 
 def features_of(content, item):
-    return {content.names[f] for f in content.features[content.offsets[item] : content.offsets[item + 1]]}
+    return {
+        content.names[f]
+        for f in content.features[content.offsets[item] : content.offsets[item + 1]]
+    }
 
 
 def test_content_holds_genres_year_bins_and_shared_words():
     content = item_content(ITEMS)
-    assert features_of(content, 0) == {"genre:Comedy", "genre:Animation", "year:1995", "word:toy", "word:story"}
+    assert features_of(content, 0) == {
+        "genre:Comedy",
+        "genre:Animation",
+        "year:1995",
+        "word:toy",
+        "word:story",
+    }
     assert features_of(content, 1) == {"genre:Comedy", "year:1995", "word:toy", "word:story"}
     assert features_of(content, 2) == {"genre:Crime", "year:1995"}
     assert features_of(content, 3) == set()
 
 
 def test_content_of_items_without_any_feature():
-    content = item_content(pl.DataFrame({"title": ["a"], "year": [None], "genres": [[]]}, schema=ITEMS.schema))
+    content = item_content(
+        pl.DataFrame({"title": ["a"], "year": [None], "genres": [[]]}, schema=ITEMS.schema)
+    )
     assert (content.n_items, content.names) == (1, ())
     assert ItemTable(np.array([True]), 4, content, 0.5)().shape == (2, 4)
 

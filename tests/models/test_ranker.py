@@ -23,7 +23,9 @@ def trained():
 
 def test_an_untrained_ranker_keeps_the_retrievers_order():
     users, items, features, unknown = inputs()
-    scores = Ranker(RankerConfig(d=D, features=F, temperature=0.2)).eval()(users, items, features, unknown)
+    scores = Ranker(RankerConfig(d=D, features=F, temperature=0.2)).eval()(
+        users, items, features, unknown
+    )
     torch.testing.assert_close(scores, torch.einsum("bd,bcd->bc", users, items) / 0.2)
 
 
@@ -31,8 +33,12 @@ def test_the_split_first_layer_is_one_matrix_over_the_concatenation():
     users, items, features, unknown = inputs()
     ranker = trained()
     wide = users[:, None].expand(-1, C, -1)
-    whole = torch.cat([wide * D**0.5, items * D**0.5, wide * items * D, features, unknown[..., None]], -1)
-    weight = torch.cat([part.weight for part in (ranker.user, ranker.item, ranker.product, ranker.features)], 1)
+    whole = torch.cat(
+        [wide * D**0.5, items * D**0.5, wide * items * D, features, unknown[..., None]], -1
+    )
+    weight = torch.cat(
+        [part.weight for part in (ranker.user, ranker.item, ranker.product, ranker.features)], 1
+    )
     h = torch.relu(whole @ weight.T + ranker.user.bias)
     h = torch.relu(ranker.hidden[0](h))
     expected = (wide * items).sum(-1) / 0.1 + ranker.out(h)[..., 0]
@@ -44,11 +50,15 @@ def test_candidates_are_scored_apart():
     ranker = trained()
     order = torch.randperm(C)
     scores = ranker(users, items, features, unknown)
-    torch.testing.assert_close(ranker(users, items[:, order], features[:, order], unknown[:, order]), scores[:, order])
+    torch.testing.assert_close(
+        ranker(users, items[:, order], features[:, order], unknown[:, order]), scores[:, order]
+    )
 
 
 def test_item_features():
-    items = pl.DataFrame({"year": pl.Series([2000, None], dtype=pl.Int16), "genres": [["a", "b"], []]})
+    items = pl.DataFrame(
+        {"year": pl.Series([2000, None], dtype=pl.Int16), "genres": [["a", "b"], []]}
+    )
     features = item_features(items, np.array([7, 0]), ["a", "b", "c"])
     np.testing.assert_allclose(features, [[1, 1, 0, 1, 1, 0], [0, 0, 1, 0, 0, 0]])
     assert features.dtype == np.float32

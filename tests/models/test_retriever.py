@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from nanorecsys.models.errors import ModelError
 from nanorecsys.models.items import item_content
-from nanorecsys.models.retriever import Retriever, RetrieverConfig, dropout, load_retriever, save_retriever
+from nanorecsys.models.retriever import (
+    Retriever,
+    RetrieverConfig,
+    dropout,
+    load_retriever,
+    save_retriever,
+)
 
 N_ITEMS = 12
 SMALL = RetrieverConfig(d=16, layers=3, heads=2, hidden=24, window=10, dropout=0.2, content=False)
@@ -24,7 +30,9 @@ def retriever(config=SMALL):
             "genres": [["a"]] * N_ITEMS,
         }
     )
-    return Retriever(config, np.ones(N_ITEMS, bool), item_content(items) if config.content else None).eval()
+    return Retriever(
+        config, np.ones(N_ITEMS, bool), item_content(items) if config.content else None
+    ).eval()
 
 
 def with_large_weights(model):
@@ -42,7 +50,11 @@ MODELS = {
 
 
 @pytest.mark.parametrize("positions", MODELS)
-@given(histories=st.lists(st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=10), min_size=1, max_size=4))
+@given(
+    histories=st.lists(
+        st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=10), min_size=1, max_size=4
+    )
+)
 @settings(max_examples=20, deadline=None)
 def test_encoder_equals_packed_rows_whatever_else_is_in_the_batch(positions, histories):
     model = MODELS[positions]
@@ -78,7 +90,9 @@ def test_a_place_does_not_see_what_comes_after(positions):
 def test_order_matters(positions):
     encoder = MODELS[positions].encoder()
     with torch.no_grad():
-        forward, backward = encoder(torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]]), torch.tensor([4, 4]))
+        forward, backward = encoder(
+            torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]]), torch.tensor([4, 4])
+        )
     assert (forward - backward).abs().max() > 0.01
 
 
@@ -97,7 +111,9 @@ def test_every_parameter_gets_a_gradient():
         model = retriever(config)
         users, table = model(torch.tensor([[0, 3, 4]]), torch.tensor([[0, 1, 1]]))
         (users[0] @ table[5]).sum().backward()
-        assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+        assert [
+            name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()
+        ] == []
 
 
 def test_dropout_acts_in_training_only():
@@ -122,7 +138,9 @@ def test_dropout_drops_its_share_and_keeps_the_mean(p, dtype):
     dropped = (y == 0).double()
     for neighbour in (dropped[:, 1:], dropped[1:]):
         mine = dropped[: len(neighbour), : neighbour.shape[1]]
-        assert (mine * neighbour).mean().item() == pytest.approx(dropped.mean().item() ** 2, abs=0.005)
+        assert (mine * neighbour).mean().item() == pytest.approx(
+            dropped.mean().item() ** 2, abs=0.005
+        )
     assert dropped.mean(0).sub(p).abs().max() < 0.15
     assert torch.equal(dropout(x, p, training=False), x)
 
@@ -143,7 +161,9 @@ def test_saved_and_loaded_is_the_same(tmp_path, content):
     loaded = load_retriever(tmp_path / "retriever.pt")
     assert loaded.config == model.config
     np.testing.assert_array_equal(loaded.item_vectors(), model.item_vectors())
-    np.testing.assert_array_equal(loaded.item_vectors(content_only=True), model.item_vectors(content_only=True))
+    np.testing.assert_array_equal(
+        loaded.item_vectors(content_only=True), model.item_vectors(content_only=True)
+    )
     items, lengths = torch.tensor([[1, 5]]), torch.tensor([2])
     assert torch.equal(loaded.encoder()(items, lengths), model.encoder()(items, lengths))
 
@@ -160,7 +180,11 @@ def test_a_damaged_or_missing_file_is_a_named_error(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"heads": 3}, "cannot be cut"), ({"positions": "none"}, "positions are"), ({"layers": 0}, "at least 1")],
+    [
+        ({"heads": 3}, "cannot be cut"),
+        ({"positions": "none"}, "positions are"),
+        ({"layers": 0}, "at least 1"),
+    ],
 )
 def test_impossible_shapes_are_named_errors(change, message):
     with pytest.raises(ModelError, match=message):
@@ -182,4 +206,6 @@ def test_encoder_exports_with_symbolic_batch_and_length():
     )
     for shape in ((1, 1), (3, 10)):
         items, lengths = torch.randint(1, N_ITEMS, shape), torch.randint(1, shape[1] + 1, shape[:1])
-        torch.testing.assert_close(program.module()(items, lengths), model.encoder()(items, lengths))
+        torch.testing.assert_close(
+            program.module()(items, lengths), model.encoder()(items, lengths)
+        )

@@ -22,8 +22,15 @@ def test_every_table_is_shown(name):
     """A notebook shows the value of a cell's last line, and nothing that stands alone inside a block."""
     for cell in nbformat.read(WHERE.notebooks / f"{name}.ipynb", as_version=4).cells:
         body = ast.parse(cell.source).body if cell.cell_type == "code" else []
-        lost = [node for line in body for node in ast.walk(line) if isinstance(node, ast.Expr) and node is not body[-1]]
-        assert not [n.lineno for n in lost if ast.unparse(n.value).startswith("study.table(")], cell.source
+        lost = [
+            node
+            for line in body
+            for node in ast.walk(line)
+            if isinstance(node, ast.Expr) and node is not body[-1]
+        ]
+        assert not [n.lineno for n in lost if ast.unparse(n.value).startswith("study.table(")], (
+            cell.source
+        )
 
 
 def test_the_smoke_run_is_whole():
@@ -38,13 +45,22 @@ def test_a_second_run_skips_every_chapter():
 
 def test_the_smoke_run_makes_a_bundle_that_is_whole(tmp_path):
     command = [BIN / "nanorecsys", "bundle"]
-    done = subprocess.run([*command, "smoke", "--output", tmp_path / "bundle"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "smoke", "--output", tmp_path / "bundle"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    done = subprocess.run([*command, "--check", tmp_path / "bundle"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--check", tmp_path / "bundle"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    recommended = json.loads((WHERE.run("smoke") / "04_ann" / "result.json").read_text())["result"]["recommended"]
+    recommended = json.loads((WHERE.run("smoke") / "04_ann" / "result.json").read_text())["result"][
+        "recommended"
+    ]
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
-    assert (manifest["index_factory"], manifest["index_search"]) == (recommended["factory"], recommended["search"])
+    assert (manifest["index_factory"], manifest["index_search"]) == (
+        recommended["factory"],
+        recommended["search"],
+    )
 
 
 def test_running_a_notebook_again_catches_a_changed_result(tmp_path, monkeypatch):

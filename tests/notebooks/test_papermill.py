@@ -18,7 +18,11 @@ BIN = Path(sys.executable).parent
 
 
 def as_arguments(parameters):
-    return [w for k, v in parameters.items() for w in ("-p", k, v if isinstance(v, str) else json.dumps(v))]
+    return [
+        w
+        for k, v in parameters.items()
+        for w in ("-p", k, v if isinstance(v, str) else json.dumps(v))
+    ]
 
 
 def papermill(*arguments, cwd, check=True):
@@ -36,34 +40,55 @@ def test_papermill_prints_every_parameter_with_its_meaning(name):
         assert parameter.help in done.stdout
 
 
-# The nbval tier runs every chapter without the runner, too; here it is papermill that does, from either folder.
+# The nbval tier runs every chapter without the runner, too; here it is papermill that does, from
+# either folder.
 @pytest.mark.parametrize(("name", "folder"), [("01_data", "elsewhere"), ("07_summary", "root")])
 def test_plain_papermill_runs_from_the_root_and_from_elsewhere(name, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
     smoke = json.loads((WHERE.run("smoke") / name / "result.json").read_text())["parameters"]
-    source = f"notebooks/{name}.ipynb" if folder == "root" else str(WHERE.notebooks / f"{name}.ipynb")
+    source = (
+        f"notebooks/{name}.ipynb" if folder == "root" else str(WHERE.notebooks / f"{name}.ipynb")
+    )
     output = tmp_path / "out.ipynb"
-    papermill(source, output, *as_arguments(smoke), cwd=WHERE.root if folder == "root" else tmp_path)
+    papermill(
+        source, output, *as_arguments(smoke), cwd=WHERE.root if folder == "root" else tmp_path
+    )
     check_executed(nbformat.read(output, as_version=4), name)
     assert (tmp_path / "out" / name / "result.json").exists()
 
 
 def test_the_index_chapter_runs_on_another_size_and_other_indexes(tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
-    small = {"run_name": "smoke", "n_items": 6500, "specs": ["Flat", "IVF32,SQ8"], "generator": "gaussian"}
+    small = {
+        "run_name": "smoke",
+        "n_items": 6500,
+        "specs": ["Flat", "IVF32,SQ8"],
+        "generator": "gaussian",
+    }
     small |= {"points": 2, "timed_queries": 20, "confirm_rounds": 1, "rounds": 1, "prefixes": 1}
-    papermill("notebooks/04_ann.ipynb", tmp_path / "out.ipynb", *as_arguments(small), cwd=WHERE.root)
+    papermill(
+        "notebooks/04_ann.ipynb", tmp_path / "out.ipynb", *as_arguments(small), cwd=WHERE.root
+    )
     result = json.loads((tmp_path / "out" / "04_ann" / "result.json").read_text())["result"]
     assert (result["n_items"], result["generator"]) == (6500, "gaussian")
     assert {b["factory"] for b in result["builds"]} == {"Flat", "IVF32,SQ8"}
 
 
-def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generator(tmp_path, monkeypatch):
+def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generator(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
-    smoke = json.loads((WHERE.run("smoke") / "05_scaleup" / "result.json").read_text())["parameters"]
+    smoke = json.loads((WHERE.run("smoke") / "05_scaleup" / "result.json").read_text())[
+        "parameters"
+    ]
     small = smoke | {"n_items": 7_500, "generator": "local", "generators": ["local"]}
     small |= {"sizes": [], "original": False, "on_disk": ""}
-    papermill(WHERE.notebooks / "05_scaleup.ipynb", tmp_path / "out.ipynb", *as_arguments(small), cwd=tmp_path)
+    papermill(
+        WHERE.notebooks / "05_scaleup.ipynb",
+        tmp_path / "out.ipynb",
+        *as_arguments(small),
+        cwd=tmp_path,
+    )
     check_executed(nbformat.read(tmp_path / "out.ipynb", as_version=4), "05_scaleup")
     result = json.loads((tmp_path / "out" / "05_scaleup" / "result.json").read_text())["result"]
     assert (result["n_items"], result["generator"]) == (7_500, "local")
@@ -71,7 +96,14 @@ def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generato
 
 def test_plain_papermill_keeps_its_results_apart_from_the_study(tmp_path):
     before = (WHERE.run("smoke") / "07_summary" / "result.json").read_bytes()
-    papermill("notebooks/07_summary.ipynb", tmp_path / "o.ipynb", "-p", "run_name", "smoke", cwd=WHERE.root)
+    papermill(
+        "notebooks/07_summary.ipynb",
+        tmp_path / "o.ipynb",
+        "-p",
+        "run_name",
+        "smoke",
+        cwd=WHERE.root,
+    )
     assert (WHERE.run("by-hand") / "07_summary" / "result.json").exists()
     assert (WHERE.run("smoke") / "07_summary" / "result.json").read_bytes() == before
 
@@ -89,14 +121,28 @@ def test_plain_papermill_keeps_its_results_apart_from_the_study(tmp_path):
 def test_a_wrong_parameter_stops_plain_papermill(arguments, told, tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
     small = ("-p", "n_ratings", "20000", "-p", "n_users", "200")
-    done = papermill("notebooks/01_data.ipynb", tmp_path / "o.ipynb", *small, *arguments, cwd=WHERE.root, check=False)
+    done = papermill(
+        "notebooks/01_data.ipynb",
+        tmp_path / "o.ipynb",
+        *small,
+        *arguments,
+        cwd=WHERE.root,
+        check=False,
+    )
     assert done.returncode != 0
     assert told in done.stderr
 
 
 def test_a_summary_over_nothing_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
-    papermill("notebooks/07_summary.ipynb", tmp_path / "o.ipynb", "-p", "run_name", "nothing", cwd=WHERE.root)
+    papermill(
+        "notebooks/07_summary.ipynb",
+        tmp_path / "o.ipynb",
+        "-p",
+        "run_name",
+        "nothing",
+        cwd=WHERE.root,
+    )
     result = json.loads((tmp_path / "out" / "07_summary" / "result.json").read_text())["result"]
     assert result["chapters_run"] == []
     assert "01_data" in result["chapters_missing"]

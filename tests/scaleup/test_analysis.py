@@ -16,7 +16,9 @@ from nanorecsys.scaleup.room import check_room
 from nanorecsys.study.chapters import Estimate
 
 
-def row(n=1000, factory="IVF16,SQ8", family="IVF, SQ8", p50=1.0, recall=0.97, size=260.0, **more) -> Row:
+def row(
+    n=1000, factory="IVF16,SQ8", family="IVF, SQ8", p50=1.0, recall=0.97, size=260.0, **more
+) -> Row:
     spread = Spread(middle=p50, low=p50, high=p50)
     values = {
         "generator": "local", "n": n, "factory": factory, "family": family, "search": "nprobe=4", "recall": recall,
@@ -35,7 +37,9 @@ def test_the_best_index_passes_floor_and_bound():
 
 
 def test_laws_are_those_of_the_points():
-    rows = [row(n=n, p50=0.001 * n**0.5) for n in (1000, 10_000, 100_000)] + [row(n=10, p50=99.0, recall=0.5)]
+    rows = [row(n=n, p50=0.001 * n**0.5) for n in (1000, 10_000, 100_000)] + [
+        row(n=10, p50=99.0, recall=0.5)
+    ]
     law = next(g for g in analysis.growth(rows, 0.95) if g.what == "p50_ms")
     assert (law.power, law.points) == (pytest.approx(0.5), 3)
     assert analysis.at_size([law], "IVF, SQ8", "p50_ms", 1e6) == pytest.approx(1.0)
@@ -44,7 +48,9 @@ def test_laws_are_those_of_the_points():
 
 def test_planning_marks_extrapolation_and_names_where_one_machine_ends():
     rows = [row(n=n, p50=0.001 * n**0.5) for n in (1000, 100_000)]
-    lines = analysis.plan(analysis.growth(rows, 0.95), rows[-1], [1000, 10**6, 10**9], [1, 10_000], [1000, 100_000])
+    lines = analysis.plan(
+        analysis.growth(rows, 0.95), rows[-1], [1000, 10**6, 10**9], [1, 10_000], [1000, 100_000]
+    )
     assert [p.measured for p in lines] == [True, True, False, False, False, False]
     assert [p.one_machine for p in lines] == [True, True, True, True, False, False]
     assert lines[0].vcpu == 1
@@ -68,13 +74,22 @@ def test_the_same_setting_elsewhere():
 
 
 def moved(generator: str, found: float, n: int = 1000, factory: str = "IVF16,SQ8") -> Moved:
-    return Moved(factory=factory, search="nprobe=4", promised=0.95, found=found, generator=generator, n=n)
+    return Moved(
+        factory=factory, search="nprobe=4", promised=0.95, found=found, generator=generator, n=n
+    )
 
 
 def test_the_sentence_on_promises_names_the_worst_and_the_closest_at_its_size():
-    moves = [moved("independent", 0.1, n=9000), moved("gaussian", 0.99), moved("local", 0.94), moved("mixture", 0.8)]
+    moves = [
+        moved("independent", 0.1, n=9000),
+        moved("gaussian", 0.99),
+        moved("local", 0.94),
+        moved("mixture", 0.8),
+    ]
     said = analysis.moved_sentence(moves, 1000, "recombined")
-    assert re.search(r"furthest off is that of mixture .*0\.800 .*closest that of local .*0\.940", said)
+    assert re.search(
+        r"furthest off is that of mixture .*0\.800 .*closest that of local .*0\.940", said
+    )
     assert "independent" not in said
     assert "was tried" in analysis.moved_sentence(moves[:1], 1000, "recombined")
 
@@ -125,19 +140,28 @@ def test_a_generator_that_fails_is_told_where_and_what_the_test_can_tell_apart()
 def test_the_figure_of_promises_has_a_panel_an_index_and_a_line_a_generator():
     moves = [moved("independent", 0.1, n=9000)]
     moves += [
-        moved(g, f, factory=x) for x in ("IVF16,SQ8", "IVF8,SQ8") for g, f in (("gaussian", 0.99), ("local", 0.9))
+        moved(g, f, factory=x)
+        for x in ("IVF16,SQ8", "IVF8,SQ8")
+        for g, f in (("gaussian", 0.99), ("local", 0.9))
     ]
     figure = figures.moved(moves, 1000, 0.95, "title")
     assert [a.get_title() for a in figure.axes] == ["IVF16,SQ8", "IVF8,SQ8"]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["local", "gaussian"]
-    segments = [list(line.get_xdata()) for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    segments = [
+        list(line.get_xdata()) for line in figure.axes[0].lines if len(line.get_xdata()) == 2
+    ]
     assert segments[1:] == [[0.95, 0.99], [0.95, 0.9]]
     (empty,) = figures.moved(moves[:1], 1000, 0.95, "title").axes
     assert not empty.lines
 
 
 def test_estimates_grow_with_the_catalogue_and_flat_is_mapped_where_it_must_be():
-    parameters = {"n_items": 3_000_000, "memory_gib": 8.0, "indexes_tried": ["a"], "curve_indexes": ["b"]}
+    parameters = {
+        "n_items": 3_000_000,
+        "memory_gib": 8.0,
+        "indexes_tried": ["a"],
+        "curve_indexes": ["b"],
+    }
     small = estimate(parameters | {"n_items": 300_000})
     large = estimate(parameters)
     mapped = estimate(parameters | {"memory_gib": 1.0})

@@ -14,7 +14,6 @@ from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.ann.indexes import FaissIndex, load_index
 from nanorecsys.ann.limits import Bandwidth, Limits
 from nanorecsys.ann.specs import directions
-from nanorecsys.blas import faiss
 from nanorecsys.scaleup import search_worker, specs, write_catalogue
 from nanorecsys.scaleup.build import Plan, build
 from nanorecsys.scaleup.rows import Rows
@@ -23,6 +22,7 @@ from nanorecsys.scaleup.search_worker import spared_bytes
 from nanorecsys.scaleup.specs import parts
 from nanorecsys.scaleup.steps import Steps
 from nanorecsys.scaleup.truth import exact_prefixes
+from nanorecsys.system.blas import faiss
 
 N, D = 4000, 16
 CHOOSING = 25  # of 40 queries
@@ -48,7 +48,9 @@ def catalogue(tmp_path_factory, curved) -> Path:
 
 @pytest.fixture(scope="module")
 def queries(curved) -> np.ndarray:
-    return curved[:40] @ np.linalg.qr(np.random.default_rng(0).standard_normal((D, D)))[0].astype("f4")
+    return curved[:40] @ np.linalg.qr(np.random.default_rng(0).standard_normal((D, D)))[0].astype(
+        "f4"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,9 @@ def users(catalogue, curved) -> str:
     """Users whose vectors lie in 4 of the 16 dimensions; the file lies beside the catalogue."""
     vectors = curved[40:240].copy()
     vectors[:, 4:] = 0
-    np.save(catalogue.with_name("users.npy"), vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    np.save(
+        catalogue.with_name("users.npy"), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    )
     return str(catalogue.with_name("users.npy"))
 
 
@@ -64,17 +68,23 @@ def plan(specification: str, catalogue: Path, folder: Path, **more) -> Plan:
     values = {"points": 32, "iterations": 3, "block_rows": 1024, "threads": 1} | more
     if specification.startswith("Users"):
         values.setdefault("users", str(catalogue.with_name("users.npy")))
-    return Plan(specification=specification, catalogue=str(catalogue), n=N, folder=str(folder), **values)
+    return Plan(
+        specification=specification, catalogue=str(catalogue), n=N, folder=str(folder), **values
+    )
 
 
-def answers(path: Path, specification: str, queries: np.ndarray, search: str = "nprobe=4") -> np.ndarray:
+def answers(
+    path: Path, specification: str, queries: np.ndarray, search: str = "nprobe=4"
+) -> np.ndarray:
     index = load_index(specification, path)
     index.set(search)
     return index.search(queries, 10)[1]
 
 
 @pytest.mark.parametrize("specification", SPECS)
-def test_blocks_make_the_index_that_one_piece_makes(specification, catalogue, queries, users, tmp_path):
+def test_blocks_make_the_index_that_one_piece_makes(
+    specification, catalogue, queries, users, tmp_path
+):
     several = build(plan(specification, catalogue, tmp_path / "several"))
     whole = build(plan(specification, catalogue, tmp_path / "whole", block_rows=N))
     assert load_index(specification, several.path).index.ntotal == N
@@ -83,7 +93,9 @@ def test_blocks_make_the_index_that_one_piece_makes(specification, catalogue, qu
     )
 
 
-@pytest.mark.parametrize("specification", ["IVF16,SQ8", "IVF16,PQ8x4fs,Refine(SQ8)", "IVF16_HNSW8,SQ8", "HNSW8"])
+@pytest.mark.parametrize(
+    "specification", ["IVF16,SQ8", "IVF16,PQ8x4fs,Refine(SQ8)", "IVF16_HNSW8,SQ8", "HNSW8"]
+)
 def test_the_index_finds_the_neighbours(specification, catalogue, queries, tmp_path):
     path = build(plan(specification, catalogue, tmp_path)).path
     exact = exact_neighbours(np.load(catalogue), queries, 10)
@@ -111,7 +123,10 @@ def test_refinement_compares_whole_vectors(catalogue, queries, users, tmp_path):
     """Queries that leave the users' directions still find their neighbours, if enough of them are compared again."""
     path = build(plan(CODED, catalogue, tmp_path)).path
     exact = exact_neighbours(np.load(catalogue), queries, 10)
-    few, many = (exact.recall(answers(path, CODED, queries, f"nprobe=16,k_factor_rf={f}"), 10).mean() for f in (1, 400))
+    few, many = (
+        exact.recall(answers(path, CODED, queries, f"nprobe=16,k_factor_rf={f}"), 10).mean()
+        for f in (1, 400)
+    )
     assert many > 0.95
     assert few < many - 0.2
 
@@ -144,7 +159,9 @@ def test_k_means_sees_so_many_points_at_most(catalogue, tmp_path, monkeypatch):
     monkeypatch.setattr("nanorecsys.scaleup.build.CLUSTER_POINTS", 300)
     asked = []
     sample = Rows.sample
-    monkeypatch.setattr(Rows, "sample", lambda self, count, *rest: asked.append(count) or sample(self, count, *rest))
+    monkeypatch.setattr(
+        Rows, "sample", lambda self, count, *rest: asked.append(count) or sample(self, count, *rest)
+    )
     build(plan("IVF16,SQ8", catalogue, tmp_path, points=100))
     assert asked[0] == 300
 
@@ -153,7 +170,9 @@ def test_lists_on_the_disk_answer_as_those_in_memory(catalogue, queries, tmp_pat
     memory = build(plan("IVF16,SQ8", catalogue, tmp_path / "memory"))
     disk = build(plan("IVF16,SQ8", catalogue, tmp_path / "disk", on_disk=True))
     assert disk.path.stat().st_size < 0.1 * memory.path.stat().st_size
-    np.testing.assert_array_equal(answers(memory.path, "IVF16,SQ8", queries), answers(disk.path, "IVF16,SQ8", queries))
+    np.testing.assert_array_equal(
+        answers(memory.path, "IVF16,SQ8", queries), answers(disk.path, "IVF16,SQ8", queries)
+    )
 
 
 @pytest.mark.parametrize("step", [1, 4, 7, 9, 10, 11])
@@ -185,7 +204,9 @@ build.build(build.Plan(specification="IVF16,PQ8x4fs,Refine(SQ8)", catalogue={str
     do = Steps.do
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            Steps, "do", lambda self, name, make: do(self, name, lambda path: made.append(name) or make(path))
+            Steps,
+            "do",
+            lambda self, name, make: do(self, name, lambda path: made.append(name) or make(path)),
         )
         again = build(plan("IVF16,PQ8x4fs,Refine(SQ8)", catalogue, tmp_path / "killed")).path
     assert again.read_bytes() == whole.read_bytes()
@@ -227,7 +248,11 @@ def test_users_directions_need_users(catalogue, tmp_path):
 def test_projected_specifications_are_taken_apart():
     found = parts("Users152,IVF(PQ76x4fs,RFlat),PQ76x4fsr,Refine(SQ8)", 3_000_000)
     assert found.factory == "Users152,IVF8192(PQ76x4fs,RFlat),PQ76x4fsr,Refine(SQ8)"
-    assert (found.space, directions(found.factory), found.coarse_code) == ("Users152", 152, "PQ76x4fs,RFlat")
+    assert (found.space, directions(found.factory), found.coarse_code) == (
+        "Users152",
+        152,
+        "PQ76x4fs,RFlat",
+    )
     assert (found.code, found.refined, found.coarse_links) == ("PQ76x4fsr", True, 0)
     assert found.family == "users' directions, PQ fast scan, refined"
     assert parts("Items8,IVF4_HNSW8,SQ8", 1000).factory == "Items8,IVF4_HNSW8,SQ8"
@@ -237,7 +262,9 @@ def test_projected_specifications_are_taken_apart():
 def test_lists_are_as_many_as_items_allow():
     assert parts("IVF4096,PQ32np", 3_000_000).factory == "IVF4096,PQ32np"
     assert parts("IVF4096,PQ32np", 10_000).lists == 256
-    assert parts("IVF_HNSW32,SQ8", 3_000_000) == parts(f"IVF{specs.MOST_LISTS}_HNSW32,SQ8", 3_000_000)
+    assert parts("IVF_HNSW32,SQ8", 3_000_000) == parts(
+        f"IVF{specs.MOST_LISTS}_HNSW32,SQ8", 3_000_000
+    )
 
 
 def test_rows_are_those_of_the_file(catalogue):
@@ -247,7 +274,9 @@ def test_rows_are_those_of_the_file(catalogue):
     assert rows.blocks(1024) == [(0, 1024), (1024, 2048), (2048, 3000)]
     half = np.eye(D, dtype="f4")[:5]
     np.testing.assert_array_equal(rows.projected(half).read(10, 20), vectors[10:20, :5])
-    np.testing.assert_array_equal(rows.projected(half).sample(500, 0, 1024), rows.sample(500, 0, 1024)[:, :5])
+    np.testing.assert_array_equal(
+        rows.projected(half).sample(500, 0, 1024), rows.sample(500, 0, 1024)[:, :5]
+    )
     sample = rows.sample(500, 0, 1024)
     np.testing.assert_array_equal(sample, rows.sample(500, 0, 3000))
     assert len(np.unique(sample, axis=0)) == 500
@@ -280,8 +309,12 @@ def test_more_neighbours_than_items(catalogue, queries):
 
 @pytest.fixture(scope="module")
 def ladder(tmp_path_factory, catalogue, queries, users) -> Ladder:
-    limits = Limits(bandwidth=[Bandwidth(working_set_mib=1.0, gb_per_s=10.0)], gemm_gflops={"1": 1.0})
-    settings = Settings(choosing=CHOOSING, points=32, iterations=2, block_rows=1024, rounds=1, timed=10, threads=1)
+    limits = Limits(
+        bandwidth=[Bandwidth(working_set_mib=1.0, gb_per_s=10.0)], gemm_gflops={"1": 1.0}
+    )
+    settings = Settings(
+        choosing=CHOOSING, points=32, iterations=2, block_rows=1024, rounds=1, timed=10, threads=1
+    )
     folder = tmp_path_factory.mktemp("ladder")
     exact = exact_prefixes(catalogue, queries, 10, [N])
     return Ladder(folder, "recombined", catalogue, queries, exact, limits, settings, np.load(users))
@@ -307,7 +340,9 @@ def test_a_row_of_the_ladder(ladder):
 
 def test_more_queries_try_the_settings_that_may_be_the_least(ladder, tmp_path, monkeypatch):
     ladder.row("IVF16,SQ8", N)
-    plan = json.decode((ladder.folder / f"{N}" / "IVF16-SQ8" / "search.json").read_bytes(), type=search_worker.Plan)
+    plan = json.decode(
+        (ladder.folder / f"{N}" / "IVF16-SQ8" / "search.json").read_bytes(), type=search_worker.Plan
+    )
     monkeypatch.setattr(search_worker, "SCOUTS", CHOOSING // 4)
     found = search_worker.measure(plan, tmp_path)
     tried = pl.read_parquet(tmp_path / "accuracy.parquet").group_by("setting").agg(pl.len())
@@ -360,7 +395,11 @@ def test_merging_holds_blocks_and_index_but_not_the_vectors(catalogue, tmp_path,
     monkeypatch.setattr("nanorecsys.scaleup.build.CODE_POINTS", 256)
     asked = []
     read = Rows.read
-    monkeypatch.setattr(Rows, "read", lambda self, start, stop: asked.append(stop - start) or read(self, start, stop))
+    monkeypatch.setattr(
+        Rows,
+        "read",
+        lambda self, start, stop: asked.append(stop - start) or read(self, start, stop),
+    )
     built = build(plan("IVF16,SQ8", catalogue, tmp_path))
     assert max(asked) == 1024
     assert FaissIndex(faiss.read_index(str(built.path))).index.ntotal == N

@@ -9,8 +9,24 @@ from nanorecsys.data import Histories
 from nanorecsys.scaleup import GENERATORS, VectorsError, fidelity
 from nanorecsys.scaleup.analysis import gap, kept_promise
 from nanorecsys.scaleup.curves import Curve, mean_curve, recall_curves, work_at
-from nanorecsys.scaleup.descriptors import copy_share, describe, hubness, nearest_law, two_nn, two_sample_auc
-from nanorecsys.scaleup.fidelity import REAL, Settings, _run_or_read, _take, _Task, choose, held_out, subset
+from nanorecsys.scaleup.descriptors import (
+    copy_share,
+    describe,
+    hubness,
+    nearest_law,
+    two_nn,
+    two_sample_auc,
+)
+from nanorecsys.scaleup.fidelity import (
+    REAL,
+    Settings,
+    _run_or_read,
+    _take,
+    _Task,
+    choose,
+    held_out,
+    subset,
+)
 from nanorecsys.scaleup.generators.base import normalised
 from nanorecsys.scaleup.generators.neighbours import nearest
 from nanorecsys.scaleup.shards import generate
@@ -74,7 +90,9 @@ def test_the_better_generator_is_recommended(held):
 
 
 def test_a_copier_is_taken_only_if_all_copy(held):
-    copier = msgspec.structs.replace(held.judged[1], generator="copier", worst=0.001, copies=0.4, believable=False)
+    copier = msgspec.structs.replace(
+        held.judged[1], generator="copier", worst=0.001, copies=0.4, believable=False
+    )
     independent = held.judged[0]
     assert choose([copier, independent]).generator == "independent"
     assert choose([copier]).generator == "copier"
@@ -88,7 +106,9 @@ def test_rows_are_kept_for_every_training(held):
     assert by_setting == len(held.real["IVF"].settings)
 
 
-def test_a_copying_generator_is_caught_by_codes_graphs_and_the_share_of_copies(catalogue, users, nothing, monkeypatch):
+def test_a_copying_generator_is_caught_by_codes_graphs_and_the_share_of_copies(
+    catalogue, users, nothing, monkeypatch
+):
     monkeypatch.setitem(GENERATORS, "copier", Copier())
     kept, hidden = subset(catalogue, Settings(kept=0.2, seed=3), 0)
     made = generate(catalogue[kept], len(catalogue), "copier", threads=1)
@@ -113,7 +133,9 @@ def test_what_users_have_seen_is_neither_asked_for_nor_found(catalogue, users, f
     assert curve.recall[0] < curve.recall_all[0]  # deeper neighbours are harder to find
 
 
-def test_a_made_up_catalogue_has_of_the_seen_items_those_that_were_kept(catalogue, users, seen, monkeypatch):
+def test_a_made_up_catalogue_has_of_the_seen_items_those_that_were_kept(
+    catalogue, users, seen, monkeypatch
+):
     settings = Settings(subsets=1, trainings=1, kept=0.2, seed=3)
     _take(catalogue, users, seen, settings)
     asked = []
@@ -131,12 +153,17 @@ def test_a_made_up_catalogue_has_of_the_seen_items_those_that_were_kept(catalogu
 
 def test_the_difference_with_the_seen_is_reported_beside(held):
     for j in held.judged:
-        by_family = [np.subtract(gap(j, f).curve.recall_all, held.real[f].recall_all) for f in ("IVF", "HNSW", "PQ")]
+        by_family = [
+            np.subtract(gap(j, f).curve.recall_all, held.real[f].recall_all)
+            for f in ("IVF", "HNSW", "PQ")
+        ]
         assert j.worst_all == pytest.approx(max(np.abs(d).max() for d in by_family))
     assert held.rows["recall_all"].to_list() != held.rows["recall"].to_list()
 
 
-def test_a_test_that_is_taken_up_again_reads_what_is_done(catalogue, users, seen, tmp_path, monkeypatch):
+def test_a_test_that_is_taken_up_again_reads_what_is_done(
+    catalogue, users, seen, tmp_path, monkeypatch
+):
     settings = Settings(subsets=1, trainings=1, kept=0.2, seed=3, folder=str(tmp_path))
     _take(catalogue, users, seen, settings)
     task = _Task("independent", 0, 0, 100)

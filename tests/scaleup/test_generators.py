@@ -13,12 +13,16 @@ NEAR_BY = ("local", "tangent")
 
 
 def sample(name: str, vectors: np.ndarray, n: int = 4000, total: int | None = None) -> np.ndarray:
-    return by_name(name).fit(vectors, total or 10 * len(vectors)).sample(n, np.random.default_rng(0))
+    return (
+        by_name(name).fit(vectors, total or 10 * len(vectors)).sample(n, np.random.default_rng(0))
+    )
 
 
 def nearest_distance(made: np.ndarray, real: np.ndarray) -> np.ndarray:
     nearest_real = real[(made @ real.T).argmax(axis=1)]
-    return np.linalg.norm(made - nearest_real, axis=1)  # 2 - 2 cos would lose small distances in float32
+    return np.linalg.norm(
+        made - nearest_real, axis=1
+    )  # 2 - 2 cos would lose small distances in float32
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -37,7 +41,9 @@ def test_mean_and_variance_of_each_dimension(name: str, correlated: np.ndarray) 
     np.testing.assert_allclose(made.std(axis=0), correlated.std(axis=0), rtol=0.1)
 
 
-@pytest.mark.parametrize(("name", "kept"), [("independent", False), ("gaussian", True), ("mixture", True)])
+@pytest.mark.parametrize(
+    ("name", "kept"), [("independent", False), ("gaussian", True), ("mixture", True)]
+)
 def test_covariance_is_kept_or_lost(name: str, kept: bool, correlated: np.ndarray) -> None:
     correlation = np.corrcoef(sample(name, correlated), rowvar=False)[0, 1]
     assert np.corrcoef(correlated, rowvar=False)[0, 1] > 0.95
@@ -69,7 +75,9 @@ def test_kmeans_of_equal_points_ends() -> None:
 @pytest.mark.parametrize("name", NEAR_BY)
 def test_new_items_lie_near_the_surface(name: str, curved: np.ndarray) -> None:
     spacing = np.median(nearest(curved, 2)[1][:, 1])
-    made, global_ones = (np.median(nearest_distance(sample(n, curved), curved)) for n in (name, "gaussian"))
+    made, global_ones = (
+        np.median(nearest_distance(sample(n, curved), curved)) for n in (name, "gaussian")
+    )
     assert made < 3 * spacing < global_ones
 
 
@@ -77,13 +85,19 @@ def test_new_items_lie_near_the_surface(name: str, curved: np.ndarray) -> None:
 def test_new_items_are_no_copies(name: str, curved: np.ndarray) -> None:
     spacing = np.median(nearest(curved, 2)[1][:, 1])
     jittered = curved + np.float32(1e-3 * spacing)
-    assert np.mean(nearest_distance(jittered, curved) < 0.1 * spacing) > 0.9  # the measure sees copies
+    assert (
+        np.mean(nearest_distance(jittered, curved) < 0.1 * spacing) > 0.9
+    )  # the measure sees copies
     assert np.mean(nearest_distance(sample(name, curved), curved) < 0.1 * spacing) < 0.1
 
 
 def test_noise_shrinks_with_the_size_of_the_catalogue(curved: np.ndarray) -> None:
-    small, large = (np.median(nearest_distance(sample("tangent", curved, total=t), curved)) for t in (6000, 600_000))
-    # of intrinsic dimension 2, so a hundred times as many lie ten times as dense; on a curved surface roughly
+    small, large = (
+        np.median(nearest_distance(sample("tangent", curved, total=t), curved))
+        for t in (6000, 600_000)
+    )
+    # of intrinsic dimension 2, so a hundred times as many lie ten times as dense; on a curved
+    # surface roughly
     assert 4 < small / large < 20
 
 
@@ -96,7 +110,9 @@ def test_nearest_puts_the_item_first_also_among_copies() -> None:
     ids, distances = nearest(vectors, 3)
     assert ids[:, 0].tolist() == list(range(8))
     assert ids[:, 1].tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
-    np.testing.assert_allclose(distances, np.tile(np.array([0, 0, np.sqrt(2)], np.float32), (8, 1)), atol=1e-6)
+    np.testing.assert_allclose(
+        distances, np.tile(np.array([0, 0, np.sqrt(2)], np.float32), (8, 1)), atol=1e-6
+    )
 
 
 def test_copies_among_the_items_are_taken(curved: np.ndarray) -> None:
@@ -112,7 +128,9 @@ def test_covariance_root_of_fewer_items_than_dimensions() -> None:
 
 
 def test_unknown_generator_lists_the_known(curved: np.ndarray) -> None:
-    with pytest.raises(UnknownGeneratorError, match=r"'locla'.*\n.*independent, gaussian, mixture, local"):
+    with pytest.raises(
+        UnknownGeneratorError, match=r"'locla'.*\n.*independent, gaussian, mixture, local"
+    ):
         generate(curved, 1000, "locla")
 
 
@@ -122,7 +140,10 @@ def test_unknown_generator_lists_the_known(curved: np.ndarray) -> None:
         (lambda v: v.astype(np.float64), "float64"),
         (lambda v: v[0], r"\(16,\)"),
         (lambda v: v * np.float32(1.1), "not unit norm, the first in row 0: 1.1"),
-        (lambda v: np.where(np.arange(len(v))[:, None] == 7, np.float32(np.nan), v), "1 item .* row 7"),
+        (
+            lambda v: np.where(np.arange(len(v))[:, None] == 7, np.float32(np.nan), v),
+            "1 item .* row 7",
+        ),
         (lambda v: v[:15], "15 item vectors are fewer than the 16"),
     ],
 )
@@ -138,13 +159,20 @@ def test_fewer_items_than_real_ones_are_refused(curved: np.ndarray) -> None:
 
 
 def test_recombined_items_keep_their_distance(curved: np.ndarray) -> None:
-    far, near = (np.median(nearest_distance(sample(name, curved), curved)) for name in ("recombined", "local"))
+    far, near = (
+        np.median(nearest_distance(sample(name, curved), curved))
+        for name in ("recombined", "local")
+    )
     usual = np.median(nearest(curved, 2)[1][:, 1])
     assert far > usual > 0.5 * near
 
 
-def test_recombined_coordinates_are_those_of_real_items(clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nanorecsys.scaleup.generators.recombined.normalised", lambda vectors: vectors)
+def test_recombined_coordinates_are_those_of_real_items(
+    clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "nanorecsys.scaleup.generators.recombined.normalised", lambda vectors: vectors
+    )
     fitted = by_name("recombined").fit(clustered, 10_000)
     made = (fitted.sample(300, np.random.default_rng(0)) - fitted.mean) @ fitted.axes.T
     away = np.abs(made[:, None] - fitted.scores)  # (made, items, d)

@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanorecsys.scaleup import GENERATORS, DiskSpaceError, OtherRunError, generate, shards, write_catalogue
+from nanorecsys.scaleup import (
+    GENERATORS,
+    DiskSpaceError,
+    OtherRunError,
+    generate,
+    shards,
+    write_catalogue,
+)
 
 N = 5000
 
@@ -71,7 +78,9 @@ def test_file_holds_what_memory_holds(curved: np.ndarray, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 9])
-def test_resume_after_a_kill(count: int, curved: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_after_a_kill(
+    count: int, curved: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "catalogue.npy"
     with monkeypatch.context() as patch:
         killed_after(count, patch)
@@ -97,7 +106,9 @@ def test_resume_makes_a_damaged_shard_again(
     with open(tmp_path / "catalogue.npy.part", "r+b") as file:
         file.seek(128 + 64 * 700)  # in the first shard: what a power cut may leave
         file.write(bytes(64))
-    np.testing.assert_array_equal(write_catalogue(path, curved, N, progress=False), generate(curved, N))
+    np.testing.assert_array_equal(
+        write_catalogue(path, curved, N, progress=False), generate(curved, N)
+    )
 
 
 def test_resume_after_sigkill(curved: np.ndarray, tmp_path: Path) -> None:
@@ -116,10 +127,14 @@ shards._save = save
 shards.write_catalogue({str(path)!r}, np.load({str(tmp_path / "real.npy")!r}), {N}, progress=False)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
-    np.testing.assert_array_equal(write_catalogue(path, curved, N, progress=False), generate(curved, N))
+    np.testing.assert_array_equal(
+        write_catalogue(path, curved, N, progress=False), generate(curved, N)
+    )
 
 
-def test_finished_catalogue_is_opened(curved: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_catalogue_is_opened(
+    curved: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "catalogue.npy"
     write_catalogue(path, curved, N, progress=False)
     monkeypatch.setattr(shards, "_fill", None)
@@ -138,7 +153,12 @@ def test_finished_catalogue_is_opened(curved: np.ndarray, tmp_path: Path, monkey
     ],
 )
 def test_file_of_another_run_is_refused(
-    finished: bool, change: dict, says: str, curved: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: bool,
+    change: dict,
+    says: str,
+    curved: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "catalogue.npy"
     if finished:
@@ -160,7 +180,9 @@ def test_file_of_another_run_is_refused(
 @pytest.mark.parametrize(
     ("name", "says"), [("catalogue.npy", "no catalogue.npy.json"), ("catalogue.npy.json", "record")]
 )
-def test_file_of_something_else_is_refused(name: str, says: str, curved: np.ndarray, tmp_path: Path) -> None:
+def test_file_of_something_else_is_refused(
+    name: str, says: str, curved: np.ndarray, tmp_path: Path
+) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(OtherRunError, match=says):
         write_catalogue(tmp_path / "catalogue.npy", curved, N, progress=False)
@@ -170,14 +192,18 @@ def test_file_of_something_else_is_refused(name: str, says: str, curved: np.ndar
 def test_small_disk_is_refused_before_anything_is_written(
     curved: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda folder: shards.shutil._ntuple_diskusage(0, 0, 2**30))
+    monkeypatch.setattr(
+        shards.shutil, "disk_usage", lambda folder: shards.shutil._ntuple_diskusage(0, 0, 2**30)
+    )
     with pytest.raises(DiskSpaceError, match=r"needs 1\.25 GiB more, .* has 1\.00 GiB free"):
         write_catalogue(tmp_path / "new" / "catalogue.npy", curved, 20_000_000, progress=False)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_memory_does_not_grow_with_the_catalogue(name: str, curved: np.ndarray, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_catalogue(
+    name: str, curved: np.ndarray, tmp_path: Path
+) -> None:
     peaks = []
     for n in (5_000, 50_000):
         tracemalloc.start()
@@ -188,7 +214,9 @@ def test_memory_does_not_grow_with_the_catalogue(name: str, curved: np.ndarray, 
     assert os.path.getsize(tmp_path / "50000.npy") == 128 + 4 * 16 * 50_000
 
 
-def test_progress_is_drawn_when_asked_for(curved: np.ndarray, capsys: pytest.CaptureFixture) -> None:
+def test_progress_is_drawn_when_asked_for(
+    curved: np.ndarray, capsys: pytest.CaptureFixture
+) -> None:
     generate(curved, N, progress=True)
     assert "9/9" in capsys.readouterr().err
     generate(curved, N)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from nanorecsys.data import Histories
-from nanorecsys.export.bundle import Parts, build_bundle
 from nanorecsys.export.graph import fused_tower
 from nanorecsys.export.ranker import export_ranker
 from nanorecsys.models.ranker import save_ranker
 from nanorecsys.models.retriever import Retriever, RetrieverConfig, save_retriever
+from nanorecsys.serving.bundle import Parts, build_bundle
 from tests.export.test_ranker_export import fitted
 
 N_ITEMS, N_USERS, D, WINDOW = 300, 40, 16, 10
@@ -36,7 +36,9 @@ def build_small(folder: Path, seed: int = 0, target: Path | None = None) -> Smal
     # user 0 has seen all but five items, user 1 nothing
     histories = [rng.permutation(N_ITEMS)[: N_ITEMS - 5], np.array([], int)]
     histories += [rng.integers(N_ITEMS, size=n) for n in rng.integers(1, 30, size=N_USERS - 2)]
-    config = RetrieverConfig(d=D, layers=2, heads=2, hidden=24, window=WINDOW, dropout=0.0, content=False)
+    config = RetrieverConfig(
+        d=D, layers=2, heads=2, hidden=24, window=WINDOW, dropout=0.0, content=False
+    )
     target = target or folder / "bundle"
     vectors = export_bundle(folder, target, config, N_ITEMS, histories, 1000, 5, seed)
     return Small(target, folder, histories, vectors)
@@ -58,7 +60,9 @@ def export_bundle(
     model = Retriever(config, np.ones(n_items, bool)).eval()
     with torch.no_grad():
         for weight in model.tower.parameters():
-            weight.mul_(10 if weight.dim() == 2 else 1)  # attention and positions matter as much as after training
+            weight.mul_(
+                10 if weight.dim() == 2 else 1
+            )  # attention and positions matter as much as after training
     ranker = fitted(n_items, config.d, seed=seed)
     save_retriever(folder / "retriever.pt", model)
     save_ranker(folder / "ranker.pt", ranker)

@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 
 from nanorecsys.data import Histories
-from nanorecsys.export.bundle import Parts, build_bundle
 from nanorecsys.loadtest.process import free_port
+from nanorecsys.serving.bundle import Parts, build_bundle
 from tests.export.test_bundle import N_ITEMS, WINDOW, item_vectors, ranker, save, tower
 
 HOSTILE = '<img src=x onerror="document.title=\'run\'"> & "Sons" (1999)'
@@ -25,7 +25,10 @@ TITLES = [
     "Toy Story 2 (1999)",
     "Amélie (Fabuleux destin d'Amélie Poulain, Le) (2001)",
     HOSTILE,
-    *(f"Star Wars: Episode {i} - {'A Very Long Name That Goes On ' * (i % 3)}(19{76 + i})" for i in range(N_ITEMS - 4)),
+    *(
+        f"Star Wars: Episode {i} - {'A Very Long Name That Goes On ' * (i % 3)}(19{76 + i})"
+        for i in range(N_ITEMS - 4)
+    ),
 ]
 YEARS = [1995, 1999, 2001, None, *(1976 + i for i in range(N_ITEMS - 4))]
 ITEM_IDS = [100 + 3 * i for i in range(N_ITEMS)]
@@ -80,7 +83,16 @@ def serving(bundle: Path, folder: Path, *arguments: str) -> Iterator[Running]:
     """`python -m server` over a bundle, on a free port, until the block ends."""
     port = free_port()
     log = folder / "server.log"
-    command = [sys.executable, "-m", "server", "--bundle", str(bundle), "--port", str(port), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "server",
+        "--bundle",
+        str(bundle),
+        "--port",
+        str(port),
+        *arguments,
+    ]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     try:

@@ -114,7 +114,9 @@ def test_who_waits_beyond_the_deadline_is_turned_away():
 
 def test_while_somebody_is_turned_away_a_part_of_the_deadline_is_allowed():
     engine = Slow(0.08)
-    assert STANDING * 0.24 < 0.08 < 0.24  # a second request waits longer than is allowed then, not than otherwise
+    assert (
+        STANDING * 0.24 < 0.08 < 0.24
+    )  # a second request waits longer than is allowed then, not than otherwise
 
     async def main():
         batcher = Batcher(1, 1, 100, 0.24)
@@ -151,11 +153,21 @@ print(os.sched_getscheduler(0) == os.SCHED_IDLE, os.getpriority(os.PRIO_PROCESS,
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux alone")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="threads have a priority of their own on Linux alone"
+)
 @pytest.mark.parametrize(("own_session", "told"), [(True, "True 0"), (False, "False 5")])
 def test_compute_threads_give_way_entirely_only_in_a_session_of_their_own(own_session, told):
-    command = ["sh", "-c", f'{"exec " if own_session else ""}"$0" -c "$1"; true', sys.executable, PRIORITY]
-    said = subprocess.run(command, start_new_session=own_session, capture_output=True, text=True, check=True).stdout
+    command = [
+        "sh",
+        "-c",
+        f'{"exec " if own_session else ""}"$0" -c "$1"; true',
+        sys.executable,
+        PRIORITY,
+    ]
+    said = subprocess.run(
+        command, start_new_session=own_session, capture_output=True, text=True, check=True
+    ).stdout
     assert said.splitlines() == [told, "False 0"]
 
 
@@ -190,7 +202,9 @@ def test_old_and_new_engines_are_not_mixed():
 
     async def main():
         batcher = Batcher(1, 8, 100, 10.0)
-        await asyncio.gather(*(batcher.compute(engine, query(20)) for engine in (old, old, new, old, new)))
+        await asyncio.gather(
+            *(batcher.compute(engine, query(20)) for engine in (old, old, new, old, new))
+        )
         batcher.close()
 
     asyncio.run(main())
@@ -203,7 +217,9 @@ def test_who_left_is_not_computed():
 
     async def main():
         batcher = Batcher(1, 1, 100, 10.0)
-        first, gone, last = (asyncio.ensure_future(batcher.compute(engine, query(n))) for n in (1, 50, 150))
+        first, gone, last = (
+            asyncio.ensure_future(batcher.compute(engine, query(n))) for n in (1, 50, 150)
+        )
         await asyncio.sleep(0.01)
         gone.cancel()
         await asyncio.gather(first, last)

@@ -37,7 +37,9 @@ def test_a_setting_names_the_cache():
     assert isinstance(open_cache("redis://127.0.0.1:1/0", 1, 1), RedisCache)
 
 
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server here: apt-get install it")
+@pytest.mark.skipif(
+    shutil.which("redis-server") is None, reason="there is no redis-server here: apt-get install it"
+)
 def test_redis_is_shared_and_may_come_and_go(monkeypatch):
     monkeypatch.setattr(cache, "REDIS_PAUSE_S", 0.1)
     redis = RedisProcess()
@@ -56,7 +58,9 @@ def test_redis_is_shared_and_may_come_and_go(monkeypatch):
         for _ in range(100):
             await one.get(b"a")
             await one.put(b"a", b"1")
-        assert failures() - before <= 1 + (time.monotonic() - start) / 0.1  # left alone, not asked 200 times
+        assert (
+            failures() - before <= 1 + (time.monotonic() - start) / 0.1
+        )  # left alone, not asked 200 times
         with redis:
             await asyncio.sleep(0.15)
             await one.put(b"a", b"2")

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from nanorecsys.export.bundle import _write_manifest, check_bundle, open_bundle
+from nanorecsys.serving.bundle import _write_manifest, check_bundle, open_bundle
 from server.engine import KEPT, Query, Ranked, open_engine
 from server.errors import SettingsError
 from server.service import COLLECT_AFTER, _settle_memory
@@ -92,7 +92,9 @@ def test_padding_changes_nothing_but_the_work(small, engine):
     padded = open_engine(small.bundle, pad=True)
     query = Query(np.array([3, 1, 4]), exclude_seen=True)
     assert (engine.length(query), padded.length(query)) == (3, WINDOW)
-    np.testing.assert_allclose(padded([query])[0][0].scores, engine([query])[0][0].scores, atol=1e-4)
+    np.testing.assert_allclose(
+        padded([query])[0][0].scores, engine([query])[0][0].scores, atol=1e-4
+    )
 
 
 def test_fewer_events_are_read_where_bundle_or_setting_say_so_and_all_where_padded(small, tmp_path):
@@ -105,7 +107,9 @@ def test_fewer_events_are_read_where_bundle_or_setting_say_so_and_all_where_padd
         assert engine.length(query) == 4
         (ranked,), _ = engine([Query(items, exclude_seen=False)])
         np.testing.assert_allclose(ranked.scores, last.scores, atol=1e-5)
-        assert not set(engine([query])[0][0].items) & set(items)  # what is not read is left out all the same
+        assert not set(engine([query])[0][0].items) & set(
+            items
+        )  # what is not read is left out all the same
     (whole,), _ = open_engine(small.bundle)([query])
     for engine in (
         open_engine(fewer, read_events=WINDOW),

@@ -18,7 +18,12 @@ ACCEPTED, REJECTED = ["2xx", "404", "413"], ["400", "405", "413", "415", "422"]
 def api(schema: dict[str, Any], **generation: Any) -> schemathesis.BaseSchema:
     """The operations of a document to fuzz, the same examples each time."""
     settings = {
-        "generation": {"max-examples": EXAMPLES, "deterministic": True, "database": "none", **generation},
+        "generation": {
+            "max-examples": EXAMPLES,
+            "deterministic": True,
+            "database": "none",
+            **generation,
+        },
         "checks": {
             "positive_data_acceptance": {"expected-statuses": ACCEPTED},
             "negative_data_rejection": {"expected-statuses": REJECTED},
@@ -30,11 +35,16 @@ def api(schema: dict[str, Any], **generation: Any) -> schemathesis.BaseSchema:
 def of_known_ids() -> dict[str, Any]:
     """The document with only the ids that the bundle has: random ones alone would never come beyond the 404."""
     known = deepcopy(document())
-    known["paths"] = {path: methods for path, methods in known["paths"].items() if "post" in methods}
+    known["paths"] = {
+        path: methods for path, methods in known["paths"].items() if "post" in methods
+    }
     schemas = known["components"]["schemas"]
     user, item = {"enum": USER_IDS}, {"enum": ITEM_IDS}
     schemas["Event"]["properties"] = {"user_id": user, "item_id": item}
-    schemas["Request"]["properties"] |= {"user_id": user, "history": {"type": "array", "items": item, "maxItems": 30}}
+    schemas["Request"]["properties"] |= {
+        "user_id": user,
+        "history": {"type": "array", "items": item, "maxItems": 30},
+    }
     schemas["Request"]["oneOf"] = [{"required": ["user_id"]}, {"required": ["history"]}]
     return known
 

@@ -22,17 +22,33 @@ pytestmark = pytest.mark.timed
 def server(small, tmp_path_factory):
     """One worker; nothing in its log is a traceback when it ends."""
     folder = tmp_path_factory.mktemp("served")
-    arguments = ["--events", str(folder / "events.sqlite"), "--read-timeout-s", "0.5", "--max-body", "20000"]
+    arguments = [
+        "--events",
+        str(folder / "events.sqlite"),
+        "--read-timeout-s",
+        "0.5",
+        "--max-body",
+        "20000",
+    ]
     with serving(small.bundle, folder, *arguments) as running:
         yield running
     assert "Traceback" not in running.log.read_text()
 
 
-def call(server: Running, path: str, body: object = None, content_type: str = "application/json", method: str = ""):
+def call(
+    server: Running,
+    path: str,
+    body: object = None,
+    content_type: str = "application/json",
+    method: str = "",
+):
     """Status, headers and JSON (or text) of an answer."""
     data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(
-        server.url + path, data, {"Content-Type": content_type} if data is not None else {}, method=method or None
+        server.url + path,
+        data,
+        {"Content-Type": content_type} if data is not None else {},
+        method=method or None,
     )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -67,7 +83,9 @@ def metric(server: Running, name: str) -> float:
 def test_answers_what_a_direct_computation_gives(small: Small, server, k):
     _, answer = recommend(server, user_id=1007, k=k)
     items, scores = directly(small, small.histories[7])
-    assert [item["score"] for item in answer["items"]] == pytest.approx(scores[:k].tolist(), abs=1e-3)
+    assert [item["score"] for item in answer["items"]] == pytest.approx(
+        scores[:k].tolist(), abs=1e-3
+    )
     assert {item["item_id"] for item in answer["items"]} <= {5 + i for i in items}
     assert answer["items"][0]["title"] == f"Film {answer['items'][0]['item_id'] - 5} (1990)"
 
@@ -86,7 +104,10 @@ def test_the_second_answer_comes_from_the_cache_whatever_k(server):
     computing = ["encode", "encode-cpu", "retrieve", "retrieve-cpu", "rank", "rank-cpu"]
     assert list(times) == ["cache", "queue", *computing, "total"]
     assert list(stages(second_headers)) == ["cache", "total"]
-    assert sum(times[stage] for stage in ("cache", "queue", "encode", "retrieve", "rank")) <= times["total"]
+    assert (
+        sum(times[stage] for stage in ("cache", "queue", "encode", "retrieve", "rank"))
+        <= times["total"]
+    )
     assert all(times[f"{stage}-cpu"] > 0 for stage in ("encode", "retrieve", "rank"))
     assert [i["item_id"] for i in second["items"][:10]] == [i["item_id"] for i in first["items"]]
     assert "title" not in second["items"][0]
@@ -96,7 +117,9 @@ def test_the_second_answer_comes_from_the_cache_whatever_k(server):
 def test_seen_items_come_when_asked_for(small, server):
     seen = {5 + int(i) for i in small.histories[12]}
     fresh = {i["item_id"] for i in recommend(server, user_id=1012, k=100)[1]["items"]}
-    everything = {i["item_id"] for i in recommend(server, user_id=1012, k=100, exclude_seen=False)[1]["items"]}
+    everything = {
+        i["item_id"] for i in recommend(server, user_id=1012, k=100, exclude_seen=False)[1]["items"]
+    }
     assert not fresh & seen
     assert everything & seen
 
@@ -105,7 +128,10 @@ def test_an_event_changes_the_next_answer(small, server):
     before = recommend(server, user_id=1013, k=100)[1]
     assert recommend(server, user_id=1013)[1]["source"] == "cache"
     watched = before["items"][0]["item_id"]
-    assert call(server, "/events", {"user_id": 1013, "item_id": watched})[::2] == (201, {"user_id": 1013, "events": 1})
+    assert call(server, "/events", {"user_id": 1013, "item_id": watched})[::2] == (
+        201,
+        {"user_id": 1013, "events": 1},
+    )
     after = recommend(server, user_id=1013, k=100)[1]
     assert after["source"] == "model"
     assert watched not in {i["item_id"] for i in after["items"]}
@@ -124,10 +150,15 @@ def test_who_has_no_history_gets_what_is_popular(server):
 
 
 def test_equal_requests_in_flight_are_computed_once(server):
-    before = metric(server, "nanorecsys_batch_size_sum"), metric(server, "nanorecsys_coalesced_total")
+    before = (
+        metric(server, "nanorecsys_batch_size_sum"),
+        metric(server, "nanorecsys_coalesced_total"),
+    )
     history = list(range(5, 5 + N_ITEMS, 2))
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: recommend(server, history=history)[1]["items"], range(16)))
+        answers = list(
+            pool.map(lambda _: recommend(server, history=history)[1]["items"], range(16))
+        )
     assert all(answer == answers[0] for answer in answers)
     assert metric(server, "nanorecsys_batch_size_sum") == before[0] + 1
     assert metric(server, "nanorecsys_coalesced_total") >= before[1]
@@ -200,7 +231,9 @@ def test_bad_input_gets_a_problem_description(server, name):
 
 
 def test_a_slow_client_is_told_and_holds_up_nobody(server):
-    with socket.create_connection((urlsplit(server.url).hostname, urlsplit(server.url).port)) as slow:
+    with socket.create_connection(
+        (urlsplit(server.url).hostname, urlsplit(server.url).port)
+    ) as slow:
         head = f"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 100\r\n\r\n"
         slow.sendall(head.encode() + b'{"user')
         start = time.monotonic()
@@ -214,10 +247,14 @@ def test_clients_that_go_away_in_mid_request_leave_nothing_in_the_log(server):
     """The fixture looks for tracebacks at the end."""
     head = f"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: 100\r\n\r\n"
     for _ in range(20):
-        with socket.create_connection((urlsplit(server.url).hostname, urlsplit(server.url).port)) as client:
+        with socket.create_connection(
+            (urlsplit(server.url).hostname, urlsplit(server.url).port)
+        ) as client:
             client.sendall(head.encode() + b'{"user')
             time.sleep(0.01)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+            client.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # closing resets
     recommend(server, user_id=1022)
     assert metric(server, 'nanorecsys_requests_total{route="/recommend",status="500"}') == 0
 
@@ -230,5 +267,7 @@ def test_it_listens_on_the_loopback_alone(server):
             with pytest.raises(OSError, match="refused"):
                 socket.create_connection((address, port), timeout=1)
     with open("/proc/net/tcp") as table:
-        listening = {line.split()[1] for line in table if f":{port:04X} " in line and " 0A " in line}
+        listening = {
+            line.split()[1] for line in table if f":{port:04X} " in line and " 0A " in line
+        }
     assert listening == {f"0100007F:{port:04X}"}

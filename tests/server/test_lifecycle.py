@@ -28,7 +28,10 @@ from tests.server.films import Running, serving
 pytestmark = pytest.mark.timed
 
 USERS = range(1002, 1000 + N_USERS)
-PATIENT = ("--deadline-ms", "9000")  # so that nobody is turned away because the machine is slow today
+PATIENT = (
+    "--deadline-ms",
+    "9000",
+)  # so that nobody is turned away because the machine is slow today
 
 
 @dataclass
@@ -43,7 +46,11 @@ class Seen:
 
 
 async def clients(
-    url: str, number: int, until: Callable[[], bool], make_body: Callable[[int], dict], keep: bool = True
+    url: str,
+    number: int,
+    until: Callable[[], bool],
+    make_body: Callable[[int], dict],
+    keep: bool = True,
 ) -> Seen:
     """Clients that ask one request after the other until told to stop, over connections that they keep or do not."""
     seen = Seen()
@@ -51,10 +58,14 @@ async def clients(
 
     async def client() -> None:
         connector = aiohttp.TCPConnector(force_close=not keep)
-        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(10)) as session:
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(10)
+        ) as session:
             while not until():
                 try:
-                    async with session.post(f"{url}/recommend", json=make_body(next(count))) as answer:
+                    async with session.post(
+                        f"{url}/recommend", json=make_body(next(count))
+                    ) as answer:
                         body = await answer.json(content_type=None)
                         seen.statuses[answer.status] += 1
                         seen.workers[int(answer.headers["X-Worker"])] += 1
@@ -72,7 +83,11 @@ async def clients(
 
 
 def under_load(
-    url: str, act: Callable[[], Awaitable[None]], body: Callable[[int], dict], number: int = 8, keep: bool = True
+    url: str,
+    act: Callable[[], Awaitable[None]],
+    body: Callable[[int], dict],
+    number: int = 8,
+    keep: bool = True,
 ) -> Seen:
     """What clients see while something happens."""
 
@@ -136,7 +151,9 @@ def answers(connections: list[socket.socket]) -> set[bytes]:
 
 
 def test_sigterm_answers_what_was_accepted(own, tmp_path):
-    with serving(own, tmp_path, *PATIENT, "--workers", "2", "--lame-duck-s", "0.5", "--cache", "none") as running:
+    with serving(
+        own, tmp_path, *PATIENT, "--workers", "2", "--lame-duck-s", "0.5", "--cache", "none"
+    ) as running:
 
         async def stop() -> None:
             os.kill(running.pid, signal.SIGTERM)
@@ -152,13 +169,17 @@ def test_sigterm_answers_what_was_accepted(own, tmp_path):
 
 
 def test_sigterm_answers_connections_that_no_worker_has_accepted_yet(own, tmp_path):
-    with serving(own, tmp_path, "--workers", "1", "--lame-duck-s", "0", "--cache", "none") as running:
+    with serving(
+        own, tmp_path, "--workers", "1", "--lame-duck-s", "0", "--cache", "none"
+    ) as running:
         [worker] = workers_of(running)
         os.kill(worker, signal.SIGSTOP)
         waiting = asking(running, 20)
         os.kill(running.pid, signal.SIGTERM)
         address = urllib.parse.urlsplit(running.url)
-        with suppress(TimeoutError):  # neither made nor refused: it may ask a server that comes after this one
+        with suppress(
+            TimeoutError
+        ):  # neither made nor refused: it may ask a server that comes after this one
             while True:
                 socket.create_connection((address.hostname, address.port), 0.05).close()
         os.kill(worker, signal.SIGCONT)
@@ -168,7 +189,9 @@ def test_sigterm_answers_connections_that_no_worker_has_accepted_yet(own, tmp_pa
 def test_ending_what_has_ended_waits_for_nobody(monkeypatch):
     """gunicorn stops its workers a second time on its way out, after a quick SIGQUIT too."""
     ended, slept = [], []
-    monkeypatch.setattr(supervisor.Arbiter, "stop", lambda self, graceful=True: ended.append(graceful))
+    monkeypatch.setattr(
+        supervisor.Arbiter, "stop", lambda self, graceful=True: ended.append(graceful)
+    )
     monkeypatch.setattr(supervisor.time, "sleep", slept.append)
     monkeypatch.setattr(supervisor, "_refuse_connections", lambda socket: None)
     arbiter = object.__new__(supervisor.Supervisor)
@@ -183,7 +206,9 @@ def test_a_burst_of_new_connections_waits_and_is_not_dropped(own, tmp_path):
         [worker] = workers_of(running)
         os.kill(worker, signal.SIGSTOP)
         try:
-            waiting = asking(running, 400)  # one that finds no room would be asked for again after a second
+            waiting = asking(
+                running, 400
+            )  # one that finds no room would be asked for again after a second
         finally:
             os.kill(worker, signal.SIGCONT)
         assert answers(waiting) == {b"HTTP/1.1 200"}
@@ -252,7 +277,9 @@ def test_a_killed_worker_is_replaced_while_the_other_answers(own, tmp_path):
         now = workers_of(running)
         assert len(now - {victim}) == 2
         asked, start = set(), time.monotonic()
-        while asked != now and time.monotonic() - start < 30:  # one that was just started may not accept yet
+        while (
+            asked != now and time.monotonic() - start < 30
+        ):  # one that was just started may not accept yet
             asked |= set(under_load(running.url, a_moment, any_user, keep=False).workers)
         assert asked == now
     assert set(seen.statuses) == {200}
@@ -262,7 +289,9 @@ def test_a_killed_worker_is_replaced_while_the_other_answers(own, tmp_path):
     assert sum(seen.errors.values()) <= 8
 
 
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server here: apt-get install it")
+@pytest.mark.skipif(
+    shutil.which("redis-server") is None, reason="there is no redis-server here: apt-get install it"
+)
 def test_redis_may_go_and_come_back_in_mid_run(own, tmp_path):
     redis = RedisProcess()
     with serving(own, tmp_path, *PATIENT, "--workers", "2", "--cache", redis.url) as running:
@@ -285,7 +314,9 @@ def test_an_event_reaches_every_worker_and_outlives_them(own, tmp_path):
     async def post(url: str) -> None:
         async with aiohttp.ClientSession() as session:
             for item in (5, 6):
-                async with session.post(f"{url}/events", json={"user_id": 1001, "item_id": item}) as answer:
+                async with session.post(
+                    f"{url}/events", json={"user_id": 1001, "item_id": item}
+                ) as answer:
                     assert answer.status == 201
                     assert (await answer.json())["events"] == item - 4
 
@@ -310,7 +341,9 @@ def test_the_onnx_engine_never_loads_torch(own, tmp_path):
 def heavy(tmp_path_factory):
     """A bundle whose histories all take about as long as the study's longest."""
     folder, n_items, window = tmp_path_factory.mktemp("heavy"), 300, 100
-    config = RetrieverConfig(d=256, layers=3, heads=8, hidden=1024, window=window, dropout=0.0, content=False)
+    config = RetrieverConfig(
+        d=256, layers=3, heads=8, hidden=1024, window=window, dropout=0.0, content=False
+    )
     histories = list(np.random.default_rng(0).integers(n_items, size=(200, window)))
     export_bundle(folder, folder / "bundle", config, n_items, histories)
     return folder / "bundle"
@@ -348,18 +381,38 @@ def test_libraries_compute_in_the_threads_of_the_server_alone(own, tmp_path, mon
 def test_computing_does_not_block_the_event_loop(heavy, tmp_path):
     median = {}
     for threads in ("0", "1"):
-        with serving(heavy, tmp_path, "--threads", threads, "--cache", "none", "--max-batch", "1") as running:
+        with serving(
+            heavy, tmp_path, "--threads", threads, "--cache", "none", "--max-batch", "1"
+        ) as running:
             median[threads] = statistics.median(longest_pauses(running.url, 1.0))
     assert median["1"] < 0.5 * median["0"], median
 
 
 def test_overload_is_refused_early_or_degraded_when_asked(heavy, tmp_path):
-    arguments = ["--cache", "none", "--max-queue", "4", "--deadline-ms", "200", "--threads", "1", "--max-batch", "1"]
+    arguments = [
+        "--cache",
+        "none",
+        "--max-queue",
+        "4",
+        "--deadline-ms",
+        "200",
+        "--threads",
+        "1",
+        "--max-batch",
+        "1",
+    ]
 
     with serving(heavy, tmp_path, *arguments) as running:
-        capacity = under_load(running.url, a_moment, lambda n: {"user_id": n % 200, "k": 5}, number=3)
+        capacity = under_load(
+            running.url, a_moment, lambda n: {"user_id": n % 200, "k": 5}, number=3
+        )
         crowd = under_load(running.url, a_moment, lambda n: {"user_id": n % 200, "k": 5}, number=16)
-        degraded = under_load(running.url, a_moment, lambda n: {"user_id": n % 200, "k": 5, "degrade": True}, number=16)
+        degraded = under_load(
+            running.url,
+            a_moment,
+            lambda n: {"user_id": n % 200, "k": 5, "degrade": True},
+            number=16,
+        )
     assert set(capacity.statuses) == {200}
     assert set(crowd.statuses) == {200, 503}
     assert crowd.statuses[200] > 0.5 * capacity.statuses[200]

@@ -38,7 +38,9 @@ def nodes(value: Any) -> Iterator[dict[str, Any]]:
     """Every object in the document."""
     if isinstance(value, dict):
         yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for inner in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         yield from nodes(inner)
 
 
@@ -50,9 +52,15 @@ def validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
 @pytest.fixture(scope="module")
 def routes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
     """Path and method of every route of the app, but for what the pages are made of."""
-    made = app.create_app(Settings(bundle=Path("none"), events=tmp_path_factory.mktemp("events") / "events.sqlite"))
+    made = app.create_app(
+        Settings(bundle=Path("none"), events=tmp_path_factory.mktemp("events") / "events.sqlite")
+    )
     every = {(route.resource.canonical, route.method.lower()) for route in made.router.routes()}
-    return {(path, method) for path, method in every if method != "head" and not path.startswith("/static/")}
+    return {
+        (path, method)
+        for path, method in every
+        if method != "head" and not path.startswith("/static/")
+    }
 
 
 def test_it_is_valid_openapi_3_1() -> None:
@@ -77,14 +85,21 @@ def test_every_operation_is_explained() -> None:
         assert operation["summary"], path
         assert operation["description"], path
         assert set(operation["tags"]) <= tags, path
-        responses = {status: resolve(response) for status, response in operation["responses"].items()}
-        expected = {"405"} | ({"400", "404", "408", "413", "415", "422", "503"} if method == "post" else set())
+        responses = {
+            status: resolve(response) for status, response in operation["responses"].items()
+        }
+        expected = {"405"} | (
+            {"400", "404", "408", "413", "415", "422", "503"} if method == "post" else set()
+        )
         assert expected <= responses.keys(), path
         for status, response in responses.items():
             assert response["description"], (path, status)
             kinds = set(response["content"])
             assert (kinds == {"application/problem+json"}) is (status >= "400"), (path, status)
-        assert "503" not in responses or resolve(responses["503"]["headers"]["Retry-After"])["required"]
+        assert (
+            "503" not in responses
+            or resolve(responses["503"]["headers"]["Retry-After"])["required"]
+        )
 
 
 def test_every_example_is_valid() -> None:
@@ -149,6 +164,14 @@ def test_fields_are_those_of_the_structs() -> None:
 
 def test_the_search_is_bounded_as_the_server_bounds_it() -> None:
     q, limit = DOCUMENT["paths"]["/items/search"]["get"]["parameters"]
-    assert (q["required"], q["schema"]["minLength"], q["schema"]["maxLength"]) == (True, 1, MAX_QUERY)
-    assert (limit["schema"]["minimum"], limit["schema"]["maximum"], limit["schema"]["default"]) == (1, MAX_FOUND, 10)
+    assert (q["required"], q["schema"]["minLength"], q["schema"]["maxLength"]) == (
+        True,
+        1,
+        MAX_QUERY,
+    )
+    assert (limit["schema"]["minimum"], limit["schema"]["maximum"], limit["schema"]["default"]) == (
+        1,
+        MAX_FOUND,
+        10,
+    )
     assert (MAX_QUERY, MAX_FOUND) == (app.MAX_QUERY, app.MAX_FOUND)

@@ -70,10 +70,14 @@ def opened(browser: Browser, server: Running) -> Iterator[Callable[..., Window]]
         page.set_default_timeout(PATIENCE_MS)
         page.on("console", lambda m: note(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: note(str(e)))
-        page.on("request", lambda r: None if r.url.startswith((server.url, "data:")) else note(r.url))
+        page.on(
+            "request", lambda r: None if r.url.startswith((server.url, "data:")) else note(r.url)
+        )
         page.goto(server.url + path)
         if path == "/docs":
-            page.wait_for_selector("#schema-Problem")  # it is made from the document, this is its end
+            page.wait_for_selector(
+                "#schema-Problem"
+            )  # it is made from the document, this is its end
         return window
 
     yield go
@@ -106,7 +110,11 @@ def test_pages_forbid_other_hosts_and_are_sent_once(server: Running, path: str) 
     assert content
     policy = dict(rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == "'none'"
-    assert {source for rule in policy.values() for source in rule.split()} == {"'none'", "'self'", "data:"}
+    assert {source for rule in policy.values() for source in rule.split()} == {
+        "'none'",
+        "'self'",
+        "data:",
+    }
     assert headers["X-Content-Type-Options"] == "nosniff"
     again, kept, nothing = get(server.url + path, **{"If-None-Match": headers["ETag"]})
     assert (again, nothing, kept["ETag"]) == (304, b"", headers["ETag"])
@@ -120,7 +128,13 @@ def test_the_document_served_is_the_document_made(server: Running) -> None:
 
 
 def test_nothing_else_is_served(server: Running) -> None:
-    for path in ("/static/", "/static/index.html", "/static/../app.py", "/static/%2e%2e/app.py", "/favicon.ico"):
+    for path in (
+        "/static/",
+        "/static/index.html",
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/favicon.ico",
+    ):
         status, headers, content = get(server.url + path)
         assert status == 404
         assert headers["Content-Type"] == "application/problem+json"
@@ -145,7 +159,9 @@ def test_pages_name_no_other_host() -> None:
 @pytest.mark.parametrize("path", ["/", "/docs"])
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_page_fits_and_can_be_read(opened: Callable[..., Window], path: str, width: int, scheme: str) -> None:
+def test_a_page_fits_and_can_be_read(
+    opened: Callable[..., Window], path: str, width: int, scheme: str
+) -> None:
     page = opened(path, width, scheme).page
     assert fits(page)
     assert len(page.locator("h1").all()) == 1
@@ -156,9 +172,9 @@ def test_a_page_fits_and_can_be_read(opened: Callable[..., Window], path: str, w
     assert page.evaluate(CONTRAST, ["body", "body"]) >= 4.5
     assert page.evaluate(CONTRAST, [".quiet", "body"]) >= 4.5
     assert page.evaluate(CONTRAST, ["a", "body"]) >= 4.5
-    assert (page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(251, 250, 248)") is (
-        scheme == "light"
-    )
+    assert (
+        page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(251, 250, 248)"
+    ) is (scheme == "light")
 
 
 CONTRAST = """([front, back]) => {
@@ -173,7 +189,9 @@ CONTRAST = """([front, back]) => {
 }"""
 
 
-@pytest.mark.parametrize(("width", "scheme", "other"), [(1280, "light", "episode 5"), (390, "dark", "episode 7")])
+@pytest.mark.parametrize(
+    ("width", "scheme", "other"), [(1280, "light", "episode 5"), (390, "dark", "episode 7")]
+)
 def test_films_are_picked_by_keyboard_and_recommended(
     opened: Callable[..., Window], width: int, scheme: str, other: str
 ) -> None:
@@ -193,7 +211,9 @@ def test_films_are_picked_by_keyboard_and_recommended(
 
     window.find(other)
     answer = window.answer(lambda: page.keyboard.press("Enter"))
-    expect(page.locator("#items li > span:first-child")).to_have_text([item["title"] for item in answer["items"]])
+    expect(page.locator("#items li > span:first-child")).to_have_text(
+        [item["title"] for item in answer["items"]]
+    )
     assert len(window.titles()) == 10
     assert len(window.picked()) == 2
     assert set(window.picked()).isdisjoint(window.titles())
@@ -202,7 +222,9 @@ def test_films_are_picked_by_keyboard_and_recommended(
     stages = page.locator("#stages dt").all_inner_texts()
     assert stages == ["cache", "queue", "encode", "retrieve", "rank", "rest"]
     assert all(text.endswith(" ms") for text in page.locator("#stages dd").all_inner_texts())
-    widths = page.eval_on_selector_all("#bar span", "parts => parts.map(part => part.getBoundingClientRect().width)")
+    widths = page.eval_on_selector_all(
+        "#bar span", "parts => parts.map(part => part.getBoundingClientRect().width)"
+    )
     assert len(widths) == len(stages)
     assert sum(widths) > 0.9 * page.locator("#bar").bounding_box()["width"]
     assert "encode" in page.get_attribute("#bar", "aria-label")
@@ -260,7 +282,9 @@ def test_a_user_instead_of_films(opened: Callable[..., Window]) -> None:
     page = window.page
     page.check("input[value=user]")
     answer = window.answer(lambda: page.fill("#user", "11"))
-    expect(page.locator("#items li > span:first-child")).to_have_text([item["title"] for item in answer["items"]])
+    expect(page.locator("#items li > span:first-child")).to_have_text(
+        [item["title"] for item in answer["items"]]
+    )
 
 
 def test_titles_are_text(opened: Callable[..., Window]) -> None:
@@ -291,8 +315,12 @@ FAILURES = [
 ]
 
 
-@pytest.mark.parametrize(("user", "failure", "told"), FAILURES, ids=[str(f[1] or f[0]) for f in FAILURES])
-def test_a_failure_is_told_and_got_over(opened: Callable[..., Window], user: str, failure: Any, told: str) -> None:
+@pytest.mark.parametrize(
+    ("user", "failure", "told"), FAILURES, ids=[str(f[1] or f[0]) for f in FAILURES]
+)
+def test_a_failure_is_told_and_got_over(
+    opened: Callable[..., Window], user: str, failure: Any, told: str
+) -> None:
     window = opened("/")
     page = window.page
     if failure == "abort":
@@ -301,7 +329,10 @@ def test_a_failure_is_told_and_got_over(opened: Callable[..., Window], user: str
         status, body = failure
         content = body if isinstance(body, str) else json.dumps(body)
         headers = {"Retry-After": "2"} if status == 503 else {}
-        page.route("**/recommend", lambda route: route.fulfill(status=status, body=content, headers=headers))
+        page.route(
+            "**/recommend",
+            lambda route: route.fulfill(status=status, body=content, headers=headers),
+        )
     page.uncheck("#at-once")
     page.check("input[value=user]")
     page.fill("#user", user)
@@ -309,7 +340,9 @@ def test_a_failure_is_told_and_got_over(opened: Callable[..., Window], user: str
     page.get_by_role("alert").wait_for()
     assert page.inner_text("#problem") == told
     assert page.locator("#answer").is_hidden()
-    window.problems[:] = [p for p in window.problems if not p.startswith("Failed to load resource")]  # as it must
+    window.problems[:] = [
+        p for p in window.problems if not p.startswith("Failed to load resource")
+    ]  # as it must
     page.unroute("**/recommend")
     page.fill("#user", "11")
     page.click("#recommend")
@@ -350,7 +383,9 @@ def test_nothing_found_is_told(opened: Callable[..., Window]) -> None:
 
 def test_links_lead_to_pages(opened: Callable[..., Window], server: Running) -> None:
     for path in ("/", "/docs"):
-        links = opened(path).page.eval_on_selector_all("header a", "links => links.map(link => link.href)")
+        links = opened(path).page.eval_on_selector_all(
+            "header a", "links => links.map(link => link.href)"
+        )
         assert len(links) == 3
         for link in links:
             assert get(link)[0] == 200
@@ -375,9 +410,7 @@ def test_the_documentation_shows_the_document(opened: Callable[..., Window]) -> 
     assert "integer, 1 to 100; 10 by default" in text
     assert "[object" not in text
     assert "undefined" not in text
-    dead = (
-        "[...document.querySelectorAll('a[href^=\"#\"]')].filter(a => !document.querySelector(a.hash)).map(a => a.href)"
-    )
+    dead = "[...document.querySelectorAll('a[href^=\"#\"]')].filter(a => !document.querySelector(a.hash)).map(a => a.href)"
     assert page.evaluate(dead) == []
 
 
@@ -404,7 +437,9 @@ def test_requests_are_sent_from_the_documentation(opened: Callable[..., Window])
     assert fits(page)
 
 
-def test_the_document_missing_is_told(opened: Callable[..., Window], browser: Browser, server: Running) -> None:
+def test_the_document_missing_is_told(
+    opened: Callable[..., Window], browser: Browser, server: Running
+) -> None:
     page = browser.new_page()
     page.route("**/openapi.json", lambda route: route.abort())
     page.goto(f"{server.url}/docs")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 from server import search as module
 from server.search import TitleSearch, words_of, words_of_all
 
@@ -42,7 +42,8 @@ def naive(titles: list[str], popularity: np.ndarray, query: str, limit: int) -> 
     found = [
         number
         for number in np.argsort(-popularity, kind="stable").tolist()
-        if asked and all(any(word.startswith(q) for word in words_of(titles[number])) for q in asked)
+        if asked
+        and all(any(word.startswith(q) for word in words_of(titles[number])) for q in asked)
     ]
     return found[:limit]
 
@@ -106,13 +107,23 @@ LETTERS = st.text("abcé' -", max_size=12)
 
 
 @settings(max_examples=150)
-@given(data=st.data(), titles=st.lists(LETTERS, min_size=1, max_size=40), few=st.sampled_from([1, 4, 4096]))
-def test_it_finds_what_a_look_at_every_title_finds(data: st.DataObject, titles: list[str], few: int) -> None:
-    popularity = np.array(data.draw(st.lists(st.integers(0, 5), min_size=len(titles), max_size=len(titles))))
+@given(
+    data=st.data(),
+    titles=st.lists(LETTERS, min_size=1, max_size=40),
+    few=st.sampled_from([1, 4, 4096]),
+)
+def test_it_finds_what_a_look_at_every_title_finds(
+    data: st.DataObject, titles: list[str], few: int
+) -> None:
+    popularity = np.array(
+        data.draw(st.lists(st.integers(0, 5), min_size=len(titles), max_size=len(titles)))
+    )
     query, limit = data.draw(LETTERS), data.draw(st.integers(1, 50))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_FEW", max(few, 4))  # both ways to search
-        assert TitleSearch(titles, popularity).find(query, limit) == naive(titles, popularity, query, limit)
+        assert TitleSearch(titles, popularity).find(query, limit) == naive(
+            titles, popularity, query, limit
+        )
 
 
 def test_both_foldings_agree_on_every_character() -> None:
@@ -120,7 +131,9 @@ def test_both_foldings_agree_on_every_character() -> None:
     assigned = (chr(code) for code in range(sys.maxunicode + 1))
     texts = [f"a{c}b Σ{c}Σ" for c in assigned if unicodedata.category(c) not in ("Cn", "Co", "Cs")]
     theirs = words_of_all(pl.Series(texts)).to_list()
-    assert [text for text, words in zip(texts, theirs, strict=True) if words_of(text) != words] == []
+    assert [
+        text for text, words in zip(texts, theirs, strict=True) if words_of(text) != words
+    ] == []
 
 
 class Counting(np.ndarray):
@@ -135,17 +148,22 @@ class Counting(np.ndarray):
         return found
 
 
-@pytest.mark.parametrize("query", ["f", "film", "film 1", "film rare", "rare", "odd even", "film odd", "none"])
+@pytest.mark.parametrize(
+    "query", ["f", "film", "film 1", "film rare", "rare", "odd even", "film odd", "none"]
+)
 def test_a_search_looks_at_few_of_many_titles(query: str) -> None:
     n, few = 200_000, 60
     titles = [
-        f"Film {'odd' if i % 2 else 'even'} number{i}" + (" rare" if i % (n // few) == 0 else "") for i in range(n)
+        f"Film {'odd' if i % 2 else 'even'} number{i}" + (" rare" if i % (n // few) == 0 else "")
+        for i in range(n)
     ]
     search = TitleSearch(titles, np.arange(n)[::-1].copy())
     search._words = search._words.view(Counting)
     Counting.looked_up = 0
     found = search.find(query, 10)
-    assert found == naive(titles[:2000], np.arange(2000)[::-1], query, 10) or re.search("rare|odd even", query)
+    assert found == naive(titles[:2000], np.arange(2000)[::-1], query, 10) or re.search(
+        "rare|odd even", query
+    )
     assert len(found) == {"odd even": 0, "none": 0, "film 1": 0}.get(query, 10)
     # "odd" and "even" are the worst that can be: both common, and never together
     assert Counting.looked_up < len(search._words) * (3 if query == "odd even" else 0.05)

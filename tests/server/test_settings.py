@@ -54,18 +54,24 @@ def test_a_value_that_cannot_be_is_named(bundle, arguments, said):
 
 
 def test_a_bad_environment_variable_is_named(bundle):
-    with pytest.raises(SettingsError, match="NANORECSYS_COALESCE: expected one of 1, true, yes, on"):
+    with pytest.raises(
+        SettingsError, match="NANORECSYS_COALESCE: expected one of 1, true, yes, on"
+    ):
         parse(["--bundle", str(bundle)], {"NANORECSYS_COALESCE": "perhaps"})
 
 
 def test_events_lie_beside_the_bundle_and_outlive_it(bundle):
     settings = parse(["--bundle", str(bundle)], {})
     assert settings.events_path.parent == bundle.parent
-    assert parse(["--bundle", str(bundle), "--events", "/a/b.sqlite"], {}).events_path == Path("/a/b.sqlite")
+    assert parse(["--bundle", str(bundle), "--events", "/a/b.sqlite"], {}).events_path == Path(
+        "/a/b.sqlite"
+    )
 
 
 def server(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "server", *arguments], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments], capture_output=True, text=True
+    )
 
 
 def test_help_explains_every_setting():

@@ -78,7 +78,9 @@ class MiniStudy(Layout):
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run `nanorecsys` on this study."""
-        done = subprocess.run(self.command(*arguments), env=self.environment, capture_output=True, text=True)
+        done = subprocess.run(
+            self.command(*arguments), env=self.environment, capture_output=True, text=True
+        )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -107,7 +109,10 @@ class MiniStudy(Layout):
 
 def write_notebook(path: Path, package: str, parameters: str, body: str) -> None:
     """A notebook source as the study commits them."""
-    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), *map(new_code_cell, body.split("\n---\n"))]
+    cells = [
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        *map(new_code_cell, body.split("\n---\n")),
+    ]
     metadata = {
         "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         "nanorecsys": {"package": package},
@@ -123,13 +128,17 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MiniStudy:
     (where.profiles / "quick.yaml").write_text("01_alpha:\n  n_items: 4\n")
     for chapter, body, needs in (("01_alpha", ALPHA, ()), ("02_beta", BETA, ("01_alpha",))):
         name = chapter[3:]
-        write_notebook(where.notebooks / f"{chapter}.ipynb", f"mini.{name}", PARAMETERS[chapter], body)
+        write_notebook(
+            where.notebooks / f"{chapter}.ipynb", f"mini.{name}", PARAMETERS[chapter], body
+        )
         package = tmp_path / "mini" / name
         package.mkdir(parents=True)
         (package / "__init__.py").touch()
         (package / "chapter.py").write_text(CHAPTER.format(name=name, needs=needs))
     (tmp_path / "mini" / "__init__.py").touch()
-    (tmp_path / "mini" / "alpha" / "logic.py").write_text("def total(n):\n    return float(n * 2)\n")
+    (tmp_path / "mini" / "alpha" / "logic.py").write_text(
+        "def total(n):\n    return float(n * 2)\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("NANORECSYS_ROOT", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -23,12 +23,16 @@ def headline(result):
 
 def claim(unit="x", operator=">=", bound=10.0, limit=None, agrees=None):
     target = Target(operator, bound, limit)
-    return Claim(id="a.b", statement="It is.", value=lambda v: v, unit=unit, target=target, agrees=agrees)
+    return Claim(
+        id="a.b", statement="It is.", value=lambda v: v, unit=unit, target=target, agrees=agrees
+    )
 
 
 def beside(made, own, published, elsewhere=False):
     """Outcome and reason of a value beside the published one."""
-    return compare.set_beside(made, *(judge("a", [made], v)[0] for v in (own, published)), elsewhere)
+    return compare.set_beside(
+        made, *(judge("a", [made], v)[0] for v in (own, published)), elsewhere
+    )
 
 
 @pytest.fixture
@@ -47,7 +51,14 @@ def write(where, folder, chapter, total, **parameters):
     parameters = {"seed": 0, "run_name": folder.name} | parameters
     write_record(
         folder / chapter,
-        Record(format=FORMAT, chapter=chapter, parameters=parameters, provenance=provenance, files={}, result=result),
+        Record(
+            format=FORMAT,
+            chapter=chapter,
+            parameters=parameters,
+            provenance=provenance,
+            files={},
+            result=result,
+        ),
     )
 
 
@@ -63,7 +74,10 @@ def command(*arguments):
         (claim(unit="recall"), "quality"),
         (claim(unit="requests", operator="=="), "exact"),
         (claim(unit="", operator="=="), "exact"),
-        *((claim(unit=unit), "machine") for unit in ("s", "ms", "GiB", "requests/s", "vectors/s", "of the limit")),
+        *(
+            (claim(unit=unit), "machine")
+            for unit in ("s", "ms", "GiB", "requests/s", "vectors/s", "of the limit")
+        ),
         (claim(unit="", agrees="machine"), "machine"),
         (claim(unit="GiB", agrees="ratio"), "ratio"),
     ],
@@ -73,11 +87,20 @@ def test_operator_and_unit_say_what_has_to_agree(made, kind):
 
 
 def test_times_rates_and_bytes_of_the_study_are_never_judged():
-    kinds = {c.id: (c.agreement, c.unit) for chapter in chapters(layout()).values() for c in chapter.claims}
+    kinds = {
+        c.id: (c.agreement, c.unit)
+        for chapter in chapters(layout()).values()
+        for c in chapter.claims
+    }
     for name, (kind, unit) in kinds.items():
         if unit in ("s", "ms", "GiB", "MiB", "requests/s", "vectors/s") or name.endswith(".time"):
             assert kind == "machine", name
-    assert kinds["loadtest.wrong"][0] == kinds["export.parity"][0] == kinds["scaleup.exact"][0] == "exact"
+    assert (
+        kinds["loadtest.wrong"][0]
+        == kinds["export.parity"][0]
+        == kinds["scaleup.exact"][0]
+        == "exact"
+    )
     assert kinds["scaleup.speed"][0] == kinds["scaleup.memory"][0] == "ratio"
     assert kinds["training.hitrate"][0] == kinds["scaleup.fidelity"][0] == "quality"
 
@@ -169,11 +192,16 @@ def test_other_parameters_and_chapters_that_did_not_run_are_told(study):
         ("has not run", "not comparable"),
     ]
     write(study, study.run("quick"), "02_beta", 8.0)  # reads a chapter with other parameters
-    assert compare.compare(study, study.run("quick"), study.published).sections[1].note == "other parameters: n_items"
+    assert (
+        compare.compare(study, study.run("quick"), study.published).sections[1].note
+        == "other parameters: n_items"
+    )
     done = command()
     assert done.exit_code == 0
     assert "* at other parameters" in done.output
-    write(study, study.run("quick"), "01_alpha", 4.0, seconds_limit=5.0)  # a limit is no parameter of a figure
+    write(
+        study, study.run("quick"), "01_alpha", 4.0, seconds_limit=5.0
+    )  # a limit is no parameter of a figure
     assert command().exit_code == 1
 
 
@@ -249,18 +277,24 @@ def test_run_again_publish_again(study):
 
     quiet = Console(quiet=True)
     book.publish(study, "quick", quiet, again=True)
-    names = {p.relative_to(study.published).as_posix() for p in study.published.rglob("*") if p.is_file()}
+    names = {
+        p.relative_to(study.published).as_posix() for p in study.published.rglob("*") if p.is_file()
+    }
     assert {n for n in names if n.startswith("again")} == {"again/02_beta/result.json"}
     assert "02_beta" in (study.published / compare.REPEATED).read_text()
     assert "second run" in (study.published / compare.COMPARED).read_text()
     assert book.check_run(study, None) == []
     (study.published / compare.REPEATED).write_text("<p>Better than it was.</p>")
-    assert ["repeat.html is not what the records say" in p for p in book.check_run(study, None)] == [True]
+    assert [
+        "repeat.html is not what the records say" in p for p in book.check_run(study, None)
+    ] == [True]
 
     study.cli("run", "--again", "--from", "02_beta", "-p", "02_beta.extra=1")
     with pytest.raises(book.BookError, match="another extra"):
         book.publish(study, "quick", quiet, again=True)
-    assert (study.published / "again" / "02_beta" / FILE).exists()  # what was published is untouched
+    assert (
+        study.published / "again" / "02_beta" / FILE
+    ).exists()  # what was published is untouched
     book.publish(study, "quick", quiet)
     assert not (study.published / "again").exists()
     assert "ran once" in (study.published / compare.REPEATED).read_text()
@@ -294,10 +328,15 @@ def test_a_run_on_another_machine_is_laid_beside_the_published_results(study):
     (study.run("quick") / "02_beta" / FILE).unlink()  # it has not run there
     told = study.cli("publish", "quick", "--other-machine").stdout
     assert " with other, " in told
-    laid = {p.relative_to(study.published).as_posix() for p in (study.published / compare.OTHER_MACHINE).rglob("*.*")}
+    laid = {
+        p.relative_to(study.published).as_posix()
+        for p in (study.published / compare.OTHER_MACHINE).rglob("*.*")
+    }
     assert laid == {"other-machine/01_alpha/result.json"}
     shown = (study.published / compare.COMPARED).read_text()
-    assert re.search(r"<code>another machine</code> \(.* with other, \d+ cores?, code \w+\) beside ", shown)
+    assert re.search(
+        r"<code>another machine</code> \(.* with other, \d+ cores?, code \w+\) beside ", shown
+    )
     assert "<code>02_beta</code>: has not run" in shown
     assert "ran once" in (study.published / compare.REPEATED).read_text()
     assert book.check_run(study, None) == []
@@ -316,9 +355,14 @@ def test_a_run_on_another_machine_is_laid_beside_the_published_results(study):
 def test_a_second_run_needs_a_first(study):
     done = study.cli("run", "--again", "--only", "02_beta", check=False)
     assert done.returncode == 1
-    assert "01_alpha, which has not run in quick\n  -> nanorecsys run quick --from 01_alpha" in done.stderr
+    assert (
+        "01_alpha, which has not run in quick\n  -> nanorecsys run quick --from 01_alpha"
+        in done.stderr
+    )
     with pytest.raises(compare.CompareError, match="run 'quick' has no results"):
-        book.copy_second(study, study.run("quick"), study.run("quick-again"), study.published / "again")
+        book.copy_second(
+            study, study.run("quick"), study.run("quick-again"), study.published / "again"
+        )
 
 
 @pytest.mark.parametrize("publish", [book.publish, book.publish_other_machine])

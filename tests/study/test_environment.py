@@ -25,14 +25,19 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def requirements():
-    return [Requirement(r) for r in (*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra))]
+    return [
+        Requirement(r)
+        for r in (*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra))
+    ]
 
 
 def test_every_requirement_is_pinned_within_its_bounds():
     pins = doctor.pins(WHERE)
     assert pins["torch"] == "2.13.0"
     for requirement in requirements():
-        assert requirement.specifier.contains(pins[doctor.canonical(requirement.name)], prereleases=True), requirement
+        assert requirement.specifier.contains(
+            pins[doctor.canonical(requirement.name)], prereleases=True
+        ), requirement
 
 
 def test_the_pins_are_the_whole_tree_and_nothing_else():
@@ -47,7 +52,9 @@ def test_the_pins_are_the_whole_tree_and_nothing_else():
         if reached.get(name, frozenset()) >= requirement.extras and name in reached:
             continue
         reached[name] = reached.get(name, frozenset()) | requirement.extras
-        waiting += ((Requirement(r), frozenset(requirement.extras)) for r in metadata.requires(name) or ())
+        waiting += (
+            (Requirement(r), frozenset(requirement.extras)) for r in metadata.requires(name) or ()
+        )
     installed = {name: metadata.version(name).partition("+")[0] for name in reached}
     assert doctor.pins(WHERE) == installed
 
@@ -58,7 +65,9 @@ def test_conda_installs_the_project_under_the_same_constraints():
     assert pip == "pip"
     assert section["pip"] == ["-c constraints.txt", f"-e .[{','.join(EXTRAS)}]"]
     assert f".[{','.join(EXTRAS)}]" in (WHERE.root / "Makefile").read_text()
-    assert Requirement("python" + PROJECT["requires-python"]).specifier.contains(python.partition("=")[2])
+    assert Requirement("python" + PROJECT["requires-python"]).specifier.contains(
+        python.partition("=")[2]
+    )
 
 
 def test_every_profile_sets_parameters_that_exist():
@@ -94,7 +103,9 @@ def test_make_knows_its_targets_and_says_what_it_does():
 
 
 def test_make_uses_the_active_environment_where_venv_is_empty():
-    planned = make("-n", "-W", "pyproject.toml", "study", "VENV=", f"PYTHON={sys.executable}", "PROFILE=smoke").stdout
+    planned = make(
+        "-n", "-W", "pyproject.toml", "study", "VENV=", f"PYTHON={sys.executable}", "PROFILE=smoke"
+    ).stdout
     assert f"{sys.executable} -m pip install" in planned
     assert "-m venv" not in planned
     assert "\nnanorecsys run smoke" in planned
@@ -109,7 +120,17 @@ def cli(*arguments, **environment):
 def test_the_doctor_reports_and_passes():
     done = cli("doctor", COLUMNS="200")
     assert done.returncode == 0, done.stdout
-    for word in ("CPU flags", "cores", "memory", "disk", "packages", "torch", "OMP_NUM_THREADS", "Chromium", "Redis"):
+    for word in (
+        "CPU flags",
+        "cores",
+        "memory",
+        "disk",
+        "packages",
+        "torch",
+        "OMP_NUM_THREADS",
+        "Chromium",
+        "Redis",
+    ):
         assert word in done.stdout
 
 
@@ -125,20 +146,31 @@ def test_the_doctor_fails_with_the_remedy(monkeypatch, tmp_path):
     assert (different.status, "instead of 0.1" in different.value) == ("warning", True)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: type("U", (), {"free": 2**20})())
     assert "make room" in fails(doctor.examine())["disk"].remedy
-    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: type("M", (), {"available": 2**20, "total": 2**31})())
+    monkeypatch.setattr(
+        doctor.psutil,
+        "virtual_memory",
+        lambda: type("M", (), {"available": 2**20, "total": 2**31})(),
+    )
     assert "end other programs" in fails(doctor.examine())["memory"].remedy
 
 
 def test_the_doctor_misses_browser_redis_and_data(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
-    monkeypatch.setattr(doctor, "fetch", lambda _: (_ for _ in ()).throw(doctor.DataError("gone", "bring it back")))
+    monkeypatch.setattr(
+        doctor, "fetch", lambda _: (_ for _ in ()).throw(doctor.DataError("gone", "bring it back"))
+    )
     found = {c.name: c for c in doctor.examine()}
     assert found["Chromium"].status == found["Redis"].status == "warning"
     assert "apt-get install chromium" in found["Chromium"].remedy
-    assert (found["bundled data set"].status, found["bundled data set"].remedy) == ("fails", "bring it back")
+    assert (found["bundled data set"].status, found["bundled data set"].remedy) == (
+        "fails",
+        "bring it back",
+    )
 
 
-@pytest.mark.parametrize("command", [(), ("run",), ("book",), ("publish",), ("check",), ("sweep",), ("doctor",)])
+@pytest.mark.parametrize(
+    "command", [(), ("run",), ("book",), ("publish",), ("check",), ("sweep",), ("doctor",)]
+)
 def test_help_teaches(command):
     done = cli(*command, "--help")
     assert done.returncode == 0
@@ -146,7 +178,10 @@ def test_help_teaches(command):
 
 
 def test_make_serve_builds_a_bundle_only_where_there_is_none(tmp_path):
-    assert "nanorecsys bundle smoke" in make("-n", "serve", "PROFILE=smoke", f"BUNDLE={tmp_path}").stdout
+    assert (
+        "nanorecsys bundle smoke"
+        in make("-n", "serve", "PROFILE=smoke", f"BUNDLE={tmp_path}").stdout
+    )
     (tmp_path / "manifest.json").write_text("{}")
     planned = make("-n", "serve", "PROFILE=smoke", f"BUNDLE={tmp_path}", "ARGS=--port 9").stdout
     assert "nanorecsys bundle" not in planned

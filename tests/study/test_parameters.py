@@ -74,7 +74,14 @@ def test_parses_what_the_command_line_says(name, text, value):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("n_items", "1.5"), ("n_items", "true"), ("n_items", ""), ("rate", "fast"), ("exact", "1"), ("specs", "Flat")],
+    [
+        ("n_items", "1.5"),
+        ("n_items", "true"),
+        ("n_items", ""),
+        ("rate", "fast"),
+        ("exact", "1"),
+        ("specs", "Flat"),
+    ],
 )
 def test_refuses_a_value_of_another_type(name, text):
     with pytest.raises(ParameterError, match=f"{name} is"):

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.study import provenance, session
 from nanorecsys.study.claims import Claim, Target, judge
 from nanorecsys.study.fingerprint import source_files
@@ -20,6 +19,7 @@ from nanorecsys.study.gate import GateError, check_executed, check_source, failu
 from nanorecsys.study.records import FORMAT, Record, RecordError, read_record, write_record
 from nanorecsys.study.summary import Collected, flatten, parameters_table
 from nanorecsys.study.tables import code, table
+from nanorecsys.system.errors import NanorecsysError
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +89,10 @@ def test_a_figure_that_is_not_finite_is_refused(tmp_path, value):
 
 @given(value=st.floats(-1e6, 1e6), bound=st.floats(-1e6, 1e6), slack=st.floats(0, 1e6))
 def test_verdicts_follow_the_bounds(value, bound, slack):
-    for operator, limit, meets in ((">=", bound - slack, value >= bound), ("<=", bound + slack, value <= bound)):
+    for operator, limit, meets in (
+        (">=", bound - slack, value >= bound),
+        ("<=", bound + slack, value <= bound),
+    ):
         verdict = Target(operator, bound, limit).judge(value)
         assert (verdict == "holds") == meets
         looser = value >= limit if operator == ">=" else value <= limit
@@ -99,20 +102,28 @@ def test_verdicts_follow_the_bounds(value, bound, slack):
 
 
 def test_claims_of_a_chapter_that_has_not_run_say_so():
-    claim = Claim(id="a.b", statement="It is so.", value=lambda r: r.n, unit="", target=Target(">=", 3))
+    claim = Claim(
+        id="a.b", statement="It is so.", value=lambda r: r.n, unit="", target=Target(">=", 3)
+    )
     assert [c.verdict for c in judge("a", [claim], Result(hit_rate=0.1, n=3))] == ["holds"]
     assert [c.verdict for c in judge("a", [claim], None)] == ["not_run"]
 
 
 def executed(**changes):
-    cell = new_code_cell("1 + 1", execution_count=1, metadata={"papermill": {"status": "completed"}})
+    cell = new_code_cell(
+        "1 + 1", execution_count=1, metadata={"papermill": {"status": "completed"}}
+    )
     cell.update(changes)
-    return new_notebook(cells=[new_markdown_cell("# A"), cell], metadata={"papermill": {"exception": None}})
+    return new_notebook(
+        cells=[new_markdown_cell("# A"), cell], metadata={"papermill": {"exception": None}}
+    )
 
 
 def test_the_gate_takes_a_whole_notebook_only():
     check_executed(executed(), "x")
-    error = new_output("error", ename="ValueError", evalue="no", traceback=["\x1b[31mValueError\x1b[0m: no"])
+    error = new_output(
+        "error", ename="ValueError", evalue="no", traceback=["\x1b[31mValueError\x1b[0m: no"]
+    )
     with pytest.raises(GateError, match="cell 2 failed with ValueError: no"):
         check_executed(executed(outputs=[error]), "x")
     assert "ValueError: no" in failure(executed(outputs=[error]))
@@ -144,8 +155,13 @@ def test_sources_are_those_that_the_code_imports(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    found = {p.relative_to(tmp_path).as_posix() for p in source_files("%matplotlib inline\nimport pkg.a", tmp_path)}
-    assert found == {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.py")} - {"pkg/unused.py"}
+    found = {
+        p.relative_to(tmp_path).as_posix()
+        for p in source_files("%matplotlib inline\nimport pkg.a", tmp_path)
+    }
+    assert found == {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.py")} - {
+        "pkg/unused.py"
+    }
 
 
 def test_results_do_not_depend_on_the_runner_or_the_book():
@@ -156,7 +172,9 @@ def test_results_do_not_depend_on_the_runner_or_the_book():
     code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
     names = {where.relative(p) for p in source_files(code, where.root)}
     assert "nanorecsys/study/session.py" in names
-    assert not names & {f"nanorecsys/study/{n}.py" for n in ("runner", "book", "sweep", "doctor", "claims")}
+    assert not names & {
+        f"nanorecsys/study/{n}.py" for n in ("runner", "book", "sweep", "doctor", "claims")
+    }
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), np.float32("inf")])
@@ -175,15 +193,27 @@ def test_glue_turns_numpy_scalars_into_numbers(monkeypatch):
 
 
 def test_tables_and_flattened_figures():
-    shown = table(("a", "b"), [(1234567, 0.123456), (None, True), ("<b>", code("x"))], align="lr")._repr_html_()
-    for cell in ("1,234,567<", ">0.1235<", ">-<", ">yes<", ">&lt;b&gt;<", "><code>x</code><", "text-align: right"):
+    shown = table(
+        ("a", "b"), [(1234567, 0.123456), (None, True), ("<b>", code("x"))], align="lr"
+    )._repr_html_()
+    for cell in (
+        "1,234,567<",
+        ">0.1235<",
+        ">-<",
+        ">yes<",
+        ">&lt;b&gt;<",
+        "><code>x</code><",
+        "text-align: right",
+    ):
         assert cell in shown
     assert dict(flatten({"a": {"b": 1, "c": [1, 2]}, "d": "x"})) == {"a.b": 1, "d": "x"}
 
 
 def test_cpu_flags_are_those_that_matter(tmp_path):
     info = tmp_path / "cpuinfo"
-    info.write_text("model name\t: Some CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nmodel name\t: Some CPU\n")
+    info.write_text(
+        "model name\t: Some CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nmodel name\t: Some CPU\n"
+    )
     assert provenance.cpu_info(info) == ("Some CPU", ["avx2", "avx512_vnni"])
 
 
@@ -201,5 +231,7 @@ def test_a_chapter_that_was_killed_counts_what_it_goes_on_from(tmp_path):
     os.utime(tmp_path / "checkpoint", (later, later))
     spent = session.begin(tmp_path, {"n": 1})
     assert spent == pytest.approx(100, abs=1)
-    assert session.begin(tmp_path, {"n": 1}) == pytest.approx(2 * spent, abs=1)  # killed a second time
+    assert session.begin(tmp_path, {"n": 1}) == pytest.approx(
+        2 * spent, abs=1
+    )  # killed a second time
     assert session.begin(tmp_path, {"n": 2}) == 0  # nothing is taken up from other parameters

@@ -9,16 +9,18 @@ import time
 import pytest
 from rich.console import Console
 
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.study import runner
 from nanorecsys.study.chapters import chapters
 from nanorecsys.study.parameters import resolve
+from nanorecsys.system.errors import NanorecsysError
 
 
 def test_runs_in_order_then_skips_everything(mini):
     first = mini.cli("run")
     assert mini.executions() == ["alpha", "beta"]
-    assert mini.result("01_alpha")["result"] == {"total": 8.0}  # the profile's n_items, not the notebook's
+    assert mini.result("01_alpha")["result"] == {
+        "total": 8.0
+    }  # the profile's n_items, not the notebook's
     assert mini.result("02_beta")["result"] == {"total": 8.5}
     assert "of 3  0:0" in first.stdout  # plain progress lines, since this is no terminal
     again = mini.cli("run")
@@ -97,7 +99,11 @@ def test_a_wrong_argument_is_told_before_anything_runs(mini, arguments, told):
 
 def test_a_failing_cell_is_told_and_the_last_good_result_stays(mini):
     mini.cli("run")
-    good = {p: p.read_bytes() for p in mini.run("quick").rglob("*") if p.is_file() and not p.name.startswith(".")}
+    good = {
+        p: p.read_bytes()
+        for p in mini.run("quick").rglob("*")
+        if p.is_file() and not p.name.startswith(".")
+    }
     done = mini.cli("run", "-p", "fail=true", check=False)
     assert done.returncode == 1
     assert "01_alpha: cell" in done.stderr
@@ -173,7 +179,9 @@ def test_sealing_survives_a_kill_at_every_step(mini, monkeypatch, tmp_path_facto
     selected = [chapters(mini)["01_alpha"]]
 
     def again(n_items=2):
-        parameters = resolve({"01_alpha": selected[0].settable}, {}, "quick", [f"n_items={n_items}"])
+        parameters = resolve(
+            {"01_alpha": selected[0].settable}, {}, "quick", [f"n_items={n_items}"]
+        )
         return runner.run_chapters(mini, run, selected, parameters, Console(quiet=True))
 
     def kill(*_):
@@ -210,7 +218,9 @@ def test_a_second_run_of_the_same_profile_is_refused(mini):
     assert f"another run (process {os.getpid()})" in done.stderr
 
 
-@pytest.mark.parametrize(("name", "told"), [("memory_gib", "GiB of memory"), ("disk_gib", "GiB of disk")])
+@pytest.mark.parametrize(
+    ("name", "told"), [("memory_gib", "GiB of memory"), ("disk_gib", "GiB of disk")]
+)
 def test_too_little_memory_or_disk_is_refused_before_anything_runs(mini, name, told):
     done = mini.cli("run", "-p", f"{name}=100000", check=False)
     assert done.returncode == 1

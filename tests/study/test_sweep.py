@@ -14,7 +14,9 @@ def test_a_grid_runs_once_and_compares(mini):
     mini.executions()
     mini.cli("sweep", "02_beta", "-p", "extra=1", "-p", "seed=1,2")
     assert mini.executions() == ["beta"] * 2
-    mini.cli("sweep", "02_beta", "-p", "extra=1,2.5", "-p", "seed=1,2")  # resumes: only the new points run
+    mini.cli(
+        "sweep", "02_beta", "-p", "extra=1,2.5", "-p", "seed=1,2"
+    )  # resumes: only the new points run
     assert mini.executions() == ["beta"] * 2
     folder = mini.run("quick") / "sweeps" / "02_beta"
     rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
@@ -35,7 +37,15 @@ def test_a_grid_runs_once_and_compares(mini):
 def test_grids_are_checked_before_anything_runs(mini):
     parameters = chapters(mini)["02_beta"].settable
     assert parse_grid(parameters, ["extra=1,2"]) == {"extra": [1.0, 2.0]}
-    for grid in (["extra=1,a"], ["extra="], ["extra"], ["extra=1,1.0"], ["extra=1", "extra=2"], ["run_name=a"], []):
+    for grid in (
+        ["extra=1,a"],
+        ["extra="],
+        ["extra"],
+        ["extra=1,1.0"],
+        ["extra=1", "extra=2"],
+        ["run_name=a"],
+        [],
+    ):
         with pytest.raises(ParameterError):
             parse_grid(parameters, grid)
     assert "did you mean extra" in mini.cli("sweep", "02_beta", "-p", "extr=1", check=False).stderr

@@ -7,7 +7,9 @@ from nanorecsys.data import Interactions
 from nanorecsys.models.retriever import RetrieverConfig
 from nanorecsys.training.loop import TrainingConfig
 
-SMALL = RetrieverConfig(d=16, layers=2, heads=2, hidden=32, window=8, dropout=0.1, id_dropout=0.0, content=False)
+SMALL = RetrieverConfig(
+    d=16, layers=2, heads=2, hidden=32, window=8, dropout=0.1, id_dropout=0.0, content=False
+)
 SHORT = TrainingConfig(epochs=3, batch_tokens=64, learning_rate=1e-2, precision="fp32")
 
 

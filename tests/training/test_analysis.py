@@ -21,17 +21,24 @@ from nanorecsys.training.result import Difference, Read
 def task():
     rng = np.random.default_rng(0)
     users, items = 40, 30
-    rows = [(u, i, t) for u in range(users) for t, i in enumerate(rng.choice(items, 8, replace=False))]
+    rows = [
+        (u, i, t) for u in range(users) for t, i in enumerate(rng.choice(items, 8, replace=False))
+    ]
     user, item, time = (np.array(column) for column in zip(*rows, strict=True))
     interactions = Interactions(
-        user.astype(np.int32), item.astype(np.int32), np.ones(len(user), np.float32), time.astype(np.int64)
+        user.astype(np.int32),
+        item.astype(np.int32),
+        np.ones(len(user), np.float32),
+        time.astype(np.int64),
     )
     return make_task(interactions, leave_one_out(interactions), "test")
 
 
 def run(task, seed):
     rng = np.random.default_rng(seed)
-    users, items = (rng.normal(size=(n, 4)).astype(np.float32) for n in (task.n_users, task.n_items))
+    users, items = (
+        rng.normal(size=(n, 4)).astype(np.float32) for n in (task.n_users, task.n_items)
+    )
     return evaluate(DotProduct(users, items), task.targets, task.seen, task.n_items)
 
 
@@ -46,12 +53,16 @@ def test_quality_is_the_mean_over_the_seeds(task):
 
 def test_a_difference_is_paired(task):
     one, other = run(task, 0), run(task, 1)
-    assert analysis.difference([one], [one], "itself") == Difference(against="itself", ndcg=0.0, low=0.0, high=0.0)
+    assert analysis.difference([one], [one], "itself") == Difference(
+        against="itself", ndcg=0.0, low=0.0, high=0.0
+    )
     found = analysis.difference([one], [other], "other")
     assert found.ndcg == pytest.approx(value(one, "ndcg@10") - value(other, "ndcg@10"))
     assert found.low < found.ndcg < found.high
     better = max((one, other), key=lambda r: value(r, "ndcg@10"))
-    assert {"one": one, "other": other}[analysis.best_baseline({"one": one, "other": other})] is better
+    assert {"one": one, "other": other}[
+        analysis.best_baseline({"one": one, "other": other})
+    ] is better
 
 
 def test_fewer_events_are_the_last_ones_and_the_seen_stay_left_out(task):
@@ -67,19 +78,25 @@ def test_fewer_events_are_the_last_ones_and_the_seen_stay_left_out(task):
     scores = DotProduct(encode_users(model, short), model.item_vectors())
     by_hand = evaluate(scores, task.targets, task.seen, task.n_items)
     assert reads[2].ndcg_100.base == reads[0].ndcg_100.base
-    assert reads[2].ndcg_100.change == pytest.approx(value(by_hand, "ndcg@100") - reads[0].ndcg_100.base)
+    assert reads[2].ndcg_100.change == pytest.approx(
+        value(by_hand, "ndcg@100") - reads[0].ndcg_100.base
+    )
     assert reads[2].hitrate_100.base + reads[2].hitrate_100.change == 1  # of 30 items
 
 
 def read(events, low=0.0, low_100=0.0):
-    ndcg, hits = (Change(base=v, change=0.0, low=low, high=0.01) for v, low in ((0.1, low), (0.4, low_100)))
+    ndcg, hits = (
+        Change(base=v, change=0.0, low=low, high=0.01) for v, low in ((0.1, low), (0.4, low_100))
+    )
     return Read(events=events, mean=events, ndcg_100=ndcg, hitrate_100=hits)
 
 
 def test_enough_events_are_the_fewest_down_to_which_both_metrics_hold():
     whole, good = read(200), read(100, low=-0.004)
     assert analysis.enough_events([whole, good, read(50, low=-0.0049), read(20, low=-0.006)]) == 50
-    assert analysis.enough_events([whole, good, read(50, low_100=-0.021), read(20)]) == 100  # none beyond the first
+    assert (
+        analysis.enough_events([whole, good, read(50, low_100=-0.021), read(20)]) == 100
+    )  # none beyond the first
     assert analysis.enough_events([whole, read(100, low=-0.0051)]) == 200
     assert analysis.enough_events([whole]) == 200
 
@@ -125,7 +142,9 @@ def test_raw_rows_name_task_model_and_run(task):
     [(0.01, 0.02, "above"), (-0.02, -0.01, "below"), (-0.01, 0.01, "not measurably different")],
 )
 def test_a_sentence_follows_the_interval(low, high, word):
-    sentence = analysis._against(Difference(against="Markov", ndcg=(low + high) / 2, low=low, high=high))
+    sentence = analysis._against(
+        Difference(against="Markov", ndcg=(low + high) / 2, low=low, high=high)
+    )
     assert word in sentence
     assert "Markov" in sentence
 
@@ -136,7 +155,9 @@ def test_a_variant_that_does_not_exist_is_named_with_those_that_do():
 
 
 def test_every_way_to_tell_items_apart_is_fitted_that_is_asked_for(task, tmp_path):
-    items = pl.DataFrame({"title": ["A film"] * 30, "year": [1995] * 30, "genres": [["Comedy"]] * 30})
+    items = pl.DataFrame(
+        {"title": ["A film"] * 30, "year": [1995] * 30, "genres": [["Comedy"]] * 30}
+    )
     shape = RetrieverConfig(d=16, layers=1, heads=2, hidden=16, window=8)
     ways = ["id alone", "id and content"]
     found = analysis.choose_items(task, items, ways, shape, TrainingConfig(epochs=1), tmp_path)
@@ -147,6 +168,10 @@ def test_every_way_to_tell_items_apart_is_fitted_that_is_asked_for(task, tmp_pat
 
 
 @pytest.mark.parametrize("ways", [[], ["id and context"]])
-def test_a_way_to_tell_items_apart_that_does_not_exist_is_named_with_those_that_do(ways, task, tmp_path):
+def test_a_way_to_tell_items_apart_that_does_not_exist_is_named_with_those_that_do(
+    ways, task, tmp_path
+):
     with pytest.raises(TrainingError, match=r"(?s)items_by.*id and content, id alone"):
-        analysis.choose_items(task, pl.DataFrame(), ways, RetrieverConfig(), TrainingConfig(), tmp_path)
+        analysis.choose_items(
+            task, pl.DataFrame(), ways, RetrieverConfig(), TrainingConfig(), tmp_path
+        )

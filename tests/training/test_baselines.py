@@ -33,7 +33,10 @@ def random_events(seed: int = 0) -> Interactions:
     time = rng.integers(0, 100 * DAY, len(user))
     order = np.lexsort((item, time, user))
     return Interactions(
-        user[order].astype(np.int32), item[order].astype(np.int32), np.ones(len(user), np.float32), time[order]
+        user[order].astype(np.int32),
+        item[order].astype(np.int32),
+        np.ones(len(user), np.float32),
+        time[order],
     )
 
 
@@ -117,7 +120,9 @@ def test_both_forms_of_ease_are_the_closed_form(monkeypatch, solve, block):
 
 
 def test_ease_refuses_what_does_not_fit_the_memory():
-    with pytest.raises(BaselineError, match=r"138493 users and 26744 items takes 2\.7 GiB, above 2"):
+    with pytest.raises(
+        BaselineError, match=r"138493 users and 26744 items takes 2\.7 GiB, above 2"
+    ):
         EASE(max_gib=2).fit(random_events(), 138_493, 26_744)
 
 
@@ -133,7 +138,9 @@ def test_ials_solves_for_the_weighted_history(monkeypatch):
     known = random_events()
     items = np.random.default_rng(0).standard_normal((N_ITEMS, 4)).astype(np.float32)
     monkeypatch.setattr(
-        linear.AlternatingLeastSquares, "fit", lambda self, *_, **__: setattr(self, "item_factors", items)
+        linear.AlternatingLeastSquares,
+        "fit",
+        lambda self, *_, **__: setattr(self, "item_factors", items),
     )
     found = scores_of(ImplicitALS(factors=4, regularization=0.5, alpha=3, recency=0.8), known)
     weights = history_weights(known, 0.8)
@@ -151,7 +158,9 @@ def test_a_user_without_events_gets_the_popular_order(model):
     cold = scores_of(model, known)[N_USERS - 1]
     popular = np.bincount(known.item, minlength=N_ITEMS)
     if isinstance(model, RecentPopularity):
-        popular = np.bincount(known.item[known.timestamp >= known.timestamp.max() - 30 * DAY], minlength=N_ITEMS)
+        popular = np.bincount(
+            known.item[known.timestamp >= known.timestamp.max() - 30 * DAY], minlength=N_ITEMS
+        )
     best = popular == popular.max()
     assert best[cold.argmax()]
     assert cold[N_ITEMS - 1] == cold.min()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanorecsys.data import Histories
-from nanorecsys.data.padding import padded
+from nanorecsys.serving.padding import padded
 from nanorecsys.training.batches import batches, epoch, had_before, rows_of_epoch
 
 HISTORIES = st.lists(st.lists(st.integers(0, 50), max_size=30), min_size=1, max_size=8)
@@ -21,7 +21,9 @@ def csr(histories):
 @settings(deadline=None)
 def test_every_event_is_the_target_of_one_place_after_what_came_before(histories, window, seed):
     rows = epoch(csr(histories), window, np.random.default_rng(seed))
-    items, segments, targets = (column.numpy() for column in (rows.items, rows.segments, rows.targets))
+    items, segments, targets = (
+        column.numpy() for column in (rows.items, rows.segments, rows.targets)
+    )
     n_events = sum(map(len, histories))
     assert items.shape == (rows_of_epoch(n_events, window), window)
     filled = targets > 0
@@ -31,10 +33,14 @@ def test_every_event_is_the_target_of_one_place_after_what_came_before(histories
     assert (np.diff(segments) >= 0).all()
     assert not items[~filled].any()
 
-    # An event follows another within one segment just as often as it does in the histories, less the cuts.
+    # An event follows another within one segment just as often as it does in the histories, less
+    # the cuts.
     followed = sorted((a + 1, b + 1) for history in histories for a, b in pairwise(history))
     firsts = sorted(history[0] + 1 for history in histories if history)
-    assert sorted(zip(items[filled & (items > 0)], targets[filled & (items > 0)], strict=True)) == followed
+    assert (
+        sorted(zip(items[filled & (items > 0)], targets[filled & (items > 0)], strict=True))
+        == followed
+    )
     assert sorted(targets[filled & (items == 0)]) == firsts
     for row in range(len(items)):
         for place in range(1, window):
@@ -50,14 +56,20 @@ def test_what_a_user_had_before_a_target_is_all_of_its_history_up_to_there(histo
     known = csr(histories)
     rows = epoch(known, window, np.random.default_rng(seed))
     filled = rows.targets > 0
-    offsets, items, events = torch.from_numpy(known.offsets), torch.from_numpy(known.items), rows.events[filled]
+    offsets, items, events = (
+        torch.from_numpy(known.offsets),
+        torch.from_numpy(known.items),
+        rows.events[filled],
+    )
     had = had_before(offsets, items, events, 51)
     assert torch.equal(items[events] + 1, rows.targets[filled])
     wanted = {}
     for start, history in zip(known.offsets, histories, strict=False):
         for place, item in enumerate(history):
             wanted[int(start) + place] = {earlier + 1 for earlier in history[:place]} - {item + 1}
-    assert {int(e): set(np.flatnonzero(row)) for e, row in zip(events, had.numpy(), strict=True)} == wanted
+    assert {
+        int(e): set(np.flatnonzero(row)) for e, row in zip(events, had.numpy(), strict=True)
+    } == wanted
 
 
 @given(HISTORIES.filter(any), st.integers(2, 12))
@@ -66,7 +78,8 @@ def test_contexts_are_as_long_as_the_row_allows(histories, window):
     rows = epoch(csr(histories), window, np.random.default_rng(0))
     items, segments = rows.items.numpy(), rows.segments.numpy()
     inside = (items[:, 1:] > 0) & (items[:, :-1] > 0) & (segments[:, 1:] != segments[:, :-1])
-    # Between two places with a history, a segment ends only where the next one's empty history stands.
+    # Between two places with a history, a segment ends only where the next one's empty history
+    # stands.
     assert not inside.any()
 
 

@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# 62 rows an epoch. 5 a batch: shares of unequal size. 61 a batch: one row for the last, so that a process has none.
+# 62 rows an epoch. 5 a batch: shares of unequal size. 61 a batch: one row for the last, so that a
+# process has none.
 SCRIPT = """
 import json, sys
 from dataclasses import replace
@@ -42,7 +43,11 @@ with distributed.processes(torch.device("cpu")):
 def run(command, script, folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, *command, script, str(folder)], capture_output=True, text=True, env=environment, timeout=120
+        [sys.executable, *command, script, str(folder)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -52,7 +57,9 @@ def test_two_processes_train_and_resume_like_one(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     one = run([], script, tmp_path)
-    two = run(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], script, tmp_path)
+    two = run(
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], script, tmp_path
+    )
     for loss, (losses, weights, best_epoch) in one.items():
         assert two[loss][0] == pytest.approx(losses, rel=1e-4), loss
         assert two[loss][1] == pytest.approx(weights, abs=2e-3), loss

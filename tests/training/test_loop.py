@@ -35,7 +35,9 @@ def weights(model):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_learns_the_walk(loss):
     task = make_task(EVENTS, leave_one_out(EVENTS), "test")
-    fitted = fit_retriever(task, titles(), SMALL, replace(SHORT, epochs=12, loss=loss), progress=False)
+    fitted = fit_retriever(
+        task, titles(), SMALL, replace(SHORT, epochs=12, loss=loss), progress=False
+    )
     result = evaluate(scorer(fitted.model, task), task.targets, task.seen, task.n_items)
     # Chance is 1 in 17 unseen items.
     assert value(result, "hitrate@1") > 0.7
@@ -51,7 +53,9 @@ def test_content_and_absolute_positions_learn_it_too():
 
 def test_bf16_learns_it_too():
     task = make_task(EVENTS, leave_one_out(EVENTS), "test")
-    fitted = fit_retriever(task, titles(), SMALL, replace(SHORT, epochs=12, precision="bf16"), progress=False)
+    fitted = fit_retriever(
+        task, titles(), SMALL, replace(SHORT, epochs=12, precision="bf16"), progress=False
+    )
     result = evaluate(scorer(fitted.model, task), task.targets, task.seen, task.n_items)
     assert value(result, "hitrate@1") > 0.7
     assert all(p.dtype == torch.float32 for p in fitted.model.parameters())
@@ -110,7 +114,15 @@ def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_result(tmp_path, loss):
             progress=False,
         )
     resumed = fresh(seed=5)
-    got = train(resumed, HISTORIES, config, validate=validate, checkpoint_path=path, checkpoint_steps=7, progress=False)
+    got = train(
+        resumed,
+        HISTORIES,
+        config,
+        validate=validate,
+        checkpoint_path=path,
+        checkpoint_steps=7,
+        progress=False,
+    )
     assert torch.equal(weights(resumed), weights(whole))
     assert got.curve.drop("seconds").equals(expected.curve.drop("seconds"))
     assert got.best_epoch == expected.best_epoch
@@ -197,7 +209,9 @@ def test_early_stopping_keeps_the_best_weights():
         return next(scores)
 
     model = fresh()
-    trained = train(model, HISTORIES, replace(SHORT, epochs=9, patience=2), validate=validate, progress=False)
+    trained = train(
+        model, HISTORIES, replace(SHORT, epochs=9, patience=2), validate=validate, progress=False
+    )
     assert trained.best_epoch == 2
     assert trained.curve["validation"].to_list() == [0.1, 0.3, 0.2, 0.3]
     assert torch.equal(weights(model), seen[1])
@@ -206,7 +220,9 @@ def test_early_stopping_keeps_the_best_weights():
 def test_a_refit_follows_the_schedule_as_far_as_it_goes():
     scores = iter([0.1, 0.3, 0.2])
     chosen, refitted = fresh(), fresh()
-    best = train(chosen, HISTORIES, SHORT, validate=lambda model: next(scores), progress=False).best_epoch
+    best = train(
+        chosen, HISTORIES, SHORT, validate=lambda model: next(scores), progress=False
+    ).best_epoch
     train(refitted, HISTORIES, SHORT, stop_after=best, progress=False)
     assert torch.equal(weights(chosen), weights(refitted))
 
@@ -227,7 +243,9 @@ def test_progress_shows_the_time_left(capsys):
     assert "<00:0" in shown
 
 
-@pytest.mark.parametrize(("change", "message"), [({"loss": "hinge"}, "no loss 'hinge'"), ({"epochs": 0}, "at least 1")])
+@pytest.mark.parametrize(
+    ("change", "message"), [({"loss": "hinge"}, "no loss 'hinge'"), ({"epochs": 0}, "at least 1")]
+)
 def test_impossible_settings_are_named_errors(change, message):
     with pytest.raises(TrainingError, match=message):
         TrainingConfig(**change)
@@ -240,7 +258,9 @@ def test_no_event_is_a_named_error():
 
 def test_a_history_longer_than_the_window_counts_by_its_last_items():
     model = fresh().eval()
-    long, short = (Histories(np.array([0, n]), np.arange(30 - n, 30, dtype=np.int32)) for n in (25, 8))
+    long, short = (
+        Histories(np.array([0, n]), np.arange(30 - n, 30, dtype=np.int32)) for n in (25, 8)
+    )
     np.testing.assert_array_equal(encode_users(model, long), encode_users(model, short))
 
 
@@ -268,7 +288,11 @@ def test_users_are_encoded_alike_in_any_batch():
     model = fresh().eval()
     lengths = np.array([0, 3, 14, 1, 9])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    uneven = Histories(offsets, np.random.default_rng(0).integers(0, 30, offsets[-1]).astype(np.int32))
+    uneven = Histories(
+        offsets, np.random.default_rng(0).integers(0, 30, offsets[-1]).astype(np.int32)
+    )
     apart = encode_users(model, uneven, batch_tokens=1)
     np.testing.assert_allclose(encode_users(model, uneven), apart, atol=1e-6)
-    np.testing.assert_allclose(encode_users(model, uneven, np.array([4, 1])), apart[[4, 1]], atol=1e-6)
+    np.testing.assert_allclose(
+        encode_users(model, uneven, np.array([4, 1])), apart[[4, 1]], atol=1e-6
+    )

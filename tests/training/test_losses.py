@@ -74,7 +74,10 @@ def both(name, monkeypatch):
     users, table, targets, had, weights, counts = example()
     candidates = loss.candidates(targets, counts, torch.Generator().manual_seed(1))
     fast = loss(users, table, targets, had, weights, candidates, counts)
-    slow = sum(weights[n] * naive(table @ users[n], int(targets[n]), had[n], candidates, counts) for n in range(N))
+    slow = sum(
+        weights[n] * naive(table @ users[n], int(targets[n]), had[n], candidates, counts)
+        for n in range(N)
+    )
     return users, table, fast, slow
 
 
@@ -105,7 +108,10 @@ def test_a_better_target_lowers_the_loss(name):
 @pytest.mark.parametrize("name", CASES)
 def test_candidates_are_items_and_repeat_with_the_seed(name):
     _, _, targets, _, _, counts = example()
-    draws = [CASES[name][0].candidates(targets, counts, torch.Generator().manual_seed(3)) for _ in range(2)]
+    draws = [
+        CASES[name][0].candidates(targets, counts, torch.Generator().manual_seed(3))
+        for _ in range(2)
+    ]
     if name == "full_softmax":
         assert draws == [None, None]
     else:
@@ -120,7 +126,15 @@ def test_a_catalogue_of_one_item_has_a_finite_loss_and_gradient(name):
     targets, counts = torch.ones(4, dtype=torch.int64), torch.tensor([0, 4])
     loss = LOSSES[name]
     candidates = loss.candidates(targets, counts, torch.Generator())
-    value = loss(users, table, targets, torch.zeros(4, 2, dtype=torch.bool), torch.full((4,), 0.25), candidates, counts)
+    value = loss(
+        users,
+        table,
+        targets,
+        torch.zeros(4, 2, dtype=torch.bool),
+        torch.full((4,), 0.25),
+        candidates,
+        counts,
+    )
     value.backward()
     assert value.isfinite()
     assert users.grad.isfinite().all()

@@ -23,7 +23,9 @@ TRAINING = RankerTraining(depth=10, mined=6, uniform=4, epochs=8, batch_lists=64
 def retriever():
     # Stopped early, so that there is something left to improve.
     model = replace(SMALL, content=True, id_dropout=0.2)
-    return fit_retriever(TASK, titles(), model, replace(SHORT, epochs=1, learning_rate=3e-4), progress=False).model
+    return fit_retriever(
+        TASK, titles(), model, replace(SHORT, epochs=1, learning_rate=3e-4), progress=False
+    ).model
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,8 @@ def test_lists_are_places_with_candidates_that_the_user_never_has(retriever):
     rows = {tuple(row) for row in items[:, -3:].tolist()}
     assert {tuple(row) for row in lists.positive.reshape(80, 3).tolist()} == rows
     for positive, mined in zip(lists.positive.tolist(), lists.mined.tolist(), strict=True):
-        # A walk is 14 consecutive items and holds the positive; the mined ones are in no walk but others'.
+        # A walk is 14 consecutive items and holds the positive; the mined ones are in no walk but
+        # others'.
         owners = [set(walk) for walk in items.tolist() if positive in walk]
         assert len(set(mined)) == 10
         assert any(not owner & set(mined) for owner in owners)
@@ -55,7 +58,9 @@ def test_user_vectors_of_lists_are_those_before_the_positive(retriever):
     before = Histories(np.arange(0, 80 * 13 + 1, 13), known.items.reshape(80, 14)[:, :-1].ravel())
     order = np.lexsort(encode_users(retriever, before).T.round(4))
     got = lists.users.numpy()
-    np.testing.assert_allclose(got[np.lexsort(got.T.round(4))], encode_users(retriever, before)[order], atol=1e-4)
+    np.testing.assert_allclose(
+        got[np.lexsort(got.T.round(4))], encode_users(retriever, before)[order], atol=1e-4
+    )
 
 
 def test_short_candidate_lists_and_repeats_of_the_positive_are_no_negatives(retriever):
@@ -63,7 +68,10 @@ def test_short_candidate_lists_and_repeats_of_the_positive_are_no_negatives(retr
     assert (lists.mined < 0).any(1).all()  # 14 of 30 items are the user's own
     candidates, missing = draw(lists, torch.arange(50), TRAINING, 30)
     assert not missing[:, 0].any()
-    assert (missing[:, 1:] == ((lists.positive[:50, None] == candidates[:, 1:]) | (candidates[:, 1:] < 0)))[:, 6:].all()
+    assert (
+        missing[:, 1:]
+        == ((lists.positive[:50, None] == candidates[:, 1:]) | (candidates[:, 1:] < 0))
+    )[:, 6:].all()
     assert candidates.min() >= 0
 
 
@@ -123,7 +131,9 @@ def test_saved_and_loaded_scores_the_same(retriever, fitted, tmp_path):
     loaded = load_ranker(path)
     users, task_users = scorer(retriever, TASK).user_vectors, np.arange(4, dtype=np.int32)
     for score in (cold_scorer, lambda ranker, vectors: reranker(ranker, vectors, TASK.seen)):
-        np.testing.assert_array_equal(score(loaded, users)(task_users), score(fitted, users)(task_users))
+        np.testing.assert_array_equal(
+            score(loaded, users)(task_users), score(fitted, users)(task_users)
+        )
     assert loaded.genres == fitted.genres == ("g0", "g1", "g2")
     assert loaded.curve.equals(fitted.curve)
     path.write_bytes(path.read_bytes()[:-500])

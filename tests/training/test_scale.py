@@ -11,7 +11,9 @@ def test_the_measured_process_counts_what_it_read(tmp_path):
     found = scale.measure(tmp_path, n_ratings=20_000, n_users=200, n_items=400, steps=1)
     assert (found.ratings, found.users, found.items, found.steps) == (20_000, 200, 400, 1)
     assert found.tokens_per_s > 0
-    assert found.hours_an_epoch == pytest.approx((20_000 - 2 * 200) / found.tokens_per_s / 3600, rel=1e-3)
+    assert found.hours_an_epoch == pytest.approx(
+        (20_000 - 2 * 200) / found.tokens_per_s / 3600, rel=1e-3
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,7 +13,9 @@ def test_every_variant_is_timed_in_every_repeat_and_padding_is_no_token(monkeypa
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
     known = histories(walks(n_users=64, length=5))  # 5 batches of 8 full rows
     rows = measure(known, 30, None, SMALL, SHORT, steps=2, repeats=3, progress=False)
-    expected = {"padded, fp32": 2 * 8 * 4, "packed, fp32": 2 * 8 * 8} | ({"packed, bf16": 2 * 8 * 8} if native else {})
+    expected = {"padded, fp32": 2 * 8 * 4, "packed, fp32": 2 * 8 * 8} | (
+        {"packed, bf16": 2 * 8 * 8} if native else {}
+    )
     assert rows.sort("variant", "repeat")["repeat"].to_list() == [1, 2, 3] * len(expected)
     tokens = {row["variant"]: row["tokens"] for row in rows.iter_rows(named=True)}
     # Two steps of 8 rows and 8 places: histories of 5 events have 4 targets in the padded loop.
@@ -26,7 +28,14 @@ def test_rates_are_compared_within_a_repeat():
             "variant": ["padded, fp32", "packed, bf16"] * 3,
             "repeat": [1, 1, 2, 2, 3, 3],
             "tokens": [10, 10] * 3,
-            "seconds": [1.0, 0.5, 10.0, 2.0, 1.0, 0.25],  # the second repeat on a machine that was busy
+            "seconds": [
+                1.0,
+                0.5,
+                10.0,
+                2.0,
+                1.0,
+                0.25,
+            ],  # the second repeat on a machine that was busy
         }
     )
     table = summarise(rows, histories(walks(length=20)), window=10)

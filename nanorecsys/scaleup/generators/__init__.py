@@ -15,7 +15,8 @@ GENERATORS: dict[str, Generator] = {
     "independent": Independent(),
     "gaussian": Gaussian(),
     "mixture": Mixture(),
-    # settings of the last three: chosen by recall curves of a catalogue whose hidden items they had to make up
+    # settings of the last three: chosen by recall curves of a catalogue whose hidden items they had
+    # to make up
     "local": Local(neighbours=16, partners=5, noise=0.5),
     "tangent": Local(neighbours=12, partners=0, noise=0.7),
     "recombined": Recombined(donors=900, own=(0.5, 0.8)),
@@ -29,7 +30,9 @@ def by_name(name: str) -> Generator:
         UnknownGeneratorError: there is none; lists those that there are.
     """
     if name not in GENERATORS:
-        raise UnknownGeneratorError(f"There is no generator {name!r}.", f"Choose one of {', '.join(GENERATORS)}.")
+        raise UnknownGeneratorError(
+            f"There is no generator {name!r}.", f"Choose one of {', '.join(GENERATORS)}."
+        )
     return GENERATORS[name]
 
 

@@ -19,7 +19,8 @@ class Fitted(Protocol):
 class Generator(Protocol):
     """A way to make up items that resemble those of a catalogue.
 
-    `neighbours` is the fewest vectors that `fit` takes; `version` goes up when the bytes of a sample change.
+    `neighbours` is the fewest vectors that `fit` takes; `version` goes up when the bytes of a
+    sample change.
     """
 
     version: int
@@ -30,8 +31,8 @@ class Generator(Protocol):
 
         Args:
             vectors: unit float32 (items, d), checked by `check_vectors`.
-            total: size of the catalogue that the samples and the real items will make up; a generator that looks at
-                neighbourhoods makes them denser for a larger one.
+            total: size of the catalogue that the samples and the real items will make up; a
+                generator that looks at neighbourhoods makes them denser for a larger one.
         """
 
 

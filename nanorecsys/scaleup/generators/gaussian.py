@@ -44,7 +44,9 @@ class Gaussian:
 
     def fit(self, vectors: np.ndarray, total: int) -> _Normal:
         """See `Generator.fit`."""
-        return _Normal(vectors.mean(axis=0), covariance_root(np.cov(vectors, rowvar=False, bias=True)))
+        return _Normal(
+            vectors.mean(axis=0), covariance_root(np.cov(vectors, rowvar=False, bias=True))
+        )
 
 
 def covariance_root(covariance: np.ndarray) -> np.ndarray:

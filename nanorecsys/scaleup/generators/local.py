@@ -22,8 +22,9 @@ class _Around:
         """See `Fitted.sample`."""
         k = self.neighbours.shape[1]
         base = rng.integers(len(self.vectors), size=n)
-        # a new item is a weighted sum of neighbours whose weights add up to 1; random weights that add up to 0 are
-        # noise with the covariance of the neighbours, so that no local axes need be computed or kept
+        # a new item is a weighted sum of neighbours whose weights add up to 1; random weights that
+        # add up to 0 are noise with the covariance of the neighbours, so that no local axes need be
+        # computed or kept
         weights = rng.standard_normal((n, k), np.float32)
         weights -= weights.mean(axis=1, keepdims=True)
         weights *= np.float32(self.noise / np.sqrt(k - 1))
@@ -43,13 +44,14 @@ class _Around:
 class Local:
     """A point near a random item: on the way to one of its nearest neighbours or at it, plus local noise.
 
-    The noise is Gaussian with the covariance of the item and its neighbours. It shrinks as the catalogue grows, as
-    distances between neighbours do in a space of the items' intrinsic dimension D: by total ** (-1 / D).
+    The noise is Gaussian with the covariance of the item and its neighbours. It shrinks as the
+    catalogue grows, as distances between neighbours do in a space of the items' intrinsic dimension
+    D: by total ** (-1 / D).
 
     Args:
         neighbours: the item itself and those that give the noise its directions.
-        partners: nearest neighbours, towards a random one of which a new item lies, anywhere on the way; with 0 it
-            stays at its item.
+        partners: nearest neighbours, towards a random one of which a new item lies, anywhere on the
+            way; with 0 it stays at its item.
         noise: standard deviations of the neighbourhood, at a tenfold expansion.
     """
 

@@ -37,8 +37,8 @@ class _Mixture:
 class Mixture:
     """Components by k-means on principal axes, each with its own covariance; the remaining axes as one Gaussian.
 
-    The covariance of a component is drawn towards the pooled one, as if that had been seen on as many more items as
-    there are axes: a component has few items for a covariance of its own.
+    The covariance of a component is drawn towards the pooled one, as if that had been seen on as
+    many more items as there are axes: a component has few items for a covariance of its own.
     """
 
     version = 1
@@ -48,10 +48,15 @@ class Mixture:
         """See `Generator.fit`."""
         mean = vectors.mean(axis=0)
         variances, axes = np.linalg.eigh(np.cov(vectors, rowvar=False, bias=True))
-        variances, axes = np.maximum(variances[::-1], 0), np.ascontiguousarray(axes.T[::-1], np.float32)
+        variances, axes = (
+            np.maximum(variances[::-1], 0),
+            np.ascontiguousarray(axes.T[::-1], np.float32),
+        )
         p = min(AXES, len(mean))
         scores = (vectors - mean) @ axes[:p].T
-        centres, labels = kmeans(scores, max(1, min(COMPONENTS, len(scores) // ITEMS_PER_COMPONENT)))
+        centres, labels = kmeans(
+            scores, max(1, min(COMPONENTS, len(scores) // ITEMS_PER_COMPONENT))
+        )
         sizes = np.bincount(labels, minlength=len(centres))
         within = scores - centres[labels]
         pooled = within.T @ within / len(scores)
@@ -81,7 +86,9 @@ def kmeans(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     squares = np.einsum("np,np->n", points, points)
     far = _squared_distances(points, squares, centres)[:, 0]
     for _ in range(k - 1):
-        chosen = rng.choice(len(points), p=far / far.sum()) if far.any() else rng.integers(len(points))
+        chosen = (
+            rng.choice(len(points), p=far / far.sum()) if far.any() else rng.integers(len(points))
+        )
         centres = np.concatenate([centres, points[chosen : chosen + 1]])
         far = np.minimum(far, _squared_distances(points, squares, centres[-1:])[:, 0])
     labels = np.full(len(points), -1)
@@ -94,7 +101,9 @@ def kmeans(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         for c in range(k):
             members = points[labels == c]
             # a centre that lost its last point takes the one that is worst served
-            centres[c] = members.mean(axis=0) if len(members) else points[distances.min(axis=1).argmax()]
+            centres[c] = (
+                members.mean(axis=0) if len(members) else points[distances.min(axis=1).argmax()]
+            )
     return centres, labels
 
 

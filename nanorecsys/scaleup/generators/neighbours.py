@@ -20,7 +20,9 @@ def nearest(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     for start in range(0, len(vectors), BLOCK):
         scores = vectors[start : start + BLOCK] @ vectors.T
         rows = np.arange(len(scores))
-        scores[rows, start + rows] = 2  # above any cosine, so that an exact copy cannot take the place of the item
+        scores[rows, start + rows] = (
+            2  # above any cosine, so that an exact copy cannot take the place of the item
+        )
         near = np.argpartition(scores, len(vectors) - k, axis=1)[:, len(vectors) - k :]
         found = np.take_along_axis(scores, near, axis=1)
         order = np.argsort(-found, axis=1, kind="stable")
@@ -34,7 +36,8 @@ def intrinsic_dimension(distances: np.ndarray) -> float:
     """Maximum likelihood estimate of the local dimension (Levina and Bickel 2004), inverses averaged over items.
 
     Args:
-        distances: (items, k) from near to far, the item itself first; copies at distance 0 are left out.
+        distances: (items, k) from near to far, the item itself first; copies at distance 0 are left
+            out.
     """
     ratios = distances[:, -1:] / np.where(distances[:, 1:-1] > 0, distances[:, 1:-1], np.nan)
     return float(1 / max(np.nanmean(np.log(ratios)), 1e-3))

@@ -29,7 +29,8 @@ class _Recombined:
         made = np.empty((n, d), np.float32)
         for start in range(0, n, BLOCK):
             block = slice(start, start + BLOCK)
-            # one draw says both: below the share of its own the coordinate is the item's, above it says whose
+            # one draw says both: below the share of its own the coordinate is the item's, above it
+            # says whose
             draw = rng.random((len(base[block]), d), np.float32)
             draw -= own[block]
             draw *= k / (1 - own[block])
@@ -46,16 +47,19 @@ class _Recombined:
 class Recombined:
     """On principal axes each coordinate is the item's own or that of a random one of its neighbours.
 
-    So a new item lies as far from every real one as real ones lie from each other, in all dimensions and not only in
-    those that a few neighbours span, and each coordinate has the distribution that it has in the neighbourhood, tails
-    included. Nothing depends on the size of the catalogue: more items are more draws from the same density, and the
-    first n of a large one are a catalogue of n.
+    So a new item lies as far from every real one as real ones lie from each other, in all
+    dimensions and not only in those that a few neighbours span, and each coordinate has the
+    distribution that it has in the neighbourhood, tails included. Nothing depends on the size of
+    the catalogue: more items are more draws from the same density, and the first n of a large one
+    are a catalogue of n.
 
-    A neighbourhood is a number of items: clusters of fewer than `donors` are mixed with what lies around them.
+    A neighbourhood is a number of items: clusters of fewer than `donors` are mixed with what lies
+    around them.
 
     Args:
         donors: neighbours, the item included, that coordinates come from.
-        own: range of the share of coordinates that stay the item's; each new item draws its own share.
+        own: range of the share of coordinates that stay the item's; each new item draws its own
+            share.
     """
 
     version = 3

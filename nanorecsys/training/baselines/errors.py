@@ -1,6 +1,6 @@
 """Named errors of the baselines."""
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 
 class BaselineError(NanorecsysError):

@@ -11,7 +11,12 @@ from threadpoolctl import threadpool_limits
 from nanorecsys.data import Interactions
 from nanorecsys.evaluation import DotProduct, Scorer
 from nanorecsys.training.baselines.errors import BaselineError
-from nanorecsys.training.baselines.matrices import co_counts, recency_weights, user_item, with_fallback
+from nanorecsys.training.baselines.matrices import (
+    co_counts,
+    recency_weights,
+    user_item,
+    with_fallback,
+)
 
 SYMMETRY_BLOCK = 1024
 
@@ -22,8 +27,8 @@ class EASE:
 
         P = (X' X + penalty I)^-1,   B = I - P diag(1 / diag P)
 
-    (Steck 2019, Embarrassingly shallow autoencoders for sparse data, eq. 8). w(u) is u's row of X for recency
-    0, else `recency_weights`.
+    (Steck 2019, Embarrassingly shallow autoencoders for sparse data, eq. 8). w(u) is u's row of X
+    for recency 0, else `recency_weights`.
 
     Args:
         penalty: L2 penalty, in users.
@@ -39,7 +44,8 @@ class EASE:
         """Solve for the smaller side of X: the cost is cubic in it.
 
         Raises:
-            BaselineError: the dense matrices would take more than max_gib, or the penalty is too small.
+            BaselineError: the dense matrices would take more than max_gib, or the penalty is too
+                small.
         """
         few_users = n_users <= n_items
         floats = n_users * (n_users + 3 * n_items) if few_users else n_items * n_items
@@ -68,7 +74,8 @@ def _by_items(x: sparse.csr_array, weights: sparse.csr_array, penalty: float) ->
     for rows, counts in co_counts(x):
         model[rows] = counts
     model[np.diag_indices(n_items)] += penalty
-    # In place: LAPACK is column-major, and the transpose of a symmetric row-major matrix is the same matrix.
+    # In place: LAPACK is column-major, and the transpose of a symmetric row-major matrix is the
+    # same matrix.
     _, singular = scipy.linalg.lapack.spotrf(model.T, overwrite_a=1)
     if singular:
         raise scipy.linalg.LinAlgError
@@ -87,8 +94,8 @@ def _by_items(x: sparse.csr_array, weights: sparse.csr_array, penalty: float) ->
 def _by_users(x: sparse.csr_array, weights: sparse.csr_array, penalty: float) -> Scorer:
     """EASE through the (n_users, n_users) inverse, exact by the Woodbury identity:
 
-    penalty P = I - X' M with M = (X X' + penalty I)^-1 X, so that with s = diag(X' M), elementwise in the
-    items, w B = (w X' M - s w) / (1 - s).
+    penalty P = I - X' M with M = (X X' + penalty I)^-1 X, so that with s = diag(X' M), elementwise
+    in the items, w B = (w X' M - s w) / (1 - s).
     """
     gram = (x @ x.T).toarray()
     gram[np.diag_indices_from(gram)] += penalty
@@ -109,9 +116,9 @@ def _by_users(x: sparse.csr_array, weights: sparse.csr_array, penalty: float) ->
 class ImplicitALS:
     """score(u, i) = p(u) q(i), with known pairs weighted by confidence alpha against 1 for all others
 
-    (Hu, Koren and Volinsky 2008, Collaborative filtering for implicit feedback datasets, eq. 3, by the `implicit`
-    library). The item vectors are fitted on unweighted histories; the user vectors are then solved for anew
-    (their eq. 4) with confidence alpha times `recency_weights`.
+    (Hu, Koren and Volinsky 2008, Collaborative filtering for implicit feedback datasets, eq. 3, by
+    the `implicit` library). The item vectors are fitted on unweighted histories; the user vectors
+    are then solved for anew (their eq. 4) with confidence alpha times `recency_weights`.
 
     Args:
         factors: size of the vectors.
@@ -133,7 +140,8 @@ class ImplicitALS:
 
     def fit(self, known: Interactions, n_users: int, n_items: int) -> Scorer:
         weights = user_item(known, n_users, n_items, recency_weights(known, n_users, self.recency))
-        # The library has threads of its own; BLAS threads within them slow it tenfold, and it warns of them.
+        # The library has threads of its own; BLAS threads within them slow it tenfold, and it warns
+        # of them.
         with threadpool_limits(1, "blas"):
             model = AlternatingLeastSquares(
                 factors=self.factors,

@@ -21,12 +21,15 @@ def age_in_events(known: Interactions, n_users: int) -> np.ndarray:
 def recency_weights(known: Interactions, n_users: int, power: float) -> np.ndarray:
     """(1 + age in events) ** -power, float32 (n,): 1 for a user's last event; power 0 weighs all alike.
 
-    Age counts events, not days: most users of a rating site give all their ratings in a few sittings.
+    Age counts events, not days: most users of a rating site give all their ratings in a few
+    sittings.
     """
     return (1.0 + age_in_events(known, n_users)).astype(np.float32) ** np.float32(-power)
 
 
-def user_item(known: Interactions, n_users: int, n_items: int, weights: np.ndarray | None = None) -> sparse.csr_array:
+def user_item(
+    known: Interactions, n_users: int, n_items: int, weights: np.ndarray | None = None
+) -> sparse.csr_array:
     """Sparse float32 (n_users, n_items): 1 where the user has the item, or the sum of weights (n,) there."""
     shape = (n_users, n_items)
     data = np.ones(len(known), np.float32) if weights is None else weights

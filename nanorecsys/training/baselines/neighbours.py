@@ -23,8 +23,8 @@ class ItemKNN:
 
         s(j, i) = n(j, i) / (sqrt(n(j) n(i)) + shrinkage)
 
-    kept for the `neighbours` most similar i of each j; n counts users. (Sarwar et al. 2001; shrinkage as in
-    Bell and Koren 2007.) w(j) is `recency_weights`.
+    kept for the `neighbours` most similar i of each j; n counts users. (Sarwar et al. 2001;
+    shrinkage as in Bell and Koren 2007.) w(j) is `recency_weights`.
 
     Args:
         neighbours: items kept for each item.
@@ -52,7 +52,9 @@ class ItemKNN:
             parts.append(sparse.csr_array(similar))
         similarity = sparse.vstack(parts, format="csr")
         weights = user_item(known, n_users, n_items, recency_weights(known, n_users, self.recency))
-        return with_fallback(lambda users: (weights[users] @ similarity).toarray(), known, n_users, n_items)
+        return with_fallback(
+            lambda users: (weights[users] @ similarity).toarray(), known, n_users, n_items
+        )
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Markov:
 
         p(i | j) = t(j, i) / ((sum over i of t(j, i) + shrinkage) n(i) ** debias)
 
-    where t(j, i) sums (1 / d) ** gap over the times that i came d events after j, d <= window, and n(i)
-    counts events: a first-order chain with skips (Shani, Heckerman and Brafman 2005).
+    where t(j, i) sums (1 / d) ** gap over the times that i came d events after j, d <= window, and
+    n(i) counts events: a first-order chain with skips (Shani, Heckerman and Brafman 2005).
 
     Args:
         window: largest distance d.
@@ -92,7 +94,11 @@ class Markov:
         counts = np.bincount(known.item, minlength=n_items).astype(np.float32)
         source = 1 / np.maximum(transitions.sum(axis=1) + self.shrinkage, 1.0)
         target = np.maximum(counts, 1.0) ** np.float32(-self.debias)
-        transitions = (sparse.diags_array(source) @ transitions @ sparse.diags_array(target)).astype(np.float32).tocsr()
+        transitions = (
+            (sparse.diags_array(source) @ transitions @ sparse.diags_array(target))
+            .astype(np.float32)
+            .tocsr()
+        )
         weights = recency_weights(known, n_users, self.recency)
         weights[age_in_events(known, n_users) >= self.last] = 0
         recent = user_item(known, n_users, n_items, weights)

@@ -24,8 +24,9 @@ class Popularity:
 class RecentPopularity:
     """score(u, i) = events of item i in the `days` up to u's last known event, plus its share of all known events.
 
-    The share, below 1, only orders items of equal count. Events after u's last one do not count, so that
-    nothing leaks from the future; a user without an event looks back from the last event of all.
+    The share, below 1, only orders items of equal count. Events after u's last one do not count, so
+    that nothing leaks from the future; a user without an event looks back from the last event of
+    all.
 
     Args:
         days: length of the window.

@@ -85,12 +85,14 @@ def tune(
     Args:
         baseline: what to build, and the space to draw from.
         task: a validation task.
-        trials: points drawn from the space, or all of a smaller space; one where there is nothing to choose.
+        trials: points drawn from the space, or all of a smaller space; one where there is nothing
+            to choose.
         metric: what to choose by; of equal ones the first drawn wins.
         seed: same seed, same points.
 
     Returns:
-        The model with the best parameters, and one row a trial: trial, each parameter, the metric, seconds.
+        The model with the best parameters, and one row a trial: trial, each parameter, the metric,
+        seconds.
     """
     sizes = [len(options) for options in baseline.space.values()]
     n_points = int(np.prod(sizes))
@@ -98,12 +100,19 @@ def tune(
     rows = []
     for trial, point in enumerate(drawn):
         chosen = np.unravel_index(point, sizes) if sizes else ()
-        parameters = {name: options[i] for (name, options), i in zip(baseline.space.items(), chosen, strict=True)}
+        parameters = {
+            name: options[i]
+            for (name, options), i in zip(baseline.space.items(), chosen, strict=True)
+        }
         start = time.perf_counter()
         found = value(fit_and_evaluate(baseline.build(**parameters), task, k_max=1), metric)
-        rows.append({"trial": trial, **parameters, metric: found, "seconds": time.perf_counter() - start})
+        rows.append(
+            {"trial": trial, **parameters, metric: found, "seconds": time.perf_counter() - start}
+        )
     best = max(rows, key=lambda row: row[metric])
-    return baseline.build(**{name: best[name] for name in baseline.space}), pl.DataFrame(rows, strict=False)
+    return baseline.build(**{name: best[name] for name in baseline.space}), pl.DataFrame(
+        rows, strict=False
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +125,12 @@ class Tuned:
 
 
 def tune_and_test(
-    interactions: Interactions, split: Split, *, trials: int = 50, metric: str = "ndcg@10", seed: int = 0
+    interactions: Interactions,
+    split: Split,
+    *,
+    trials: int = 50,
+    metric: str = "ndcg@10",
+    seed: int = 0,
 ) -> dict[str, Tuned]:
     """Every baseline, chosen on validation with the same budget, refitted on train and validation, tested once."""
     validation, test = (make_task(interactions, split, stage) for stage in ("validation", "test"))

@@ -1,11 +1,11 @@
 """The serving bundle: one folder that is all a server reads, whole or refused, and read without torch.
 
-manifest.json           format, versions, sizes, and of every file its sha256, bytes, shape and dtype; written last
-tower.onnx              chosen user tower: items int64 (B, L), lengths int64 (B,) -> vectors float32 (B, d), unit norm
-tower_fp32.onnx         the same in fp32, for processors without int8 dot products
-ranker.onnx             users float32 (B, d), items int64 (B, C) -> scores float32 (B, C); item tables are inside
-index.faiss             inner product over the item vectors, ids are item numbers
-item_vectors.npy        float32 (n_items, d), unit norm
+manifest.json           format, versions, sizes, and of every file its sha256, bytes, shape and
+dtype; written last tower.onnx              chosen user tower: items int64 (B, L), lengths int64
+(B,) -> vectors float32 (B, d), unit norm tower_fp32.onnx         the same in fp32, for processors
+without int8 dot products ranker.onnx             users float32 (B, d), items int64 (B, C) -> scores
+float32 (B, C); item tables are inside index.faiss             inner product over the item vectors,
+ids are item numbers item_vectors.npy        float32 (n_items, d), unit norm
 items.parquet           item, item_id, title, year, genres; row i describes item i
 histories_offsets.npy   int64 (n_users + 1,)
 histories_items.npy     int32 (n,), item numbers in time order, user by user
@@ -31,11 +31,11 @@ import numpy as np
 import onnxruntime as ort
 import polars as pl
 
-from nanorecsys.blas import faiss
 from nanorecsys.data import Histories
-from nanorecsys.export.errors import BundleError
-from nanorecsys.export.runtime import Encoder, session
-from nanorecsys.processor import has_int8_dot_products
+from nanorecsys.serving.encoder import Encoder, session
+from nanorecsys.serving.errors import BundleError
+from nanorecsys.system.blas import faiss
+from nanorecsys.system.processor import has_int8_dot_products
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -48,7 +48,13 @@ OFFSETS, EVENTS, USER_IDS, POPULARITY = (
 FILES = (TOWER, TOWER_FP32, RANKER, INDEX, VECTORS, ITEMS, OFFSETS, EVENTS, USER_IDS, POPULARITY)
 
 _CHECKSUM = "checksum"  # of the manifest itself, over its other fields
-_ITEM_COLUMNS = {"item": pl.Int32, "item_id": None, "title": pl.String, "year": pl.Int16, "genres": pl.List(pl.String)}
+_ITEM_COLUMNS = {
+    "item": pl.Int32,
+    "item_id": None,
+    "title": pl.String,
+    "year": pl.Int16,
+    "genres": pl.List(pl.String),
+}
 _UNIT = 1e-3  # how far a norm may be from 1
 _REBUILD = "Build the bundle again: nanorecsys bundle."
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -69,8 +75,8 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle holds and where it comes from.
 
-    `index_search` is a FAISS ParameterSpace string such as `nprobe=16`, empty for the index's defaults. Of a history
-    the last `events_read` are read, at most a window.
+    `index_search` is a FAISS ParameterSpace string such as `nprobe=16`, empty for the index's
+    defaults. Of a history the last `events_read` are read, at most a window.
     """
 
     format: int
@@ -142,8 +148,9 @@ class Parts:
 class Bundle:
     """An open bundle. Arrays are read-only views of the files, which processes on one machine share.
 
-    `tower` is the file that `encoder` runs. `popular` are all item numbers from the most popular on, ties by number.
-    `item_numbers` and `user_numbers` lead from the data set's own ids to numbers.
+    `tower` is the file that `encoder` runs. `popular` are all item numbers from the most popular
+    on, ties by number. `item_numbers` and `user_numbers` lead from the data set's own ids to
+    numbers.
     """
 
     path: Path
@@ -164,16 +171,20 @@ class Bundle:
 def build_bundle(target: Path | str, parts: Parts) -> Manifest:
     """Write a bundle, check it, and put it in place in one step.
 
-    It grows in a hidden sibling of `target`. Killed at any time, this leaves at `target` what was there before or the
-    whole new bundle; the next build clears the rest away. A server that has the old bundle open keeps it.
+    It grows in a hidden sibling of `target`. Killed at any time, this leaves at `target` what was
+    there before or the whole new bundle; the next build clears the rest away. A server that has the
+    old bundle open keeps it.
 
     Raises:
-        BundleError: `target` is there and no bundle (nothing is touched), another build is at work beside it, the
-            parts do not fit each other, or the disk does not take them. The bundle that was there stays.
+        BundleError: `target` is there and no bundle (nothing is touched), another build is at work
+            beside it, the parts do not fit each other, or the disk does not take them. The bundle
+            that was there stays.
     """
     target = Path(target).resolve()
     part, aside = (target.with_name(f".{target.name}.{end}") for end in ("part", "old"))
-    remedy = "Mend the parts that build_bundle was given; what was at the target before is untouched."
+    remedy = (
+        "Mend the parts that build_bundle was given; what was at the target before is untouched."
+    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(target.parent):
@@ -186,9 +197,12 @@ def build_bundle(target: Path | str, parts: Parts) -> Manifest:
                 _put_in_place(part, target, aside)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
-    # FAISS raises RuntimeError for a factory string that it does not know as well as for a full disk, numpy ValueError
+    # FAISS raises RuntimeError for a factory string that it does not know as well as for a full
+    # disk, numpy ValueError
     except (OSError, RuntimeError, ValueError, pl.exceptions.PolarsError) as error:
-        raise BundleError(f"{target}: cannot build the bundle: {_first_line(error)}", remedy) from error
+        raise BundleError(
+            f"{target}: cannot build the bundle: {_first_line(error)}", remedy
+        ) from error
     return manifest
 
 
@@ -204,19 +218,22 @@ def check_bundle(path: Path | str) -> Manifest:
     return _check(_Folder(Path(path), str(path), _REBUILD))
 
 
-def open_bundle(path: Path | str, threads: int = 1, verify: bool = True, *, fp32: bool | None = None) -> Bundle:
+def open_bundle(
+    path: Path | str, threads: int = 1, verify: bool = True, *, fp32: bool | None = None
+) -> Bundle:
     """Open a bundle for serving.
 
-    FAISS's own threads are the caller's concern: a server sets OMP_NUM_THREADS=1 before the first import, which holds
-    in every thread (`faiss.omp_set_num_threads` holds in the one that calls it). torch is not imported, and must not
-    be by the caller: it brings a second OpenMP runtime.
+    FAISS's own threads are the caller's concern: a server sets OMP_NUM_THREADS=1 before the first
+    import, which holds in every thread (`faiss.omp_set_num_threads` holds in the one that calls
+    it). torch is not imported, and must not be by the caller: it brings a second OpenMP runtime.
 
     Args:
         path: the bundle's folder.
         threads: of one ONNX operator.
-        verify: compare every file with its sha256 before anything is read; without it only sizes, shapes and dtypes.
-        fp32: run the fp32 tower; None: where the chosen one is int8 and the processor has no int8 dot products, with
-            which int8 is slower and less exact.
+        verify: compare every file with its sha256 before anything is read; without it only sizes,
+            shapes and dtypes.
+        fp32: run the fp32 tower; None: where the chosen one is int8 and the processor has no int8
+            dot products, with which int8 is slower and less exact.
 
     Raises:
         BundleError: names the file that is missing, truncated, altered or of another format.
@@ -259,9 +276,13 @@ class _Folder:
 def _read_manifest(folder: _Folder) -> Manifest:
     if not folder.path.is_dir():
         found = "a file" if folder.path.exists() else "no such folder"
-        raise BundleError(f"{folder.shown}: expected the folder of a serving bundle, found {found}", folder.remedy)
+        raise BundleError(
+            f"{folder.shown}: expected the folder of a serving bundle, found {found}", folder.remedy
+        )
     if not (folder.path / MANIFEST).is_file():
-        raise folder.wrong(MANIFEST, "expected the manifest of a serving bundle, found no such file")
+        raise folder.wrong(
+            MANIFEST, "expected the manifest of a serving bundle, found no such file"
+        )
     with folder.reading(MANIFEST) as path:
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         if raw.get("format") != FORMAT:
@@ -275,10 +296,13 @@ def _read_manifest(folder: _Folder) -> Manifest:
         manifest = msgspec.convert(raw, Manifest)
     if manifest.events_read > manifest.window:
         raise folder.wrong(
-            MANIFEST, f"expected at most {manifest.window} events read, the window, found {manifest.events_read}"
+            MANIFEST,
+            f"expected at most {manifest.window} events read, the window, found {manifest.events_read}",
         )
     if manifest.files.keys() != set(FILES):
-        raise folder.wrong(MANIFEST, f"expected the files {', '.join(FILES)}, found {', '.join(manifest.files)}")
+        raise folder.wrong(
+            MANIFEST, f"expected the files {', '.join(FILES)}, found {', '.join(manifest.files)}"
+        )
     return manifest
 
 
@@ -303,7 +327,8 @@ def _load(folder: _Folder, manifest: Manifest, tower: str, threads: int) -> Bund
     user_ids = _array(folder, manifest, USER_IDS, None, (n_users,))
     popularity = _array(folder, manifest, POPULARITY, "<i8", (n_items,))
     histories = Histories(
-        _array(folder, manifest, OFFSETS, "<i8", (n_users + 1,)), _array(folder, manifest, EVENTS, "<i4", (None,))
+        _array(folder, manifest, OFFSETS, "<i8", (n_users + 1,)),
+        _array(folder, manifest, EVENTS, "<i4", (None,)),
     )
     items = _item_table(folder, manifest)
     return Bundle(
@@ -336,8 +361,12 @@ def _array(
         # a plain view: every slice of a np.memmap costs microseconds more
         array = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
     came = f"{array.dtype.str} {array.shape}"
-    right_type = array.dtype.str == dtype if dtype else array.dtype.str == "<i8" or array.dtype.kind == "U"
-    right_shape = array.ndim == len(shape) and all(s in (None, n) for s, n in zip(shape, array.shape, strict=True))
+    right_type = (
+        array.dtype.str == dtype if dtype else array.dtype.str == "<i8" or array.dtype.kind == "U"
+    )
+    right_shape = array.ndim == len(shape) and all(
+        s in (None, n) for s, n in zip(shape, array.shape, strict=True)
+    )
     if not (right_type and right_shape):
         lengths = ", ".join("any" if s is None else str(s) for s in shape)
         raise folder.wrong(name, f"expected {dtype or '<i8 or text'} ({lengths}), found {came}")
@@ -351,11 +380,15 @@ def _item_table(folder: _Folder, manifest: Manifest) -> pl.DataFrame:
     with folder.reading(ITEMS) as path:
         items = pl.read_parquet(path)
     fits = list(items.schema) == list(_ITEM_COLUMNS)
-    if not fits or any(kind not in (None, items.schema[name]) for name, kind in _ITEM_COLUMNS.items()):
+    if not fits or any(
+        kind not in (None, items.schema[name]) for name, kind in _ITEM_COLUMNS.items()
+    ):
         found = ", ".join(f"{name} {kind}" for name, kind in items.schema.items())
         raise folder.wrong(ITEMS, f"expected the columns {', '.join(_ITEM_COLUMNS)}, found {found}")
     if not np.array_equal(items["item"].to_numpy(), np.arange(manifest.n_items)):
-        raise folder.wrong(ITEMS, f"expected the items 0 to {manifest.n_items - 1} in order, found others")
+        raise folder.wrong(
+            ITEMS, f"expected the items 0 to {manifest.n_items - 1} in order, found others"
+        )
     return items
 
 
@@ -364,7 +397,11 @@ def _index(folder: _Folder, manifest: Manifest) -> faiss.Index:
         index = faiss.read_index(str(path))
         found = (index.ntotal, index.d, index.metric_type)
         if found != (manifest.n_items, manifest.d, faiss.METRIC_INNER_PRODUCT):
-            metric = "inner product" if index.metric_type == faiss.METRIC_INNER_PRODUCT else "another metric"
+            metric = (
+                "inner product"
+                if index.metric_type == faiss.METRIC_INNER_PRODUCT
+                else "another metric"
+            )
             raise folder.wrong(
                 INDEX,
                 f"expected {manifest.n_items} vectors of {manifest.d} by inner product, "
@@ -379,7 +416,9 @@ def _encoder(folder: _Folder, manifest: Manifest, name: str, threads: int) -> En
     with folder.reading(name) as path:
         encoder = Encoder(path, threads)
     inputs = {"items": _tensor("int64", None, None), "lengths": _tensor("int64", None)}
-    _check_model(folder, name, encoder.session, inputs, {"vectors": _tensor("float", None, manifest.d)})
+    _check_model(
+        folder, name, encoder.session, inputs, {"vectors": _tensor("float", None, manifest.d)}
+    )
     return encoder
 
 
@@ -397,13 +436,26 @@ def _tensor(kind: str, *shape: int | str | None) -> str:
 
 
 def _check_model(
-    folder: _Folder, name: str, model: ort.InferenceSession, inputs: dict[str, str], outputs: dict[str, str]
+    folder: _Folder,
+    name: str,
+    model: ort.InferenceSession,
+    inputs: dict[str, str],
+    outputs: dict[str, str],
 ) -> None:
     """A fixed dimension where a symbolic one belongs would refuse every other batch."""
-    for what, expected, came in (("inputs", inputs, model.get_inputs()), ("outputs", outputs, model.get_outputs())):
-        found = {a.name: _tensor(a.type.removeprefix("tensor(").removesuffix(")"), *a.shape) for a in came}
+    for what, expected, came in (
+        ("inputs", inputs, model.get_inputs()),
+        ("outputs", outputs, model.get_outputs()),
+    ):
+        found = {
+            a.name: _tensor(a.type.removeprefix("tensor(").removesuffix(")"), *a.shape)
+            for a in came
+        }
         if found != expected:
-            told = ["; ".join(f"{argument} {tensor}" for argument, tensor in t.items()) for t in (expected, found)]
+            told = [
+                "; ".join(f"{argument} {tensor}" for argument, tensor in t.items())
+                for t in (expected, found)
+            ]
             raise folder.wrong(name, f"expected the {what} {told[0]}, found {told[1]}")
 
 
@@ -436,10 +488,13 @@ def _check_ids(folder: _Folder, bundle: Bundle) -> None:
 def _check_histories(folder: _Folder, bundle: Bundle) -> None:
     offsets, items = bundle.histories.offsets, bundle.histories.items
     if offsets[0] != 0 or offsets[-1] != len(items) or (np.diff(offsets) < 0).any():
-        raise folder.wrong(OFFSETS, f"expected numbers that rise from 0 to the {len(items)} events, found others")
+        raise folder.wrong(
+            OFFSETS, f"expected numbers that rise from 0 to the {len(items)} events, found others"
+        )
     if len(items) and not 0 <= items.min() <= items.max() < bundle.manifest.n_items:
         raise folder.wrong(
-            EVENTS, f"expected items from 0 to {bundle.manifest.n_items - 1}, found {items.min()} to {items.max()}"
+            EVENTS,
+            f"expected items from 0 to {bundle.manifest.n_items - 1}, found {items.min()} to {items.max()}",
         )
 
 
@@ -447,14 +502,17 @@ def _check_unit(folder: _Folder, name: str, vectors: np.ndarray) -> None:
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     if not np.all(np.abs(norms - 1) <= _UNIT):  # false for NaN too
         worst = norms[~(np.abs(norms - 1) <= _UNIT)][0]
-        raise folder.wrong(name, f"expected finite vectors of norm 1, found one of norm {worst:.4g}")
+        raise folder.wrong(
+            name, f"expected finite vectors of norm 1, found one of norm {worst:.4g}"
+        )
 
 
 def _check_index(folder: _Folder, bundle: Bundle) -> None:
     """The index finds neighbours of some items, by their numbers.
 
-    An approximate index may miss a few, so it passes if what it finds is at least half way from a random item to the
-    exact neighbours, in the mean score; an index over other vectors, or in another order, finds random items.
+    An approximate index may miss a few, so it passes if what it finds is at least half way from a
+    random item to the exact neighbours, in the mean score; an index over other vectors, or in
+    another order, finds random items.
     """
     vectors, n_items = bundle.item_vectors, bundle.manifest.n_items
     queries = vectors[:: max(1, n_items // 16)][:16]
@@ -462,10 +520,14 @@ def _check_index(folder: _Folder, bundle: Bundle) -> None:
     with folder.reading(INDEX):
         _, found = bundle.index.search(queries, k)
     if found.min() < -1 or found.max() >= n_items:
-        raise folder.wrong(INDEX, f"expected ids from 0 to {n_items - 1}, found {found.min()} to {found.max()}")
+        raise folder.wrong(
+            INDEX, f"expected ids from 0 to {n_items - 1}, found {found.min()} to {found.max()}"
+        )
     scores = queries @ vectors.T  # (16, n_items)
     exact, random = np.partition(scores, -k, 1)[:, -k:].mean(), scores.mean()
-    reached = np.where(found < 0, random, np.take_along_axis(scores, np.maximum(found, 0), 1)).mean()
+    reached = np.where(
+        found < 0, random, np.take_along_axis(scores, np.maximum(found, 0), 1)
+    ).mean()
     if reached < (exact + random) / 2 - _UNIT:
         raise folder.wrong(
             INDEX,
@@ -481,11 +543,16 @@ def _check_answers(folder: _Folder, bundle: Bundle, tower: str) -> None:
     histories = np.zeros((3, window), np.int64)  # vocabulary numbers, item + 1
     histories[1, 0] = n_items
     histories[2] = np.arange(n_items - window, n_items) % n_items + 1
-    for batch, lengths in ((histories, np.array([1, 1, window])), (histories[1:2, :1], np.array([1]))):
+    for batch, lengths in (
+        (histories, np.array([1, 1, window])),
+        (histories[1:2, :1], np.array([1])),
+    ):
         with folder.reading(tower):
             users = encoder(batch, lengths)
         if users.shape != (len(batch), bundle.manifest.d):
-            raise folder.wrong(tower, f"expected vectors {(len(batch), bundle.manifest.d)}, found {users.shape}")
+            raise folder.wrong(
+                tower, f"expected vectors {(len(batch), bundle.manifest.d)}, found {users.shape}"
+            )
         _check_unit(folder, tower, users)
         candidates = np.tile(np.array([0, n_items - 1]), (len(batch), 1))
         with folder.reading(RANKER):
@@ -503,7 +570,11 @@ def _write(folder: Path, parts: Parts) -> Manifest:
     if parts.item_vectors.ndim != 2:
         raise ValueError(f"expected item vectors (n_items, d), found {parts.item_vectors.shape}")
     n_items, d = parts.item_vectors.shape
-    for name, source in ((TOWER, parts.tower), (TOWER_FP32, parts.tower_fp32), (RANKER, parts.ranker)):
+    for name, source in (
+        (TOWER, parts.tower),
+        (TOWER_FP32, parts.tower_fp32),
+        (RANKER, parts.ranker),
+    ):
         shutil.copyfile(source, folder / name)
     index = parts.index
     if index is None:
@@ -599,7 +670,11 @@ def _require_replaceable(target: Path) -> None:
     if MANIFEST not in held or held - {MANIFEST, *FILES}:
         strange = sorted(held - {MANIFEST, *FILES})
         found = (
-            f"a folder with {strange[0]}" if strange else "a folder without a manifest" if held else "something else"
+            f"a folder with {strange[0]}"
+            if strange
+            else "a folder without a manifest"
+            if held
+            else "something else"
         )
         raise BundleError(
             f"{target}: expected a serving bundle or nothing at the target, found {found}",

@@ -11,7 +11,8 @@ from pathlib import Path
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, which becomes `path` when the block ends without an error.
 
-    The folder of `path` is created. After an error nothing is left, and an older file stays as it was.
+    The folder of `path` is created. After an error nothing is left, and an older file stays as it
+    was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")

@@ -12,8 +12,18 @@ from nanorecsys.study import figures
 from nanorecsys.study.chapters import chapters
 from nanorecsys.study.claims import Claim, JudgedClaim, Target, judge
 from nanorecsys.study.layout import layout
+from nanorecsys.study.original import (
+    AT_LEAST,
+    AT_MOST,
+    SEED,
+    SeedRow,
+    address,
+    anchor,
+    headlines,
+    judge_seed,
+    seed_table,
+)
 from nanorecsys.study.records import read_record
-from nanorecsys.study.seed import AT_LEAST, AT_MOST, SEED, SeedRow, address, anchor, headlines, judge_seed, seed_table
 
 WHERE = layout()
 CLAIMS = {claim.id: claim for chapter in chapters(WHERE).values() for claim in chapter.claims}
@@ -21,8 +31,13 @@ CLAIMS = {claim.id: claim for chapter in chapters(WHERE).values() for claim in c
 
 @pytest.fixture(scope="module")
 def records():
-    results = {name: chapters(WHERE)[name].result for name in ("04_ann", "05_scaleup", "06_loadtest")}
-    return {name: read_record(WHERE.published / name, result, raw_rows=False) for name, result in results.items()}
+    results = {
+        name: chapters(WHERE)[name].result for name in ("04_ann", "05_scaleup", "06_loadtest")
+    }
+    return {
+        name: read_record(WHERE.published / name, result, raw_rows=False)
+        for name, result in results.items()
+    }
 
 
 def changed(record, **values):
@@ -33,11 +48,20 @@ def changed(record, **values):
 @pytest.fixture(scope="module")
 def claims(records):
     found = {chapter.name: chapter.claims for chapter in chapters(WHERE).values()}
-    return [row for name, record in records.items() for row in judge(name, found[name], record.result)]
+    return [
+        row for name, record in records.items() for row in judge(name, found[name], record.result)
+    ]
 
 
 def row(values, **changes):
-    kept = {"claim": "c", "original": "o", "chapter": "x", "section": "s", "show": "{0:.1f}", "figures": (10.0,)}
+    kept = {
+        "claim": "c",
+        "original": "o",
+        "chapter": "x",
+        "section": "s",
+        "show": "{0:.1f}",
+        "figures": (10.0,),
+    }
     return SeedRow(**(kept | {"values": lambda record: values} | changes))
 
 
@@ -50,7 +74,9 @@ def test_every_row_names_a_section_and_a_claim_that_exist():
     for path in WHERE.notebooks.glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
-        headings[path.stem] = {anchor(re.sub(r"^\d+\. ", "", h)) for h in re.findall(r"^## (.+)$", text, re.M)}
+        headings[path.stem] = {
+            anchor(re.sub(r"^\d+\. ", "", h)) for h in re.findall(r"^## (.+)$", text, re.M)
+        }
     for r in SEED:
         assert anchor(r.section) in headings[r.chapter], r.claim
         assert r.claim_id is None or CLAIMS[r.claim_id].id == r.claim_id
@@ -79,8 +105,18 @@ def test_the_rows_cover_both_tables_of_the_original():
 
 
 def test_the_rule():
-    assert [verdict((v,), target=AT_LEAST) for v in (10.0, 9.9, 5.0, 4.9)] == ["holds", "limited", "limited", "fails"]
-    assert [verdict((v,), target=AT_MOST) for v in (10.0, 10.1, 20.0, 21.0)] == ["holds", "limited", "limited", "fails"]
+    assert [verdict((v,), target=AT_LEAST) for v in (10.0, 9.9, 5.0, 4.9)] == [
+        "holds",
+        "limited",
+        "limited",
+        "fails",
+    ]
+    assert [verdict((v,), target=AT_MOST) for v in (10.0, 10.1, 20.0, 21.0)] == [
+        "holds",
+        "limited",
+        "limited",
+        "fails",
+    ]
     # of two figures the worse counts, and a value beyond the figures is only shown
     assert verdict((1.0, 30.0), figures=(10.0, 10.0), target=AT_MOST) == "fails"
     assert verdict((1.0, 30.0), figures=(10.0,), target=AT_MOST) == "holds"
@@ -103,7 +139,16 @@ def test_a_row_of_a_claim_takes_its_value_and_verdict():
 
 def test_without_records_nothing_is_judged():
     unjudged = [
-        JudgedClaim(id=i, chapter="", statement="", original=None, value=None, unit="", target="", verdict="not_run")
+        JudgedClaim(
+            id=i,
+            chapter="",
+            statement="",
+            original=None,
+            value=None,
+            unit="",
+            target="",
+            verdict="not_run",
+        )
         for i in CLAIMS
     ]
     found = judge_seed({}, unjudged)
@@ -117,7 +162,9 @@ def test_the_published_records_answer_every_row(records, claims):
     assert len(found) == len(SEED)
     assert [j.row.claim for j in found if j.verdict == "not_run"] == []
     assert all(j.ours for j in found)
-    assert {"holds", "fails"} <= {j.verdict for j in found}  # a study that finds only one of them is not believed
+    assert {"holds", "fails"} <= {
+        j.verdict for j in found
+    }  # a study that finds only one of them is not believed
 
 
 def test_another_size_is_not_judged(records, claims):
@@ -127,7 +174,11 @@ def test_another_size_is_not_judged(records, claims):
         "05_scaleup": changed(records["05_scaleup"], rows=below),
     }
     found = judge_seed(records | small, claims)
-    own = [j for j in found if j.row.claim_id is None and j.row.section != "What queueing alone predicts"]
+    own = [
+        j
+        for j in found
+        if j.row.claim_id is None and j.row.section != "What queueing alone predicts"
+    ]
     assert {j.verdict for j in own} == {"not_run", "fails"}
     assert [j.row.section for j in own if j.verdict == "fails"] == ["The held-out test"]
 
@@ -135,7 +186,9 @@ def test_another_size_is_not_judged(records, claims):
 def test_the_table_leads_to_the_sections(records, claims):
     found = judge_seed(records, claims)
     html = BeautifulSoup(seed_table(found, records, "results/")._repr_html_(), "html.parser")
-    assert [a["href"] for a in html.find_all("a")] == [address(r.chapter, r.section, "results/") for r in SEED]
+    assert [a["href"] for a in html.find_all("a")] == [
+        address(r.chapter, r.section, "results/") for r in SEED
+    ]
     assert len(html.find_all("tr")) == len(SEED) + 1
 
 
@@ -156,13 +209,19 @@ def test_the_picture_is_inside_the_page_and_labels_every_point(records):
     rungs = records["06_loadtest"].result.ladder
     left, right = shown.figure.axes
     assert len(left.texts) == len(rungs)
-    assert len(right.texts) == len(left.get_yticklabels()) == len(rungs) + 1  # the last server's rate once more
-    assert right.texts[-1].get_text() == f"{records['06_loadtest'].result.highest.offered_per_s:,.0f}"
+    assert (
+        len(right.texts) == len(left.get_yticklabels()) == len(rungs) + 1
+    )  # the last server's rate once more
+    assert (
+        right.texts[-1].get_text() == f"{records['06_loadtest'].result.highest.offered_per_s:,.0f}"
+    )
     assert {left.get_xscale(), right.get_xscale()} == {"log"}
 
 
 def test_a_picture_without_rates_and_without_a_load_test(records):
-    rungs = [msgspec.structs.replace(r, highest_per_s=None) for r in records["06_loadtest"].result.ladder]
+    rungs = [
+        msgspec.structs.replace(r, highest_per_s=None) for r in records["06_loadtest"].result.ladder
+    ]
     figure = figures.what_each_change_bought(rungs, None)
     assert [len(axis.texts) for axis in figure.axes] == [len(rungs), 0]
     figures.plt.close(figure)

@@ -1,9 +1,10 @@
 """The original's figures and claims, each judged from this study's records. "The original" is the earlier benchmark.
 
-A row sets a figure of the original beside ours on equal hardware. Ours over the original's decides, by one rule: at
-least as good holds, within a factor of two of it holds with a limit, anything else does not hold. Where the original
-gave no figure, or where "about the same" is what was claimed, the row has a target of its own; a row that is also a
-claim of a chapter takes that claim's value and verdict.
+A row sets a figure of the original beside ours on equal hardware. Ours over the original's decides,
+by one rule: at least as good holds, within a factor of two of it holds with a limit, anything else
+does not hold. Where the original gave no figure, or where "about the same" is what was claimed, the
+row has a target of its own; a row that is also a claim of a chapter takes that claim's value and
+verdict.
 """
 
 import re
@@ -33,9 +34,12 @@ class SeedRow:
         chapter: whose record and page show ours.
         section: the heading there, without its number.
         show: format of ours, from `values`.
-        figures: the original's numbers that the first of ours are divided by; none where it gave none.
-        target: what the worst of these ratios has to reach, or the first value itself where there are no figures.
-        claim_id: the claim of a chapter that this is, whose value comes first and whose verdict counts.
+        figures: the original's numbers that the first of ours are divided by; none where it gave
+            none.
+        target: what the worst of these ratios has to reach, or the first value itself where there
+            are no figures.
+        claim_id: the claim of a chapter that this is, whose value comes first and whose verdict
+            counts.
         values: ours, None where this run did not measure them at the size that the row speaks of.
     """
 
@@ -61,7 +65,9 @@ class SeedJudged:
 
 
 def judge_seed(
-    records: Mapping[str, Record[Any]], claims: Iterable[JudgedClaim], rows: Iterable[SeedRow] | None = None
+    records: Mapping[str, Record[Any]],
+    claims: Iterable[JudgedClaim],
+    rows: Iterable[SeedRow] | None = None,
 ) -> list[SeedJudged]:
     """Judge every row.
 
@@ -74,10 +80,14 @@ def judge_seed(
         KeyError: a row names a claim that no chapter has.
     """
     by_id = {claim.id: claim for claim in claims}
-    return [_judge(row, records.get(row.chapter), by_id) for row in (SEED if rows is None else rows)]
+    return [
+        _judge(row, records.get(row.chapter), by_id) for row in (SEED if rows is None else rows)
+    ]
 
 
-def _judge(row: SeedRow, record: Record[Any] | None, claims: Mapping[str, JudgedClaim]) -> SeedJudged:
+def _judge(
+    row: SeedRow, record: Record[Any] | None, claims: Mapping[str, JudgedClaim]
+) -> SeedJudged:
     claim = claims[row.claim_id] if row.claim_id else None
     values = row.values(record) if record else None
     if claim and values is not None:
@@ -136,7 +146,9 @@ def seed_table(judged: Iterable[SeedJudged], run: Iterable[str], folder: str = "
     )
 
 
-def headlines(records: Mapping[str, Record[Any]], judged: Iterable[SeedJudged], folder: str = "") -> Table:
+def headlines(
+    records: Mapping[str, Record[Any]], judged: Iterable[SeedJudged], folder: str = ""
+) -> Table:
     """At most five figures for the landing page, the original's beside each; those that this run has."""
     rows = []
     if LOADTEST in records:
@@ -180,7 +192,9 @@ def headlines(records: Mapping[str, Record[Any]], judged: Iterable[SeedJudged], 
         )
     verdicts = [j.verdict for j in judged if j.verdict != "not_run"]
     if verdicts:
-        limited = f", {verdicts.count('limited')} more with a limit" if "limited" in verdicts else ""
+        limited = (
+            f", {verdicts.count('limited')} more with a limit" if "limited" in verdicts else ""
+        )
         rows.append(
             (
                 "Claims of the original that hold, of those that were run",
@@ -189,22 +203,31 @@ def headlines(records: Mapping[str, Record[Any]], judged: Iterable[SeedJudged], 
                 "all",
             )
         )
-    return table(("figure", "here", "the original"), ((link(label, to), *values) for label, to, *values in rows))
+    return table(
+        ("figure", "here", "the original"),
+        ((link(label, to), *values) for label, to, *values in rows),
+    )
 
 
 def _full(read: Read) -> Read:
     """A figure of the load test at the study's shape with loads of their full length alone."""
-    return lambda record: read(record) if record.result.is_study_shape and record.result.is_full else None
+    return lambda record: (
+        read(record) if record.result.is_study_shape and record.result.is_full else None
+    )
 
 
 def _highest(*names: str) -> Read:
     """Fields of the highest rate's row; where no rate was valid, none."""
-    return _full(lambda c: tuple(getattr(c.result.highest, n) for n in names) if c.result.highest else None)
+    return _full(
+        lambda c: tuple(getattr(c.result.highest, n) for n in names) if c.result.highest else None
+    )
 
 
 def _busy(*names: str) -> Read:
     """Medians of the comparison of both servers kept busy; where it was not made, none."""
-    return _full(lambda c: tuple(getattr(c.result.busy, n).middle for n in names) if c.result.busy else None)
+    return _full(
+        lambda c: tuple(getattr(c.result.busy, n).middle for n in names) if c.result.busy else None
+    )
 
 
 def _loaded(stage: str) -> Read:
@@ -217,7 +240,9 @@ def _rate(record: Record[Any]) -> float:
 
 
 def _grown(record: Record[Any]) -> Values | None:
-    alone, loaded = (s.get("compute") for s in (record.result.stages_alone, record.result.stages_loaded))
+    alone, loaded = (
+        s.get("compute") for s in (record.result.stages_alone, record.result.stages_loaded)
+    )
     return (loaded.p95 / alone.p95,) if alone and loaded else None
 
 
@@ -239,7 +264,8 @@ def _rung(field: str, *pairs: tuple[str, str]) -> Read:
 def _simulated(field: str) -> Read:
     """Of the original's own service times at its rate, hits waiting behind what is computed."""
     return lambda c: next(
-        ((getattr(o, field),) for o in c.result.original if o.hits_wait and o.offered_per_s == 80), None
+        ((getattr(o, field),) for o in c.result.original if o.hits_wait and o.offered_per_s == 80),
+        None,
     )
 
 
@@ -254,24 +280,38 @@ def _index(family: str, generator: str | None = None) -> Read:
     def read(record: Record[Any]) -> Values | None:
         r = record.result
         wanted = generator or r.recommended_generator
-        rows = {row.family: row for row in reversed(r.rows) if (row.generator, row.n) == (wanted, 3_000_000)}
+        rows = {
+            row.family: row
+            for row in reversed(r.rows)
+            if (row.generator, row.n) == (wanted, 3_000_000)
+        }
         if family not in rows or "Flat" not in rows:
             return None
         row = rows[family]
-        return row.recall / r.recall_floor, row.recall, rows["Flat"].p50_ms.middle / row.p50_ms.middle
+        return (
+            row.recall / r.recall_floor,
+            row.recall,
+            rows["Flat"].p50_ms.middle / row.p50_ms.middle,
+        )
 
     return read
 
 
 def _independent(record: Record[Any]) -> Values | None:
     r = record.result
-    return next(((j.worst / r.bound, j.worst) for j in r.judged if j.generator == "independent"), None)
+    return next(
+        ((j.worst / r.bound, j.worst) for j in r.judged if j.generator == "independent"), None
+    )
 
 
 def _indexes() -> Iterable[SeedRow]:
     for name, family in (("IVF-PQ", "IVF, PQ"), ("IVF-SQ", "IVF, SQ8")):
         for where, generator, section in (
-            ("its own catalogue", "independent", "The earlier benchmark's table on its own generator"),
+            (
+                "its own catalogue",
+                "independent",
+                "The earlier benchmark's table on its own generator",
+            ),
             ("a catalogue that tells more", None, "Building and searching"),
         ):
             yield SeedRow(
@@ -349,7 +389,10 @@ SEED: tuple[SeedRow, ...] = (
         chapter=LOADTEST,
         section="The tail, taken apart",
         claim_id="loadtest.original_embedding",
-        values=lambda c: (c.result.baseline_stages["embedding"].p50, c.result.stages_alone["embedding"].p50),
+        values=lambda c: (
+            c.result.baseline_stages["embedding"].p50,
+            c.result.stages_alone["embedding"].p50,
+        ),
         show="{1:.1f} to {2:.1f} ms ({0:.1f}x)",
     ),
     SeedRow(
@@ -431,7 +474,11 @@ SEED: tuple[SeedRow, ...] = (
         original="36 of 41 ms",
         chapter=LOADTEST,
         section="The tail, taken apart",
-        values=_full(lambda c: (c.result.stages_alone["embedding"].p50 / c.result.stages_alone["compute"].p50,)),
+        values=_full(
+            lambda c: (
+                c.result.stages_alone["embedding"].p50 / c.result.stages_alone["compute"].p50,
+            )
+        ),
         target=Target(">=", 0.5),
         show="{0:.0%} of it",
     ),

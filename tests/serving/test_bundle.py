@@ -20,14 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from nanorecsys.ann import bundle as command
 from nanorecsys.ann.indexes import users_projection
-from nanorecsys.blas import faiss
 from nanorecsys.data import Dataset, Histories, Interactions, leave_one_out, save_prepared
 from nanorecsys.data.load import ids_sha256
-from nanorecsys.errors import NanorecsysError
 from nanorecsys.export import bundle as module
-from nanorecsys.export import command
-from nanorecsys.export.bundle import (
+from nanorecsys.serving.bundle import (
     FILES,
     MANIFEST,
     Bundle,
@@ -37,11 +35,13 @@ from nanorecsys.export.bundle import (
     check_bundle,
     open_bundle,
 )
-from nanorecsys.export.errors import BundleError
-from nanorecsys.export.runtime import encode_users
-from nanorecsys.processor import has_int8_dot_products
+from nanorecsys.serving.encoder import encode_users
+from nanorecsys.serving.errors import BundleError
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FORMAT, Record, write_record
+from nanorecsys.system.blas import faiss
+from nanorecsys.system.errors import NanorecsysError
+from nanorecsys.system.processor import has_int8_dot_products
 from tests.records import made
 
 N_ITEMS, N_USERS, D, WINDOW = 20, 5, 8, 6
@@ -79,7 +79,10 @@ def tower(
         helper.make_tensor_value_info("lengths", TensorProto.INT64, [batch]),
     ]
     output = helper.make_tensor_value_info(vectors_name, TensorProto.FLOAT, [batch, D])
-    weights = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1]), "axis")]
+    weights = [
+        numpy_helper.from_array(table, "table"),
+        numpy_helper.from_array(np.array([1]), "axis"),
+    ]
     return checked(helper.make_graph(nodes, "tower", inputs, [output], weights))
 
 
@@ -189,11 +192,17 @@ def rewrite(folder: Path, **changes: object) -> None:
     files = {}
     for name, file in manifest.files.items():
         content = (folder / name).read_bytes()
-        files[name] = msgspec.structs.replace(file, sha256=module._sha256(folder / name), bytes=len(content))
+        files[name] = msgspec.structs.replace(
+            file, sha256=module._sha256(folder / name), bytes=len(content)
+        )
         if name.endswith(".npy"):
             array = np.load(folder / name)
-            files[name] = msgspec.structs.replace(files[name], shape=list(array.shape), dtype=array.dtype.str)
-    module._write_manifest(folder, msgspec.structs.replace(manifest, **({"files": files} | changes)))
+            files[name] = msgspec.structs.replace(
+                files[name], shape=list(array.shape), dtype=array.dtype.str
+            )
+    module._write_manifest(
+        folder, msgspec.structs.replace(manifest, **({"files": files} | changes))
+    )
 
 
 # What is built
@@ -203,8 +212,17 @@ def test_what_went_in_comes_out(parts: Parts, built: Path) -> None:
     assert {path.name for path in built.iterdir()} == set(ALL)
     assert [path.name for path in built.parent.iterdir()] == ["bundle"]
     manifest = check_bundle(built)
-    assert (manifest.d, manifest.n_items, manifest.n_users, manifest.window) == (D, N_ITEMS, N_USERS, WINDOW)
-    assert (manifest.dataset, manifest.commit, manifest.tower_variant) == ("tiny", "0123456789ab", "int8_dynamic")
+    assert (manifest.d, manifest.n_items, manifest.n_users, manifest.window) == (
+        D,
+        N_ITEMS,
+        N_USERS,
+        WINDOW,
+    )
+    assert (manifest.dataset, manifest.commit, manifest.tower_variant) == (
+        "tiny",
+        "0123456789ab",
+        "int8_dynamic",
+    )
     assert manifest.files["item_vectors.npy"].shape == [N_ITEMS, D]
     assert manifest.files["item_vectors.npy"].dtype == "<f4"
     bundle = open_bundle(built)
@@ -213,7 +231,12 @@ def test_what_went_in_comes_out(parts: Parts, built: Path) -> None:
     np.testing.assert_array_equal(bundle.histories.items, parts.histories.items)
     np.testing.assert_array_equal(bundle.histories.offsets, parts.histories.offsets)
     np.testing.assert_array_equal(bundle.popularity, parts.popularity)
-    assert bundle.popular[:4].tolist() == [1, 0, 2, 3]  # item 1 twice, the others once, ties by number
+    assert bundle.popular[:4].tolist() == [
+        1,
+        0,
+        2,
+        3,
+    ]  # item 1 twice, the others once, ties by number
     assert bundle.items.equals(parts.items.drop("unused"))
     assert bundle.item_numbers[103] == 1
     assert bundle.user_numbers == {11: 0, 22: 1, 33: 2, 44: 3, 55: 4}
@@ -222,7 +245,9 @@ def test_what_went_in_comes_out(parts: Parts, built: Path) -> None:
         assert type(array) is np.ndarray
 
 
-def test_the_bundle_says_how_many_events_are_read(parts: Parts, built: Path, tmp_path: Path) -> None:
+def test_the_bundle_says_how_many_events_are_read(
+    parts: Parts, built: Path, tmp_path: Path
+) -> None:
     assert check_bundle(built).events_read == WINDOW
     build_bundle(tmp_path / "fewer", dataclasses.replace(parts, events_read=3))
     assert open_bundle(tmp_path / "fewer").manifest.events_read == 3
@@ -236,18 +261,26 @@ def test_it_answers(parts: Parts, built: Path) -> None:
     _, found = bundle.index.search(users, 3)
     np.testing.assert_array_equal(found, np.argsort(-users @ parts.item_vectors.T, 1)[:, :3])
     scores = bundle.ranker.run(None, {"users": users, "items": found})[0]
-    np.testing.assert_allclose(scores, np.einsum("bd,bcd->bc", users, parts.item_vectors[found]), atol=1e-6)
+    np.testing.assert_allclose(
+        scores, np.einsum("bd,bcd->bc", users, parts.item_vectors[found]), atol=1e-6
+    )
 
 
 def test_text_ids_and_no_event_at_all(parts: Parts, tmp_path: Path) -> None:
     names = ["ann", "ann ", "ümit", "", "x" * 40]
     nothing = Histories(np.zeros(N_USERS + 1, np.int64), np.zeros(0, np.int32))
     items = parts.items.with_columns(item_id=pl.format("tt{}", "item_id"))
-    build_bundle(tmp_path / "b", dataclasses.replace(parts, user_ids=np.array(names), histories=nothing, items=items))
+    build_bundle(
+        tmp_path / "b",
+        dataclasses.replace(parts, user_ids=np.array(names), histories=nothing, items=items),
+    )
     bundle = open_bundle(tmp_path / "b")
     assert list(bundle.user_numbers) == names
     assert bundle.item_numbers["tt103"] == 1
-    assert encode_users(bundle.encoder, bundle.histories, bundle.manifest.window).shape == (N_USERS, D)
+    assert encode_users(bundle.encoder, bundle.histories, bundle.manifest.window).shape == (
+        N_USERS,
+        D,
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +305,10 @@ def test_int8_runs_where_the_processor_has_it(
 
 
 def test_search_parameters_are_applied(parts: Parts, tmp_path: Path) -> None:
-    build_bundle(tmp_path / "b", dataclasses.replace(parts, index_factory="IVF2,Flat", index_search="nprobe=2"))
+    build_bundle(
+        tmp_path / "b",
+        dataclasses.replace(parts, index_factory="IVF2,Flat", index_search="nprobe=2"),
+    )
     assert faiss.extract_index_ivf(open_bundle(tmp_path / "b").index).nprobe == 2
 
 
@@ -288,7 +324,9 @@ def test_a_given_index_is_taken(parts: Parts, tmp_path: Path) -> None:
 # What is refused
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(name=st.sampled_from(ALL), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_noticed(copy: Path, name: str, where: float, bit: int) -> None:
     path = copy / name
@@ -344,7 +382,9 @@ def rewrite_plain(folder: Path, *names: str) -> None:
     files = dict(manifest.files)
     for name in names:
         path = folder / name
-        files[name] = msgspec.structs.replace(files[name], sha256=module._sha256(path), bytes=path.stat().st_size)
+        files[name] = msgspec.structs.replace(
+            files[name], sha256=module._sha256(path), bytes=path.stat().st_size
+        )
     module._write_manifest(folder, msgspec.structs.replace(manifest, files=files))
 
 
@@ -409,18 +449,30 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         lambda p, t: {"item_vectors": broken(p.item_vectors, 3, 1.01)},
         "item_vectors.npy: expected finite vectors of norm 1, found one of norm 1.01",
     ),
-    "vectors with NaN": (lambda p, t: {"item_vectors": broken(p.item_vectors, 3, np.nan)}, "item_vectors.npy"),
+    "vectors with NaN": (
+        lambda p, t: {"item_vectors": broken(p.item_vectors, 3, np.nan)},
+        "item_vectors.npy",
+    ),
     "vectors in fp64": (
         lambda p, t: {"item_vectors": p.item_vectors.astype(np.float64)},
         "item_vectors.npy: expected <f4 (20, 8), found <f8 (20, 8)",
     ),
-    "vectors flat": (lambda p, t: {"item_vectors": p.item_vectors.ravel()}, "expected item vectors (n_items, d)"),
-    "vectors of too few items": (lambda p, t: {"item_vectors": p.item_vectors[:-1]}, "popularity.npy: expected <i8"),
+    "vectors flat": (
+        lambda p, t: {"item_vectors": p.item_vectors.ravel()},
+        "expected item vectors (n_items, d)",
+    ),
+    "vectors of too few items": (
+        lambda p, t: {"item_vectors": p.item_vectors[:-1]},
+        "popularity.npy: expected <i8",
+    ),
     "popularity of another dtype": (
         lambda p, t: {"popularity": p.popularity.astype(np.int32)},
         "popularity.npy: expected <i8 (20), found <i4 (20,)",
     ),
-    "popularity below 0": (lambda p, t: {"popularity": p.popularity - 1}, "popularity.npy: expected counts from 0"),
+    "popularity below 0": (
+        lambda p, t: {"popularity": p.popularity - 1},
+        "popularity.npy: expected counts from 0",
+    ),
     "one user too many": (
         lambda p, t: {"user_ids": np.arange(N_USERS + 1)},
         "histories_offsets.npy: expected <i8 (7), found <i8 (6,)",
@@ -429,8 +481,14 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         lambda p, t: {"user_ids": np.zeros(N_USERS, np.int64)},
         "user_ids.npy: expected 5 different ids, found 1",
     ),
-    "user ids as objects": (lambda p, t: {"user_ids": p.user_ids.astype(object)}, "Object arrays cannot be saved"),
-    "user ids as floats": (lambda p, t: {"user_ids": p.user_ids * 1.0}, "user_ids.npy: expected <i8 or text (5)"),
+    "user ids as objects": (
+        lambda p, t: {"user_ids": p.user_ids.astype(object)},
+        "Object arrays cannot be saved",
+    ),
+    "user ids as floats": (
+        lambda p, t: {"user_ids": p.user_ids * 1.0},
+        "user_ids.npy: expected <i8 or text (5)",
+    ),
     "items twice": (
         lambda p, t: {"items": p.items.with_columns(item_id=pl.lit(1))},
         "items.parquet: expected 20 different ids, found 1",
@@ -439,7 +497,10 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         lambda p, t: {"items": p.items.reverse()},
         "items.parquet: expected the items 0 to 19 in order",
     ),
-    "an item too few": (lambda p, t: {"items": p.items[:-1]}, "items.parquet: expected the items 0 to 19"),
+    "an item too few": (
+        lambda p, t: {"items": p.items[:-1]},
+        "items.parquet: expected the items 0 to 19",
+    ),
     "items without titles": (lambda p, t: {"items": p.items.drop("title")}, "title"),
     "titles of another type": (
         lambda p, t: {"items": p.items.with_columns(title=pl.lit(1))},
@@ -466,14 +527,21 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         "histories_items.npy",
     ),
     "no items": (
-        lambda p, t: {"item_vectors": p.item_vectors[:0], "items": p.items[:0], "popularity": p.popularity[:0]},
+        lambda p, t: {
+            "item_vectors": p.item_vectors[:0],
+            "items": p.items[:0],
+            "popularity": p.popularity[:0],
+        },
         "manifest.json: cannot be read: Expected `int` >= 1",
     ),
     "an index over other vectors": (
         lambda p, t: {"index": flat(p.item_vectors[::-1])},
         "index.faiss: expected neighbours",
     ),
-    "an index of too few": (lambda p, t: {"index": flat(p.item_vectors[1:])}, "index.faiss: expected 20 vectors"),
+    "an index of too few": (
+        lambda p, t: {"index": flat(p.item_vectors[1:])},
+        "index.faiss: expected 20 vectors",
+    ),
     "an index by distance": (
         lambda p, t: {"index": flat(p.item_vectors, faiss.METRIC_L2)},
         "index.faiss: expected 20 vectors of 8 by inner product, found 20 of 8 by another metric",
@@ -482,7 +550,10 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         lambda p, t: {"index": with_ids(p.item_vectors, np.arange(N_ITEMS) + 1)},
         "index.faiss: expected ids from 0 to 19",
     ),
-    "an index that does not exist": (lambda p, t: {"index_factory": "Flatter"}, "could not parse index string"),
+    "an index that does not exist": (
+        lambda p, t: {"index_factory": "Flatter"},
+        "could not parse index string",
+    ),
     "a search parameter that does not exist": (
         lambda p, t: {"index_search": "nprobe=4"},
         "index.faiss: cannot be read",
@@ -525,7 +596,10 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         lambda p, t: {"events_read": WINDOW + 1},
         f"manifest.json: expected at most {WINDOW} events read, the window, found {WINDOW + 1}",
     ),
-    "a window of nothing": (lambda p, t: {"window": 0}, "manifest.json: cannot be read: Expected `int` >= 1"),
+    "a window of nothing": (
+        lambda p, t: {"window": 0},
+        "manifest.json: cannot be read: Expected `int` >= 1",
+    ),
 }
 
 
@@ -547,7 +621,9 @@ def text(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_parts_that_do_not_fit_are_refused(parts: Parts, tmp_path: Path, built: Path, case: str) -> None:
+def test_parts_that_do_not_fit_are_refused(
+    parts: Parts, tmp_path: Path, built: Path, case: str
+) -> None:
     change, says = WRONG[case]
     (tmp_path / "made").mkdir()
     shutil.copytree(built, tmp_path / "out" / "bundle")
@@ -643,7 +719,12 @@ def die_at(step: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return taken
 
 
-ORDER = ["copyfile"] * 3 + ["write_index", "write_parquet"] + ["save"] * 5 + ["_write_manifest", "_check", "_exchange"]
+ORDER = (
+    ["copyfile"] * 3
+    + ["write_index", "write_parquet"]
+    + ["save"] * 5
+    + ["_write_manifest", "_check", "_exchange"]
+)
 
 
 @pytest.mark.parametrize("step", range(len(ORDER)))
@@ -671,7 +752,9 @@ def test_an_error_leaves_nothing_where_nothing_was(
     assert not list(tmp_path.iterdir())
 
 
-def test_without_an_exchange_two_renames_do(parts: Parts, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_exchange_two_renames_do(
+    parts: Parts, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_exchange", lambda one, other: False)
     before = snapshot(copy.parent)
     rename = Path.rename
@@ -729,7 +812,12 @@ bundle.build_bundle(target, parts)
 
 @pytest.mark.parametrize(
     ("when", "exchange", "leaves"),
-    [("manifest", True, "tiny"), ("before", True, "tiny"), ("after", True, "other"), ("between", False, None)],
+    [
+        ("manifest", True, "tiny"),
+        ("before", True, "tiny"),
+        ("after", True, "other"),
+        ("between", False, None),
+    ],
 )
 def test_a_killed_build_leaves_one_whole_bundle(
     parts: Parts, copy: Path, tmp_path: Path, when: str, exchange: bool, leaves: str | None
@@ -738,7 +826,9 @@ def test_a_killed_build_leaves_one_whole_bundle(
     (tmp_path / "script").mkdir()
     arguments = tmp_path / "script" / "arguments"
     arguments.write_bytes(pickle.dumps((other, copy, when, exchange)))
-    done = subprocess.run([sys.executable, "-c", KILLED, str(arguments)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(arguments)], capture_output=True, text=True
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert any(p.name.startswith(".bundle.") for p in tmp_path.iterdir())
     if leaves:
@@ -762,8 +852,8 @@ class NoTorch:
         if name.partition(".")[0] in ("torch", "onnx", "onnxscript", "nbformat", "papermill"):
             raise ModuleNotFoundError(f"No module named {name!r}")
 sys.meta_path.insert(0, NoTorch())
-from nanorecsys.export.bundle import check_bundle, open_bundle
-from nanorecsys.export.runtime import encode_users
+from nanorecsys.serving.bundle import check_bundle, open_bundle
+from nanorecsys.serving.encoder import encode_users
 check_bundle(sys.argv[1])
 bundle = open_bundle(sys.argv[1])
 users = encode_users(bundle.encoder, bundle.histories, bundle.manifest.window)
@@ -779,8 +869,12 @@ def test_it_serves_where_torch_is_not_installed(built: Path) -> None:
 
 
 def test_it_does_not_import_torch_where_it_is_installed(built: Path) -> None:
-    code = "import sys; from nanorecsys.export.bundle import open_bundle; open_bundle(sys.argv[1]);"
-    code += "print([m for m in sys.modules if m.partition('.')[0] in ('torch', 'onnx', 'nbformat')])"
+    code = (
+        "import sys; from nanorecsys.serving.bundle import open_bundle; open_bundle(sys.argv[1]);"
+    )
+    code += (
+        "print([m for m in sys.modules if m.partition('.')[0] in ('torch', 'onnx', 'nbformat')])"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(built)], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
 
@@ -788,7 +882,9 @@ def test_it_does_not_import_torch_where_it_is_installed(built: Path) -> None:
 # The command
 
 
-def write_chapter(run: Path, name: str, started: str, result: object, files: dict[str, str]) -> None:
+def write_chapter(
+    run: Path, name: str, started: str, result: object, files: dict[str, str]
+) -> None:
     record = Record(
         format=FORMAT,
         chapter=name,
@@ -810,7 +906,10 @@ def run(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     counts = parts.histories.lengths
     user = np.repeat(np.array([0, 1, 2, 3], np.int32), counts[counts > 0])
     # every item has an event: the last user has met all
-    user, item = np.append(user, [4] * N_ITEMS), np.append(parts.histories.items, np.arange(N_ITEMS))
+    user, item = (
+        np.append(user, [4] * N_ITEMS),
+        np.append(parts.histories.items, np.arange(N_ITEMS)),
+    )
     interactions = Interactions(
         user=user.astype(np.int32),
         item=item.astype(np.int32),
@@ -818,17 +917,27 @@ def run(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         timestamp=np.arange(len(user)),
         ids_sha256=ids_sha256(pl.Series(parts.user_ids), parts.items["item_id"]),
     )
-    users = pl.DataFrame({"user": pl.Series(range(N_USERS), dtype=pl.Int32), "user_id": parts.user_ids})
+    users = pl.DataFrame(
+        {"user": pl.Series(range(N_USERS), dtype=pl.Int32), "user_id": parts.user_ids}
+    )
     dataset = Dataset("tiny", interactions, users, parts.items.drop("unused"))
     save_prepared(folder / "01_data", dataset, [leave_one_out(interactions)])
     write_chapter(folder, "01_data", "2026-01-01T00:00:00+00:00", {}, {})
     write_chapter(
-        folder, "02_training", "2026-01-01T00:01:00+00:00", {"events_read": 4}, {"item_vectors": "item_vectors.npy"}
+        folder,
+        "02_training",
+        "2026-01-01T00:01:00+00:00",
+        {"events_read": 4},
+        {"item_vectors": "item_vectors.npy"},
     )
     np.save(folder / "02_training" / "item_vectors.npy", parts.item_vectors)
     names = {"tower": "int8.onnx", "tower_fp32": "fp32.onnx", "ranker": "ranker.onnx"}
     write_chapter(
-        folder, "03_export", "2026-01-01T00:02:00+00:00", {"chosen": "int8_static", "chosen_is_int8": True}, names
+        folder,
+        "03_export",
+        "2026-01-01T00:02:00+00:00",
+        {"chosen": "int8_static", "chosen_is_int8": True},
+        names,
     )
     for name in names.values():
         shutil.copy(parts.ranker.with_name(name), folder / "03_export" / name)
@@ -838,13 +947,27 @@ def run(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_command_builds_from_a_run(run: Path) -> None:
     done = CliRunner().invoke(command.bundle, [])
     assert done.exit_code == 0, done.output
-    for text in (*FILES, "all", "tower int8_static (int8)", "nanorecsys bundle --check data/runs/quick/bundle"):
+    for text in (
+        *FILES,
+        "all",
+        "tower int8_static (int8)",
+        "nanorecsys bundle --check data/runs/quick/bundle",
+    ):
         assert text in done.output
     bundle: Bundle = open_bundle(run / "bundle")
-    assert (bundle.manifest.index_factory, bundle.manifest.commit) == ("Flat", "commit of 03_export")
+    assert (bundle.manifest.index_factory, bundle.manifest.commit) == (
+        "Flat",
+        "commit of 03_export",
+    )
     assert (bundle.manifest.window, bundle.manifest.events_read) == (WINDOW, 4)
     assert "the last 4 events read" in done.output.replace("\n", " ")
-    assert bundle.histories.lengths.tolist() == [4, 3, 1, 2, N_ITEMS]  # all events of all parts of the split
+    assert bundle.histories.lengths.tolist() == [
+        4,
+        3,
+        1,
+        2,
+        N_ITEMS,
+    ]  # all events of all parts of the split
     assert bundle.popularity.sum() == 10 + N_ITEMS
     checked = CliRunner().invoke(command.bundle, ["--check", str(run / "bundle")])
     assert checked.exit_code == 0
@@ -860,21 +983,33 @@ def test_the_command_takes_the_recommended_index(run: Path, tmp_path: Path) -> N
     assert isinstance(open_bundle(target).index, faiss.IndexIVFScalarQuantizer)
 
 
-def test_an_index_that_is_fitted_on_users_gets_them_from_the_chapter(run: Path, tmp_path: Path) -> None:
+def test_an_index_that_is_fitted_on_users_gets_them_from_the_chapter(
+    run: Path, tmp_path: Path
+) -> None:
     spec = {"factory": "Users4,PQ4x4fs,RFlat", "search": "k_factor_rf=2"}
     write_chapter(run, "04_ann", "2026-01-01T00:03:00+00:00", {"recommended": spec}, {})
     with pytest.raises(NanorecsysError, match="04_ann lists no file 'training_queries'"):
         command.gather(run)
     np.save(run / "04_ann" / "users.npy", item_vectors(seed=5))
-    write_chapter(run, "04_ann", "2026-01-01T00:03:00+00:00", {"recommended": spec}, {"training_queries": "users.npy"})
+    write_chapter(
+        run,
+        "04_ann",
+        "2026-01-01T00:03:00+00:00",
+        {"recommended": spec},
+        {"training_queries": "users.npy"},
+    )
     parts = command.gather(run)
     build_bundle(tmp_path / "b", parts)
-    projection = faiss.downcast_VectorTransform(faiss.downcast_index(parts.index.base_index).chain.at(0))
+    projection = faiss.downcast_VectorTransform(
+        faiss.downcast_index(parts.index.base_index).chain.at(0)
+    )
     kept = faiss.vector_to_array(projection.A).reshape(4, D)
     assert kept == pytest.approx(users_projection(parts.item_vectors, item_vectors(seed=5), 4))
     served = open_bundle(tmp_path / "b").index
     faiss.ParameterSpace().set_index_parameters(parts.index, parts.index_search)
-    assert np.array_equal(served.search(item_vectors(), 3)[1], parts.index.search(item_vectors(), 3)[1])
+    assert np.array_equal(
+        served.search(item_vectors(), 3)[1], parts.index.search(item_vectors(), 3)[1]
+    )
 
 
 @pytest.mark.parametrize("chapter", ["01_data", "02_training", "03_export"])
@@ -888,7 +1023,9 @@ def test_a_missing_chapter_is_named(run: Path, chapter: str) -> None:
 
 
 def test_a_run_that_is_half_renewed_is_refused(run: Path) -> None:
-    write_chapter(run, "02_training", "2026-01-02T00:00:00+00:00", {}, {"item_vectors": "item_vectors.npy"})
+    write_chapter(
+        run, "02_training", "2026-01-02T00:00:00+00:00", {}, {"item_vectors": "item_vectors.npy"}
+    )
     with pytest.raises(NanorecsysError, match="03_export in run 'quick' is older than 02_training"):
         command.gather(run)
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from nanorecsys.data.interactions import Histories
 
+__all__ = ["Histories", "alike", "padded", "padded_batches"]
+
 
 def padded(histories: Histories, users: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     """The last `window` items of some users, as a user tower takes them.
@@ -14,15 +16,19 @@ def padded(histories: Histories, users: np.ndarray, window: int) -> tuple[np.nda
         users: int (B,).
 
     Returns:
-        items int64 (B, L), vocabulary numbers (item + 1), left-aligned and 0 beyond the length, L the longest of these
-        histories; lengths int64 (B,). An empty history is one 0 of length 1.
+        items int64 (B, L), vocabulary numbers (item + 1), left-aligned and 0 beyond the length, L
+        the longest of these histories; lengths int64 (B,). An empty history is one 0 of length 1.
     """
     kept = np.minimum(histories.lengths[users], window)
     lengths = np.maximum(kept, 1)
     place = np.arange(lengths.max(initial=1))
     source = (histories.offsets[users + 1] - kept)[:, None] + place
     inside = place < kept[:, None]
-    items = np.where(inside, histories.items.take(source, mode="clip") + 1, 0) if len(histories.items) else inside * 0
+    items = (
+        np.where(inside, histories.items.take(source, mode="clip") + 1, 0)
+        if len(histories.items)
+        else inside * 0
+    )
     return items.astype(np.int64), lengths
 
 

@@ -7,23 +7,27 @@ import numpy as np
 import onnxruntime as ort
 
 from nanorecsys.data import Histories
-from nanorecsys.data.padding import padded_batches
-from nanorecsys.export.errors import ExportError
+from nanorecsys.serving.errors import ServingError
+from nanorecsys.serving.padding import padded_batches
 
-# Users' vectors float32 (B, d) from items int64 (B, L) and lengths int64 (B,), such as an `Encoder`.
+# Users' vectors float32 (B, d) from items int64 (B, L) and lengths int64 (B,), such as an
+# `Encoder`.
 Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def session(model: Path | bytes, threads: int = 1, *, profile: Path | None = None) -> ort.InferenceSession:
+def session(
+    model: Path | bytes, threads: int = 1, *, profile: Path | None = None
+) -> ort.InferenceSession:
     """A session on the CPU. It may be shared by threads.
 
     Args:
         model: a file, or its bytes.
         threads: for one operator.
-        profile: where to write ONNX Runtime's own profile (it adds a date to the name); None for none.
+        profile: where to write ONNX Runtime's own profile (it adds a date to the name); None for
+            none.
 
     Raises:
-        ExportError: ONNX Runtime does not take the model.
+        ServingError: ONNX Runtime does not take the model.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -39,7 +43,9 @@ def session(model: Path | bytes, threads: int = 1, *, profile: Path | None = Non
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen types of its own
         name = "the model" if isinstance(model, bytes) else model
-        raise ExportError(f"ONNX Runtime does not take {name}: {error}", "Export it again.") from error
+        raise ServingError(
+            f"ONNX Runtime does not take {name}: {error}", "Export it again."
+        ) from error
 
 
 class Encoder:
@@ -57,7 +63,8 @@ class Encoder:
         """Users' vectors, float32 (B, d).
 
         Args:
-            items: int64 (B, L), L at most the window: vocabulary numbers, laid out as by `data.padding.padded`.
+            items: int64 (B, L), L at most the window: vocabulary numbers, laid out as by
+                `serving.padding.padded`.
             lengths: int64 (B,), from 1.
         """
         return self.session.run(None, {"items": items, "lengths": lengths})[0]
@@ -66,12 +73,19 @@ class Encoder:
         """Give back what the largest call so far took. ONNX Runtime keeps it for the next, which then is slower."""
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        one = np.ones((1, 1), np.int64)  # memory is given back at the end of a call, so it takes one
+        one = np.ones(
+            (1, 1), np.int64
+        )  # memory is given back at the end of a call, so it takes one
         self.session.run(None, {"items": one, "lengths": one[0]}, options)
 
 
 def encode_users(
-    encode: Encode, histories: Histories, window: int, users: np.ndarray | None = None, *, batch_tokens: int = 8192
+    encode: Encode,
+    histories: Histories,
+    window: int,
+    users: np.ndarray | None = None,
+    *,
+    batch_tokens: int = 8192,
 ) -> np.ndarray:
     """Vectors of users after their histories, float32 (len(users), d), in batches of like lengths.
 
@@ -83,11 +97,11 @@ def encode_users(
         batch_tokens: places of a batch; 1 for one user at a time.
 
     Raises:
-        ExportError: there is no user.
+        ServingError: there is no user.
     """
     users = np.arange(len(histories.offsets) - 1) if users is None else users
     if not len(users):
-        raise ExportError("there is no user to encode", "Pass at least one.")
+        raise ServingError("there is no user to encode", "Pass at least one.")
     vectors = None
     for batch, items, lengths in padded_batches(histories, users, window, batch_tokens):
         found = encode(items, lengths)

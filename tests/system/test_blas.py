@@ -10,13 +10,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nanorecsys.blas import KERNELS, VARIABLE, kernels
-from nanorecsys.processor import processor
+from nanorecsys.system.blas import KERNELS, VARIABLE, kernels
+from nanorecsys.system.processor import processor
 
 ROOT = Path(__file__).parents[1]
 ASKED = """
 import json
-from nanorecsys.blas import faiss
+from nanorecsys.system.blas import faiss
 from threadpoolctl import threadpool_info
 print(json.dumps([p["architecture"] for p in threadpool_info() if "faiss" in p["filepath"] and "architecture" in p]))
 """
@@ -25,11 +25,15 @@ print(json.dumps([p["architecture"] for p in threadpool_info() if "faiss" in p["
 def asked(**variables):
     """What the OpenBLAS that FAISS loads says of itself."""
     environment = {k: v for k, v in os.environ.items() if k != VARIABLE} | variables
-    told = subprocess.run([sys.executable, "-c", ASKED], env=environment, cwd=ROOT, capture_output=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", ASKED], env=environment, cwd=ROOT, capture_output=True, check=True
+    )
     return json.loads(told.stdout)
 
 
-@pytest.mark.skipif(kernels(processor()[1]) is None, reason="no kernels to choose between on this processor")
+@pytest.mark.skipif(
+    kernels(processor()[1]) is None, reason="no kernels to choose between on this processor"
+)
 def test_faiss_multiplies_with_what_the_processor_can_do():
     best = kernels(processor()[1])
     assert asked() == [best]
@@ -62,10 +66,16 @@ def imported(code):
 
 def test_nothing_else_imports_faiss_before_the_choice():
     sources = {
-        p: p.read_text() for folder in ("nanorecsys", "server", "benchmarks") for p in ROOT.glob(f"{folder}/**/*.py")
+        p: p.read_text()
+        for folder in ("nanorecsys", "server", "benchmarks")
+        for p in ROOT.glob(f"{folder}/**/*.py")
     }
     for path in ROOT.glob("notebooks/*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
-        sources[path] = "\n".join(c.source for c in cells if c.cell_type == "code" and not c.source.startswith("%"))
-    found = {p.relative_to(ROOT).as_posix() for p, code in sources.items() if "faiss" in imported(code)}
+        sources[path] = "\n".join(
+            c.source for c in cells if c.cell_type == "code" and not c.source.startswith("%")
+        )
+    found = {
+        p.relative_to(ROOT).as_posix() for p, code in sources.items() if "faiss" in imported(code)
+    }
     assert found == {"nanorecsys/blas.py"}

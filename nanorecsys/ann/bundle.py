@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from nanorecsys.errors import NanorecsysError
+from nanorecsys.system.errors import NanorecsysError
 
 if TYPE_CHECKING:
-    from nanorecsys.export.bundle import Manifest, Parts
+    from nanorecsys.serving.bundle import Manifest, Parts
     from nanorecsys.study.session import Upstream
 
 DATA, TRAINING, EXPORT, ANN = "01_data", "02_training", "03_export", "04_ann"
@@ -60,15 +60,15 @@ class Searched(msgspec.Struct, frozen=True):
 def bundle(profile: str, output: Path | None, checked: Path | None) -> None:
     """Build the serving bundle from the run of PROFILE: all that the server reads, checked before it is put in place.
 
-    The index is the one that chapter 04 recommends; exact search where it has not run. An older bundle stays until
-    the new one is whole.
+    The index is the one that chapter 04 recommends; exact search where it has not run. An older
+    bundle stays until the new one is whole.
 
     \b
     Examples:
       nanorecsys bundle full --output /srv/bundle
       nanorecsys bundle --check /srv/bundle
     """
-    from nanorecsys.export.bundle import build_bundle, check_bundle
+    from nanorecsys.serving.bundle import build_bundle, check_bundle
     from nanorecsys.study.layout import layout
 
     if checked and output:
@@ -88,15 +88,15 @@ def gather(run: Path) -> "Parts":
     Histories and popularity count all events, so that a user's newest ones are served.
 
     Raises:
-        NanorecsysError: a chapter has not run there, is older than one that it reads, or lacks a file; the remedy is
-            the command to run.
+        NanorecsysError: a chapter has not run there, is older than one that it reads, or lacks a
+            file; the remedy is the command to run.
     """
     import numpy as np
 
     from nanorecsys.ann.indexes import build_index
     from nanorecsys.ann.specs import needs_users
     from nanorecsys.data import histories, load_prepared
-    from nanorecsys.export.bundle import Parts
+    from nanorecsys.serving.bundle import Parts
     from nanorecsys.study.records import FILE
 
     data, training = _chapter(run, DATA, dict[str, Any]), _chapter(run, TRAINING, Trained)
@@ -171,7 +171,8 @@ def _chapter(run: Path, name: str, result: type[T]) -> "Upstream[T]":
 
     if not (run / name / FILE).exists():
         raise NanorecsysError(
-            f"a bundle is made from {name}, which has no result in run {run.name!r}", f"nanorecsys run {run.name}"
+            f"a bundle is made from {name}, which has no result in run {run.name!r}",
+            f"nanorecsys run {run.name}",
         )
     return Upstream(run / name, read_record(run / name, result))
 

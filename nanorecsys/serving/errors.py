@@ -1,0 +1,19 @@
+"""Named errors of what is served: bundles, models and indexes."""
+
+from nanorecsys.system.errors import NanorecsysError
+
+
+class ServingError(NanorecsysError):
+    """A model or an index that cannot be served."""
+
+
+class BundleError(ServingError):
+    """A serving bundle that is missing, damaged, incomplete or of another format."""
+
+
+class SpecificationError(ServingError):
+    """An index specification that cannot be built or searched on these vectors."""
+
+
+class SettingError(SpecificationError):
+    """A search setting that the index does not have."""

@@ -1,0 +1,163 @@
+"""Indexes that can be served, behind one small protocol: set, search, save, load. Scores are inner products.
+
+index = load_index("IVF256,SQ8", path)
+index.set("nprobe=16")
+scores, items = index.search(queries, 100)
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from nanorecsys.evaluation.ranking import top_items
+from nanorecsys.serving.errors import SettingError
+from nanorecsys.system.blas import faiss
+
+__all__ = [
+    "FaissIndex",
+    "Index",
+    "UsearchIndex",
+    "innermost",
+    "load_index",
+    "reason",
+    "top_items",
+    "transforms",
+    "usearch",
+]
+
+
+class Index(Protocol):
+    """A built index. Vectors are float32, unit norm."""
+
+    def set(self, search: str) -> None:
+        """Take a search setting, as `specs.GRIDS` has them; "" leaves everything as it is."""
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 (q, k), falling, and items int64 (q, k), -1 where fewer than k were found."""
+
+    def save(self, path: Path) -> None:
+        """Write the index."""
+
+
+class FaissIndex:
+    """An index of `faiss.index_factory`."""
+
+    def __init__(self, index: faiss.Index) -> None:
+        self.index = index
+        self._search = index.search
+
+    def set(self, search: str) -> None:
+        """See `Index`.
+
+        Raises:
+            SettingError: FAISS does not know the setting for this index.
+        """
+        rest = []
+        for part in filter(None, search.split(",")):
+            name, _, value = part.partition("=")
+            if name in _OWN_SETTINGS:
+                _OWN_SETTINGS[name](innermost(self.index), int(value))
+            else:
+                rest.append(part)
+        if rest:
+            try:
+                faiss.ParameterSpace().set_index_parameters(self.index, ",".join(rest))
+            except RuntimeError as error:
+                raise SettingError(
+                    f"the setting {search!r} does not fit: {reason(error)}",
+                    "See nanorecsys.ann.specs.GRIDS.",
+                ) from error
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Index`."""
+        return self._search(queries, k)
+
+    def save(self, path: Path) -> None:
+        """See `Index`."""
+        faiss.write_index(self.index, str(path))
+
+
+class UsearchIndex:
+    """A graph of the usearch library. `threads` are those of one call: one query still runs on one."""
+
+    def __init__(self, index: Any, threads: int = 1) -> None:
+        self.index = index
+        self.threads = threads
+
+    def set(self, search: str) -> None:
+        """See `Index`."""
+        for part in filter(None, search.split(",")):
+            name, _, value = part.partition("=")
+            if name != "ef":
+                raise SettingError(f"usearch has no setting {name!r}", "Its only one is ef.")
+            self.index.expansion_search = int(value)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Index`."""
+        found = self.index.search(queries, k, threads=self.threads)
+        scores, items = (
+            np.atleast_2d(1 - found.distances),
+            np.atleast_2d(found.keys).astype(np.int64),
+        )
+        counts = np.atleast_1d(getattr(found, "counts", items.shape[1]))
+        items[np.arange(items.shape[1]) >= counts[:, None]] = -1
+        return scores, items
+
+    def save(self, path: Path) -> None:
+        """See `Index`."""
+        self.index.save(str(path))
+
+
+def load_index(factory: str, path: Path) -> Index:
+    """An index that `save` wrote."""
+    if factory.startswith("usearch"):
+        return UsearchIndex(usearch().Index.restore(str(path)))
+    return FaissIndex(faiss.read_index(str(path)))
+
+
+def _set_beam(index: faiss.Index, value: int) -> None:
+    index.nsg.search_L = value
+
+
+def _set_query_bits(index: faiss.Index, value: int) -> None:
+    index.qb = value
+
+
+_OWN_SETTINGS: dict[str, Callable[[faiss.Index, int], None]] = {
+    "search_L": _set_beam,
+    "qb": _set_query_bits,
+}
+
+
+def innermost(index: faiss.Index) -> faiss.Index:
+    """The index within refinement and transforms, as its own class."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        return innermost(index.base_index)
+    return innermost(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+
+
+def transforms(index: faiss.Index) -> list[faiss.VectorTransform]:
+    """What is applied to a vector before it is searched, in order."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        return transforms(index.base_index)
+    if not isinstance(index, faiss.IndexPreTransform):
+        return []
+    own = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
+    return own + transforms(index.index)
+
+
+def usearch() -> Any:
+    """usearch is not among what the package needs, only among what the study does."""
+    from usearch import index
+
+    return index
+
+
+def reason(error: RuntimeError) -> str:
+    """FAISS's own words, without the place in its source."""
+    text = str(error).partition(" at /")[2] or str(error)
+    return text.partition(": ")[2].removeprefix("Error: ") or text
