@@ -31,19 +31,17 @@ from threadpoolctl import ThreadpoolController
 from nanorecsys.ann.errors import SpecificationError
 from nanorecsys.ann.exact import Exact, exact_neighbours, list_lengths, target_ranks
 from nanorecsys.ann.indexes import (
-    Index,
-    UsearchIndex,
     build_index,
     code_bytes,
     fixed_bytes,
     layers,
-    load_index,
     refined_bytes,
     visited,
 )
 from nanorecsys.ann.limits import Limits, best_of, measure_limits
 from nanorecsys.ann.specs import parse_setting
 from nanorecsys.data import Histories
+from nanorecsys.serving.retrieval import Index, UsearchIndex, load_index
 from nanorecsys.system.blas import faiss
 
 BATCH = 1000  # of the throughput measure, and of the largest batch

@@ -24,10 +24,10 @@ import polars as pl
 from threadpoolctl import threadpool_limits
 
 from nanorecsys.ann.exact import Exact
-from nanorecsys.ann.indexes import FaissIndex, load_index
 from nanorecsys.ann.measure_worker import read_bytes
 from nanorecsys.ann.specs import BASELINE, parse_setting
 from nanorecsys.scaleup.rows import Rows
+from nanorecsys.serving.retrieval import FaissIndex, load_index
 from nanorecsys.study.spread import Spread, spread
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.memory import forget_peak, peak_resident_bytes

@@ -23,12 +23,12 @@ from nanorecsys.ann.indexes import (
     check_neighbours,
     code_bytes,
     layers,
-    load_index,
     refined_bytes,
     users_projection,
     visited,
 )
 from nanorecsys.ann.measure_worker import read_bytes
+from nanorecsys.serving.retrieval import load_index
 from nanorecsys.system.blas import faiss
 from tests.ann.vectors import clustered, few_directions, users
 

@@ -27,6 +27,7 @@ from nanorecsys.export.names import (
 from nanorecsys.export.torch_export import export_encoder
 from nanorecsys.models.retriever import EveryPosition
 from nanorecsys.serving.encoder import Encoder, encode_users, session
+from nanorecsys.serving.errors import ServingError
 from tests.export.conftest import N_ITEMS, small_encoder
 
 TORCH = {positions: small_encoder(positions=positions) for positions in ("rotary", "absolute")}
@@ -260,13 +261,13 @@ def test_torch_compile_needs_a_compiler(encoder, tmp_path, monkeypatch):
 
 
 def test_nobody_to_encode_is_named(fused_path):
-    with pytest.raises(ExportError, match="no user"):
+    with pytest.raises(ServingError, match="no user"):
         encode_users(Encoder(fused_path), histories([1]), 10, np.array([], int))
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
-    with pytest.raises(ExportError, match=r"broken\.onnx"):
+    with pytest.raises(ServingError, match=r"broken\.onnx"):
         session(tmp_path / "broken.onnx")
 
 

@@ -11,7 +11,6 @@ from msgspec import json
 
 from nanorecsys.ann.errors import DirectionsError, DivisibilityError, FactoryError, NeighboursError
 from nanorecsys.ann.exact import exact_neighbours
-from nanorecsys.ann.indexes import FaissIndex, load_index
 from nanorecsys.ann.limits import Bandwidth, Limits
 from nanorecsys.ann.specs import directions
 from nanorecsys.scaleup import search_worker, specs, write_catalogue
@@ -22,6 +21,7 @@ from nanorecsys.scaleup.search_worker import spared_bytes
 from nanorecsys.scaleup.specs import parts
 from nanorecsys.scaleup.steps import Steps
 from nanorecsys.scaleup.truth import exact_prefixes
+from nanorecsys.serving.retrieval import FaissIndex, load_index
 from nanorecsys.system.blas import faiss
 
 N, D = 4000, 16

@@ -17,7 +17,7 @@ import polars as pl
 from nanorecsys.data import Histories
 from nanorecsys.loadtest.process import free_port
 from nanorecsys.serving.bundle import Parts, build_bundle
-from tests.export.test_bundle import N_ITEMS, WINDOW, item_vectors, ranker, save, tower
+from tests.serving.test_bundle import N_ITEMS, WINDOW, item_vectors, ranker, save, tower
 
 HOSTILE = '<img src=x onerror="document.title=\'run\'"> & "Sons" (1999)'
 TITLES = [

@@ -133,8 +133,8 @@ def test_torch_gives_the_same(small, engine):
 
 
 def test_torch_models_of_another_catalogue_are_refused(small, tmp_path):
-    from tests.export.test_bundle import N_ITEMS as OTHER
     from tests.server.films import build
+    from tests.serving.test_bundle import N_ITEMS as OTHER
 
     assert OTHER != N_ITEMS
     with pytest.raises(SettingsError, match="the bundle"):

@@ -24,7 +24,7 @@ from nanorecsys.ann import bundle as command
 from nanorecsys.ann.indexes import users_projection
 from nanorecsys.data import Dataset, Histories, Interactions, leave_one_out, save_prepared
 from nanorecsys.data.load import ids_sha256
-from nanorecsys.export import bundle as module
+from nanorecsys.serving import bundle as module
 from nanorecsys.serving.bundle import (
     FILES,
     MANIFEST,
@@ -790,7 +790,7 @@ def test_linux_swaps_in_one_step(tmp_path: Path) -> None:
 KILLED = """
 import os, pickle, signal, sys
 from pathlib import Path
-from nanorecsys.export import bundle
+from nanorecsys.serving import bundle
 parts, target, when, exchange = pickle.load(open(sys.argv[1], "rb"))
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
