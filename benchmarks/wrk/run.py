@@ -27,7 +27,7 @@ examples:
   python benchmarks/wrk/run.py two=.:/tmp/bundle --server "--workers 2 --threads 1"
 
 A server is NAME=CHECKOUT:BUNDLE; CHECKOUT/.venv/bin/python runs it if it is there. The bundle needs
-users 1, 2, 3, ...: those of the load test's bootstrapped population. Needs wrk: apt-get install wrk.
+users 1, 2, 3, ...: those of the load test's bootstrapped population. needs wrk (Debian has it).
 How to read it: medians over the rounds, lowest and highest in brackets. Compare within one run.
 """
 
