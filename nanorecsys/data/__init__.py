@@ -3,8 +3,8 @@
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Dataset, Histories, Interactions, expand, histories
 from nanorecsys.data.load import load_dataset, sample_users
-from nanorecsys.data.prepared import Prepared, load_prepared, save_prepared
-from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, Published
+from nanorecsys.data.prepared import load_prepared, save_prepared
+from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET
 from nanorecsys.data.split import (
     TEST,
     TRAIN,
@@ -25,8 +25,6 @@ __all__ = [
     "Dataset",
     "Histories",
     "Interactions",
-    "Prepared",
-    "Published",
     "Split",
     "expand",
     "global_temporal",

@@ -63,21 +63,20 @@ def load_dataset(dataset: str | Path = DEFAULT_DATASET, columns: str | None = No
 
 
 def _load(name: str, path: Path, columns: str | None) -> Dataset:
-    if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
-        table = open_events(Source(str(path), path), columns)
-        return build_dataset(name, table, read_events(table), movies=None)
-    if not path.is_dir() and path.suffix.lower() != ".zip":
+    source, movies = Source(str(path), path), None
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        if columns is not None:
+            raise DataError(
+                f"columns={columns!r} was given with {name}, whose columns are MovieLens' own",
+                "Leave columns out, or give the .csv or .parquet file itself.",
+            )
+        source, movies = find_movielens(path)
+    elif path.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(
             f"{path}: expected a folder, or a file that ends in .zip, {', '.join(TABLE_SUFFIXES)}",
             "Convert it, or give it the ending of its format.",
         )
-    if columns is not None:
-        raise DataError(
-            f"columns={columns!r} was given with {name}, whose columns are MovieLens' own",
-            "Leave columns out, or give the .csv or .parquet file itself.",
-        )
-    ratings, movies = find_movielens(path)
-    table = open_events(ratings)
+    table = open_events(source, columns)
     return build_dataset(name, table, read_events(table), movies)
 
 

@@ -68,6 +68,9 @@ class Source:
     def open(self) -> BinaryIO:
         return io.BytesIO(self.data) if isinstance(self.data, bytes) else self.data.open("rb")
 
+    def read(self) -> bytes:
+        return self.data if isinstance(self.data, bytes) else self.data.read_bytes()
+
 
 @dataclass(frozen=True)
 class EventTable:
@@ -223,9 +226,9 @@ def read_events(table: EventTable) -> pa.Table:
     Raises:
         DataError: names file and line, the value found there, and the remedy.
     """
-    readers = {"csv": _read_csv, "dat": _read_dat, "parquet": _read_parquet}
     try:
-        events = _as_events(readers[table.format](table))
+        read = _read_parquet(table) if table.format == "parquet" else _read_text(table)
+        events = _as_events(read)
     except pa.ArrowException as error:
         raise _first_problem(table) or DataError(
             f"{table.source.label}: unreadable ({_first_line(error)})",
@@ -255,43 +258,32 @@ def read_events(table: EventTable) -> pa.Table:
     return events
 
 
-def _read_csv(table: EventTable) -> Columns:
+def _read_text(table: EventTable) -> Columns:
     id_type = pa.int64() if table.integer_ids else pa.string()
     types = {"user": id_type, "item": id_type, "rating": pa.float32(), "timestamp": pa.int64()}
-    with table.source.open() as stream:
+    convert_options = arrow_csv.ConvertOptions(
+        column_types={name: types[role] for role, name in table.names.items()},
+        include_columns=list(table.names.values()),
+        null_values=[""],
+    )
+    if table.format == "dat":
+        # Arrow takes a separator of one byte.
+        content = table.source.read().replace(b"::", b"\x1f")
         read = arrow_csv.read_csv(
-            stream,
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types={name: types[role] for role, name in table.names.items()},
-                include_columns=list(table.names.values()),
-                null_values=[""],
-            ),
+            io.BytesIO(content),
+            arrow_csv.ReadOptions(column_names=list(table.header)),
+            arrow_csv.ParseOptions(delimiter="\x1f", quote_char=False, ignore_empty_lines=False),
+            convert_options,
         )
+    else:
+        with table.source.open() as stream:
+            read = arrow_csv.read_csv(
+                stream,
+                None,
+                arrow_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+                convert_options,
+            )
     return {role: read[name] for role, name in table.names.items()}
-
-
-def _read_dat(table: EventTable) -> Columns:
-    # Arrow takes a separator of one byte: "::" is two of them around an empty column.
-    types = {
-        "user": pa.int64(),
-        "gap 1": pa.null(),
-        "item": pa.int64(),
-        "gap 2": pa.null(),
-        "rating": pa.float32(),
-        "gap 3": pa.null(),
-        "timestamp": pa.int64(),
-    }
-    with table.source.open() as stream:
-        read = arrow_csv.read_csv(
-            stream,
-            read_options=arrow_csv.ReadOptions(column_names=list(types)),
-            parse_options=arrow_csv.ParseOptions(
-                delimiter=":", quote_char=False, ignore_empty_lines=False
-            ),
-            convert_options=arrow_csv.ConvertOptions(column_types=types, null_values=[""]),
-        )
-    return {role: read[role] for role in ROLES}
 
 
 def _read_parquet(table: EventTable) -> Columns:
@@ -526,10 +518,8 @@ def _movies_dat_rows(source: Source, encoding: str) -> Rows:
 
 def _encoding(source: Source) -> str:
     """UTF-8, or the latin-1 of MovieLens' older releases."""
-    with source.open() as stream:
-        content = stream.read()
     try:
-        content.decode()
+        source.read().decode()
     except UnicodeDecodeError:
         return "latin-1"
     return "utf-8-sig"

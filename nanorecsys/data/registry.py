@@ -136,9 +136,8 @@ def _download(url: str, output_file: str, _: pooch.Pooch) -> None:
     with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
         response.raise_for_status()
         size = int(response.headers.get("Content-Length", 0)) or None
-        progress = tqdm(
-            desc=url.rsplit("/", 1)[1], total=size, unit="B", unit_scale=True, disable=None
-        )
+        name = url.rsplit("/", 1)[1]
+        progress = tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=None)
         with progress, open(output_file, "wb") as stream:
             for chunk in response.iter_content(1 << 16):
                 stream.write(chunk)
