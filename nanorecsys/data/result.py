@@ -91,7 +91,7 @@ def data_result(dataset: Dataset, splits: dict[str, SplitResult]) -> DataResult:
     events = dataset.interactions
     lengths, counts = np.bincount(events.user), np.bincount(events.item)
     most_popular = np.sort(counts)[-int(np.ceil(len(counts) / 100)) :]
-    published = DATASETS[dataset.name].published if dataset.name in DATASETS else None
+    published = DATASETS.get(dataset.name)
     return DataResult(
         dataset=dataset.name,
         ratings=len(events),
