@@ -1,8 +1,7 @@
 """Computations of the training chapter: quality with intervals, choices, ablations."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -31,6 +30,8 @@ ITEMS_BY = {"id and content": True, "id alone": False}
 RARE = 5  # events below which an item counts as rare
 BASE = "base: full softmax"
 READ_MARGIN = 0.05  # share of a metric that reading fewer events may cost
+
+Configs = tuple[RetrieverConfig, TrainingConfig]
 
 
 def quality(runs: Sequence[Evaluation]) -> Quality:
@@ -159,63 +160,58 @@ def enough_events(reads: Sequence[Read]) -> int:
     return enough.events
 
 
-def variants(model: RetrieverConfig, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Changes of each variant of the ablation, by title: the base, then `names` (all if empty).
+def variants(
+    model: RetrieverConfig, training: TrainingConfig, names: Sequence[str]
+) -> dict[str, Configs]:
+    """Configurations of the ablation's variants, by title.
 
-    >>> variants(RetrieverConfig(window=100), ["gbce", "half_window"])
-    {'base: full softmax': {}, 'loss: gbce': {'loss': 'gbce'}, 'window halved': {'window': 50}}
+    Args:
+        model: Sizes of the base.
+        training: Schedule of the base.
+        names: Variants to make, all if empty; the base comes first in any case.
 
     Raises:
         TrainingError: there is no such variant.
     """
-    known: dict[str, tuple[str, dict[str, Any]]] = {
-        **{name: (f"loss: {name}", {"loss": name}) for name in LOSSES if name != "full_softmax"},
-        "seen_negatives": ("seen items as negatives", {"seen_negatives": True}),
-        "id_alone": ("items by id alone", {"content": False}),
-        "absolute": ("positions: absolute", {"positions": "absolute"}),
-        "half_window": ("window halved", {"window": model.window // 2}),
-        "one_layer": ("one layer", {"layers": 1}),
-        "twice_layers": ("twice the layers", {"layers": 2 * model.layers}),
+    titled: dict[str, tuple[str, Configs]] = {
+        name: (f"loss: {name}", (model, replace(training, loss=name)))
+        for name in LOSSES
+        if name != training.loss
     }
-    if unknown := [name for name in names if name not in known]:
+    unseen = replace(training, seen_negatives=True)
+    titled["seen_negatives"] = "seen items as negatives", (model, unseen)
+    for name, title, changes in (
+        ("id_alone", "items by id alone", {"content": False}),
+        ("absolute", "positions: absolute", {"positions": "absolute"}),
+        ("half_window", "window halved", {"window": model.window // 2}),
+        ("one_layer", "one layer", {"layers": 1}),
+        ("twice_layers", "twice the layers", {"layers": 2 * model.layers}),
+    ):
+        titled[name] = title, (replace(model, **changes), training)
+    if unknown := [name for name in names if name not in titled]:
         raise TrainingError(
-            f"there is no variant {unknown[0]!r}", f"Use any of {', '.join(known)}."
+            f"there is no variant {unknown[0]!r}", f"Use any of {', '.join(titled)}."
         )
-    return {BASE: {}} | dict(known[name] for name in names or known)
+    return {BASE: (model, training)} | dict(titled[name] for name in names or titled)
 
 
 def ablate(
-    task: Task,
-    items: pd.DataFrame,
-    model: RetrieverConfig,
-    training: TrainingConfig,
-    variants: Mapping[str, Mapping[str, Any]],
-    seeds: Sequence[int],
+    task: Task, items: pd.DataFrame, variants: Mapping[str, Configs], seeds: Sequence[int]
 ) -> dict[str, Variant]:
-    """Fit variants of one configuration, each with every seed, and rank the validation task.
+    """Fit each variant with every seed, and rank the validation task.
 
     Args:
         task: Validation task.
         items: One row per item.
-        model: Sizes that the variants change.
-        training: Schedule that the variants change.
-        variants: Changed fields of either configuration, by the variant's title.
+        variants: Configurations by title.
         seeds: Random seeds to train each variant with.
     """
     rows = {}
-    for title in tqdm(list(variants), desc="ablation"):
-        changes = variants[title]
-        sizes = {name: change for name, change in changes.items() if name in asdict(model)}
-        others = {name: change for name, change in changes.items() if name not in sizes}
+    for title, (model, training) in tqdm(variants.items(), desc="ablation"):
         ndcg, seconds = [], []
         for seed in seeds:
-            trained = fit_retriever(
-                task,
-                items,
-                replace(model, **sizes),
-                replace(training, **others, seed=seed),
-                progress=False,
-            )
+            seeded = replace(training, seed=seed)
+            trained = fit_retriever(task, items, model, seeded, progress=False)
             ndcg.append(value(rank(trained.model, task), "ndcg@10"))
             seconds.append(trained.curve["seconds"].sum())
         rows[title] = Variant(

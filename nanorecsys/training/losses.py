@@ -12,9 +12,7 @@ carry the mean: it has to be one over the global batch, of which a process may h
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -48,17 +46,8 @@ class Loss(ABC):
         return torch.randint(1, len(counts), (self.k,), generator=generator).to(counts.device)
 
     @abstractmethod
-    def __call__(
-        self,
-        users: Tensor,
-        table: Tensor,
-        targets: Tensor,
-        had: Tensor,
-        weights: Tensor,
-        candidates: Tensor | None,
-        counts: Tensor,
-    ) -> Tensor:
-        """The loss, a scalar.
+    def __call__(self, users, table, targets, had, weights, candidates, counts) -> Tensor:
+        """The loss, a scalar tensor. All arguments are tensors.
 
         Args:
             users: User vectors divided by the temperature, (N, D).
@@ -92,15 +81,7 @@ class FullSoftmax(Loss):
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx,
-        users: Tensor,
-        items: Tensor,
-        targets: Tensor,
-        had: Tensor,
-        weights: Tensor,
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def forward(ctx, users, items, targets, had, weights, dtype):
         u, v = users.to(dtype), items.to(dtype)
         loss = weights.new_zeros(())
         users_grad = torch.empty_like(u)
@@ -120,7 +101,7 @@ class _FullSoftmax(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx, grad):
         users_grad, items_grad = ctx.saved_tensors
         return users_grad.to(ctx.dtype) * grad, items_grad * grad, None, None, None, None
 
@@ -203,15 +184,13 @@ class GBCE(Loss):
         )
 
 
-LOSSES: Mapping[str, Loss] = MappingProxyType(
-    {
-        "full_softmax": FullSoftmax(),
-        "sampled_softmax": SampledSoftmax(),
-        "in_batch": InBatch(),
-        "bce": BCE(),
-        "gbce": GBCE(),
-    }
-)
+LOSSES: dict[str, Loss] = {
+    "full_softmax": FullSoftmax(),
+    "sampled_softmax": SampledSoftmax(),
+    "in_batch": InBatch(),
+    "bce": BCE(),
+    "gbce": GBCE(),
+}
 
 
 def _logits(

@@ -123,8 +123,6 @@ def fit_ranker(
     task: Task,
     items: pd.DataFrame,
     config: RankerTraining,
-    *,
-    progress: bool = True,
 ) -> FittedRanker:
     """Fit a ranker for a retriever that was fitted on the same task.
 
@@ -135,7 +133,6 @@ def fit_ranker(
         task: Task whose known events the ranker learns from.
         items: One row per item, as in `nanorecsys.data.Dataset`.
         config: Training settings.
-        progress: Whether to show a progress bar.
 
     Raises:
         TrainingError: no user has two events.
@@ -159,7 +156,7 @@ def fit_ranker(
     steps = -(-n // config.batch_lists) * config.epochs
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     curve = []
-    with tqdm(total=steps, desc="ranker", unit="step", disable=not progress) as bar:
+    with tqdm(total=steps, desc="ranker", unit="step") as bar:
         for epoch in range(config.epochs):
             total = 0.0
             for part in torch.randperm(n).split(config.batch_lists):

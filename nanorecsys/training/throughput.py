@@ -23,7 +23,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from nanorecsys.data import Histories
-from nanorecsys.models.items import ItemContent
+from nanorecsys.evaluation import Task
+from nanorecsys.models.items import item_content
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.serving.padding import padded
 from nanorecsys.training import batches
@@ -32,11 +33,12 @@ from nanorecsys.training.loop import Run, TrainingConfig, best_device, has_bf16
 STEPS = 3  # steps of each loop in a repeat
 PADDED = "padded, fp32"
 
+Step = Callable[[], int]
+
 
 def measure(
-    histories: Histories,
-    n_items: int,
-    content: ItemContent | None,
+    task: Task,
+    items: pd.DataFrame,
     model: RetrieverConfig,
     training: TrainingConfig,
     repeats: int,
@@ -44,19 +46,18 @@ def measure(
     """Raw timings, one row per repeat of a loop: loop, repeat, tokens, seconds.
 
     Args:
-        histories: Training events; their lengths decide the share of padding in a padded row.
-        n_items: Size of the catalogue.
-        content: Features of the items, if the model uses them.
+        task: Task whose known events are trained on.
+        items: One row per item, as in `nanorecsys.data.Dataset`.
         model: Sizes of the retriever.
         training: Training settings.
         repeats: Timed repeats, after a warm-up.
     """
-    device = best_device()
+    device, histories = best_device(), task.seen
+    content = item_content(items) if model.content else None
 
     def fresh() -> Retriever:
         torch.manual_seed(training.seed)
-        features = content if model.content else None
-        return Retriever(model, np.ones(n_items, bool), features).to(device).train()
+        return Retriever(model, np.ones(task.n_items, bool), content).to(device).train()
 
     loops = {
         PADDED: _padded_step(fresh(), histories, training),
@@ -98,9 +99,7 @@ def summarise(timings: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _packed_step(
-    model: Retriever, histories: Histories, training: TrainingConfig
-) -> Callable[[], int]:
+def _packed_step(model: Retriever, histories: Histories, training: TrainingConfig) -> Step:
     """A step of `loop.train` over one epoch again and again; it returns its tokens."""
     run = Run(model, histories, training)
     rows = batches.epoch(histories, model.config.window, np.random.default_rng(training.seed))
@@ -114,9 +113,7 @@ def _packed_step(
     return step
 
 
-def _padded_step(
-    model: Retriever, histories: Histories, training: TrainingConfig
-) -> Callable[[], int]:
+def _padded_step(model: Retriever, histories: Histories, training: TrainingConfig) -> Step:
     """A step of the plain loop; it returns its tokens."""
     config, device = model.config, best_device()
     rng = np.random.default_rng(training.seed)

@@ -120,7 +120,17 @@ def test_raw_rows_name_task_model_and_run(task):
 
 def test_a_variant_that_does_not_exist_is_named_with_those_that_do():
     with pytest.raises(TrainingError, match=r"(?s)no variant 'gbc'.*half_window"):
-        analysis.variants(RetrieverConfig(), ["gbc"])
+        analysis.variants(SMALL, SHORT, ["gbc"])
+
+
+def test_variants_change_one_configuration_each():
+    found = analysis.variants(SMALL, SHORT, ["gbce", "half_window"])
+    assert found == {
+        analysis.BASE: (SMALL, SHORT),
+        "loss: gbce": (SMALL, replace(SHORT, loss="gbce")),
+        "window halved": (replace(SMALL, window=4), SHORT),
+    }
+    assert len(analysis.variants(SMALL, SHORT, [])) == 11
 
 
 def test_an_item_choice_also_judges_rare_targets_alone(monkeypatch, task):
@@ -147,9 +157,8 @@ def test_an_unknown_way_to_represent_items_is_named_with_those_that_exist(ways):
 def test_a_variant_is_fitted_with_every_seed():
     events = walks()
     task = make_task(events, leave_one_out(events), "validation")
-    changes = analysis.variants(SMALL, ["one_layer"])
-    short = replace(SHORT, epochs=1)
-    found = analysis.ablate(task, titles(), SMALL, short, changes, seeds=[0, 1])
+    variants = analysis.variants(SMALL, replace(SHORT, epochs=1), ["one_layer"])
+    found = analysis.ablate(task, titles(), variants, seeds=[0, 1])
     assert list(found) == [analysis.BASE, "one layer"]
     for row in found.values():
         assert row.lowest < row.highest

@@ -5,20 +5,10 @@ import pytest
 
 from nanorecsys.data import Interactions, leave_one_out, load_dataset
 from nanorecsys.evaluation import make_task, value
-from nanorecsys.training.baselines import (
-    BASELINES,
-    EASE,
-    ImplicitALS,
-    ItemKNN,
-    Markov,
-    Popularity,
-    RecentPopularity,
-    fit_and_evaluate,
-    linear,
-    matrices,
-    tune,
-    tune_and_test,
-)
+from nanorecsys.training.baselines import linear, matrices
+from nanorecsys.training.baselines.counts import ItemKNN, Markov, Popularity, RecentPopularity
+from nanorecsys.training.baselines.linear import EASE, ImplicitALS
+from nanorecsys.training.baselines.tuning import BASELINES, fit_and_evaluate, tune, tune_and_test
 from nanorecsys.training.errors import TrainingError
 
 N_USERS, N_ITEMS = 12, 15  # user 11 and item 14 have no event

@@ -29,7 +29,7 @@ def retriever():
 
 @pytest.fixture(scope="module")
 def fitted(retriever):
-    return fit_ranker(retriever, TASK, titles(), TRAINING, progress=False)
+    return fit_ranker(retriever, TASK, titles(), TRAINING)
 
 
 def quality(score):
@@ -115,7 +115,7 @@ def test_cold_items_are_told_apart_by_content(retriever, fitted):
 
 
 def test_same_seed_same_ranker(retriever, fitted):
-    repeated = fit_ranker(retriever, TASK, titles(), TRAINING, progress=False)
+    repeated = fit_ranker(retriever, TASK, titles(), TRAINING)
     assert repeated.curve.equals(fitted.curve)
 
 

@@ -2,17 +2,19 @@ import pandas as pd
 import pytest
 import torch
 
-from nanorecsys.data import histories
+from nanorecsys.data import leave_one_out
+from nanorecsys.evaluation import make_task
 from nanorecsys.training.throughput import measure, summarise
-from tests.training.sequences import SHORT, SMALL, walks
+from tests.training.sequences import SHORT, SMALL, titles, walks
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_every_loop_is_timed_in_every_repeat_and_padding_is_no_token(monkeypatch, native):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
-    known = histories(walks(n_users=64, length=5))  # 5 batches of 8 full rows
-    rows = measure(known, 30, None, SMALL, SHORT, repeats=2)
+    events = walks(n_users=64, length=7)  # 5 known events each: 5 batches of 8 full rows
+    task = make_task(events, leave_one_out(events), "validation")
+    rows = measure(task, titles(), SMALL, SHORT, repeats=2)
     # Three steps of 8 rows and 8 places: histories of 5 events have 4 targets in the padded loop.
     expected = {"padded, fp32": 3 * 8 * 4, "packed, fp32": 3 * 8 * 8}
     if native:
