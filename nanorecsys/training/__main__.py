@@ -34,35 +34,30 @@ def main() -> int:
             if not isinstance(field.default, bool):
                 option = f"--{field.name.replace('_', '-')}"
                 parser.add_argument(option, type=type(field.default), default=field.default)
-    arguments = parser.parse_args()
+    arguments = vars(parser.parse_args())
+
+    def configured(config: type) -> Any:
+        return config(**{f.name: arguments[f.name] for f in fields(config) if f.name in arguments})
+
     try:
         with distributed.processes(best_device()):
-            train(arguments.dataset, arguments.out, vars(arguments))
+            dataset = load_dataset(arguments["dataset"])
+            split = leave_one_out(dataset.interactions)
+            trained = fit_retriever(
+                make_task(dataset.interactions, split, "validation"),
+                dataset.items,
+                configured(RetrieverConfig),
+                configured(TrainingConfig),
+                validate=True,
+                checkpoint_path=arguments["out"] / "checkpoint.pt",
+            )
+            if distributed.rank() == 0:
+                save_retriever(arguments["out"] / "retriever.pt", trained.model)
+                print(trained.curve.to_string(index=False))
     except NanorecsysError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-def train(dataset: str, out: Path, settings: dict[str, Any]) -> None:
-    """Fit on the training part of leave-one-out, validate each epoch, save the best retriever."""
-
-    def chosen(config: type) -> dict[str, Any]:
-        return {f.name: settings[f.name] for f in fields(config) if f.name in settings}
-
-    loaded = load_dataset(dataset)
-    events = loaded.interactions
-    trained = fit_retriever(
-        make_task(events, leave_one_out(events), "validation"),
-        loaded.items,
-        RetrieverConfig(**chosen(RetrieverConfig)),
-        TrainingConfig(**chosen(TrainingConfig)),
-        validate=True,
-        checkpoint_path=out / "checkpoint.pt",
-    )
-    if distributed.rank() == 0:
-        save_retriever(out / "retriever.pt", trained.model)
-        print(trained.curve.to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import encode_users, fit_retriever, rank_by, scorer
 from nanorecsys.training.loop import Trained, TrainingConfig
 from nanorecsys.training.losses import LOSSES
-from nanorecsys.training.result import Difference, ItemChoice, Quality, Read, Variant
+from nanorecsys.training.result import Difference, ItemChoice, Quality, Read
 
 # The ways to represent items, and whether each uses their content.
 ITEMS_BY = {"id and content": True, "id alone": False}
 RARE = 5  # events below which an item counts as rare
-BASE = "base: full softmax"
+BASE = "base"
 READ_MARGIN = 0.05  # share of a metric that reading fewer events may cost
 
 Configs = tuple[RetrieverConfig, TrainingConfig]
@@ -36,22 +36,14 @@ Configs = tuple[RetrieverConfig, TrainingConfig]
 
 def quality(runs: Sequence[Evaluation]) -> Quality:
     """Quality of a model on one task from the evaluations of its seeds."""
-    hitrate, ndcg = (mean_interval(_over_seeds(runs, name)) for name in ("hitrate@10", "ndcg@10"))
-    means = {
-        name: float(np.mean([value(run, f"{name}@10") for run in runs]))
-        for name in ("mrr", "ndcg_ips", "coverage")
-    }
-    return Quality(
-        hitrate=hitrate.estimate,
-        hitrate_low=hitrate.low,
-        hitrate_high=hitrate.high,
-        ndcg=ndcg.estimate,
-        ndcg_low=ndcg.low,
-        ndcg_high=ndcg.high,
-        **means,
-        users=len(runs[0].users),
-        seeds=len(runs),
-    )
+    found: dict[str, float] = {}
+    for name in ("hitrate", "ndcg"):
+        interval = mean_interval(_over_seeds(runs, f"{name}@10"))
+        found[name] = interval.estimate
+        found[f"{name}_low"], found[f"{name}_high"] = interval.low, interval.high
+    for name in ("mrr", "ndcg_ips", "coverage"):
+        found[name] = float(np.mean([value(run, f"{name}@10") for run in runs]))
+    return Quality(**found, users=len(runs[0].users), seeds=len(runs))
 
 
 def change(
@@ -163,65 +155,57 @@ def enough_events(reads: Sequence[Read]) -> int:
 def variants(
     model: RetrieverConfig, training: TrainingConfig, names: Sequence[str]
 ) -> dict[str, Configs]:
-    """Configurations of the ablation's variants, by title.
+    """Configurations of the ablation: the base, and each variant that changes one thing of it.
 
     Args:
         model: Sizes of the base.
         training: Schedule of the base.
-        names: Variants to make, all if empty; the base comes first in any case.
+        names: Variants to make, all if empty.
 
     Raises:
         TrainingError: there is no such variant.
     """
-    titled: dict[str, tuple[str, Configs]] = {
-        name: (f"loss: {name}", (model, replace(training, loss=name)))
-        for name in LOSSES
-        if name != training.loss
+    every: dict[str, Configs] = {
+        name: (model, replace(training, loss=name)) for name in LOSSES if name != training.loss
     }
-    unseen = replace(training, seen_negatives=True)
-    titled["seen_negatives"] = "seen items as negatives", (model, unseen)
-    for name, title, changes in (
-        ("id_alone", "items by id alone", {"content": False}),
-        ("absolute", "positions: absolute", {"positions": "absolute"}),
-        ("half_window", "window halved", {"window": model.window // 2}),
-        ("one_layer", "one layer", {"layers": 1}),
-        ("twice_layers", "twice the layers", {"layers": 2 * model.layers}),
-    ):
-        titled[name] = title, (replace(model, **changes), training)
-    if unknown := [name for name in names if name not in titled]:
+    every |= {
+        "seen_negatives": (model, replace(training, seen_negatives=True)),
+        "id_alone": (replace(model, content=False), training),
+        "absolute_positions": (replace(model, positions="absolute"), training),
+        "half_window": (replace(model, window=model.window // 2), training),
+        "one_layer": (replace(model, layers=1), training),
+        "twice_layers": (replace(model, layers=2 * model.layers), training),
+    }
+    if unknown := [name for name in names if name not in every]:
         raise TrainingError(
-            f"there is no variant {unknown[0]!r}", f"Use any of {', '.join(titled)}."
+            f"there is no variant {unknown[0]!r}", f"Use any of {', '.join(every)}."
         )
-    return {BASE: (model, training)} | dict(titled[name] for name in names or titled)
+    return {BASE: (model, training)} | {name: every[name] for name in names or every}
 
 
 def ablate(
     task: Task, items: pd.DataFrame, variants: Mapping[str, Configs], seeds: Sequence[int]
-) -> dict[str, Variant]:
+) -> pd.DataFrame:
     """Fit each variant with every seed, and rank the validation task.
 
     Args:
         task: Validation task.
         items: One row per item.
-        variants: Configurations by title.
+        variants: Configurations by name.
         seeds: Random seeds to train each variant with.
+
+    Returns:
+        One row per variant and seed: variant, seed, ndcg (at 10), seconds of training.
     """
-    rows = {}
-    for title, (model, training) in tqdm(variants.items(), desc="ablation"):
-        ndcg, seconds = [], []
+    rows = []
+    for name, (model, training) in tqdm(variants.items(), desc="ablation"):
         for seed in seeds:
             seeded = replace(training, seed=seed)
             trained = fit_retriever(task, items, model, seeded, progress=False)
-            ndcg.append(value(rank(trained.model, task), "ndcg@10"))
-            seconds.append(trained.curve["seconds"].sum())
-        rows[title] = Variant(
-            ndcg=float(np.mean(ndcg)),
-            lowest=min(ndcg),
-            highest=max(ndcg),
-            seeds=len(seeds),
-            seconds=float(np.mean(seconds)),
-        )
-    return rows
+            ndcg = value(rank(trained.model, task), "ndcg@10")
+            seconds = trained.curve["seconds"].sum()
+            rows.append({"variant": name, "seed": seed, "ndcg": ndcg, "seconds": seconds})
+    return pd.DataFrame(rows)
 
 
 def ties_reversed(interactions: Interactions) -> Interactions:

@@ -23,11 +23,6 @@ from torch import Tensor
 from nanorecsys.data import Histories
 
 
-def rows_of_epoch(n_events: int, window: int) -> int:
-    """Number of rows that an epoch over that many events takes."""
-    return -(-n_events // window)
-
-
 def epoch(histories: Histories, window: int, rng: np.random.Generator) -> Tensor:
     """One epoch as rows, int64 (4, R, window), with every event the target of one place.
 
@@ -47,7 +42,7 @@ def epoch(histories: Histories, window: int, rng: np.random.Generator) -> Tensor
     items = np.where(first, 0, np.roll(targets, 1))
     # An empty history is a segment of its own, so that no item attends to the 0.
     segments = np.cumsum(first.astype(np.int64) + np.roll(first, 1))
-    n_rows = rows_of_epoch(len(place), window)
+    n_rows = -(-len(place) // window)
     rows = np.zeros((4, n_rows * window), np.int64)
     rows[1] = segments[-1] + 1  # the empty places at the end
     rows[:, : len(place)] = items, segments, targets, events

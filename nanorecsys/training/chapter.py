@@ -11,12 +11,11 @@ from nanorecsys.training.result import RETRIEVER, TrainingResult
 
 NEEDS = ("01_data",)
 Result = TrainingResult
+Value = Callable[[TrainingResult], float | None]
 LEAVE_ONE_OUT, LAST_TEN = "leave_one_out", "last_10"
 
 
-def _study_shape(
-    value: Callable[[TrainingResult], float | None],
-) -> Callable[[TrainingResult], float | None]:
+def _study_shape(value: Value) -> Value:
     """A figure that is claimed only for the study shape on the bundled data."""
     return lambda r: value(r) if r.dataset == DEFAULT_DATASET and r.is_study_shape else None
 

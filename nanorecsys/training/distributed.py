@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 
 @contextmanager
@@ -54,12 +55,10 @@ def sum_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
-    message = torch.cat([gradient.flatten() for gradient in gradients] + [loss.reshape(1)])
+    message = parameters_to_vector([*gradients, loss])
     dist.all_reduce(message)
-    parts = message.split([gradient.numel() for gradient in gradients] + [1])
-    for gradient, part in zip(gradients, parts[:-1], strict=True):
-        gradient.copy_(part.view_as(gradient))
-    return parts[-1][0]
+    vector_to_parameters(message, [*gradients, loss])
+    return loss
 
 
 def from_first(value: Any) -> Any:

@@ -13,7 +13,6 @@ from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.serving.padding import padded_batches
 from nanorecsys.training.loop import Trained, TrainingConfig, train
 
-METRIC = "ndcg@10"  # the metric that validation chooses by
 ENCODED_TOKENS = 8192  # places of a batch of users to encode
 
 
@@ -51,7 +50,7 @@ def fit_retriever(
     retriever = Retriever(model, known, item_content(items) if model.content else None)
 
     def validation(model: Retriever) -> float:
-        return value(rank_by(scorer(model, task), task, k_max=10), METRIC)
+        return value(rank_by(scorer(model, task), task, k_max=10), "ndcg@10")
 
     return train(
         retriever,

@@ -13,12 +13,11 @@ AVX-512 with bf16), after 25 s of compiling.
 """
 
 import hashlib
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -75,13 +74,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
-            raise TrainingError(
-                f"there is no loss {self.loss!r}", f"Use one of {', '.join(LOSSES)}."
-            )
+            raise TrainingError(f"no loss {self.loss!r}", f"Use one of {', '.join(LOSSES)}.")
         if min(self.epochs, self.batch_tokens) < 1:
-            raise TrainingError(
-                "epochs and batch_tokens must be at least 1", "Raise the one that is not."
-            )
+            raise TrainingError("epochs and batch_tokens must be at least 1", "Raise them.")
 
 
 @dataclass(frozen=True)
@@ -127,20 +122,14 @@ def train(
         TrainingError: nothing to train on, a loss that is not finite, a checkpoint of another run.
     """
     if not len(histories.items):
-        raise TrainingError(
-            "there is no event to train on", "Use a split that leaves events to train on."
-        )
+        raise TrainingError("there is no event to train on", "Use a split that leaves some.")
     run = Run(model.to(best_device()), histories, config, validate)
     if checkpoint_path and checkpoint_path.exists():
         run.restore(checkpoint_path)
     last = min(config.epochs, stop_after or config.epochs)
-    with tqdm(
-        total=last * run.epoch_steps,
-        desc="train",
-        unit="step",
-        disable=not progress or distributed.rank() > 0,
-        initial=run.step,
-    ) as bar:
+    total = last * run.epoch_steps
+    hidden = not progress or distributed.rank() > 0
+    with tqdm(desc="train", total=total, initial=run.step, disable=hidden) as bar:
         while run.epoch < last:
             for loss in run.remaining_steps():
                 bar.set_postfix(epoch=f"{run.epoch + 1}/{last}", loss=f"{loss:.3f}", refresh=False)
@@ -205,8 +194,7 @@ class Run:
             fused=True,
         )
         self.batch_rows = max(1, round(config.batch_tokens / model.config.window))
-        rows = batches.rows_of_epoch(len(histories.items), model.config.window)
-        self.epoch_steps = -(-rows // self.batch_rows)
+        self.epoch_steps = -(-len(histories.items) // (model.config.window * self.batch_rows))
         self.step = self.epoch = self.best_epoch = 0
         self.best: dict[str, Tensor] | None = None  # weights of the best epoch
         self.loss_sum, self.seconds = 0.0, 0.0  # of the epoch so far
@@ -242,7 +230,7 @@ class Run:
             with autocast(self.device, self.config.precision):
                 users, table = self.model(items, segments)  # (R, L, D), (V + 1, D)
                 users = users[filled] / self.model.config.temperature  # (N, D), where targets are
-                had = self.excluded(events[filled], len(table) - 1)
+                had = self.excluded(events[filled])
                 weights = users.new_full((len(users),), 1 / len(all_targets))
                 mean = self.loss(
                     users, table, targets[filled], had, weights, candidates, self.counts
@@ -262,11 +250,10 @@ class Run:
         self.step += 1
         return loss
 
-    def excluded(self, events: Tensor, n_items: int) -> Tensor:
+    def excluded(self, events: Tensor) -> Tensor:
         """Items that each target does not compete with, bool (N, n_items + 1)."""
-        if self.config.seen_negatives:
-            return torch.zeros(len(events), n_items + 1, dtype=torch.bool, device=self.device)
-        return batches.had_before(self.offsets, self.items, events, n_items)
+        had = batches.had_before(self.offsets, self.items, events, len(self.counts) - 1)
+        return torch.zeros_like(had) if self.config.seen_negatives else had
 
     def schedule(self) -> float:
         """Share of the peak learning rate: linear up over the warm-up, then linear down to 0."""
@@ -285,20 +272,16 @@ class Run:
             if validation > max((row["validation"] for row in self.curve), default=-1.0):
                 self.best_epoch = self.epoch
                 self.best = {name: w.clone() for name, w in self.model.state_dict().items()}
-        row = {
-            "epoch": self.epoch,
-            "loss": self.loss_sum / len(self.histories.items),
-            "seconds": self.seconds,
-            "validation": validation,
-        }
+        loss = self.loss_sum / len(self.histories.items)
+        row = {"epoch": self.epoch, "loss": loss, "seconds": self.seconds, "validation": validation}
         self.curve.append(row)
         self.loss_sum = self.seconds = 0.0
 
     @cached_property
     def fingerprint(self) -> str:
         """Identity of the run: sha256 over its settings and training events."""
-        settings = asdict(self.config), asdict(self.model.config), self.validate is not None
-        digest = hashlib.sha256(json.dumps(settings).encode())
+        settings = repr((self.config, self.model.config, self.validate is not None))
+        digest = hashlib.sha256(settings.encode())
         digest.update(self.histories.offsets.tobytes())
         digest.update(self.histories.items.tobytes())
         return digest.hexdigest()

@@ -43,16 +43,6 @@ class ItemChoice(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the ablation: validation NDCG over the seeds, and mean seconds of one training."""
-
-    ndcg: float
-    lowest: float
-    highest: float
-    seeds: int
-    seconds: float
-
-
 class Read(msgspec.Struct, frozen=True, kw_only=True):
     """Change of quality when only the last `events` of a history are read, `mean` on average."""
 
@@ -72,15 +62,6 @@ class RankerResult(msgspec.Struct, frozen=True, kw_only=True):
     cold_over_popularity: float
 
 
-class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """Training throughput, medians over repeats; tokens are targets."""
-
-    tokens_per_s: float
-    lowest: float
-    highest: float
-    times_padded: float
-
-
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     """Results of chapter 02.
 
@@ -88,7 +69,9 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     highest NDCG on the same task. `tie_changed_share` is the share of users whose validation target
     changes with the order of simultaneous events. `reads` are of the validation task, the whole
     window first. `events_read` is the number of events that the rule chooses, and `events_change`
-    its effect on NDCG on the test task, in the retriever's order and in the ranker's.
+    its effect on NDCG on the test task, in the retriever's order and in the ranker's. `ablation`
+    has ndcg (a mean over seeds), lowest, highest and seconds of each variant; `throughput` has the
+    columns of `throughput.summarise` for each loop.
     """
 
     dataset: str
@@ -100,9 +83,9 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     margin: dict[str, Difference]
     shuffled_ndcg: float
     tie_changed_share: float
-    ablation: dict[str, Variant]
+    ablation: dict[str, dict[str, float]]
     ranker: RankerResult
-    throughput: dict[str, Rate]
+    throughput: dict[str, dict[str, float]]
     reads: list[Read]
     events_read: int
     events_change: dict[str, Change]

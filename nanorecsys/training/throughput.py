@@ -86,9 +86,8 @@ def summarise(timings: pd.DataFrame) -> pd.DataFrame:
         tokens_per_s with its lowest and highest; times_padded, the median over the repeats of the
         rate divided by the padded loop's rate in the same repeat.
     """
-    rates = timings.assign(rate=timings["tokens"] / timings["seconds"]).pivot(
-        index="repeat", columns="loop", values="rate"
-    )[timings["loop"].unique()]
+    rated = timings.assign(rate=timings["tokens"] / timings["seconds"])
+    rates = rated.pivot(index="repeat", columns="loop", values="rate")[rated["loop"].unique()]
     return pd.DataFrame(
         {
             "tokens_per_s": rates.median(),

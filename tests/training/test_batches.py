@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nanorecsys.data import Histories
 from nanorecsys.serving.padding import padded
-from nanorecsys.training.batches import epoch, had_before, rows_of_epoch
+from nanorecsys.training.batches import epoch, had_before
 
 HISTORIES = st.lists(st.lists(st.integers(0, 50), max_size=30), min_size=1, max_size=8)
 
@@ -23,7 +23,7 @@ def test_every_event_is_the_target_of_one_place_after_what_came_before(histories
     rows = epoch(csr(histories), window, np.random.default_rng(seed))
     items, segments, targets, _ = rows.numpy()
     n_events = sum(map(len, histories))
-    assert items.shape == (rows_of_epoch(n_events, window), window)
+    assert items.shape == (-(-n_events // window), window)
     filled = targets > 0
     assert filled.sum() == n_events  # no place is wasted but in one row
     assert sum(not row.all() for row in filled) <= 1

@@ -74,9 +74,9 @@ def test_same_seed_same_weights_and_another_seed_others():
 def test_what_a_user_had_before_is_compared_with_the_target_only_if_asked_for():
     twice = Histories(np.array([0, 4], np.int64), np.array([7, 3, 7, 5], np.int32))
     events = torch.arange(4)
-    had = Run(fresh(), twice, SHORT).excluded(events, 30)
+    had = Run(fresh(), twice, SHORT).excluded(events)
     assert [row.nonzero().flatten().tolist() for row in had] == [[], [8], [4], [4, 8]]
-    assert not Run(fresh(), twice, replace(SHORT, seen_negatives=True)).excluded(events, 30).any()
+    assert not Run(fresh(), twice, replace(SHORT, seen_negatives=True)).excluded(events).any()
 
     def losses(config):
         return train(fresh(), HISTORIES, config, progress=False).curve["loss"].tolist()

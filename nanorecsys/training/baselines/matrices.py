@@ -32,8 +32,7 @@ def user_item(
 ) -> sparse.csr_array:
     """Sparse float32 (n_users, n_items): 1, or the sum of weights (n,), at a user's items."""
     data = np.ones(len(known), np.float32) if weights is None else weights
-    shape = (n_users, n_items)
-    matrix = sparse.coo_array((data, (known.user, known.item)), shape=shape).tocsr()
+    matrix = sparse.coo_array((data, (known.user, known.item)), (n_users, n_items)).tocsr()
     if weights is None:
         matrix.data[:] = 1.0
     return matrix

@@ -1,5 +1,6 @@
 """Random search over a stated space with the same budget for every baseline, and one test each."""
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from nanorecsys.data import Interactions, Split
-from nanorecsys.evaluation import Evaluation, Scorer, Task, evaluate, make_task, value
+from nanorecsys.evaluation import Evaluation, Scorer, Task, make_task, value
 from nanorecsys.training.baselines.counts import ItemKNN, Markov, Popularity, RecentPopularity
 from nanorecsys.training.baselines.linear import EASE, ImplicitALS
+from nanorecsys.training.fit import rank_by
 
 
 class Model(Protocol):
@@ -65,7 +67,7 @@ BASELINES: dict[str, tuple[Callable[..., Model], Space]] = {
 def fit_and_evaluate(model: Model, task: Task, k_max: int = 100) -> Evaluation:
     """Fit a model on the known events of a task, and rank the task's targets."""
     scorer = model.fit(task.known, task.n_users, task.n_items)
-    return evaluate(scorer, task.targets, task.seen, task.n_items, k_max=k_max)
+    return rank_by(scorer, task, k_max)
 
 
 def tune(name: str, task: Task, trials: int) -> tuple[Model, pd.DataFrame]:
@@ -80,16 +82,11 @@ def tune(name: str, task: Task, trials: int) -> tuple[Model, pd.DataFrame]:
         The best model, unfitted, and one row per trial: trial, each parameter, ndcg@10, seconds.
     """
     build, space = BASELINES[name]
-    sizes = [len(options) for options in space.values()]
-    n_points = int(np.prod(sizes))
-    drawn = np.random.default_rng(0).choice(n_points, min(trials, n_points), replace=False)
+    points = list(itertools.product(*space.values()))
+    drawn = np.random.default_rng(0).choice(len(points), min(trials, len(points)), replace=False)
     models, rows = [], []
     for trial, point in enumerate(drawn):
-        chosen = np.unravel_index(point, sizes) if sizes else ()
-        parameters = {
-            parameter: options[i]
-            for (parameter, options), i in zip(space.items(), chosen, strict=True)
-        }
+        parameters = dict(zip(space, points[point], strict=True))
         start = time.perf_counter()
         models.append(build(**parameters))
         ndcg = value(fit_and_evaluate(models[-1], task, k_max=1), "ndcg@10")
