@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.generated_ratings import USERS_PER_BLOCK, write_ratings_csv
 from nanorecsys.data import DataError, describe, load_dataset
-from nanorecsys.data.synthetic import USERS_PER_BLOCK, write_ratings_csv
 
 ROOT = Path(__file__).parents[2]
 
