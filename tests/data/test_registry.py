@@ -1,4 +1,4 @@
-"""Downloads against a server on 127.0.0.1, the bad cases first of all. 1 s."""
+"""Downloads from a server on 127.0.0.1, failures above all. 1 s."""
 
 import hashlib
 import socket
@@ -17,7 +17,7 @@ SMALL = zipped({"ml-1m/ratings.csv": RATINGS, "ml-1m/movies.csv": MOVIES})
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Path:
-    """An empty cache, ml-1m being a small zip on the server, and no waiting between attempts."""
+    """An empty cache, a small zip as ml-1m on the server, and no wait between attempts."""
     cache = tmp_path / "cache"
     server.content = SMALL
     monkeypatch.setenv("NANORECSYS_CACHE", str(cache))

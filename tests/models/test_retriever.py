@@ -75,7 +75,7 @@ def test_encoder_equals_packed_rows_whatever_else_is_in_the_batch(positions, his
 
 
 @pytest.mark.parametrize("positions", MODELS)
-def test_a_place_does_not_see_what_comes_after(positions):
+def test_a_position_does_not_attend_to_later_ones(positions):
     model = MODELS[positions]
     items = torch.tensor([[1, 2, 3, 4, 5]])
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_impossible_shapes_are_named_errors(change, message):
         replace(SMALL, **change)
 
 
-def test_content_asked_for_and_not_given_is_a_named_error():
+def test_missing_content_is_a_named_error():
     with pytest.raises(ModelError, match="expected content of 12 items, got 0"):
         Retriever(replace(SMALL, content=True), np.ones(N_ITEMS, bool))
 
