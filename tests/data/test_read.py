@@ -72,7 +72,10 @@ def test_folder_in_folder(folder: Path) -> None:
 
 def test_double_colons_and_latin_1(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").write_text(DAT)
-    movies = "10::Alien: Covenant:: Part (1995)::Comedy|Drama\r\n20::Rashômon (1950) ::Drama\r\n30::No Year::Film-Noir\r\n"
+    movies = (
+        "10::Alien: Covenant:: Part (1995)::Comedy|Drama\r\n"
+        "20::Rashômon (1950) ::Drama\r\n30::No Year::Film-Noir\r\n"
+    )
     (tmp_path / "movies.dat").write_text(movies, encoding="latin-1", newline="")
     assert rows(tmp_path) == EXPECTED
     items = load_dataset(tmp_path).items

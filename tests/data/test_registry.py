@@ -63,9 +63,9 @@ def test_a_damaged_cached_file_is_fetched_anew(cache: Path, server: Server) -> N
     ("plan", "content", "said"),
     [
         (["drop"] * 3, SMALL, "no complete download in 3 attempts"),
-        (["missing"] * 3, SMALL, "the server answered 404 Not Found"),
-        ([], SMALL + b"x", "the checksum of what came is not md5:"),
-        ([], b"", "the checksum of what came is not md5:"),
+        (["missing"] * 3, SMALL, "the server answered 404 Client Error: Not Found"),
+        ([], SMALL + b"x", "the checksum of the download is not md5:"),
+        ([], b"", "the checksum of the download is not md5:"),
     ],
 )
 def test_a_failed_download_is_named_and_leaves_nothing(

@@ -1,4 +1,4 @@
-"""The splits: parts, ties, hashes, degenerate input, and properties that hold for any events. 4 s."""
+"""The splits: parts, ties, hashes, bad input, and properties that hold for any events. 4 s."""
 
 import numpy as np
 import pyarrow as pa

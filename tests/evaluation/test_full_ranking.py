@@ -9,7 +9,6 @@ from nanorecsys.data import Histories
 from nanorecsys.evaluation import (
     DotProduct,
     EvaluationError,
-    NonFiniteScoresError,
     evaluate,
     ranking,
 )
@@ -69,7 +68,6 @@ def test_ranks_and_lists_are_those_of_the_definition(problem, k):
     assert found.rank.tolist() == ranks
     assert found.top.tolist() == lists
     assert found.rank_rows().shape == (len(ranks), 3)
-    assert [row.tolist() for row in found.list_rows()["items"]] == lists
 
 
 @settings(deadline=None)
@@ -170,7 +168,7 @@ def test_a_scorer_may_return_read_only_scores():
 def test_scores_that_are_not_finite_are_named(bad, item):
     scores = np.zeros((2, 4), np.float32)
     scores[1, item] = bad
-    with pytest.raises(NonFiniteScoresError, match="user 1"):
+    with pytest.raises(EvaluationError, match="the first for user 1"):
         evaluate(scorer(scores), csr([[1], [1]]), csr([[0], [0]]), 4)
 
 
