@@ -58,7 +58,7 @@ def peaks(repeats: int = 30) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Profile:
+class OperatorTimes:
     """One encode in ONNX Runtime's profiler.
 
     Args:
@@ -71,7 +71,9 @@ class Profile:
     ms: dict[str, float]
 
 
-def profile(path: Path, n_items: int, length: int, window: int, calls: int = 30) -> Profile:
+def operator_times(
+    path: Path, n_items: int, length: int, window: int, calls: int = 30
+) -> OperatorTimes:
     """Run a tower under ONNX Runtime's profiler.
 
     Args:
@@ -100,7 +102,7 @@ def profile(path: Path, n_items: int, length: int, window: int, calls: int = 30)
             macs += multiply_accumulates(event["args"])
         if seen[event["name"]] > WARM_UP_CALLS:
             spent[event["args"]["op_name"]] += event["dur"] / 1000 / calls
-    return Profile(macs, dict(sorted(spent.items(), key=lambda pair: -pair[1])))
+    return OperatorTimes(macs, dict(sorted(spent.items(), key=lambda pair: -pair[1])))
 
 
 def multiply_accumulates(node: dict[str, Any]) -> int:

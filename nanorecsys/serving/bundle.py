@@ -190,9 +190,10 @@ class Bundle:
 def build_bundle(target: Path | str, parts: Parts) -> Manifest:
     """Write a bundle beside `target`, check it, and let the link `target` point to it.
 
-    A build that is killed leaves the old bundle or the new one at `target`; the next build clears
-    the rest away. The old bundle is deleted in the end; a server that has it open keeps it. (Only
-    where an older version left a folder in place of the link, there is an instant without either.)
+    A build that is killed leaves the old bundle or the new one at `target`; the next build deletes
+    the rest. In the end the old bundle is deleted; a server that has it open keeps it. Of two
+    builds for one target at once, one fails. A folder that an older version left in place of the
+    link is replaced too, with an instant between the two.
 
     Raises:
         BundleError: `target` is something other than a bundle (it is left alone), the parts do not
@@ -541,9 +542,9 @@ def _require_replaceable(target: Path) -> None:
 def _publish(part: Path, target: Path, name: str) -> None:
     """Give the new bundle its name, and let the link `target` point to it in one step."""
     part.rename(target.with_name(name))
+    part.symlink_to(name)
     if not target.is_symlink() and target.is_dir():  # a bundle of an older version
         target.rename(target.with_name(f".{target.name}-{secrets.token_hex(6)}"))
-    part.symlink_to(name)
     os.replace(part, target)
 
 

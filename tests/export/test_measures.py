@@ -152,7 +152,7 @@ def test_arithmetic_is_counted_from_what_ran(encoder, built):
     }
     for name, macs in expected.items():
         path = built[name].path
-        found = arithmetic.profile(path, N_ITEMS, length, length, calls=2)
+        found = arithmetic.operator_times(path, N_ITEMS, length, length, calls=2)
         assert found.macs == macs, name
         assert found.ms
         assert list(found.ms.values()) == sorted(found.ms.values(), reverse=True)
