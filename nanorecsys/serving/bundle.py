@@ -463,6 +463,8 @@ def _unit_norm(name: str, vectors: np.ndarray) -> Finding:
 
 def _write(folder: Path, parts: Parts) -> Manifest:
     """Write every file, and the manifest last."""
+    if parts.item_vectors.ndim != 2:
+        raise ValueError(f"expected item vectors (n_items, d), found {parts.item_vectors.shape}")
     n_items, d = parts.item_vectors.shape
     models = {TOWER: parts.tower, TOWER_FP32: parts.tower_fp32, RANKER: parts.ranker}
     for name, source in models.items():

@@ -323,7 +323,10 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         lambda p, t: {"item_vectors": p.item_vectors.astype(np.float64)},
         "item_vectors.npy: expected <f4 (20, 8), found <f8 (20, 8)",
     ),
-    "vectors flat": (lambda p, t: {"item_vectors": p.item_vectors.ravel()}, "not enough values"),
+    "vectors flat": (
+        lambda p, t: {"item_vectors": p.item_vectors.ravel()},
+        "expected item vectors (n_items, d), found (160,)",
+    ),
     "vectors of too few items": (
         lambda p, t: {"item_vectors": p.item_vectors[:-1]},
         "popularity.npy: expected <i8 (19,)",
