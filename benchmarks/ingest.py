@@ -15,11 +15,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
+from generated_ratings import write_ratings_csv
 
 from nanorecsys.data import global_temporal, leave_one_out, save_prepared
 from nanorecsys.data.load import build_dataset
 from nanorecsys.data.read import Source, open_events, read_events
-from nanorecsys.data.synthetic import write_ratings_csv
 from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.memory import peak_resident_bytes
 

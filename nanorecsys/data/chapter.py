@@ -47,7 +47,7 @@ def checks() -> list[Check]:
 def estimate(parameters: dict[str, Any]) -> Estimate:
     """Memory and disk: 200 bytes of memory and 20 bytes of disk per rating."""
     dataset = DATASETS.get(parameters["dataset"])
-    ratings = dataset.published.ratings if dataset else 0
+    ratings = dataset.ratings if dataset else 0
     return Estimate(memory_gib=1.0 + ratings * 200 / 2**30, disk_gib=0.1 + ratings * 20 / 2**30)
 
 

@@ -44,7 +44,7 @@ class Dataset:
     items: item int32, item_id (int64 or str), title str (as published, with its year; the raw id
     where there is none), year Int16 (null where the title does not end in one), genres object (a
     list of str, empty where none is listed). Row i of either describes number i. Every item has an
-    event: movies that nobody rated are left out.
+    event: movies without a rating are left out.
     """
 
     name: str
@@ -102,8 +102,11 @@ def histories(interactions: Interactions, mask: np.ndarray | None = None) -> His
         mask: The events to keep, bool (n,), such as `split.part == 0`; all of them by default.
 
     >>> events = Interactions(
-    ...     user=np.array([0, 0, 1], np.int32), item=np.array([2, 0, 1], np.int32),
-    ...     rating=np.ones(3, np.float32), timestamp=np.array([5, 6, 1]))
+    ...     user=np.array([0, 0, 1], np.int32),
+    ...     item=np.array([2, 0, 1], np.int32),
+    ...     rating=np.ones(3, np.float32),
+    ...     timestamp=np.array([5, 6, 1]),
+    ... )
     >>> histories(events).offsets.tolist(), histories(events, events.item > 0).items.tolist()
     ([0, 2, 3], [2, 1])
     """

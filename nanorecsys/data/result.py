@@ -28,9 +28,9 @@ class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
     test_warm_users: int
     test_items: int
     test_warm_items: int
-    future_share_median: float  # over test events
-    mostly_future_share: float  # of test events that leak more than half
-    item_seen_only_later_share: float  # of test events
+    future_share_median: float  # median leakage over the test events
+    mostly_future_share: float  # share of the test events whose leakage is above 0.5
+    item_seen_only_later_share: float  # share of the test events, see `describe`
 
 
 class DataResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,8 +56,8 @@ class DataResult(msgspec.Struct, frozen=True, kw_only=True):
     history_max: int
     padding_share: float
     gini: float
-    top_1_percent_share: float  # of events, on the most popular 1 % of the items
-    below_3_share: float  # of items with fewer than 3 events
+    top_1_percent_share: float  # share of the events on the most popular 1 % of the items
+    below_3_share: float  # share of the items with fewer than 3 events
     below_5_share: float
     tied_event_share: float
     last_two_tied_share: float
@@ -91,7 +91,7 @@ def data_result(dataset: Dataset, splits: dict[str, SplitResult]) -> DataResult:
     events = dataset.interactions
     lengths, counts = np.bincount(events.user), np.bincount(events.item)
     most_popular = np.sort(counts)[-int(np.ceil(len(counts) / 100)) :]
-    published = DATASETS[dataset.name].published if dataset.name in DATASETS else None
+    published = DATASETS.get(dataset.name)
     return DataResult(
         dataset=dataset.name,
         ratings=len(events),

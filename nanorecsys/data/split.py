@@ -18,11 +18,11 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Which part each event belongs to: every event is in exactly one."""
+    """A division of the events into three parts."""
 
     name: str
     part: np.ndarray  # int8 (n,), aligned with the interactions: TRAIN, VALIDATION or TEST
-    sha256: str  # of raw ids, timestamps and parts, see `split_sha256`
+    sha256: str  # hash over raw ids, timestamps and parts, see `split_sha256`
 
 
 def split_sha256(interactions: Interactions, part: np.ndarray) -> str:

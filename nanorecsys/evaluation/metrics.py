@@ -4,7 +4,6 @@ The rank r of a target is its mean rank (see ranking.py). Metrics are named `nam
 `ndcg@10`; every metric is from 0, where nothing is found, to 1.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,10 +25,10 @@ class Values:
     weights: np.ndarray | None = None
 
 
-def hit_rate(evaluation: Evaluation, k: int) -> Values:
+def hitrate(evaluation: Evaluation, k: int) -> Values:
     """HitRate@k(u) = 1 if any target of u has r <= k, else 0.
 
-    >>> hit_rate(example([1, 12], [30]), 10).values.tolist()
+    >>> hitrate(example([1, 12], [30]), 10).values.tolist()
     [1.0, 0.0]
     """
     return Values((_best_rank(evaluation) <= k).astype(np.float64))
@@ -94,13 +93,7 @@ def coverage(evaluation: Evaluation, k: int) -> Values:
     )
 
 
-METRICS: dict[str, Callable[[Evaluation, int], Values]] = {
-    "hitrate": hit_rate,
-    "ndcg": ndcg,
-    "mrr": mrr,
-    "ndcg_ips": ndcg_ips,
-    "coverage": coverage,
-}
+METRICS = {metric.__name__: metric for metric in (hitrate, ndcg, mrr, ndcg_ips, coverage)}
 
 
 def values(evaluation: Evaluation, name: str) -> Values:

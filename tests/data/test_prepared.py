@@ -1,4 +1,4 @@
-"""What is saved comes back, and nothing else passes for it. 1 s."""
+"""A saved data set loads unchanged, and any other folder is refused. 1 s."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What files are read as, and which error each bad one gives. 1 s."""
+"""How files are read, and the error for each bad file. 1 s."""
 
 import datetime
 from pathlib import Path
@@ -337,7 +337,7 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.M
         load_dataset(folder / "ratings.csv")
 
 
-def test_layouts_that_make_no_sense(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_wrong_layouts_are_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(DataError, match=r"no ratings.csv or ratings.dat"):
         load_dataset(tmp_path_factory.mktemp("empty"))
     (folder / "ratings.txt").touch()
@@ -363,6 +363,6 @@ def test_layouts_that_make_no_sense(folder: Path, tmp_path_factory: pytest.TempP
         "user=a,item=a,timestamp=b",
     ],
 )
-def test_columns_that_make_no_sense(folder: Path, columns: str) -> None:
+def test_wrong_columns_are_refused(folder: Path, columns: str) -> None:
     with pytest.raises(DataError, match="does not name one column each"):
         load_dataset(folder / "ratings.csv", columns)

@@ -165,7 +165,7 @@ def test_a_scorer_may_return_read_only_scores():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("item", [0, 3])  # a seen item's score counts as well
-def test_scores_that_are_not_finite_are_named(bad, item):
+def test_scores_that_are_not_finite_are_refused(bad, item):
     scores = np.zeros((2, 4), np.float32)
     scores[1, item] = bad
     with pytest.raises(EvaluationError, match="the first for user 1"):
@@ -184,11 +184,11 @@ def test_scores_that_are_not_finite_are_named(bad, item):
         ([[1]], [[]], np.zeros((1, 5)), "must return float32"),
     ],
 )
-def test_bad_input_is_named(targets, seen, scores, message):
+def test_bad_input_is_refused(targets, seen, scores, message):
     with pytest.raises(EvaluationError, match=message):
         evaluate(scorer(scores), csr(targets), csr(seen), 4)
 
 
-def test_scores_of_another_dtype_are_named():
+def test_scores_of_another_dtype_are_refused():
     with pytest.raises(EvaluationError, match="float64"):
         evaluate(lambda users: np.zeros((1, 4)), csr([[1]]), csr([[]]), 4)

@@ -71,7 +71,7 @@ def test_debiased_ndcg_is_ndcg_when_all_items_are_equally_popular():
     assert value(found, "ndcg_ips@10") == pytest.approx(value(found, "ndcg@10"))
 
 
-def test_targets_without_any_event_leave_the_debiased_ndcg_at_its_worst():
+def test_the_debiased_ndcg_of_targets_without_events_is_zero():
     assert value(example([1]), "ndcg_ips@10") == 0
 
 
@@ -139,7 +139,7 @@ def test_agrees_with_ranx():
         ), name
 
 
-def test_intervals_hold_the_estimate_and_pairs_cancel():
+def test_paired_intervals_are_narrower():
     rng = np.random.default_rng(0)
     ranks = rng.integers(1, 40, 300)
     found = example(*[[rank] for rank in ranks])
@@ -160,7 +160,7 @@ def test_the_debiased_difference_is_the_difference_of_the_debiased_values():
     assert difference(one, other, "ndcg_ips@10").estimate == pytest.approx(expected)
 
 
-def test_bad_names_and_pairs_are_named():
+def test_bad_names_and_pairs_are_refused():
     found = example([1], [30])
     for name in ("ndcg", "ndcg@", "ndcg@0", "ndcg@x", "recall@10"):
         with pytest.raises(EvaluationError, match="no metric is called"):

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.generated_ratings import USERS_PER_BLOCK, write_ratings_csv
 from nanorecsys.data import DataError, describe, load_dataset
-from nanorecsys.data.synthetic import USERS_PER_BLOCK, write_ratings_csv
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def test_counts_are_exact(tmp_path: Path, n_ratings: int, n_users: int, n_items:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_it_has_more_than_one_block_and_the_shape_of_movielens(tmp_path: Path) -> None:
+def test_a_file_of_several_blocks_has_the_shape_of_movielens(tmp_path: Path) -> None:
     write_ratings_csv(tmp_path / "ratings.csv", 700_000, USERS_PER_BLOCK + 700, 10_000)
     events = load_dataset(tmp_path / "ratings.csv").interactions
     lengths = np.bincount(events.user)
@@ -48,7 +48,7 @@ def test_it_has_more_than_one_block_and_the_shape_of_movielens(tmp_path: Path) -
     assert 0.2 < inversions.mean() < 0.8  # in time, items are in no order
 
 
-def test_the_seed_decides(tmp_path: Path) -> None:
+def test_the_seed_determines_the_file(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_ratings_csv(tmp_path / name, 2_000, 50, 300, seed)
     a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
@@ -56,13 +56,13 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("counts", [(10, 11, 5), (10, 5, 11), (100, 10, 20), (0, 0, 0)])
-def test_impossible_counts_are_named(tmp_path: Path, counts: tuple[int, int, int]) -> None:
+def test_impossible_counts_are_refused(tmp_path: Path, counts: tuple[int, int, int]) -> None:
     with pytest.raises(DataError, match="no such table"):
         write_ratings_csv(tmp_path / "ratings.csv", *counts)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_benchmark_explains_and_reports(tmp_path: Path) -> None:
+def test_the_ingest_benchmark_reports_and_names_a_bad_file(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks" / "ingest.py"]
     usage = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
     assert "20,000,263 rows" in usage
