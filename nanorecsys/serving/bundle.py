@@ -354,7 +354,7 @@ def _items(folder: _Folder, n_items: int) -> pd.DataFrame:
             for schema in (ITEM_SCHEMA, table.schema)
         )
         raise folder.wrong(ITEMS, f"expected the columns {expected}, found {found}")
-    items = table.to_pandas()
+    items = table.to_pandas(use_threads=False)
     if not np.array_equal(items["item"], np.arange(n_items)):
         raise folder.wrong(ITEMS, f"expected the items 0 to {n_items - 1} in order, found others")
     items["genres"] = [list(genres) for genres in items["genres"]]

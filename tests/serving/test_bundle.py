@@ -453,6 +453,14 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         lambda p, t: {"events_read": WINDOW + 1},
         f"expected at most {WINDOW} events read, the window, found {WINDOW + 1}",
     ),
+    "no items": (
+        lambda p, t: {
+            "item_vectors": p.item_vectors[:0],
+            "items": p.items[:0],
+            "popularity": p.popularity[:0],
+        },
+        "manifest.json: cannot be read: Expected `int` >= 1",
+    ),
     "a window of nothing": (
         lambda p, t: {"window": 0, "events_read": 0},
         "manifest.json: cannot be read: Expected `int` >= 1",
