@@ -95,7 +95,7 @@ function responseRow(status, response) {
 function sender(path, method, operation) {
   const parameters = (operation.parameters || []).map(resolved);
   const inputs = parameters.map((parameter) => {
-    const shown = parameter.example ?? parameter.schema.default ?? "";
+    const shown = parameter.schema.examples?.[0] ?? parameter.schema.default ?? "";
     return [parameter.name, element("input", { type: "text", value: String(shown) })];
   });
   const media = operation.requestBody?.content["application/json"];
