@@ -27,7 +27,7 @@ examples:
   python benchmarks/ingest.py --scale 0.05             a twentieth of it, to try the benchmark itself
   python benchmarks/ingest.py --keep /tmp/ml-20m-like  keeps file and prepared data; reuses the file when there
   python benchmarks/ingest.py --csv ratings.csv        your own file in MovieLens layout
-  POLARS_MAX_THREADS=1 python benchmarks/ingest.py     on one core
+  OMP_NUM_THREADS=1 python benchmarks/ingest.py          on one core
 
 The peak is the measured process's resident memory, the mapped file included. Exit status 1: a limit was exceeded
 (the limits are for the full size, and for an otherwise idle machine).

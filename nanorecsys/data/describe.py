@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
+import pandas as pd
 
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Interactions
@@ -101,11 +101,10 @@ class WarmCold:
 class Catalogue:
     """Genres and release years of the items."""
 
-    # genre String, items UInt32, events Int64, most items first; an item counts in each of its
-    # genres
-    genres: pl.DataFrame
+    # genre, items and events, most items first; an item counts in each of its genres
+    genres: pd.DataFrame
     without_genre: int  # items
-    years: pl.DataFrame  # year Int16, items UInt32, in order
+    years: pd.DataFrame  # year and items, in order
     without_year: int  # items
 
 
@@ -218,23 +217,22 @@ def warm_cold(interactions: Interactions, split: Split, part: int = TEST) -> War
     )
 
 
-def catalogue(interactions: Interactions, items: pl.DataFrame) -> Catalogue:
+def catalogue(interactions: Interactions, items: pd.DataFrame) -> Catalogue:
     """Genres and release years of the items.
 
     Args:
         items: `Dataset.items`.
     """
-    events = items.select(
-        "year", "genres", events=np.bincount(interactions.item, minlength=len(items))
-    )
-    genres = events.explode("genres").drop_nulls("genres")
+    counted = items.assign(events=np.bincount(interactions.item, minlength=len(items)))
+    genres = counted.explode("genres").dropna(subset="genres").groupby("genres", as_index=False)
+    by_genre = genres.agg(items=("item", "size"), events=("events", "sum"))
     return Catalogue(
-        genres.group_by(genre="genres")
-        .agg(items=pl.len(), events=pl.col("events").sum())
-        .sort("items", "genre", descending=[True, False]),
-        int((items["genres"].list.len() == 0).sum()),
-        items.drop_nulls("year").group_by("year").agg(items=pl.len()).sort("year"),
-        items["year"].null_count(),
+        by_genre.rename(columns={"genres": "genre"}).sort_values(
+            ["items", "genre"], ascending=[False, True], ignore_index=True
+        ),
+        int((items["genres"].str.len() == 0).sum()),
+        items.groupby("year", as_index=False).agg(items=("item", "size")),
+        int(items["year"].isna().sum()),
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import polars as pl
+import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,17 +40,17 @@ class Interactions:
 class Dataset:
     """Interactions with the raw ids behind the numbers, and what is known of the items.
 
-    users: user Int32, user_id (Int64 or String).
-    items: item Int32, item_id (Int64 or String), title String (as published, with its year; the raw
-    id where there is none), year Int16 (null where the title does not end in one), genres
-    List(String) (empty where none is listed). Row i of either describes number i. Every item has an
+    users: user int32, user_id (int64 or str).
+    items: item int32, item_id (int64 or str), title str (as published, with its year; the raw id
+    where there is none), year Int16 (null where the title does not end in one), genres object (a
+    list of str, empty where none is listed). Row i of either describes number i. Every item has an
     event: movies that nobody rated are left out.
     """
 
     name: str
     interactions: Interactions
-    users: pl.DataFrame
-    items: pl.DataFrame
+    users: pd.DataFrame
+    items: pd.DataFrame
 
 
 @dataclass(frozen=True, eq=False)

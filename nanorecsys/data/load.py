@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-import polars as pl
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Dataset, Interactions
 from nanorecsys.data.read import (
     EventTable,
+    Movie,
     Source,
     duplicate_error,
     find_movielens,
@@ -79,82 +82,76 @@ def _load(name: str, path: Path, columns: str | None) -> Dataset:
     return build_dataset(name, table, read_events(table), movies)
 
 
-def build_dataset(
-    name: str, table: EventTable, events: pl.DataFrame, movies: Source | None
-) -> Dataset:
-    """The data set of a table's events, numbered and sorted, and, where there is one, of a movies file.
+def build_dataset(name: str, table: EventTable, events: pa.Table, movies: Source | None) -> Dataset:
+    """Number and sort a table's events, and add the titles of a movies file where there is one.
+
+    Args:
+        name: name of the data set.
+        table: the table that the events were read from, for errors.
+        events: user, item, rating and timestamp, see `read_events`.
+        movies: the movies file.
 
     Raises:
         DataError: an event that occurs twice, fewer than two users, or a bad movies file.
     """
     user_ids, user = _number(events["user"])
     item_ids, item = _number(events["item"])
-    timestamp = events["timestamp"].to_numpy()
-    rating = events["rating"].to_numpy()
     if len(user_ids) < 2:
         raise DataError(
             f"{table.source.label}: all {len(user)} events are of one user, {user_ids[0]}",
             "Recommending needs the events of two users or more: check which column is the user.",
         )
-    order = _order(user, timestamp, item)
-    user, item, rating, timestamp = user[order], item[order], rating[order], timestamp[order]
+    numbered = pa.table({"user": user, "timestamp": events["timestamp"], "item": item})
+    order = pc.sort_indices(numbered, [(column, "ascending") for column in numbered.column_names])
+    order = order.to_numpy()
+    user, item = user[order], item[order]
+    timestamp = events["timestamp"].to_numpy()[order]
     twice = np.flatnonzero(
         (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (timestamp[1:] == timestamp[:-1])
     )
     if len(twice):
         i = twice[0]
         raise duplicate_error(
-            table, user_ids[int(user[i])], item_ids[int(item[i])], int(timestamp[i])
+            table, user_ids[user[i]].as_py(), item_ids[item[i]].as_py(), int(timestamp[i])
         )
-    return Dataset(
-        name,
-        Interactions(user, item, rating, timestamp, ids_sha256(user_ids, item_ids)),
-        pl.DataFrame({"user": _numbers(user_ids), "user_id": user_ids}),
-        _items(item_ids, movies),
-    )
+    users = pd.DataFrame({"user": _numbers(user_ids), "user_id": user_ids.to_pandas()})
+    items = _items(item_ids, read_movies(movies) if movies else {})
+    rating = events["rating"].to_numpy()[order]
+    ids_hash = ids_sha256(users["user_id"], items["item_id"])
+    return Dataset(name, Interactions(user, item, rating, timestamp, ids_hash), users, items)
 
 
-def ids_sha256(user_ids: pl.Series, item_ids: pl.Series) -> str:
-    """sha256 over the raw ids of users and of items, each in the order of their numbers, as JSON lists."""
-    return hashlib.sha256(json.dumps([user_ids.to_list(), item_ids.to_list()]).encode()).hexdigest()
+def ids_sha256(user_ids: pd.Series, item_ids: pd.Series) -> str:
+    """sha256 over the JSON lists of the raw user ids and item ids, in the order of their numbers."""
+    return hashlib.sha256(json.dumps([user_ids.tolist(), item_ids.tolist()]).encode()).hexdigest()
 
 
-def _number(raw: pl.Series) -> tuple[pl.Series, np.ndarray]:
-    """The distinct raw ids in order (numbers by value, text by its UTF-8 bytes), and each row's place in it."""
-    ids = raw.unique().sort()
-    numbers = pl.DataFrame({"id": ids, "number": _numbers(ids)})
-    rows = pl.DataFrame({"id": raw}).join(numbers, on="id", how="left", maintain_order="left")
-    return ids, rows["number"].to_numpy()
+def _number(raw: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
+    """The distinct raw ids in order, and each row's place among them, int32 (n,).
+
+    Numbers are in the order of their values, text in that of its UTF-8 bytes.
+    """
+    encoded = raw.dictionary_encode().combine_chunks()
+    order = pc.sort_indices(encoded.dictionary)
+    place = np.empty(len(order), np.int32)
+    place[order.to_numpy()] = _numbers(order)
+    return encoded.dictionary.take(order), place[encoded.indices.to_numpy()]
 
 
-def _numbers(ids: pl.Series) -> pl.Series:
-    return pl.int_range(len(ids), dtype=pl.Int32, eager=True)
+def _numbers(ids: pa.Array) -> np.ndarray:
+    return np.arange(len(ids), dtype=np.int32)
 
 
-def _order(user: np.ndarray, timestamp: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """The rows in the order of (user, timestamp, item)."""
-    # 3 times as fast as np.lexsort at 20M rows
-    rows = pl.select(user=user, timestamp=timestamp, item=item)
-    return rows.select(pl.arg_sort_by("user", "timestamp", "item")).to_series().to_numpy()
-
-
-def _items(item_ids: pl.Series, movies: Source | None) -> pl.DataFrame:
-    items = pl.DataFrame({"item": _numbers(item_ids), "item_id": item_ids})
-    if movies is None:
-        known = pl.DataFrame(
-            schema={
-                "item_id": item_ids.dtype,
-                "title": pl.String,
-                "year": pl.Int16,
-                "genres": pl.List(pl.String),
-            }
-        )
-    else:
-        known = read_movies(movies)
-    return items.join(known, on="item_id", how="left", maintain_order="left").with_columns(
-        pl.col("title").fill_null(pl.col("item_id").cast(pl.String)),
-        pl.col("genres").fill_null(pl.lit([], dtype=pl.List(pl.String))),
-    )
+def _items(item_ids: pa.Array, movies: dict[int, Movie]) -> pd.DataFrame:
+    """The table of items, see `Dataset`."""
+    unknown = Movie("", None, [])
+    found = [movies.get(item_id, unknown) for item_id in item_ids.to_pylist()]
+    items = pd.DataFrame({"item": _numbers(item_ids), "item_id": item_ids.to_pandas()})
+    titles = pd.Series([movie.title for movie in found], dtype="str")
+    items["title"] = titles.where(titles != "", items["item_id"].astype("str"))
+    items["year"] = pd.array([movie.year for movie in found], dtype="Int16")
+    items["genres"] = pd.Series([movie.genres for movie in found], dtype="object")
+    return items
 
 
 def _not_found(name: str) -> DataError:

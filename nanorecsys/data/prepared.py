@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as parquet
 
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Dataset, Interactions
@@ -18,9 +20,21 @@ from nanorecsys.data.load import ids_sha256
 from nanorecsys.data.split import Split, split_sha256
 from nanorecsys.system.files import atomic_path
 
-_METADATA = "nanorecsys"
-_INTERACTIONS = {"user": pl.Int32, "item": pl.Int32, "rating": pl.Float32, "timestamp": pl.Int64}
-_TITLES = {"title": pl.String, "year": pl.Int16, "genres": pl.List(pl.String)}
+_METADATA = b"nanorecsys"
+_INTERACTIONS = {
+    "user": pa.int32(),
+    "item": pa.int32(),
+    "rating": pa.float32(),
+    "timestamp": pa.int64(),
+}
+_USERS = {"user": pa.int32(), "user_id": None}
+_ITEMS = {
+    "item": pa.int32(),
+    "item_id": None,
+    "title": pa.string(),
+    "year": pa.int16(),
+    "genres": pa.list_(pa.string()),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,23 +56,22 @@ def save_prepared(directory: Path | str, dataset: Dataset, splits: Iterable[Spli
     """
     directory = Path(directory)
     interactions = dataset.interactions
-    splits = {split.name: split for split in splits}
-    events = pl.DataFrame(
-        {name: getattr(interactions, name) for name in _INTERACTIONS}
-        | {name: split.part for name, split in splits.items()}
-    )
+    splits = list(splits)
+    columns = {name: getattr(interactions, name) for name in _INTERACTIONS}
+    columns |= {split.name: split.part for split in splits}
     metadata = {
         "dataset": dataset.name,
         "ids_sha256": interactions.ids_sha256,
-        "splits": {name: split.sha256 for name, split in splits.items()},
+        "splits": {split.name: split.sha256 for split in splits},
     }
+    events = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(metadata)})
     try:
         with atomic_path(directory / "users.parquet") as part:
-            dataset.users.write_parquet(part)
+            _write_frame(part, dataset.users, _USERS)
         with atomic_path(directory / "items.parquet") as part:
-            dataset.items.write_parquet(part)
+            _write_frame(part, dataset.items, _ITEMS)
         with atomic_path(directory / "interactions.parquet") as part:
-            events.write_parquet(part, metadata={_METADATA: json.dumps(metadata)})
+            parquet.write_table(events, part)
     except OSError as error:
         raise DataError(
             f"{directory}: cannot save the prepared data: {error.strerror or error}",
@@ -74,26 +87,25 @@ def load_prepared(directory: Path | str) -> Prepared:
             file.
     """
     directory = Path(directory)
-    events, metadata = _read(directory / "interactions.parquet")
-    users, _ = _read(directory / "users.parquet")
-    items, _ = _read(directory / "items.parquet")
     path = directory / "interactions.parquet"
+    events = _read(path)
+    users = _read_frame(directory / "users.parquet", _USERS)
+    items = _read_frame(directory / "items.parquet", _ITEMS)
+    metadata = events.schema.metadata or {}
     if _METADATA not in metadata:
         raise _damaged(path, "its metadata are not those of prepared data")
     recorded = json.loads(metadata[_METADATA])
     names = list(recorded["splits"])
-    _check_schema(path, events, _INTERACTIONS | dict.fromkeys(names, pl.Int8))
-    _check_schema(directory / "users.parquet", users, {"user": pl.Int32, "user_id": None})
-    _check_schema(directory / "items.parquet", items, {"item": pl.Int32, "item_id": None} | _TITLES)
-    # writable: torch warns of arrays that are not
-    columns = {name: events[name].to_numpy(writable=True) for name in _INTERACTIONS}
+    _check_schema(path, events, _INTERACTIONS | dict.fromkeys(names, pa.int8()))
+    # Copies: torch warns of arrays that are not writable.
+    columns = {name: events[name].to_numpy().copy() for name in _INTERACTIONS}
     interactions = Interactions(**columns, ids_sha256=recorded["ids_sha256"])
     if ids_sha256(users["user_id"], items["item_id"]) != recorded["ids_sha256"]:
         raise _damaged(
             path, "its ids are not those of users.parquet and items.parquet: a save did not end"
         )
     splits = {
-        name: Split(name, events[name].to_numpy(writable=True), recorded["splits"][name])
+        name: Split(name, events[name].to_numpy().copy(), recorded["splits"][name])
         for name in names
     }
     for split in splits.values():
@@ -104,26 +116,42 @@ def load_prepared(directory: Path | str) -> Prepared:
     return Prepared(Dataset(recorded["dataset"], interactions, users, items), splits)
 
 
-def _read(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
+def _write_frame(path: Path, frame: pd.DataFrame, types: dict[str, pa.DataType | None]) -> None:
+    """Write a table of users or items; its ids are int64 or text."""
+    id_type = pa.int64() if pd.api.types.is_integer_dtype(frame.iloc[:, 1]) else pa.string()
+    schema = pa.schema({name: kind or id_type for name, kind in types.items()})
+    frame.to_parquet(path, index=False, schema=schema)
+
+
+def _read_frame(path: Path, types: dict[str, pa.DataType | None]) -> pd.DataFrame:
+    table = _read(path)
+    _check_schema(path, table, types)
+    frame = table.to_pandas()
+    if "genres" in types:
+        frame["genres"] = table["genres"].to_pylist()  # lists, where pandas gives arrays
+    return frame
+
+
+def _read(path: Path) -> pa.Table:
     if not path.is_file():
         raise DataError(
             f"{path}: no such file", "Prepare the data first: run the data chapter, 01_data."
         )
     try:
-        return pl.read_parquet(path), pl.read_parquet_metadata(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        return parquet.read_table(path)
+    except (pa.ArrowException, OSError) as error:
         raise _damaged(path, str(error).partition("\n")[0]) from error
 
 
-def _check_schema(path: Path, frame: pl.DataFrame, expected: dict[str, pl.DataType | None]) -> None:
-    """The columns by name and order, with their types (None: any)."""
-    found = dict(frame.schema)
-    fits = list(found) == list(expected) and all(
-        kind in (None, found[name]) for name, kind in expected.items()
+def _check_schema(path: Path, table: pa.Table, types: dict[str, pa.DataType | None]) -> None:
+    """Check the columns' names, their order and their types (None: any)."""
+    found = {field.name: field.type for field in table.schema}
+    fits = list(found) == list(types) and all(
+        kind in (None, found[name]) for name, kind in types.items()
     )
     if not fits:
         came = ", ".join(f"{name} {kind}" for name, kind in found.items())
-        raise _damaged(path, f"its columns are {came}, expected {', '.join(expected)}")
+        raise _damaged(path, f"its columns are {came}, expected {', '.join(types)}")
 
 
 def _damaged(path: Path, what: str) -> DataError:

@@ -15,7 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as csv_files
+import pyarrow.parquet as parquet
 
 from nanorecsys.data.errors import DataError
 
@@ -33,7 +37,8 @@ _MOVIELENS_NAMES = {
 _PLAIN_NAMES = {role: role for role in _MOVIELENS_NAMES}
 _MOVIE_COLUMNS = ("movieId", "title", "genres")
 _REQUIRED = ("user", "item", "timestamp")
-_WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,30}\s*")
+_WHOLE_NUMBER = re.compile(r"\s*-?[0-9]{1,30}\s*")
+_YEAR = re.compile(r"\(([0-9]{4})\)$")
 # text that is the only way to write its number: the ids "7" and "007" stay apart
 _PLAIN_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
 _NAME_COLUMNS = (
@@ -60,7 +65,7 @@ class EventTable:
     source: Source
     format: str  # csv, dat or parquet
     names: dict[str, str]  # role: column, for user, item, timestamp and, where there is one, rating
-    header: tuple[str, ...]  # every column
+    header: tuple[str, ...]  # the columns of a row
     integer_ids: bool  # MovieLens; elsewhere ids may be text
 
     @property
@@ -139,7 +144,10 @@ def open_events(source: Source, columns: str | None = None) -> EventTable:
         header = tuple(_MOVIELENS_NAMES.values())
         return EventTable(source, "dat", _MOVIELENS_NAMES, header, integer_ids=True)
     table_format = "parquet" if suffix == ".parquet" else "csv"
-    header = _parquet_header(source) if table_format == "parquet" else _csv_header(source)
+    if table_format == "parquet":
+        header = _parquet_header(source)
+    else:
+        header = _csv_header(source, _csv_rows(source))
     if columns is not None:
         names = _parse_columns(columns)
     elif "userId" in header or "movieId" in header:
@@ -155,6 +163,8 @@ def open_events(source: Source, columns: str | None = None) -> EventTable:
                 f"the columns are {', '.join(header)}",
                 _NAME_COLUMNS,
             )
+    if table_format == "parquet":
+        header = tuple(names.values())  # the other columns are never read
     return EventTable(source, table_format, names, header, integer_ids=names is _MOVIELENS_NAMES)
 
 
@@ -170,8 +180,9 @@ def _parse_columns(columns: str) -> dict[str, str]:
     return names
 
 
-def _csv_header(source: Source) -> tuple[str, ...]:
-    _, fields = next(_csv_rows(source), (1, []))
+def _csv_header(source: Source, rows: Iterator[tuple[int, list[str]]]) -> tuple[str, ...]:
+    """The first of the rows, which names the columns."""
+    _, fields = next(rows, (1, []))
     if any(fields):
         return tuple(fields)
     raise DataError(
@@ -182,8 +193,9 @@ def _csv_header(source: Source) -> tuple[str, ...]:
 
 def _parquet_header(source: Source) -> tuple[str, ...]:
     try:
-        return tuple(pl.read_parquet_schema(source.data))
-    except (pl.exceptions.PolarsError, OSError) as error:
+        with source.open() as stream:
+            return tuple(parquet.read_schema(stream).names)
+    except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{source.label}: not a whole parquet file ({_first_line(error)})",
             "Write it anew, or fetch it again.",
@@ -193,41 +205,40 @@ def _parquet_header(source: Source) -> tuple[str, ...]:
 # ---------------------------------------------------------------- events
 
 
-def read_events(table: EventTable) -> pl.DataFrame:
-    """The checked events of a table, in the order of its rows.
+def read_events(table: EventTable) -> pa.Table:
+    """Read and check the events of a table, in the order of its rows.
 
     Returns:
-        user and item (Int64, or String where an id of that column is not a plain whole number),
-        rating Float32 (1.0 where the table has none), timestamp Int64 in seconds.
+        user and item (int64, or string where an id of that column is not a plain whole number),
+        rating float32 (1.0 where the table has none), timestamp int64 in seconds.
 
     Raises:
-        DataError: names file and line, what came there, and the remedy.
+        DataError: names file and line, the value found there, and the remedy.
     """
     try:
-        events = _READERS[table.format](table)
-    except pl.exceptions.PolarsError as error:
+        events = _as_events(_READERS[table.format](table))
+    except pa.ArrowException as error:
         raise _first_problem(table) or DataError(
             f"{table.source.label}: unreadable ({_first_line(error)})",
             "Check that it is the file you meant.",
         ) from error
-    if events.is_empty():
+    if not len(events):
         raise DataError(
             f"{table.source.label}: the table is empty, it has no events",
             "Give a file with the events of two users or more.",
         )
-    timestamp = events["timestamp"]
-    sound = (
-        not any(column.null_count() for column in events)
+    earliest, latest = pc.min_max(events["timestamp"]).as_py().values()
+    is_sound = (
+        not any(column.null_count for column in events.columns)
         and not any(
-            (events[role] == "").any()
+            _is_text(events[role]) and pc.any(pc.equal(events[role], "")).as_py()
             for role in ("user", "item")
-            if events[role].dtype == pl.String
         )
-        and events["rating"].is_finite().all()
-        and timestamp.min() >= 0
-        and timestamp.max() <= LATEST_TIMESTAMP
+        and pc.all(pc.is_finite(events["rating"])).as_py()
+        and earliest >= 0
+        and latest <= LATEST_TIMESTAMP
     )
-    if not sound:
+    if not is_sound:
         raise _first_problem(table) or DataError(
             f"{table.source.label}: a value is missing or out of range",
             "Look for empty or infinite values.",
@@ -259,168 +270,157 @@ def duplicate_error(
     )
 
 
-def _read_csv(table: EventTable) -> pl.DataFrame:
-    id_type = pl.Int64 if table.integer_ids else pl.String
-    types = {"user": id_type, "item": id_type, "rating": pl.Float32, "timestamp": pl.Int64}
-    frame = pl.read_csv(
-        table.source.data,
-        columns=list(table.names.values()),
-        schema_overrides={name: types[role] for role, name in table.names.items()},
-    )
-    return _as_events({role: frame[name] for role, name in table.names.items()})
+def _read_csv(table: EventTable) -> dict[str, pa.ChunkedArray]:
+    id_type = pa.int64() if table.integer_ids else pa.string()
+    types = {"user": id_type, "item": id_type, "rating": pa.float32(), "timestamp": pa.int64()}
+    with table.source.open() as stream:
+        read = csv_files.read_csv(
+            stream,
+            parse_options=csv_files.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+            convert_options=csv_files.ConvertOptions(
+                column_types={name: types[role] for role, name in table.names.items()},
+                include_columns=list(table.names.values()),
+                null_values=[""],
+            ),
+        )
+    return {role: read[name] for role, name in table.names.items()}
 
 
-def _read_dat(table: EventTable) -> pl.DataFrame:
-    # Polars takes a separator of one byte: "::" is two of them around an empty column
-    frame = pl.read_csv(
-        table.source.data,
-        has_header=False,
-        separator=":",
-        columns=[0, 2, 4, 6],
-        schema_overrides=[
-            pl.Int64,
-            pl.String,
-            pl.Int64,
-            pl.String,
-            pl.Float32,
-            pl.String,
-            pl.Int64,
-        ],
-    )
-    return _as_events(dict(zip(table.names, frame.get_columns(), strict=True)))
+def _read_dat(table: EventTable) -> dict[str, pa.ChunkedArray]:
+    # Arrow takes a separator of one byte: "::" is two of them around an empty column.
+    types = {
+        "user": pa.int64(),
+        "gap 1": pa.null(),
+        "item": pa.int64(),
+        "gap 2": pa.null(),
+        "rating": pa.float32(),
+        "gap 3": pa.null(),
+        "timestamp": pa.int64(),
+    }
+    with table.source.open() as stream:
+        read = csv_files.read_csv(
+            stream,
+            read_options=csv_files.ReadOptions(column_names=list(types)),
+            parse_options=csv_files.ParseOptions(
+                delimiter=":", quote_char=False, ignore_empty_lines=False
+            ),
+            convert_options=csv_files.ConvertOptions(column_types=types, null_values=[""]),
+        )
+    return {role: read[role] for role in table.names}
 
 
-def _read_parquet(table: EventTable) -> pl.DataFrame:
-    return _as_events(dict(zip(table.names, _parquet_columns(table), strict=True)))
+def _read_parquet(table: EventTable) -> dict[str, pa.ChunkedArray]:
+    """The named columns by their roles; ids as whole numbers or text, dates as seconds."""
+    with table.source.open() as stream:
+        read = parquet.ParquetFile(stream).read(columns=list(table.names.values()))
+    columns = {}
+    for role, name in table.names.items():
+        column = read[name]
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if role == "timestamp" and (
+            pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
+        ):
+            column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+        is_id = role in ("user", "item") and _is_text(column)
+        if not (is_id or pa.types.is_integer(column.type) or role == "rating"):
+            expected = "a whole number of seconds or a date"
+            raise DataError(
+                f"{table.source.label}: column {name!r} has type {column.type}, not "
+                + (expected if role == "timestamp" else "a whole number or text"),
+                "Cast the column and write the file anew.",
+            )
+        columns[role] = column
+    return columns
 
 
 _READERS = {"csv": _read_csv, "dat": _read_dat, "parquet": _read_parquet}
 
 
-def _parquet_columns(table: EventTable) -> list[pl.Series]:
-    """The named columns in the order of their roles; ids as integers or text, dates as seconds."""
-    frame = pl.read_parquet(table.source.data, columns=list(table.names.values()))
-    columns = []
-    for role, name in table.names.items():
-        column = frame[name]
-        if role in ("user", "item") and isinstance(column.dtype, pl.Categorical | pl.Enum):
-            column = column.cast(pl.String)
-        if role == "timestamp" and isinstance(column.dtype, pl.Datetime | pl.Date):
-            column = column.dt.epoch("s")
-        is_integer, is_text = column.dtype.is_integer(), column.dtype == pl.String
-        if not (is_integer or (is_text and role in ("user", "item")) or role == "rating"):
-            raise DataError(
-                f"{table.source.label}: column {name!r} has type {column.dtype}, not "
-                + (
-                    "a whole number of seconds or a date"
-                    if role == "timestamp"
-                    else "a whole number or text"
-                ),
-                "Cast the column and write the file anew.",
-            )
-        columns.append(column)
-    return columns
+def _as_events(columns: dict[str, pa.ChunkedArray]) -> pa.Table:
+    """The columns in the types of `read_events`."""
+    ids = {}
+    for role in ("user", "item"):
+        column = columns[role]
+        is_text = _is_text(column) and not (
+            pc.all(pc.match_substring_regex(column, _PLAIN_NUMBER)).as_py()
+        )
+        ids[role] = column.cast(pa.string() if is_text else pa.int64())
+    timestamp = columns["timestamp"].cast(pa.int64())
+    rating = columns.get("rating", pa.chunked_array([np.ones(len(timestamp), np.float32)]))
+    return pa.table(ids | {"rating": rating.cast(pa.float32()), "timestamp": timestamp})
 
 
-def _as_events(columns: dict[str, pl.Series]) -> pl.DataFrame:
-    def ids(column: pl.Series) -> pl.Series:
-        if column.dtype == pl.String and not column.str.contains(_PLAIN_NUMBER).all():
-            return column
-        return column.cast(pl.Int64)
-
-    timestamp = columns["timestamp"].cast(pl.Int64)
-    rating = columns.get("rating", pl.repeat(1.0, len(timestamp), eager=True))
-    return pl.DataFrame(
-        {
-            "user": ids(columns["user"]),
-            "item": ids(columns["item"]),
-            "rating": rating.cast(pl.Float32),
-            "timestamp": timestamp,
-        }
+def _is_text(column: pa.ChunkedArray) -> bool:
+    kind = column.type
+    return (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     )
 
 
 # ---------------------------------------------------------------- titles
 
 
-def read_movies(source: Source) -> pl.DataFrame:
-    """The movies of a MovieLens movies.csv or movies.dat.
+@dataclass(frozen=True)
+class Movie:
+    """What a movies file says about one item."""
 
-    Returns:
-        item_id Int64 (the first of equal ones), title String, year Int16 (from a title that ends in
-        "(1995)", else null), genres List(String) ("(no genres listed)" gives an empty list).
+    title: str  # as published, with its year; "" where there is none
+    year: int | None  # from a title that ends in "(1995)"
+    genres: list[str]
+
+
+def read_movies(source: Source) -> dict[int, Movie]:
+    """The movies of a MovieLens movies.csv or movies.dat by their ids, the first of equal ones.
 
     Raises:
-        DataError: names file and line, what came there, and the remedy.
+        DataError: names file and line, the value found there, and the remedy.
     """
-    text = _decode(source)
-    try:
-        raw = _movies_dat(text) if source.label.endswith(".dat") else _movies_csv(source, text)
-    except pl.exceptions.PolarsError as error:
-        raise _first_bad_movie(source) or DataError(
-            f"{source.label}: unreadable ({_first_line(error)})", "Fetch the file again."
-        ) from error
-    movies = raw.select(
-        pl.col("movieId").str.strip_chars().cast(pl.Int64, strict=False).alias("item_id"),
-        pl.col("title").str.strip_chars(),
-        pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Int16).alias("year"),
-        pl.when(pl.col("genres") == "(no genres listed)")
-        .then(pl.lit([], dtype=pl.List(pl.String)))
-        .otherwise(pl.col("genres").str.split("|"))
-        .alias("genres"),
-    )
-    if movies.select(pl.col("item_id", "title", "genres").has_nulls().any()).row(0) != (
-        False,
-        False,
-        False,
-    ):
-        raise _first_bad_movie(source) or DataError(
-            f"{source.label}: a value is missing", "Fetch the file again."
-        )
-    return movies.unique("item_id", keep="first", maintain_order=True)
-
-
-def _movies_csv(source: Source, text: str) -> pl.DataFrame:
-    header = _csv_header(source)
+    encoding = _encoding(source)
+    if source.label.endswith(".dat"):
+        header = _MOVIE_COLUMNS
+        rows = _movies_dat_rows(source, encoding)
+    else:
+        rows = _csv_rows(source, encoding)
+        header = _csv_header(source, rows)
     for name in _MOVIE_COLUMNS:
         if name not in header:
             raise DataError(
                 f"{source.label}, line 1: no column {name!r}; the columns are {', '.join(header)}",
                 "Give MovieLens' own movies.csv, or none: titles are optional.",
             )
-    return pl.read_csv(text.encode(), columns=list(_MOVIE_COLUMNS), infer_schema=False)
-
-
-def _movies_dat(text: str) -> pl.DataFrame:
-    lines = pl.Series(text.removesuffix("\n").split("\n"))
-    return lines.str.extract_groups(
-        r"^(?<movieId>[^:]+)::(?<title>.*)::(?<genres>[^:]*?)\r?$"
-    ).struct.unnest()
-
-
-def _first_bad_movie(source: Source) -> DataError | None:
-    is_dat = source.label.endswith(".dat")
-    header = _MOVIE_COLUMNS if is_dat else _csv_header(source)
-    place = header.index("movieId")
-    for number, fields in (
-        _dat_rows(source) if is_dat else itertools.islice(_csv_rows(source), 1, None)
-    ):
+    places = [header.index(name) for name in _MOVIE_COLUMNS]
+    movies: dict[int, Movie] = {}
+    for number, fields in rows:
         problem = _wrong_shape(fields, len(header))
-        if not problem and not _WHOLE_NUMBER.fullmatch(fields[place]):
-            problem = f"movieId is {fields[place]!r}, not a whole number", _CORRECT
+        if not problem and not _WHOLE_NUMBER.fullmatch(fields[places[0]]):
+            problem = f"movieId is {fields[places[0]]!r}, not a whole number", _CORRECT
         if problem:
-            return DataError(f"{source.label}, line {number}: {problem[0]}", problem[1])
-    return None
+            raise DataError(f"{source.label}, line {number}: {problem[0]}", problem[1])
+        item_id, title, genres = (fields[place].strip() for place in places)
+        year = _YEAR.search(title)
+        listed = genres.split("|") if genres not in ("", "(no genres listed)") else []
+        movies.setdefault(int(item_id), Movie(title, int(year[1]) if year else None, listed))
+    return movies
 
 
-def _decode(source: Source) -> str:
-    """The text of a file in UTF-8, or in the latin-1 of MovieLens' older releases."""
+def _movies_dat_rows(source: Source, encoding: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a movies.dat, in whose titles "::" may occur."""
+    for number, fields in _dat_rows(source, encoding):
+        if len(fields) > len(_MOVIE_COLUMNS):
+            fields = [fields[0], "::".join(fields[1:-1]), fields[-1]]
+        yield number, fields
+
+
+def _encoding(source: Source) -> str:
+    """UTF-8, or the latin-1 of MovieLens' older releases."""
     with source.open() as stream:
         content = stream.read()
     try:
-        return content.decode()
+        content.decode()
     except UnicodeDecodeError:
-        return content.decode("latin-1")
+        return "latin-1"
+    return "utf-8-sig"
 
 
 # ---------------------------------------------------------------- the slow path: which row is
@@ -496,17 +496,17 @@ def _wrong_time(name: str, seconds: int) -> tuple[str, str] | None:
 
 
 def _rows(table: EventTable) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a table as text, each with its number in the file, the header counted as line 1."""
+    """The rows of a table as text, each with its number in the file; a header is line 1."""
     if table.format == "csv":
         return itertools.islice(_csv_rows(table.source), 1, None)
     return _dat_rows(table.source) if table.format == "dat" else _parquet_rows(table)
 
 
-def _csv_rows(source: Source) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(source: Source, encoding: str = "utf-8-sig") -> Iterator[tuple[int, list[str]]]:
+    # utf-8-sig: a byte order mark is not part of the first column's name
     with source.open() as stream:
-        # utf-8-sig: a byte order mark is no part of the first column's name
-        reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", errors="replace", newline=""))
-        before = 0  # a record starts in the line after the last one's end: quoted fields hold line breaks
+        reader = csv.reader(io.TextIOWrapper(stream, encoding, errors="replace", newline=""))
+        before = 0  # the last line of the record before: a quoted field may hold line breaks
         try:
             for fields in reader:
                 yield before + 1, fields
@@ -518,21 +518,17 @@ def _csv_rows(source: Source) -> Iterator[tuple[int, list[str]]]:
             ) from error
 
 
-def _dat_rows(source: Source) -> Iterator[tuple[int, list[str]]]:
+def _dat_rows(source: Source, encoding: str = "latin-1") -> Iterator[tuple[int, list[str]]]:
     with source.open() as stream:
         for number, line in enumerate(stream, start=1):
-            text = line.decode("latin-1").rstrip("\r\n")
+            text = line.decode(encoding).rstrip("\r\n")
             yield number, text.split("::") if text else []
 
 
 def _parquet_rows(table: EventTable) -> Iterator[tuple[int, list[str]]]:
-    frame = pl.DataFrame(dict(zip(table.names.values(), _parquet_columns(table), strict=True)))
-    places = [table.header.index(name) for name in table.names.values()]
-    for number, values in enumerate(frame.iter_rows(), start=1):
-        fields = [" "] * len(table.header)
-        for place, value in zip(places, values, strict=True):
-            fields[place] = "" if value is None else str(value)
-        yield number, fields
+    columns = [column.to_pylist() for column in _read_parquet(table).values()]
+    for number, values in enumerate(zip(*columns, strict=True), start=1):
+        yield number, ["" if value is None else str(value) for value in values]
 
 
 def _first_line(error: Exception) -> str:

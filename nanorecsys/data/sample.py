@@ -1,7 +1,7 @@
 """A data set made smaller: some of its users with all that they did."""
 
 import numpy as np
-import polars as pl
+import pandas as pd
 
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Dataset, Interactions
@@ -56,6 +56,8 @@ def sample_users(dataset: Dataset, users: int, seed: int = 0) -> Dataset:
     )
 
 
-def _numbered(table: pl.DataFrame, number: str, kept: np.ndarray) -> pl.DataFrame:
-    """The kept rows of a table of users or items, whose row i describes number i."""
-    return table[kept].with_columns(pl.int_range(len(kept), dtype=pl.Int32).alias(number))
+def _numbered(table: pd.DataFrame, number: str, kept: np.ndarray) -> pd.DataFrame:
+    """The kept rows of a table of users or items, numbered anew."""
+    rows = table.iloc[kept].reset_index(drop=True)
+    rows[number] = np.arange(len(kept), dtype=np.int32)
+    return rows

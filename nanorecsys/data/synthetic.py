@@ -8,7 +8,8 @@ it, so use it for time and memory.
 from pathlib import Path
 
 import numpy as np
-import polars as pl
+import pyarrow as pa
+import pyarrow.csv as csv_files
 
 from nanorecsys.data.errors import DataError
 from nanorecsys.system.files import atomic_path
@@ -24,7 +25,7 @@ USERS_A_BLOCK = 4_096  # about 600k rows, 200 MB in work
 # log-log straight between these ranks
 _RANK = np.array([1, 10, 100, 1_000, 3_000, 5_000, 10_000, 13_372, 20_000, 26_744])
 _RATINGS = np.array([67_310, 50_000, 26_000, 4_700, 1_150, 420, 65, 18, 3, 1])
-_STARS = np.arange(1, 11) / 2
+_STARS = pa.array([f"{half_stars / 2}" for half_stars in range(1, 11)])
 _STAR_SHARES = np.array([0.012, 0.034, 0.014, 0.072, 0.044, 0.215, 0.110, 0.278, 0.077, 0.144])
 
 
@@ -73,15 +74,17 @@ def write_ratings_csv(
                 np.searchsorted(offsets[first : last + 1], sown_at[begin:end], side="right") - 1
             )
             user, item = _draw_items(rng, lengths, popularity, sown_user, sown_item[begin:end])
-            frame = pl.DataFrame(
+            stars = rng.choice(len(_STARS), len(user), p=_STAR_SHARES).astype(np.int32)
+            table = pa.table(
                 {
                     "userId": user + (first + 1),
                     "movieId": movie_ids[item],
-                    "rating": rng.choice(_STARS, len(user), p=_STAR_SHARES),
+                    "rating": _STARS.take(pa.array(stars)),
                     "timestamp": _draw_times(rng, lengths),
                 }
             )
-            frame.write_csv(stream, include_header=first == 0, float_precision=1)
+            options = csv_files.WriteOptions(include_header=first == 0, quoting_style="none")
+            csv_files.write_csv(table, stream, options)
 
 
 def _history_lengths(

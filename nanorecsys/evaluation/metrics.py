@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import polars as pl
+import pandas as pd
 
 from nanorecsys.evaluation.bootstrap import Interval, mean_interval
 from nanorecsys.evaluation.errors import EvaluationError
@@ -188,9 +188,9 @@ def difference(evaluation: Evaluation, baseline: Evaluation, name: str, **bootst
     return mean_interval(mine.values - theirs.values, mine.weights, **bootstrap)
 
 
-def summary(evaluation: Evaluation, cutoffs: Sequence[int] = CUTOFFS) -> pl.DataFrame:
+def summary(evaluation: Evaluation, cutoffs: Sequence[int] = CUTOFFS) -> pd.DataFrame:
     """Every metric at every cutoff: metric str, k int64, value float64."""
-    return pl.DataFrame(
+    return pd.DataFrame(
         [
             {"metric": name, "k": k, "value": value(evaluation, f"{name}@{k}")}
             for name in METRICS

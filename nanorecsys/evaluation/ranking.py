@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import polars as pl
+import pandas as pd
 
 from nanorecsys.data import Histories, expand
 from nanorecsys.evaluation.errors import EvaluationError, NonFiniteScoresError
@@ -94,15 +94,15 @@ class Evaluation:
             top=self.top[kept_users],
         )
 
-    def rank_rows(self) -> pl.DataFrame:
+    def rank_rows(self) -> pd.DataFrame:
         """One row a target: user int32, item int32, rank float64."""
-        return pl.DataFrame(
+        return pd.DataFrame(
             {"user": self.users[self.target_row], "item": self.target_item, "rank": self.rank}
         )
 
-    def list_rows(self) -> pl.DataFrame:
-        """One row a user: user int32, items Array(int32, k)."""
-        return pl.DataFrame({"user": self.users, "items": self.top})
+    def list_rows(self) -> pd.DataFrame:
+        """One row a user: user int32, items int32 (k,)."""
+        return pd.DataFrame({"user": self.users, "items": list(self.top)})
 
 
 def evaluate(

@@ -1,9 +1,11 @@
 """The item table: one unit vector an item, shared by the input and the output of the retriever."""
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +15,9 @@ from torch.nn import functional
 YEAR_BIN = 5
 # A word of one title only says no more than the item's id.
 MIN_TITLES = 2
+# Runs of letters, digits and apostrophes.
+WORD = re.compile(r"(?:[^\W_]|')+")
+YEAR = re.compile(r"[0-9]{4}")
 # Spread of the vectors at first. Rows are normalised, so a small table turns faster under the same
 # learning rate; and content comes first, ids are what is learned on top of it.
 CONTENT_SCALE = 0.05
@@ -38,45 +43,43 @@ class ItemContent:
         return len(self.offsets) - 1
 
 
-def item_content(items: pl.DataFrame) -> ItemContent:
+def item_content(items: pd.DataFrame) -> ItemContent:
     """Genres, five-year bins and the words of the titles that more than one title has.
 
     Args:
-        items: one row an item, with the columns title (String), year (int or null) and genres (list
-            of String), as in `nanorecsys.data.Dataset`.
+        items: one row an item, with the columns title (str), year (int or null) and genres (lists
+            of str), as in `nanorecsys.data.Dataset`.
 
     Example:
-        >>> frame = pl.DataFrame(
-        ...     {"title": ["Toy Story (1995)", "Toy Story 2 (1999)"], "year": [1995, None], "genres": [["Comedy"], []]})
+        >>> frame = pd.DataFrame(
+        ...     {
+        ...         "title": ["Toy Story (1995)", "Toy Story 2 (1999)"],
+        ...         "year": [1995, None],
+        ...         "genres": [["Comedy"], []],
+        ...     }
+        ... )
         >>> item_content(frame).names
         ('genre:Comedy', 'word:story', 'word:toy', 'year:1995')
     """
-    numbered = items.with_row_index("row")
-    genres = numbered.select("row", name="genres").explode("name").drop_nulls()
-    years = numbered.select("row", name=pl.col("year") // YEAR_BIN * YEAR_BIN).drop_nulls()
-    words = (
-        numbered.select(
-            "row", name=pl.col("title").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}']+")
-        )
-        .explode("name")
-        .drop_nulls()
+    words = [set(WORD.findall(title.lower())) for title in items["title"]]
+    titles_with = Counter(word for found in words for word in found)
+    features = []  # one sorted list an item
+    for year, genres, found in zip(items["year"], items["genres"], words, strict=True):
+        names = {f"genre:{genre}" for genre in genres}
         # The year in the title is a feature of its own.
-        .filter(~pl.col("name").str.contains(r"^\d{4}$"))
-        .unique()
-        .filter(pl.len().over("name") >= MIN_TITLES)
-    )
-    kinds = (("genre", genres), ("year", years), ("word", words))
-    pairs = pl.concat(
-        frame.select("row", name=pl.lit(f"{kind}:") + pl.col("name").cast(pl.String))
-        for kind, frame in kinds
-    ).sort("row", "name")
-    names = pairs["name"].unique().sort()
-    features = pairs.join(
-        names.to_frame().with_row_index("number"), on="name", maintain_order="left"
-    )["number"]
-    offsets = np.zeros(len(items) + 1, np.int64)
-    np.cumsum(np.bincount(pairs["row"].to_numpy(), minlength=len(items)), out=offsets[1:])
-    return ItemContent(offsets, features.to_numpy().astype(np.int64), tuple(names))
+        names |= {
+            f"word:{word}"
+            for word in found
+            if titles_with[word] >= MIN_TITLES and not YEAR.fullmatch(word)
+        }
+        if not pd.isna(year):
+            names.add(f"year:{int(year) // YEAR_BIN * YEAR_BIN}")
+        features.append(sorted(names))
+    vocabulary = sorted({name for found in features for name in found})
+    number = {name: i for i, name in enumerate(vocabulary)}
+    offsets = np.cumsum([0, *map(len, features)], dtype=np.int64)
+    numbers = np.array([number[name] for found in features for name in found], np.int64)
+    return ItemContent(offsets, numbers, tuple(vocabulary))
 
 
 class ItemTable(nn.Module):

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,7 +36,7 @@ class RankerConfig:
     temperature: float = 0.1
 
 
-def item_features(items: pl.DataFrame, counts: np.ndarray, genres: Sequence[str]) -> np.ndarray:
+def item_features(items: pd.DataFrame, counts: np.ndarray, genres: Sequence[str]) -> np.ndarray:
     """What the ranker knows of an item beside its vector, float32 (n_items, 3 + len(genres)).
 
     Popularity is log(1 + events) over that of the most popular item, the year is (year - 1980) /
@@ -48,13 +48,9 @@ def item_features(items: pl.DataFrame, counts: np.ndarray, genres: Sequence[str]
         genres: names of the last columns.
     """
     popularity = np.log1p(counts) / max(np.log1p(counts.max(initial=0)), 1e-9)
-    years = items["year"].cast(pl.Float32)
-    columns = [
-        popularity,
-        ((years - 1980) / 20).fill_null(0).to_numpy(),
-        years.is_null().to_numpy(),
-    ]
-    columns += [items["genres"].list.contains(genre).to_numpy() for genre in genres]
+    years = items["year"].to_numpy(np.float32, na_value=np.nan)
+    columns = [popularity, np.nan_to_num((years - 1980) / 20), np.isnan(years)]
+    columns += [np.array([genre in found for found in items["genres"]]) for genre in genres]
     return np.stack(columns, 1).astype(np.float32)
 
 
@@ -136,7 +132,7 @@ class FittedRanker:
     ranker: Ranker
     items: ItemSide
     genres: tuple[str, ...]
-    curve: pl.DataFrame
+    curve: pd.DataFrame
 
 
 def save_ranker(path: Path, fitted: FittedRanker) -> None:
@@ -145,7 +141,7 @@ def save_ranker(path: Path, fitted: FittedRanker) -> None:
     state |= {
         "items": vars(fitted.items),
         "genres": list(fitted.genres),
-        "curve": fitted.curve.to_dicts(),
+        "curve": fitted.curve.to_dict("records"),
     }
     with atomic_path(path) as part:
         torch.save(state, part)
@@ -163,7 +159,7 @@ def load_ranker(path: Path) -> FittedRanker:
         ranker.load_state_dict(state["weights"])
         items = ItemSide(**state["items"])
         return FittedRanker(
-            ranker.eval(), items, tuple(state["genres"]), pl.DataFrame(state["curve"])
+            ranker.eval(), items, tuple(state["genres"]), pd.DataFrame(state["curve"])
         )
     except Exception as error:  # torch raises half a dozen types for a damaged file
         raise ModelError(

@@ -1,7 +1,7 @@
 """The figures of the page: by hand on a few events, by slow definitions, and those of the bundled set. 1 s."""
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import pytest
 
 from nanorecsys.data import (
@@ -105,17 +105,20 @@ def test_warm_cold(events: Interactions) -> None:
 
 
 def test_catalogue(events: Interactions) -> None:
-    items = pl.DataFrame(
+    items = pd.DataFrame(
         {
             "item": [0, 1, 2, 3],
             "year": [1995, None, 1995, 2001],
             "genres": [["A", "B"], ["B"], [], ["A", "C"]],
         },
-        schema_overrides={"year": pl.Int16},
-    )
+    ).astype({"year": "Int16"})
     found = describe.catalogue(events, items)
-    assert found.genres.rows() == [("A", 2, 5), ("B", 2, 6), ("C", 1, 1)]
-    assert found.years.rows() == [(1995, 2), (2001, 1)]
+    assert list(found.genres.itertuples(index=False, name=None)) == [
+        ("A", 2, 5),
+        ("B", 2, 6),
+        ("C", 1, 1),
+    ]
+    assert list(found.years.itertuples(index=False, name=None)) == [(1995, 2), (2001, 1)]
     assert (found.without_genre, found.without_year) == (1, 1)
 
 

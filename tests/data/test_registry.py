@@ -135,4 +135,4 @@ def test_the_bundled_data_set_has_the_published_counts() -> None:
     )
     assert data.interactions.n_items == 9_066
     assert published.movies - data.interactions.n_items == 59  # without a rating
-    assert data.items["year"].null_count() == 5
+    assert data.items["year"].isna().sum() == 5

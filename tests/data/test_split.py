@@ -1,7 +1,7 @@
 """The splits: parts, ties, hashes, degenerate input, and properties that hold for any events. 4 s."""
 
 import numpy as np
-import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,9 +27,12 @@ def dataset(rows: list[tuple[int, int, int]]) -> Dataset:
     """The data set of (user id, item id, timestamp) rows, in that order."""
     names = {"user": "user", "item": "item", "timestamp": "timestamp"}
     table = EventTable(Source("rows.csv", b""), "csv", names, tuple(names), integer_ids=True)
-    events = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.Int64), orient="row")
-    events = events.with_columns(rating=pl.lit(1.0, pl.Float32)).select(
-        "user", "item", "rating", "timestamp"
+    events = pa.table(
+        {
+            name: np.array(column)
+            for name, column in zip(names, zip(*rows, strict=True), strict=True)
+        }
+        | {"rating": np.ones(len(rows), np.float32)}
     )
     return build_dataset("rows", table, events, movies=None)
 
@@ -91,7 +94,7 @@ def test_no_event_is_lost_or_in_two_parts(rows: list[tuple[int, int, int]], name
     data = dataset(rows)
     events = data.interactions
     split = split_or_none(data, name)
-    users, items = data.users["user_id"].to_list(), data.items["item_id"].to_list()
+    users, items = data.users["user_id"].tolist(), data.items["item_id"].tolist()
     again = [
         (users[u], items[i], t)
         for u, i, t in zip(events.user, events.item, events.timestamp, strict=True)

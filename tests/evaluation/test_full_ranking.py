@@ -69,7 +69,7 @@ def test_ranks_and_lists_are_those_of_the_definition(problem, k):
     assert found.rank.tolist() == ranks
     assert found.top.tolist() == lists
     assert found.rank_rows().shape == (len(ranks), 3)
-    assert found.list_rows()["items"].to_list() == lists
+    assert [row.tolist() for row in found.list_rows()["items"]] == lists
 
 
 @settings(deadline=None)
@@ -128,7 +128,7 @@ def test_only_users_with_targets_are_scored():
 
     found = evaluate(score, csr([[], [1], [], [2, 3]]), csr([[0], [], [], []]), 4)
     assert asked == found.users.tolist() == [1, 3]
-    assert found.rank_rows()["user"].to_list() == [1, 3, 3]
+    assert found.rank_rows()["user"].tolist() == [1, 3, 3]
 
 
 def test_restricting_the_targets_leaves_their_users_and_lists():

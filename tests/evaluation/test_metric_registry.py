@@ -143,8 +143,8 @@ def test_agrees_with_ranx():
 
 def test_summary_has_every_metric_at_every_cutoff():
     table = summary(example([1], [30], counts={0: 1, 1: 1}), cutoffs=(1,))
-    assert table["metric"].to_list() == list(METRICS)
-    assert table.columns == ["metric", "k", "value"]
+    assert table["metric"].tolist() == list(METRICS)
+    assert table.columns.tolist() == ["metric", "k", "value"]
 
 
 def test_intervals_hold_the_estimate_and_pairs_cancel():

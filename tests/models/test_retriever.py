@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +23,7 @@ SMALL = RetrieverConfig(d=16, layers=3, heads=2, hidden=24, window=10, dropout=0
 
 def retriever(config=SMALL):
     torch.manual_seed(0)
-    items = pl.DataFrame(
+    items = pd.DataFrame(
         {
             "title": [f"word{i // 2}" for i in range(N_ITEMS)],
             "year": [1990 + i for i in range(N_ITEMS)],
