@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 import msgspec
@@ -26,9 +26,8 @@ LAG_PERIOD_S = 0.25
 PID = str(os.getpid())  # A worker imports this module after the fork.
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-_decoders: dict[type, msgspec.json.Decoder] = {
-    kind: msgspec.json.Decoder(kind) for kind in (schema.Request, schema.Event)
-}
+_decode_request = msgspec.json.Decoder(schema.Request).decode
+_decode_event = msgspec.json.Decoder(schema.Event).decode
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -37,8 +36,7 @@ def create_app(settings: Settings) -> web.Application:
     app[SERVICE] = Service(settings)
     app.cleanup_ctx.append(_run_service)
     for route in ROUTES:
-        add = app.router.add_get if route.method == "get" else app.router.add_post
-        add(route.path, route.handler)
+        getattr(app.router, f"add_{route.method}")(route.path, route.handler)
     for name in STATIC:
         app.router.add_get(f"/static/{name}", static)
     return app
@@ -52,7 +50,7 @@ async def recommend(request: web.Request) -> web.Response:
     items answer, marked `fallback`; under overload too if `degrade` is set.
     """
     start = time.perf_counter_ns()
-    asked = await _read(request, schema.Request)
+    asked = await _read(request, _decode_request)
     timings: Timings = {}
     engine, ranked, source = await request.app[SERVICE].recommend(asked, timings)
     body = _encode(_answer(engine, ranked, source, asked))
@@ -69,7 +67,7 @@ async def append_event(request: web.Request) -> web.Response:
 
     The answer comes when the event is on the disk. The user's next recommendation depends on it.
     """
-    event = await _read(request, schema.Event)
+    event = await _read(request, _decode_event)
     stored = await request.app[SERVICE].append(event.user_id, event.item_id)
     return _json(schema.Accepted(event.user_id, stored), status=201)
 
@@ -124,7 +122,9 @@ ASK, OPERATE, PAGES = TAGS
 ROUTES = (
     Route("post", "/recommend", recommend, ASK, schema.Answer, schema.Request, timed=True),
     Route("post", "/events", append_event, ASK, schema.Accepted, schema.Event, status=201),
-    Route("get", "/items/search", search_items, ASK, schema.Found, query=schema.Search),
+    Route(
+        "get", "/items/search", search_items, ASK, schema.Found, query=schema.Search, errors=(422,)
+    ),
     Route("get", "/healthz", healthz, OPERATE, schema.Health),
     Route("get", "/readyz", readyz, OPERATE, schema.Ready, errors=(503,)),
     Route("get", "/metrics", read_metrics, OPERATE, "text/plain"),
@@ -159,7 +159,7 @@ def _server_timing(timings: Timings) -> str:
     )
 
 
-async def _read(request: web.Request, kind: type[T]) -> T:
+async def _read(request: web.Request, decode: Callable[[bytes], T]) -> T:
     """Read the request's JSON as a checked struct.
 
     Raises:
@@ -176,7 +176,7 @@ async def _read(request: web.Request, kind: type[T]) -> T:
         else:
             async with asyncio.timeout(request.app[SERVICE].settings.read_timeout_s):
                 body = await request.read()
-        return _decoders[kind].decode(body)
+        return decode(body)
     except TimeoutError:
         raise ProblemError(408, "Request too slow", "the body did not come in time") from None
     except msgspec.ValidationError as error:
@@ -193,9 +193,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except ProblemError as problem:
         response = _problem(problem.status, problem.title, problem.detail, problem.headers)
     except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        detail = error.text or error.reason
+        detail = f"{request.method} {request.path:.99}: {error.text or error.reason}"
         allowed = {name: value for name, value in error.headers.items() if name == "Allow"}
         response = _problem(error.status, error.reason, detail, allowed)
     except (ConnectionResetError, web.RequestPayloadError):

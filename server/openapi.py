@@ -6,7 +6,6 @@ A handler's docstring describes its operation: the first line is the summary.
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from importlib import metadata
 from typing import Any
 
@@ -17,27 +16,21 @@ from server import schema
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SCHEMAS = "#/components/schemas/"
-BODY_ERRORS = (400, 404, 405, 408, 413, 415, 422, 503)  # errors of every route with a body
 TAGS = {
     "recommendations": "Ask for items, report events, find items.",
     "operation": "For supervisors and monitors.",
     "pages": "For people.",
 }
-# By status: meaning, and title and detail of the example.
-PROBLEMS = {
-    400: ("The body is not JSON.", "Malformed JSON", "Input data was truncated"),
-    404: ("The bundle has no such user or item.", "Unknown user", "this bundle has no user 7"),
-    405: ("The path has no such method.", "Method Not Allowed", "PUT is not allowed; GET is"),
-    408: ("The client sends too slowly.", "Request too slow", "the body did not come in time"),
-    413: ("The body is too large.", "Content Too Large", "Maximum request body size exceeded."),
-    415: ("The body is not declared as JSON.", "Wrong content type", "expected application/json"),
-    422: ("A field is wrong.", "Invalid request", "Expected `int` <= 100 - at `$.k`"),
-    503: ("The worker is overloaded or ends.", "Overloaded", "64 requests wait already"),
-}
-HEADERS = {
-    "Server-Timing": "Milliseconds by stage and in total, and of them CPU time as `cpu`.",
-    "X-Worker": "Process that answers.",
-    "Retry-After": "Seconds to wait before a retry.",
+# Errors of a route with a body.
+ERRORS = {
+    400: "The body is not JSON.",
+    404: "The bundle has no such user or item.",
+    405: "The path has no such method.",
+    408: "The client sends too slowly.",
+    413: "The body is too large.",
+    415: "The body is not declared as JSON.",
+    422: "A value is missing, of the wrong type or out of bounds.",
+    503: "The worker is overloaded or about to end. A retry may succeed.",
 }
 # Examples of each struct, by title.
 EXAMPLES: dict[type, dict[str, Any]] = {
@@ -54,6 +47,9 @@ EXAMPLES: dict[type, dict[str, Any]] = {
     schema.Found: {"An item": schema.Found([schema.FoundItem(1, "Alien", 1979, ["Horror"])])},
     schema.Health: {"Alive": schema.Health()},
     schema.Ready: {"Ready": schema.Ready("3f2a9c01d4be", "onnx")},
+    schema.Problem: {
+        "Out of bounds": schema.Problem("Invalid request", 422, "Expected `int` <= 9")
+    },
 }
 
 
@@ -70,8 +66,8 @@ class Route:
         body: Struct of the request's JSON.
         query: Struct of the query parameters.
         status: HTTP status of success.
-        errors: HTTP statuses of further errors.
-        timed: Whether the answer has the headers Server-Timing and X-Worker.
+        errors: HTTP statuses of errors beside 405, of a route without a body.
+        timed: Whether the answer has the header Server-Timing.
     """
 
     method: str
@@ -88,9 +84,7 @@ class Route:
 
 def document(routes: tuple[Route, ...]) -> dict[str, Any]:
     """Make the document (OpenAPI 3.1) as plain dicts, lists and scalars."""
-    _, schemas = msgspec.json.schema_components(
-        [schema.Problem, *EXAMPLES], ref_template=SCHEMAS + "{name}"
-    )
+    _, schemas = msgspec.json.schema_components(EXAMPLES, ref_template=SCHEMAS + "{name}")
     # The struct checks this in code: one of the two is given, and null means not given.
     schemas["Request"]["oneOf"] = [
         {"title": title, "required": [name], "properties": {name: {"type": types}}}
@@ -111,30 +105,27 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
         },
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": {route.path: {route.method: _operation(route)} for route in routes},
-        "components": {
-            "schemas": schemas,
-            "headers": {
-                name: {"description": text, "required": True, "schema": {"type": "string"}}
-                for name, text in HEADERS.items()
-            },
-            "responses": {_name(status): _problem(status) for status in PROBLEMS},
-        },
+        "components": {"schemas": schemas},
     }
 
 
 def _operation(route: Route) -> dict[str, Any]:
     summary, _, description = (inspect.getdoc(route.handler) or "").partition("\n")
-    answer = {"description": "Success.", "content": _content(route.answer)}
+    answer: dict[str, Any] = {"description": "Success.", "content": _content(route.answer)}
     if route.timed:
-        answer["headers"] = _headers("Server-Timing", "X-Worker")
-    errors = BODY_ERRORS if route.body else (405, 422) if route.query else (405, *route.errors)
-    responses = {str(e): {"$ref": f"#/components/responses/{_name(e)}"} for e in errors}
+        answer["headers"] = _header("Server-Timing", "Milliseconds by stage; `cpu` is CPU time.")
+    responses = {str(route.status): answer}
+    for status in ERRORS if route.body else (405, *route.errors):
+        content = _content(schema.Problem, "application/problem+json")
+        responses[str(status)] = {"description": ERRORS[status], "content": content}
+        if status == 503:
+            responses["503"]["headers"] = _header("Retry-After", "Seconds to wait before a retry.")
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__,
         "summary": summary.rstrip("."),
         "description": " ".join(description.split()) or summary,
         "tags": [route.tag],
-        "responses": {str(route.status): answer, **responses},
+        "responses": responses,
     }
     if route.query:
         [search] = msgspec.json.schema_components([route.query])[1].values()
@@ -147,28 +138,17 @@ def _operation(route: Route) -> dict[str, Any]:
     return operation
 
 
-def _content(kind: type[msgspec.Struct] | str) -> dict[str, Any]:
+def _content(
+    kind: type[msgspec.Struct] | str, media_type: str = "application/json"
+) -> dict[str, Any]:
     if isinstance(kind, str):
-        return {kind: {"schema": {} if kind == "application/json" else {"type": "string"}}}
+        return {kind: {"schema": {} if kind == media_type else {"type": "string"}}}
     examples = {
         title.replace(" ", "_"): {"summary": title, "value": msgspec.to_builtins(value)}
         for title, value in EXAMPLES[kind].items()
     }
-    reference = {"$ref": SCHEMAS + kind.__name__}
-    return {"application/json": {"schema": reference, "examples": examples}}
+    return {media_type: {"schema": {"$ref": SCHEMAS + kind.__name__}, "examples": examples}}
 
 
-def _problem(status: int) -> dict[str, Any]:
-    meaning, title, detail = PROBLEMS[status]
-    example = msgspec.to_builtins(schema.Problem(title, status, detail))
-    content = {"schema": {"$ref": f"{SCHEMAS}Problem"}, "example": example}
-    response = {"description": meaning, "content": {"application/problem+json": content}}
-    return response | ({"headers": _headers("Retry-After")} if status == 503 else {})
-
-
-def _headers(*names: str) -> dict[str, Any]:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
-def _name(status: int) -> str:
-    return HTTPStatus(status).phrase.replace(" ", "")
+def _header(name: str, description: str) -> dict[str, Any]:
+    return {name: {"description": description, "required": True, "schema": {"type": "string"}}}

@@ -37,10 +37,9 @@ class Service:
         self._batcher = Batcher(
             threads, settings.max_batch, settings.max_queue, settings.deadline_ms / 1e3
         )
-        self._in_flight: dict[bytes, asyncio.Future[tuple[Ranked, Timings]]] = {}
+        self._in_flight: dict[bytes, asyncio.Future[Ranked]] = {}
         # For what waits on the disk. One thread, so events have one writer.
         self._disk = ThreadPoolExecutor(1, "disk")
-        self._reloading = asyncio.Lock()
 
     async def open(self) -> None:
         """Open the bundle and the event log.
@@ -61,18 +60,17 @@ class Service:
 
     async def reload(self) -> None:
         """Open the bundle that is in the folder now. If it is broken, the old one stays."""
-        async with self._reloading:
-            loop = asyncio.get_running_loop()
-            try:
-                engine = await loop.run_in_executor(self._disk, self._load)
-            except ServingError as error:
-                log.error("reload refused, bundle %s stays: %s", self.engine.id, error)
-                metrics.RELOADS.labels("refused").inc()
-                return
-            log.info("bundle %s takes over from %s", engine.id, self.engine.id)
-            self.engine = engine
-            await loop.run_in_executor(self._disk, settle_memory)
-            metrics.RELOADS.labels("taken").inc()
+        loop = asyncio.get_running_loop()
+        try:
+            engine = await loop.run_in_executor(self._disk, self._load)
+        except ServingError as error:
+            log.error("reload refused, bundle %s stays: %s", self.engine.id, error)
+            metrics.RELOADS.labels("refused").inc()
+            return
+        log.info("bundle %s takes over from %s", engine.id, self.engine.id)
+        self.engine = engine
+        await loop.run_in_executor(self._disk, settle_memory)
+        metrics.RELOADS.labels("taken").inc()
 
     def _load(self) -> Engine:
         s = self.settings
@@ -113,33 +111,32 @@ class Service:
             return engine, Ranked.from_bytes(stored), "cache"
         try:
             query = Query(items.astype(np.int64), request.exclude_seen)
-            return engine, await self._join(engine, key, query, timings), "model"
+            return engine, await self._computed(engine, key, query, timings), "model"
         except OverloadedError:
             if not request.degrade:
                 raise
             return engine, engine.popular, "fallback"
 
-    async def _join(self, engine: Engine, key: bytes, query: Query, timings: Timings) -> Ranked:
-        """Wait for an equal request in flight, or compute."""
+    async def _computed(self, engine: Engine, key: bytes, query: Query, timings: Timings) -> Ranked:
+        """Compute an answer, or wait for an equal request in flight."""
         if work := self._in_flight.get(key):
             metrics.COALESCED.inc()
             start = time.perf_counter_ns()
-            ranked, _ = await asyncio.shield(work)
+            ranked = await asyncio.shield(work)
             timings["queue"] = ((time.perf_counter_ns() - start) / 1e6, None)
             return ranked
         # A task of its own: when the first client leaves, those who joined still get the answer.
-        work = asyncio.ensure_future(self._compute(engine, key, query))
+        work = asyncio.ensure_future(self._compute(engine, key, query, timings))
         if self.settings.coalesce:
             self._in_flight[key] = work
             work.add_done_callback(lambda _: self._in_flight.pop(key, None))
-        ranked, computed = await asyncio.shield(work)
-        timings |= computed
-        return ranked
+        return await asyncio.shield(work)
 
-    async def _compute(self, engine: Engine, key: bytes, query: Query) -> tuple[Ranked, Timings]:
-        ranked, timings = await self._batcher.compute(engine, query)
+    async def _compute(self, engine: Engine, key: bytes, query: Query, timings: Timings) -> Ranked:
+        ranked, computed = await self._batcher.compute(engine, query)
+        timings |= computed
         await self._cache.put(key, ranked.to_bytes())
-        return ranked, timings
+        return ranked
 
     def _history(self, engine: Engine, request: Request) -> tuple[bytes, np.ndarray]:
         """A key that names everything the answer depends on, and the history, int (n,)."""
