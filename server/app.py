@@ -22,7 +22,6 @@ from server.web import STATIC, docs, static, try_it
 log = logging.getLogger("server")
 SERVICE = web.AppKey("service", Service)
 JSON = "application/json"
-LAG_PERIOD_S = 0.25
 PID = str(os.getpid())  # A worker imports this module after the fork.
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
@@ -220,15 +219,5 @@ def _problem(status: int, title: str, detail: str, headers: dict[str, str]) -> w
 
 async def _run_service(app: web.Application) -> AsyncIterator[None]:
     await app[SERVICE].open()
-    lag = asyncio.create_task(_observe_lag())
     yield
-    lag.cancel()
     await app[SERVICE].close()
-
-
-async def _observe_lag() -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + LAG_PERIOD_S
-        await asyncio.sleep(LAG_PERIOD_S)
-        metrics.LOOP_LAG.observe(max(loop.time() - due, 0.0))

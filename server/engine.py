@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from nanorecsys.serving.bundle import open_bundle
 from nanorecsys.serving.candidates import candidates_of
@@ -90,10 +91,8 @@ class Engine:
         self.candidates = min(candidates, manifest.n_items)
         read_events = self.window if pad else read_events or manifest.events_read
         self.read_events = min(read_events, self.window)
-        columns = ("item_id", "title", "year", "genres")
-        self.item_ids, self.titles, self.years, self.genres = (
-            bundle.items[column].to_list() for column in columns
-        )
+        self.item_ids: list[int | str] = bundle.items["item_id"].to_list()
+        self.titles: list[str] = bundle.items["title"].to_list()
         self.search = TitleSearch(self.titles, bundle.popular)
         popular = bundle.popular[:MAX_K]
         self.popular = Ranked(popular.astype(_ITEM), bundle.popularity[popular].astype(_SCORE))
@@ -134,14 +133,12 @@ class Engine:
 
     def find(self, words: str, limit: int) -> list[FoundItem]:
         """Find items by words of their titles, the most popular first."""
+        rows = self.bundle.items.iloc[self.search.find(words, limit)].itertuples()
         return [
             FoundItem(
-                self.item_ids[i],
-                self.titles[i],
-                self.years[i] if isinstance(self.years[i], int) else None,
-                list(self.genres[i]),
+                row.item_id, row.title, None if pd.isna(row.year) else int(row.year), row.genres
             )
-            for i in self.search.find(words, limit)
+            for row in rows
         ]
 
 

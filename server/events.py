@@ -1,7 +1,7 @@
 """Posted events: a log in SQLite that the workers of one host share and that survives a restart.
 
-Ids are the data set's own, so that the log outlives a bundle. Every worker keeps the events in
-memory by user and reads the rest when the log has grown; checking for that takes microseconds.
+Ids are the data set's own, so that the log outlives a bundle. Reading a user's events takes
+microseconds.
 """
 
 import sqlite3
@@ -10,60 +10,43 @@ from pathlib import Path
 
 from nanorecsys.serving.errors import ServingError
 
-_TABLE = """
+# With the write-ahead log readers and writers do not wait for each other. FULL syncs each event to
+# the disk.
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
 CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY AUTOINCREMENT, user_id NOT NULL, item_id NOT NULL,
     unix_s REAL NOT NULL
-)"""
+);
+CREATE INDEX IF NOT EXISTS by_user ON events (user_id, number, item_id);
+"""
 
 
 class EventLog:
-    """The log in one file.
-
-    `append` may be called from any thread, one at a time; `of_user` from the thread that made this.
+    """The log in one file. One thread at a time may append, while another reads.
 
     Raises:
         ServingError: The file cannot be opened, or is no event log.
     """
 
     def __init__(self, path: Path) -> None:
-        self._by_user: dict[int | str, list[int | str]] = {}
-        self._last, self._version = 0, -1
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = _connect(path, timeout_s=10.0)
-            self._writer.execute(_TABLE)
-            self._reader = _connect(path, timeout_s=1.0)
-            self._read_new()
+            self._writer, self._reader = _connect(path, timeout_s=10.0), _connect(path, 1.0)
         except (sqlite3.Error, OSError) as error:
-            raise ServingError(
-                f"{path}: cannot keep events there: {error}", "Name another file: --events."
-            ) from error
+            remedy = "Name another file: --events."
+            raise ServingError(f"{path}: cannot keep events there: {error}", remedy) from error
 
     def append(self, user_id: int | str, item_id: int | str) -> None:
         """Store an event. It is on the disk when this returns."""
-        self._writer.execute(
-            "INSERT INTO events (user_id, item_id, unix_s) VALUES (?, ?, ?)",
-            (user_id, item_id, time.time()),
-        )
+        statement = "INSERT INTO events (user_id, item_id, unix_s) VALUES (?, ?, ?)"
+        self._writer.execute(statement, (user_id, item_id, time.time()))
 
     def of_user(self, user_id: int | str) -> list[int | str]:
         """Item ids of a user's events, oldest first, from all workers."""
-        self._read_new()
-        return self._by_user.get(user_id, [])
-
-    def _read_new(self) -> None:
-        version = self._reader.execute("PRAGMA data_version").fetchone()[0]
-        if version == self._version:
-            return
-        for number, user_id, item_id in self._reader.execute(
-            "SELECT number, user_id, item_id FROM events WHERE number > ? ORDER BY number",
-            (self._last,),
-        ):
-            # A new list each time: a request may hold the old one.
-            self._by_user[user_id] = [*self._by_user.get(user_id, ()), item_id]
-            self._last = number
-        self._version = version
+        statement = "SELECT item_id FROM events WHERE user_id = ? ORDER BY number"
+        return [item_id for (item_id,) in self._reader.execute(statement, (user_id,))]
 
     def close(self) -> None:
         """Close the file."""
@@ -75,7 +58,5 @@ def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=timeout_s, isolation_level=None, check_same_thread=False
     )
-    # With the write-ahead log readers and the writer do not wait for each other. FULL syncs each
-    # event to the disk.
-    connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL")
+    connection.executescript(_SCHEMA)
     return connection

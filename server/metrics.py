@@ -24,9 +24,6 @@ COALESCED = Counter("nanorecsys_coalesced", "Requests that joined an equal one i
 CACHE_FAILURES = Counter("nanorecsys_cache_failures", "Calls to the cache that failed.")
 EVENTS = Counter("nanorecsys_events", "Events stored.")
 RELOADS = Counter("nanorecsys_reloads", "Reloads of the bundle by outcome.", ["outcome"])
-LOOP_LAG = Histogram(
-    "nanorecsys_loop_lag_seconds", "Delay of a timer in the event loop.", buckets=_SECONDS
-)
 
 
 def exposition() -> bytes:

@@ -14,20 +14,19 @@ Source = Literal["model", "cache", "fallback"]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request for the best items of a user, or after a history. Exactly one of them is given."""
+    """A request for the best items of a user, or after a history of item ids, oldest first.
 
-    user_id: Annotated[Id | None, Meta(description="A user of the bundle.")] = None
-    history: Annotated[
-        History | None,
-        Meta(description="Item ids, oldest first; only the latest are read."),
-    ] = None
-    k: Annotated[int, Meta(ge=1, le=MAX_K, description="Number of items.")] = 10
-    exclude_seen: Annotated[bool, Meta(description="Leave out items of the history.")] = True
-    include_titles: Annotated[bool, Meta(description="Add the title of each item.")] = True
-    degrade: Annotated[
-        bool,
-        Meta(description="Under overload answer with popular items, marked `fallback`, not 503."),
-    ] = False
+    Exactly one of `user_id` and `history` is given. `k` is the number of items. `exclude_seen`
+    leaves out items of the history, and `include_titles` adds titles. With `degrade` the popular
+    items are the answer under overload, marked `fallback`, instead of 503.
+    """
+
+    user_id: Id | None = None
+    history: History | None = None
+    k: Annotated[int, Meta(ge=1, le=MAX_K)] = 10
+    exclude_seen: bool = True
+    include_titles: bool = True
+    degrade: bool = False
 
     def __post_init__(self) -> None:
         if (self.user_id is None) == (self.history is None):
@@ -51,10 +50,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A user interacts with an item now."""
+    """A user of the bundle interacts with an item of the bundle now."""
 
-    user_id: Annotated[Id, Meta(description="A user of the bundle.")]
-    item_id: Annotated[Id, Meta(description="An item of the bundle.")]
+    user_id: Id
+    item_id: Id
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -65,14 +64,10 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Search(msgspec.Struct, frozen=True):
-    """A search for items by title."""
+    """A search for items: words of the title, and the largest number of items."""
 
-    q: Annotated[
-        str,
-        Meta(min_length=1, max_length=200, pattern=r"\S", examples=["toy sto"]),
-        Meta(description="Words of the title."),
-    ]
-    limit: Annotated[int, Meta(ge=1, le=50, description="Number of items.")] = 10
+    q: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\S", examples=["toy sto"])]
+    limit: Annotated[int, Meta(ge=1, le=50)] = 10
 
 
 class FoundItem(msgspec.Struct, frozen=True):

@@ -178,7 +178,6 @@ def test_health_and_metrics(server):
         'stage_seconds_bucket{le="0.0016",stage="encode"}',
         "queue_depth",
         "batch_size_count",
-        "loop_lag_seconds_count",
     ):
         assert f"nanorecsys_{name}" in text
 
