@@ -12,7 +12,23 @@ THREAD_POOLS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NU
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal ends it."""
+    """Serve recommendations over HTTP from a bundle.
+
+    The page at / tries the server, and /docs documents its interface.
+
+    \b
+    Examples:
+      python -m server --bundle data/runs/quick/bundle
+      python -m server --workers 2 --threads 1 --cache redis://127.0.0.1:6379/0
+      NANORECSYS_PORT=9000 python -m server --host 0.0.0.0
+
+    Every setting can also come from the environment: NANORECSYS_MAX_QUEUE=32 for --max-queue 32.
+    The command line wins.
+
+    After SIGTERM /readyz fails, the server answers for --lame-duck-s more, and then it ends. After
+    SIGHUP every worker opens the bundle again without a failed request. If the new bundle is
+    broken, the old one stays.
+    """
     logging.basicConfig(
         format="%(asctime)s %(process)d %(levelname)s %(message)s", level=logging.INFO
     )

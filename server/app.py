@@ -46,7 +46,8 @@ async def recommend(request: web.Request) -> web.Response:
 
     The answer to a user depends on the events posted for that user too. Equal requests are answered
     from a cache, and computed once if they come at the same time. Without any history the popular
-    items answer, marked `fallback`; under overload too if `degrade` is set.
+    items answer, marked `fallback`; under overload too if `degrade` is set. The header
+    `Server-Timing` has the milliseconds of each stage, and their CPU time as `cpu`.
     """
     start = time.perf_counter_ns()
     asked = await _read(request, _decode_request)
@@ -119,7 +120,7 @@ async def openapi(request: web.Request) -> web.Response:
 
 ASK, OPERATE, PAGES = TAGS
 ROUTES = (
-    Route("post", "/recommend", recommend, ASK, schema.Answer, schema.Request, timed=True),
+    Route("post", "/recommend", recommend, ASK, schema.Answer, schema.Request),
     Route("post", "/events", append_event, ASK, schema.Accepted, schema.Event, status=201),
     Route(
         "get", "/items/search", search_items, ASK, schema.Found, query=schema.Search, errors=(422,)

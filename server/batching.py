@@ -28,6 +28,8 @@ STANDING = 0.25  # share of the deadline that is allowed after a rejection
 STANDING_S = 0.25  # seconds for which it holds after the last rejection
 COMPUTE_NICE = 5  # how much nicer compute threads are than the event loop
 
+Computed = tuple[float, list[Ranked], Timings]  # when a thread began, and its results
+
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
@@ -68,19 +70,18 @@ class Batcher:
         if len(self._queue) >= self._max_queue:
             metrics.SHED.labels("queue").inc()
             raise OverloadedError(f"{self._max_queue} requests wait already")
-        loop = asyncio.get_running_loop()
-        answer = loop.create_future()
+        answer = asyncio.get_running_loop().create_future()
         length = engine.length(query)
         self._queue.append(_Waiting(engine, query, length, time.perf_counter(), answer))
-        self._start(loop)
+        self._start()
         return await answer
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _start(self) -> None:
         """Hand out batches as long as there is a free thread and a request that waits."""
         while self._free and (batch := self._next(time.perf_counter())):
             self._free -= 1
-            work = loop.run_in_executor(self._threads, _compute, batch)
-            work.add_done_callback(partial(self._end, loop, batch))
+            work = asyncio.get_running_loop().run_in_executor(self._threads, _compute, batch)
+            work.add_done_callback(partial(self._end, batch))
         metrics.QUEUE.set(len(self._queue))
 
     def _next(self, now: float) -> list[_Waiting]:
@@ -120,12 +121,7 @@ class Batcher:
                 detail = f"no thread was free within {allowed_s * 1e3:g} ms"
                 oldest.answer.set_exception(OverloadedError(detail))
 
-    def _end(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        batch: list[_Waiting],
-        done: asyncio.Future[tuple[float, list[Ranked], Timings]],
-    ) -> None:
+    def _end(self, batch: list[_Waiting], done: asyncio.Future[Computed]) -> None:
         self._free += 1
         error = done.exception()
         for row, waiting in enumerate(batch):
@@ -137,14 +133,14 @@ class Batcher:
                 begun, answers, timings = done.result()
                 queued_ms = (begun - waiting.since) * 1e3
                 waiting.answer.set_result((answers[row], {"queue": (queued_ms, None)} | timings))
-        self._start(loop)
+        self._start()
 
     def close(self) -> None:
         """Let the threads go."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _compute(batch: list[_Waiting]) -> tuple[float, list[Ranked], Timings]:
+def _compute(batch: list[_Waiting]) -> Computed:
     """Compute a batch; also when a thread began with it."""
     begun = time.perf_counter()
     return begun, *batch[0].engine([waiting.query for waiting in batch])

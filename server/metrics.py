@@ -1,7 +1,5 @@
 """What /metrics shows, summed over the workers."""
 
-import os
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -28,8 +26,6 @@ RELOADS = Counter("nanorecsys_reloads", "Reloads of the bundle by outcome.", ["o
 
 def exposition() -> bytes:
     """Everything in Prometheus's text format."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest()
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     return generate_latest(registry)

@@ -30,7 +30,7 @@ ERRORS = {
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
     422: "A value is missing, of the wrong type or out of bounds.",
-    503: "The worker is overloaded or about to end. A retry may succeed.",
+    503: "The worker is overloaded or about to end. `Retry-After` has seconds.",
 }
 # Examples of each struct, by title.
 EXAMPLES: dict[type, dict[str, Any]] = {
@@ -67,7 +67,6 @@ class Route:
         query: Struct of the query parameters.
         status: HTTP status of success.
         errors: HTTP statuses of errors beside 405, of a route without a body.
-        timed: Whether the answer has the header Server-Timing.
     """
 
     method: str
@@ -79,7 +78,6 @@ class Route:
     query: type[msgspec.Struct] | None = None
     status: int = 200
     errors: tuple[int, ...] = ()
-    timed: bool = False
 
 
 def document(routes: tuple[Route, ...]) -> dict[str, Any]:
@@ -111,21 +109,18 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
 
 def _operation(route: Route) -> dict[str, Any]:
     summary, _, description = (inspect.getdoc(route.handler) or "").partition("\n")
-    answer: dict[str, Any] = {"description": "Success.", "content": _content(route.answer)}
-    if route.timed:
-        answer["headers"] = _header("Server-Timing", "Milliseconds by stage; `cpu` is CPU time.")
-    responses = {str(route.status): answer}
-    for status in ERRORS if route.body else (405, *route.errors):
-        content = _content(schema.Problem, "application/problem+json")
-        responses[str(status)] = {"description": ERRORS[status], "content": content}
-        if status == 503:
-            responses["503"]["headers"] = _header("Retry-After", "Seconds to wait before a retry.")
+    answer = {"description": "Success.", "content": _content(route.answer)}
+    problem = _content(schema.Problem, "application/problem+json")
+    errors = {
+        str(status): {"description": ERRORS[status], "content": problem}
+        for status in (ERRORS if route.body else (405, *route.errors))
+    }
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__,
         "summary": summary.rstrip("."),
         "description": " ".join(description.split()) or summary,
         "tags": [route.tag],
-        "responses": responses,
+        "responses": {str(route.status): answer, **errors},
     }
     if route.query:
         [search] = msgspec.json.schema_components([route.query])[1].values()
@@ -148,7 +143,3 @@ def _content(
         for title, value in EXAMPLES[kind].items()
     }
     return {media_type: {"schema": {"$ref": SCHEMAS + kind.__name__}, "examples": examples}}
-
-
-def _header(name: str, description: str) -> dict[str, Any]:
-    return {name: {"description": description, "required": True, "schema": {"type": "string"}}}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,36 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import click
-
-DESCRIPTION = """\
-Serve recommendations over HTTP from a bundle.
-
-The page at / tries the server, and /docs documents its interface.
-"""
-EPILOG = """\b
-Examples:
-  python -m server --bundle data/runs/quick/bundle
-  python -m server --workers 2 --threads 1 --cache redis://127.0.0.1:6379/0
-  NANORECSYS_PORT=9000 python -m server --host 0.0.0.0
-
-Every setting can also come from the environment: NANORECSYS_MAX_QUEUE=32 for --max-queue 32. The
-command line wins.
-
-Signals: after SIGTERM /readyz fails, the server answers for --lame-duck-s more, and then it ends.
-After SIGHUP every worker opens the bundle again without a failed request. If the new bundle is
-broken, the old one stays."""
-
-
-class Number(click.FloatRange):
-    """A number within bounds. click's own range accepts NaN."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return number
 
 
 @dataclass(frozen=True)
@@ -102,18 +71,18 @@ class Settings:
     coalesce: Annotated[bool, click.BOOL] = True
 
     max_queue: Annotated[int, click.IntRange(1, 1_000_000)] = 64
-    deadline_ms: Annotated[float, Number(1, 3_600_000)] = 75.0
+    deadline_ms: Annotated[float, click.FloatRange(1, 3_600_000)] = 75.0
 
     cache: Annotated[str, click.STRING] = "memory"
     cache_size: Annotated[int, click.IntRange(1)] = 100_000
-    cache_ttl_s: Annotated[float, Number(1, 10**9)] = 3600.0
+    cache_ttl_s: Annotated[float, click.FloatRange(1, 10**9)] = 3600.0
     events: Annotated[Path | None, click.Path(path_type=Path)] = None
 
-    read_timeout_s: Annotated[float, Number(0.1, 3600)] = 10.0
-    keepalive_s: Annotated[float, Number(1, 86_400)] = 75.0
+    read_timeout_s: Annotated[float, click.FloatRange(0.1, 3600)] = 10.0
+    keepalive_s: Annotated[float, click.FloatRange(1, 86_400)] = 75.0
     max_body: Annotated[int, click.IntRange(1024, 2**30)] = 256 * 1024
-    lame_duck_s: Annotated[float, Number(0, 3600)] = 1.0
-    drain_s: Annotated[float, Number(0.1, 3600)] = 10.0
+    lame_duck_s: Annotated[float, click.FloatRange(0, 3600)] = 1.0
+    drain_s: Annotated[float, click.FloatRange(0.1, 3600)] = 10.0
 
     @property
     def events_path(self) -> Path:
@@ -128,6 +97,9 @@ def read_settings(**values: Any) -> Settings:
     Raises:
         click.UsageError: A value does not fit another, or names nothing that can be used.
     """
+    for name, value in values.items():
+        if value != value:  # click's ranges accept NaN
+            raise click.BadParameter("NaN is not a number", param_hint=_flag(name))
     settings = Settings(**values)
     if settings.engine == "torch" and settings.models is None:
         raise click.UsageError(
@@ -144,6 +116,10 @@ def read_settings(**values: Any) -> Settings:
         )
         raise click.BadParameter(missing, param_hint="--bundle")
     return settings
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _groups() -> dict[str, dict[str, str]]:
@@ -166,13 +142,14 @@ class _Command(click.Command):
 
 
 def make_command(serve: Callable[[Settings], None]) -> click.Command:
-    """Make the command line, which calls `serve` with the settings."""
+    """Make the command line that calls `serve` with the settings; its docstring is the help."""
     types = get_type_hints(Settings, include_extras=True)
     texts = {name: text for group in _groups().values() for name, text in group.items()}
     options: list[click.Parameter] = []
     for field in dataclasses.fields(Settings):
-        flag, [kind] = field.name.replace("_", "-"), types[field.name].__metadata__
-        flags = f"--{flag}/--no-{flag}" if kind is click.BOOL else f"--{flag}"
+        [kind] = types[field.name].__metadata__
+        flag = _flag(field.name)
+        flags = f"{flag}/--no-{flag[2:]}" if kind is click.BOOL else flag
         options.append(
             click.Option([flags], type=kind, default=field.default, help=texts[field.name])
         )
@@ -180,8 +157,7 @@ def make_command(serve: Callable[[Settings], None]) -> click.Command:
         "python -m server",
         params=options,
         callback=lambda **values: serve(read_settings(**values)),
-        help=DESCRIPTION,
-        epilog=EPILOG,
+        help=serve.__doc__,
         context_settings={
             "auto_envvar_prefix": "NANORECSYS",
             "show_default": True,
