@@ -51,7 +51,7 @@ Rows = Iterator[tuple[int, list[str]]]  # line number and fields
 Columns = dict[str, pa.ChunkedArray]  # by role
 
 
-class Problem(NamedTuple):
+class RowProblem(NamedTuple):
     """What is wrong with a row, and the remedy."""
 
     message: str
@@ -370,11 +370,11 @@ def _first_problem(table: EventTable) -> DataError | None:
     return None
 
 
-def _wrong_shape(fields: list[str], expected: int) -> Problem | None:
+def _wrong_shape(fields: list[str], expected: int) -> RowProblem | None:
     if not any(fields):
-        return Problem("the line is blank", "Delete the line.")
+        return RowProblem("the line is blank", "Delete the line.")
     if len(fields) != expected:
-        return Problem(
+        return RowProblem(
             f"{len(fields)} fields, expected {expected}",
             "The file is cut off there, or a text with a separator in it is not quoted: "
             + CORRECT.lower(),
@@ -382,42 +382,42 @@ def _wrong_shape(fields: list[str], expected: int) -> Problem | None:
     return None
 
 
-def _wrong_value(table: EventTable, fields: list[str]) -> Problem | None:
+def _wrong_value(table: EventTable, fields: list[str]) -> RowProblem | None:
     """The problem of the first bad value of a row."""
     for role, name in table.names.items():
         text = fields[table.header.index(name)]
         is_whole = WHOLE_NUMBER.fullmatch(text)
         if not text.strip():
-            return Problem(f"{name} is empty", CORRECT)
+            return RowProblem(f"{name} is empty", CORRECT)
         if role == "rating":
             try:
                 if not math.isfinite(float(text)):
-                    return Problem(f"{name} is {text!r}, not a finite number", CORRECT)
+                    return RowProblem(f"{name} is {text!r}, not a finite number", CORRECT)
             except ValueError:
-                return Problem(f"{name} is {text!r}, not a number", CORRECT)
+                return RowProblem(f"{name} is {text!r}, not a number", CORRECT)
         elif role == "timestamp":
             if not is_whole:
-                return Problem(f"{name} is {text!r}, not a whole number of seconds", CORRECT)
+                return RowProblem(f"{name} is {text!r}, not a whole number of seconds", CORRECT)
             if problem := _wrong_time(name, int(text)):
                 return problem
         elif table.integer_ids and not is_whole:
-            return Problem(
+            return RowProblem(
                 f"{name} is {text!r}, not a whole number as in MovieLens",
                 f"Correct it; if ids are text, give the file by itself. {NAME_COLUMNS}",
             )
     return None
 
 
-def _wrong_time(name: str, seconds: int) -> Problem | None:
+def _wrong_time(name: str, seconds: int) -> RowProblem | None:
     if 0 <= seconds <= LATEST_TIMESTAMP:
         return None
     for unit, factor in FINER_UNITS.items():
         if EARLIEST_LIKELY <= seconds / factor <= LATEST_TIMESTAMP:
-            return Problem(
+            return RowProblem(
                 f"{name} is {seconds}, which is {unit}, not seconds",
                 f"Divide the column by {factor:,}: timestamps are seconds since 1970-01-01 UTC.",
             )
-    return Problem(
+    return RowProblem(
         f"{name} is {seconds}, {'before 1970' if seconds < 0 else 'after the year 2100'}",
         "Timestamps are seconds since 1970-01-01 UTC: correct them.",
     )
@@ -498,7 +498,7 @@ def read_movies(source: Source) -> dict[int, Movie]:
     for number, fields in rows:
         problem = _wrong_shape(fields, len(header))
         if not problem and not WHOLE_NUMBER.fullmatch(fields[places[0]]):
-            problem = Problem(f"movieId is {fields[places[0]]!r}, not a whole number", CORRECT)
+            problem = RowProblem(f"movieId is {fields[places[0]]!r}, not a whole number", CORRECT)
         if problem:
             raise DataError(f"{source.label}, line {number}: {problem.message}", problem.remedy)
         item_id, title, genres = (fields[place].strip() for place in places)
