@@ -1,7 +1,7 @@
 """Training throughput at the study shape: packed rows against the plain padded loop, in one run.
 
-The limit is that of the project: at least 3 times the padded loop's tokens a second. See
-`nanorecsys.training.throughput` for what each variant does.
+The limit is that of the project: at least 3 times the padded loop's tokens per second. See
+`nanorecsys.training.throughput` for what each loop does.
 """
 
 import argparse
@@ -16,39 +16,41 @@ import psutil
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nanorecsys.data import DEFAULT_DATASET, histories, load_dataset
+from nanorecsys.data import DEFAULT_DATASET, leave_one_out, load_dataset
+from nanorecsys.evaluation import make_task
 from nanorecsys.models.items import item_content
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.study import provenance
 from nanorecsys.training import batches
-from nanorecsys.training.loop import Run, TrainingConfig, best_device, device_name
+from nanorecsys.training.loop import Run, TrainingConfig, best_device
 from nanorecsys.training.throughput import measure, summarise
 
 LIMIT = 3.0
-LARGE = 2048  # rows and columns of the product that others are held against
+LARGE = 2048  # rows and columns of the product that others are compared with
 
 EPILOG = """
 examples:
-  python benchmarks/training.py                               the study shape on the bundled data, about 3 minutes
-  python benchmarks/training.py --d 64 --layers 2 --heads 2 --hidden 256     another shape
-  python benchmarks/training.py --dataset ml-20m              another data set, by name or path
-  OMP_NUM_THREADS=1 python benchmarks/training.py             on one core
+  python benchmarks/training.py                          the study shape on the bundled data
+  python benchmarks/training.py --d 64 --layers 2 --heads 2 --hidden 256         another shape
+  python benchmarks/training.py --dataset ml-20m         another data set, by name or path
+  OMP_NUM_THREADS=1 python benchmarks/training.py        on one core
 
-Last come the matrix products of a packed step in fp32: their share of its time, and their rate beside that of a large
-product alone. From these follows what a step could gain at most: were every product as fast as the large one, and were
-nothing but products left of it.
+The last lines show the matrix products of a packed step in fp32: their share of its time, and their
+rate beside that of a large product alone. They bound what a step can gain: all products as fast as
+the large one, and nothing but products left.
 
-How to read it: the variants take turns, so compare within one run only. Set OMP_WAIT_POLICY=passive on a machine that
-does other work: OpenMP threads that wait spinning lose more than they win there. Exit status 1: the fastest packed
-variant is below 3 times the padded loop. bf16 is left out where the processor does not multiply it natively.
+How to read it: the loops take turns, so compare within one run only. Set OMP_WAIT_POLICY=passive on
+a machine that does other work: OpenMP threads that wait spinning lose more than they win there.
+Exit status 1: the fastest packed loop is below 3 times the padded loop. bf16 is left out where the
+processor does not multiply it natively.
 """
 
 
 def products(run: Run, steps: int) -> tuple[float, float, float]:
-    """Matrix products in steps of a run: their share of the time, their GFLOP/s, and those of a large one alone."""
+    """Matrix products of a run: share of the time, GFLOP/s, GFLOP/s of a large one alone."""
     run.model.train()
     rows = batches.epoch(run.histories, run.model.config.window, np.random.default_rng(0))
-    first, *others = list(batches.batches(rows, run.rows))[: steps + 1]
+    first, *others = rows.split(run.batch_rows, 1)[: steps + 1]
     run.take_step(first)  # warms up
     with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiled:
         for batch in others:
@@ -69,60 +71,44 @@ def products(run: Run, steps: int) -> tuple[float, float, float]:
 
 
 def main() -> int:
-    shape = RetrieverConfig()
+    sizes = ("d", "layers", "heads", "hidden", "window")
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", default=DEFAULT_DATASET)
-    for name in ("d", "layers", "heads", "hidden", "window"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(shape, name))
+    for name in sizes:
+        parser.add_argument(f"--{name}", type=int, default=getattr(RetrieverConfig(), name))
     parser.add_argument("--batch-tokens", type=int, default=TrainingConfig.batch_tokens)
-    parser.add_argument("--steps", type=int, default=3, help="of each variant in a repeat")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the raw rows and the machine there")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each loop")
+    parser.add_argument("--json", type=Path, help="file for the raw rows and the machine")
     arguments = parser.parse_args()
 
     dataset = load_dataset(arguments.dataset)
-    known = histories(dataset.interactions)
-    content = item_content(dataset.items)
-    shape = RetrieverConfig(
-        **{name: getattr(arguments, name) for name in ("d", "layers", "heads", "hidden", "window")}
-    )
+    task = make_task(dataset.interactions, leave_one_out(dataset.interactions), "validation")
+    shape = RetrieverConfig(**{name: getattr(arguments, name) for name in sizes})
     training = TrainingConfig(batch_tokens=arguments.batch_tokens)
     start = time.perf_counter()
-    rows = measure(
-        known,
-        dataset.interactions.n_items,
-        content,
-        shape,
-        training,
-        steps=arguments.steps,
-        repeats=arguments.repeats,
-    )
-    table = summarise(rows, known, shape.window)
+    rows = measure(task, dataset.items, shape, training, arguments.repeats)
+    table = summarise(rows)
+    table["hours_per_epoch"] = len(task.seen.items) / table["tokens_per_s"] / 3600
     machine = {
         "cpu": provenance.machine().processor,
-        "device": device_name(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "torch_threads": torch.get_num_threads(),
         **provenance.threads(),
     }
-    print(f"\n{dataset.name}, {dataset.interactions.n_items} items; {machine}")
-    print(f"{'':<16}{'tokens/s':>10}{'lowest':>9}{'highest':>9}{'sequences/s':>13}{'x padded':>10}")
-    for row in table.iter_rows(named=True):
-        print(
-            f"{row['variant']:<16}{row['tokens_per_s']:>10.0f}{row['lowest']:>9.0f}{row['highest']:>9.0f}"
-            f"{row['sequences_per_s']:>13.1f}{row['times_padded']:>10.2f}"
-        )
+    print(f"\n{dataset.name}, {task.n_items} items; {machine}")
+    print(table.round(2).to_string())
     if best_device().type == "cpu":
-        model = Retriever(shape, np.ones(dataset.interactions.n_items, bool), content)
-        share, rate, large = products(
-            Run(model, known, replace(training, precision="fp32")), arguments.steps
-        )
-        times = table.filter(table["variant"] == "packed, fp32")["times_padded"].item()
+        model = Retriever(shape, np.ones(task.n_items, bool), item_content(dataset.items))
+        run = Run(model, task.seen, replace(training, precision="fp32"))
+        share, rate, large = products(run, steps=3)
+        times = table["times_padded"]["packed, fp32"]
         faster, alone = times / (1 - share + share * rate / large), times / (share * rate / large)
         print(
-            f"matrix products of packed, fp32: {share:.0%} of a step at {rate:.0f} GFLOP/s, a large one {large:.0f}; "
-            f"at that rate {faster:.2f}x padded, and {alone:.2f}x if all else took no time"
+            f"matrix products of packed, fp32: {share:.0%} of a step at {rate:.0f} GFLOP/s, "
+            f"a large one {large:.0f}; at that rate {faster:.2f}x padded, "
+            f"and {alone:.2f}x if all else took no time"
         )
     peak_gib = psutil.Process().memory_info().rss / 2**30
     print(f"{time.perf_counter() - start:.0f} s, {peak_gib:.1f} GiB resident at the end")
@@ -130,8 +116,8 @@ def main() -> int:
         record = {
             "machine": machine,
             "shape": asdict(shape),
-            "rows": rows.to_dicts(),
-            "table": table.to_dicts(),
+            "rows": rows.to_dict("records"),
+            "table": table.reset_index().to_dict("records"),
         }
         arguments.json.write_text(json.dumps(record, indent=1))
     return int(table["times_padded"].max() < LIMIT)

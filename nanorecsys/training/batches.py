@@ -40,7 +40,7 @@ def epoch(histories: Histories, window: int, rng: np.random.Generator) -> Tensor
     events = np.repeat(histories.offsets[users] - starts, lengths) + place
     targets = histories.items[events].astype(np.int64) + 1
     items = np.where(first, 0, np.roll(targets, 1))
-    # An empty history is a segment of its own, so that no item attends to the 0.
+    # An empty history gets a separate segment, so that no item attends to the 0.
     segments = np.cumsum(first.astype(np.int64) + np.roll(first, 1))
     n_rows = -(-len(place) // window)
     rows = np.zeros((4, n_rows * window), np.int64)

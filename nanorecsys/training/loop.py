@@ -197,7 +197,7 @@ class Run:
         self.epoch_steps = -(-len(histories.items) // (model.config.window * self.batch_rows))
         self.step = self.epoch = self.best_epoch = 0
         self.best: dict[str, Tensor] | None = None  # weights of the best epoch
-        self.loss_sum, self.seconds = 0.0, 0.0  # of the epoch so far
+        self.loss_sum = self.seconds = 0.0  # sums over the epoch so far
         self.curve: list[dict[str, Any]] = []
 
     def remaining_steps(self) -> Iterator[float]:

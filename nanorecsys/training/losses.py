@@ -28,7 +28,7 @@ class Loss(ABC):
     """What the training loop needs of a loss.
 
     Args:
-        k: Uniform negatives that the global batch shares.
+        k: Number of uniform negatives that the global batch shares, in losses that draw any.
     """
 
     k: int = 256

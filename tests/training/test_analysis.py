@@ -78,7 +78,7 @@ def test_fewer_events_are_the_last_ones_and_the_seen_stay_left_out(task):
     assert reads[2].ndcg_100.change == pytest.approx(
         value(by_hand, "ndcg@100") - reads[0].ndcg_100.base
     )
-    assert reads[2].hitrate_100.base + reads[2].hitrate_100.change == 1  # of 30 items
+    assert reads[2].hitrate_100.base + reads[2].hitrate_100.change == 1  # 100 covers all 30 items
 
 
 def read(events, low=0.0, low_100=0.0):

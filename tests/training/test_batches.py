@@ -1,3 +1,5 @@
+"""Rows of an epoch hold every event once, with its context and nothing of other users."""
+
 from itertools import chain, pairwise
 
 import numpy as np
@@ -50,7 +52,7 @@ def test_every_event_is_the_target_of_one_place_after_what_came_before(histories
 
 @given(HISTORIES.filter(any), st.integers(1, 12), st.integers(0, 9))
 @settings(deadline=None)
-def test_what_a_user_had_before_a_target_is_all_of_its_history_up_to_there(histories, window, seed):
+def test_earlier_items_of_a_target_are_all_of_its_history_up_to_there(histories, window, seed):
     known = csr(histories)
     rows = epoch(known, window, np.random.default_rng(seed))
     _, _, targets, events = rows[:, rows[2] > 0]

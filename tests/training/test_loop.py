@@ -1,3 +1,5 @@
+"""The training loop: losses learn, seeds repeat, killed runs continue, bad input is named."""
+
 import os
 import signal
 import subprocess
@@ -71,7 +73,7 @@ def test_same_seed_same_weights_and_another_seed_others():
     assert not torch.equal(models[0], models[2])
 
 
-def test_what_a_user_had_before_is_compared_with_the_target_only_if_asked_for():
+def test_a_target_competes_with_earlier_items_only_if_configured():
     twice = Histories(np.array([0, 4], np.int64), np.array([7, 3, 7, 5], np.int32))
     events = torch.arange(4)
     had = Run(fresh(), twice, SHORT).excluded(events)
@@ -86,7 +88,7 @@ def test_what_a_user_had_before_is_compared_with_the_target_only_if_asked_for():
 
 
 @pytest.mark.parametrize("loss", ["full_softmax", "sampled_softmax"])
-def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_result(tmp_path, monkeypatch, loss):
+def test_a_run_killed_within_an_epoch_continues_to_the_same_result(tmp_path, monkeypatch, loss):
     monkeypatch.setattr(loop, "CHECKPOINT_STEPS", 7)
     config = replace(SHORT, loss=loss)
     whole = fresh()
@@ -151,7 +153,7 @@ print(curve["loss"].tolist(), weights(model).sum().item())
 LONG = replace(SHORT, epochs=12)
 
 
-def test_kill_9_leaves_a_checkpoint_that_ends_alike(tmp_path):
+def test_a_run_after_kill_9_ends_like_an_undisturbed_one(tmp_path):
     def start(name):
         return subprocess.Popen(
             [sys.executable, "-c", KILLED, str(tmp_path / name)],
@@ -173,11 +175,11 @@ def test_kill_9_leaves_a_checkpoint_that_ends_alike(tmp_path):
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    first, again = fresh(), fresh(seed=5)
+    first, second = fresh(), fresh(seed=5)
     expected = train(first, HISTORIES, SHORT, checkpoint_path=path, progress=False)
-    got = train(again, HISTORIES, SHORT, checkpoint_path=path, progress=False)
+    got = train(second, HISTORIES, SHORT, checkpoint_path=path, progress=False)
     assert got.curve.equals(expected.curve)
-    assert torch.equal(weights(first), weights(again))
+    assert torch.equal(weights(first), weights(second))
 
 
 @pytest.mark.parametrize(

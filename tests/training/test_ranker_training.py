@@ -1,3 +1,5 @@
+"""Lists are mined as described, and the ranker learns from them."""
+
 from dataclasses import replace
 
 import numpy as np

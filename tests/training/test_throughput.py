@@ -1,3 +1,5 @@
+"""Every loop is timed, and rates are compared within a repeat."""
+
 import pandas as pd
 import pytest
 import torch
