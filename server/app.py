@@ -197,7 +197,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         allowed = {name: value for name, value in error.headers.items() if name == "Allow"}
         response = _problem(error.status, error.reason, detail, allowed)
     except (ConnectionResetError, web.RequestPayloadError):
-        # The client is gone, so nobody reads this answer, and the server did not fail.
+        # The client is gone, so no one reads this answer, and the server did not fail.
         response = _problem(400, "Connection lost", "the request ended early", {})
     except Exception:
         log.exception("%s %s failed", request.method, request.path)

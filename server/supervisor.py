@@ -80,7 +80,7 @@ class Worker(GunicornUVLoopWebWorker):
 
 
 class Supervisor(Arbiter):
-    """gunicorn's arbiter, which passes SIGHUP on: each worker opens the new bundle by itself."""
+    """gunicorn's arbiter, which passes SIGHUP on: each worker opens the new bundle."""
 
     def handle_hup(self) -> None:
         """Keep the workers. New ones would close connections, and a broken bundle would end all."""
@@ -98,7 +98,7 @@ class Server(BaseApplication):
         """Translate the settings; gunicorn calls this."""
         s = self.settings
         values = {
-            "bind": f"{s.host}:{s.port}",
+            "bind": f"[{s.host}]:{s.port}" if ":" in s.host else f"{s.host}:{s.port}",
             "workers": s.workers,
             "worker_class": f"{Worker.__module__}.{Worker.__qualname__}",
             "graceful_timeout": int(s.lame_duck_s + s.drain_s + KILL_AFTER_S),
