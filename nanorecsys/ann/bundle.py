@@ -51,7 +51,7 @@ def bundle(profile: str, output: Path | None, checked: Path | None) -> None:
     study = layout()
     run = study.run(profile)
     manifest = build_bundle(output or run / "bundle", gather(run))
-    show(manifest, output or Path(study.relative(run / "bundle")))
+    show(manifest, output or Path(study.relative(run)) / "bundle")
 
 
 def gather(run: Path) -> "Parts":

@@ -1,8 +1,7 @@
-"""A data set and its splits on disk: what this chapter leaves for the next ones.
+"""A data set and its splits on disk, the output of the data chapter.
 
-interactions.parquet  user, item, rating, timestamp and one int8 column a split; its metadata hold
-the hashes users.parquet         user, user_id
-items.parquet         item, item_id, title, year, genres
+interactions.parquet has user, item, rating, timestamp and one int8 column per split, with the
+hashes in its metadata; users.parquet and items.parquet are the tables of `Dataset`.
 """
 
 import json
@@ -10,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
@@ -21,20 +19,7 @@ from nanorecsys.data.split import Split, split_sha256
 from nanorecsys.system.files import atomic_path
 
 _METADATA = b"nanorecsys"
-_INTERACTIONS = {
-    "user": pa.int32(),
-    "item": pa.int32(),
-    "rating": pa.float32(),
-    "timestamp": pa.int64(),
-}
-_USERS = {"user": pa.int32(), "user_id": None}
-_ITEMS = {
-    "item": pa.int32(),
-    "item_id": None,
-    "title": pa.string(),
-    "year": pa.int16(),
-    "genres": pa.list_(pa.string()),
-}
+_COLUMNS = ["user", "item", "rating", "timestamp"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +31,7 @@ class Prepared:
 
 
 def save_prepared(directory: Path | str, dataset: Dataset, splits: Iterable[Split]) -> None:
-    """Write a data set and its splits into a folder, other files of which stay.
+    """Write a data set and its splits into a folder; other files there stay.
 
     Each file is whole or not there. A save that is killed between two files leaves a folder that
     `load_prepared` refuses, because the hashes in one do not fit the others.
@@ -55,21 +40,22 @@ def save_prepared(directory: Path | str, dataset: Dataset, splits: Iterable[Spli
         DataError: the folder cannot be written.
     """
     directory = Path(directory)
-    interactions = dataset.interactions
-    splits = list(splits)
-    columns = {name: getattr(interactions, name) for name in _INTERACTIONS}
-    columns |= {split.name: split.part for split in splits}
+    columns = {name: getattr(dataset.interactions, name) for name in _COLUMNS}
+    hashes = {}
+    for split in splits:
+        columns[split.name] = split.part
+        hashes[split.name] = split.sha256
     metadata = {
         "dataset": dataset.name,
-        "ids_sha256": interactions.ids_sha256,
-        "splits": {split.name: split.sha256 for split in splits},
+        "ids_sha256": dataset.interactions.ids_sha256,
+        "splits": hashes,
     }
     events = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(metadata)})
     try:
         with atomic_path(directory / "users.parquet") as part:
-            _write_frame(part, dataset.users, _USERS)
+            dataset.users.to_parquet(part, index=False)
         with atomic_path(directory / "items.parquet") as part:
-            _write_frame(part, dataset.items, _ITEMS)
+            dataset.items.to_parquet(part, index=False)
         with atomic_path(directory / "interactions.parquet") as part:
             parquet.write_table(events, part)
     except OSError as error:
@@ -80,7 +66,7 @@ def save_prepared(directory: Path | str, dataset: Dataset, splits: Iterable[Spli
 
 
 def load_prepared(directory: Path | str) -> Prepared:
-    """The data set and splits of a folder that `save_prepared` wrote, checked against their hashes.
+    """Load the folder that `save_prepared` wrote, and check it against its hashes.
 
     Raises:
         DataError: a file is missing, damaged, or not of the same save as the others; names the
@@ -88,25 +74,27 @@ def load_prepared(directory: Path | str) -> Prepared:
     """
     directory = Path(directory)
     path = directory / "interactions.parquet"
-    events = _read(path)
-    users = _read_frame(directory / "users.parquet", _USERS)
-    items = _read_frame(directory / "items.parquet", _ITEMS)
-    metadata = events.schema.metadata or {}
-    if _METADATA not in metadata:
+    events = _read(path, _COLUMNS)
+    users = _read(directory / "users.parquet", ["user", "user_id"]).to_pandas()
+    item_columns = ["item", "item_id", "title", "year", "genres"]
+    item_table = _read(directory / "items.parquet", item_columns)
+    items = item_table.to_pandas()
+    items["genres"] = item_table["genres"].to_pylist()  # lists, where pandas gives arrays
+    if _METADATA not in (events.schema.metadata or {}):
         raise _damaged(path, "its metadata are not those of prepared data")
-    recorded = json.loads(metadata[_METADATA])
-    names = list(recorded["splits"])
-    _check_schema(path, events, _INTERACTIONS | dict.fromkeys(names, pa.int8()))
+    recorded = json.loads(events.schema.metadata[_METADATA])
+    _check_columns(path, events, [*_COLUMNS, *recorded["splits"]])
     # Copies: torch warns of arrays that are not writable.
-    columns = {name: events[name].to_numpy().copy() for name in _INTERACTIONS}
-    interactions = Interactions(**columns, ids_sha256=recorded["ids_sha256"])
+    arrays = {name: events[name].to_numpy().copy() for name in events.column_names}
+    interactions = Interactions(
+        **{name: arrays[name] for name in _COLUMNS}, ids_sha256=recorded["ids_sha256"]
+    )
     if ids_sha256(users["user_id"], items["item_id"]) != recorded["ids_sha256"]:
         raise _damaged(
             path, "its ids are not those of users.parquet and items.parquet: a save did not end"
         )
     splits = {
-        name: Split(name, events[name].to_numpy().copy(), recorded["splits"][name])
-        for name in names
+        name: Split(name, arrays[name], sha256) for name, sha256 in recorded["splits"].items()
     }
     for split in splits.values():
         if split_sha256(interactions, split.part) != split.sha256:
@@ -116,42 +104,24 @@ def load_prepared(directory: Path | str) -> Prepared:
     return Prepared(Dataset(recorded["dataset"], interactions, users, items), splits)
 
 
-def _write_frame(path: Path, frame: pd.DataFrame, types: dict[str, pa.DataType | None]) -> None:
-    """Write a table of users or items; its ids are int64 or text."""
-    id_type = pa.int64() if pd.api.types.is_integer_dtype(frame.iloc[:, 1]) else pa.string()
-    schema = pa.schema({name: kind or id_type for name, kind in types.items()})
-    frame.to_parquet(path, index=False, schema=schema)
-
-
-def _read_frame(path: Path, types: dict[str, pa.DataType | None]) -> pd.DataFrame:
-    table = _read(path)
-    _check_schema(path, table, types)
-    frame = table.to_pandas()
-    if "genres" in types:
-        frame["genres"] = table["genres"].to_pylist()  # lists, where pandas gives arrays
-    return frame
-
-
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, columns: list[str]) -> pa.Table:
+    """A table with at least these columns."""
     if not path.is_file():
         raise DataError(
             f"{path}: no such file", "Prepare the data first: run the data chapter, 01_data."
         )
     try:
-        return parquet.read_table(path)
+        table = parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, str(error).partition("\n")[0]) from error
+    _check_columns(path, table, columns)
+    return table
 
 
-def _check_schema(path: Path, table: pa.Table, types: dict[str, pa.DataType | None]) -> None:
-    """Check the columns' names, their order and their types (None: any)."""
-    found = {field.name: field.type for field in table.schema}
-    fits = list(found) == list(types) and all(
-        kind in (None, found[name]) for name, kind in types.items()
-    )
-    if not fits:
-        came = ", ".join(f"{name} {kind}" for name, kind in found.items())
-        raise _damaged(path, f"its columns are {came}, expected {', '.join(types)}")
+def _check_columns(path: Path, table: pa.Table, expected: list[str]) -> None:
+    if not set(expected) <= set(table.column_names):
+        found = ", ".join(table.column_names)
+        raise _damaged(path, f"its columns are {found}, expected {', '.join(expected)}")
 
 
 def _damaged(path: Path, what: str) -> DataError:

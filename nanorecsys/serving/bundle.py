@@ -190,9 +190,10 @@ class Bundle:
 def build_bundle(target: Path | str, parts: Parts) -> Manifest:
     """Write a bundle beside `target`, check it, and let the link `target` point to it.
 
-    A build that is killed leaves the old bundle or the new one at `target`; the next build clears
-    the rest away. The old bundle is deleted in the end; a server that has it open keeps it. (Only
-    where an older version left a folder in place of the link, there is an instant without either.)
+    A build that is killed leaves the old bundle or the new one at `target`; the next build deletes
+    the rest. In the end the old bundle is deleted; a server that has it open keeps it. Of two
+    builds for one target at once, one fails. A folder that an older version left in place of the
+    link is replaced too, with an instant between the two.
 
     Raises:
         BundleError: `target` is something other than a bundle (it is left alone), the parts do not
@@ -353,7 +354,7 @@ def _items(folder: _Folder, n_items: int) -> pd.DataFrame:
             for schema in (ITEM_SCHEMA, table.schema)
         )
         raise folder.wrong(ITEMS, f"expected the columns {expected}, found {found}")
-    items = table.to_pandas()
+    items = table.to_pandas(use_threads=False)
     if not np.array_equal(items["item"], np.arange(n_items)):
         raise folder.wrong(ITEMS, f"expected the items 0 to {n_items - 1} in order, found others")
     items["genres"] = [list(genres) for genres in items["genres"]]
@@ -462,6 +463,8 @@ def _unit_norm(name: str, vectors: np.ndarray) -> Finding:
 
 def _write(folder: Path, parts: Parts) -> Manifest:
     """Write every file, and the manifest last."""
+    if parts.item_vectors.ndim != 2:
+        raise ValueError(f"expected item vectors (n_items, d), found {parts.item_vectors.shape}")
     n_items, d = parts.item_vectors.shape
     models = {TOWER: parts.tower, TOWER_FP32: parts.tower_fp32, RANKER: parts.ranker}
     for name, source in models.items():
@@ -541,9 +544,9 @@ def _require_replaceable(target: Path) -> None:
 def _publish(part: Path, target: Path, name: str) -> None:
     """Give the new bundle its name, and let the link `target` point to it in one step."""
     part.rename(target.with_name(name))
+    part.symlink_to(name)
     if not target.is_symlink() and target.is_dir():  # a bundle of an older version
         target.rename(target.with_name(f".{target.name}-{secrets.token_hex(6)}"))
-    part.symlink_to(name)
     os.replace(part, target)
 
 

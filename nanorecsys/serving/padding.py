@@ -38,7 +38,7 @@ def padded(histories: Histories, users: np.ndarray, window: int) -> tuple[np.nda
 def alike(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
     """Split `lengths`, from short to long, into batches of at most `batch_tokens` padded positions.
 
-    Returns indices into `lengths`; a history longer than `batch_tokens` is a batch of its own.
+    Returns indices into `lengths`; a longer history is alone in its batch.
 
     >>> [batch.tolist() for batch in alike(np.array([5, 1, 2, 9]), 4)]
     [[1, 2], [0], [3]]

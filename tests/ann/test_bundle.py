@@ -43,7 +43,7 @@ def write_chapter(
 
 @pytest.fixture
 def run(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run called quick in a study of its own, without chapter 04."""
+    """A finished run called quick in a separate study, without chapter 04."""
     root = tmp_path / "study"
     (root / "notebooks").mkdir(parents=True)
     monkeypatch.setenv("NANORECSYS_ROOT", str(root))

@@ -1,4 +1,4 @@
-"""What files are read as, and which error each bad one gives. 1 s."""
+"""How files are read, and the error for each bad file. 1 s."""
 
 import datetime
 from pathlib import Path
@@ -72,7 +72,10 @@ def test_folder_in_folder(folder: Path) -> None:
 
 def test_double_colons_and_latin_1(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").write_text(DAT)
-    movies = "10::Alien: Covenant:: Part (1995)::Comedy|Drama\r\n20::Rashômon (1950) ::Drama\r\n30::No Year::Film-Noir\r\n"
+    movies = (
+        "10::Alien: Covenant:: Part (1995)::Comedy|Drama\r\n"
+        "20::Rashômon (1950) ::Drama\r\n30::No Year::Film-Noir\r\n"
+    )
     (tmp_path / "movies.dat").write_text(movies, encoding="latin-1", newline="")
     assert rows(tmp_path) == EXPECTED
     items = load_dataset(tmp_path).items
@@ -334,7 +337,7 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.M
         load_dataset(folder / "ratings.csv")
 
 
-def test_layouts_that_make_no_sense(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_wrong_layouts_are_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(DataError, match=r"no ratings.csv or ratings.dat"):
         load_dataset(tmp_path_factory.mktemp("empty"))
     (folder / "ratings.txt").touch()
@@ -360,6 +363,6 @@ def test_layouts_that_make_no_sense(folder: Path, tmp_path_factory: pytest.TempP
         "user=a,item=a,timestamp=b",
     ],
 )
-def test_columns_that_make_no_sense(folder: Path, columns: str) -> None:
+def test_wrong_columns_are_refused(folder: Path, columns: str) -> None:
     with pytest.raises(DataError, match="does not name one column each"):
         load_dataset(folder / "ratings.csv", columns)

@@ -1,4 +1,4 @@
-"""A sample of users has all that they did, and nothing else. 1 s."""
+"""A sample has the whole history of its users. 1 s."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ def raw(dataset):
     return titled[columns].sort_values(["user_id", "t", "item_id"], ignore_index=True)
 
 
-def test_the_drawn_users_keep_everything_and_are_numbered_anew():
+def test_sampled_users_keep_their_events_and_are_renumbered():
     whole = load_dataset()
     small = sample_users(whole, 50, seed=1)
     events = small.interactions
@@ -33,7 +33,7 @@ def test_the_drawn_users_keep_everything_and_are_numbered_anew():
     assert events.ids_sha256 != whole.interactions.ids_sha256
 
 
-def test_the_seed_makes_the_draw_and_the_name_says_that_it_is_one():
+def test_the_seed_determines_the_sample_and_its_name_says_so():
     whole = load_dataset()
     drawn = [sample_users(whole, 50, seed) for seed in (1, 1, 2)]
     assert drawn[0].users.equals(drawn[1].users)
@@ -42,7 +42,7 @@ def test_the_seed_makes_the_draw_and_the_name_says_that_it_is_one():
 
 
 @pytest.mark.parametrize("users", [-1, 1, 672])
-def test_a_sample_that_cannot_be_drawn_is_told(users):
+def test_an_impossible_sample_is_refused(users):
     with pytest.raises(
         DataError, match=f"sample_users is {users}; ml-latest-small-2016 has 671 users"
     ):

@@ -45,7 +45,7 @@ def test_the_split_first_layer_is_one_matrix_over_the_concatenation():
     torch.testing.assert_close(ranker(users, items, features, unknown), expected)
 
 
-def test_candidates_are_scored_apart():
+def test_the_score_of_a_candidate_does_not_depend_on_the_others():
     users, items, features, unknown = inputs()
     ranker = trained()
     order = torch.randperm(C)

@@ -323,7 +323,10 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         lambda p, t: {"item_vectors": p.item_vectors.astype(np.float64)},
         "item_vectors.npy: expected <f4 (20, 8), found <f8 (20, 8)",
     ),
-    "vectors flat": (lambda p, t: {"item_vectors": p.item_vectors.ravel()}, "not enough values"),
+    "vectors flat": (
+        lambda p, t: {"item_vectors": p.item_vectors.ravel()},
+        "expected item vectors (n_items, d), found (160,)",
+    ),
     "vectors of too few items": (
         lambda p, t: {"item_vectors": p.item_vectors[:-1]},
         "popularity.npy: expected <i8 (19,)",
@@ -449,6 +452,14 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
     "more events read than a window has": (
         lambda p, t: {"events_read": WINDOW + 1},
         f"expected at most {WINDOW} events read, the window, found {WINDOW + 1}",
+    ),
+    "no items": (
+        lambda p, t: {
+            "item_vectors": p.item_vectors[:0],
+            "items": p.items[:0],
+            "popularity": p.popularity[:0],
+        },
+        "manifest.json: cannot be read: Expected `int` >= 1",
     ),
     "a window of nothing": (
         lambda p, t: {"window": 0, "events_read": 0},
