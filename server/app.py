@@ -86,7 +86,10 @@ async def search_items(request: web.Request) -> web.Response:
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """Check whether the process lives. It answers as long as the event loop runs."""
+    """Check whether the process lives.
+
+    It answers as long as the event loop runs.
+    """
     return _json(schema.Health())
 
 
@@ -193,11 +196,12 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except ProblemError as problem:
         response = _problem(problem.status, problem.title, problem.detail, problem.headers)
     except web.HTTPException as error:
-        detail = f"{request.method} {request.path:.99}: {error.text or error.reason}"
+        text = (error.text or error.reason).removeprefix(f"{error.status}: ")
+        detail = f"{request.method} {request.path:.99}: {text}"
         allowed = {name: value for name, value in error.headers.items() if name == "Allow"}
         response = _problem(error.status, error.reason, detail, allowed)
     except (ConnectionResetError, web.RequestPayloadError):
-        # The client is gone, so nobody reads this answer, and the server did not fail.
+        # The client is gone, so no one reads this answer, and the server did not fail.
         response = _problem(400, "Connection lost", "the request ended early", {})
     except Exception:
         log.exception("%s %s failed", request.method, request.path)

@@ -1,12 +1,13 @@
 """A bounded queue before a few compute threads. Requests of similar length are computed together.
 
 A free thread takes the oldest request and whatever else waits and has about its length; it never
-waits for more. A batch has no more events than one history of full length: several short histories
-cost less together, several long ones do not, and each would wait for all. A request that has queued
-longer than the deadline is rejected early, so that its client can retry elsewhere. While that
-happens only a part of the deadline is allowed: a standing queue makes everyone wait almost until
-the deadline and answers no more requests (controlled delay: Nichols and Jacobson 2012; for
-requests: Maurer 2015, Fail at scale).
+waits for more. A batch has at most the events of one history of full length. Several short
+histories cost less together; several long ones do not, and each would wait for all.
+
+A request that has queued longer than the deadline is rejected, so that its client can retry
+elsewhere. While that happens only a part of the deadline is allowed: a standing queue makes
+everyone wait almost until the deadline without more answers (controlled delay: Nichols and Jacobson
+2012; for requests: Maurer 2015, Fail at scale).
 """
 
 import asyncio

@@ -59,7 +59,7 @@ class Service:
         await self._cache.close()
 
     async def reload(self) -> None:
-        """Open the bundle that is in the folder now. If it is broken, the old one stays."""
+        """Open the bundle that the path names now. If it is broken, the old one stays."""
         loop = asyncio.get_running_loop()
         try:
             engine = await loop.run_in_executor(self._disk, self._load)
@@ -125,7 +125,7 @@ class Service:
             ranked = await asyncio.shield(work)
             timings["queue"] = ((time.perf_counter_ns() - start) / 1e6, None)
             return ranked
-        # A task of its own: when the first client leaves, those who joined still get the answer.
+        # A separate task: when the first client leaves, the others still get the answer.
         work = asyncio.ensure_future(self._compute(engine, key, query, timings))
         if self.settings.coalesce:
             self._in_flight[key] = work

@@ -27,8 +27,8 @@ class Settings:
 
     Computing:
         threads: Compute threads per worker; 0 computes on the event loop, which blocks it.
-        max_batch: Most requests in a batch. They have similar history lengths, and together no more
-            events than one window.
+        max_batch: Most requests in a batch. They have similar history lengths, and together at most
+            the events of one window.
         candidates: Items retrieved for the ranker to order.
         read_events: Latest events of a history to encode, at most the model's window; 0 for the
             bundle's own number.

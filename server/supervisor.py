@@ -3,6 +3,7 @@
 Nothing here imports FAISS or ONNX Runtime: their threads would not survive the fork into workers.
 """
 
+import logging
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ from server.settings import Settings
 if TYPE_CHECKING:
     from server.service import Service
 
+log = logging.getLogger("server")
 KILL_AFTER_S = 5.0  # grace beyond the time to drain, before gunicorn kills a worker
 HEARTBEAT_S = 60  # gunicorn replaces a worker without a heartbeat for so long
 
@@ -80,7 +82,7 @@ class Worker(GunicornUVLoopWebWorker):
 
 
 class Supervisor(Arbiter):
-    """gunicorn's arbiter, which passes SIGHUP on: each worker opens the new bundle by itself."""
+    """gunicorn's arbiter, which passes SIGHUP on: each worker opens the new bundle."""
 
     def handle_hup(self) -> None:
         """Keep the workers. New ones would close connections, and a broken bundle would end all."""
@@ -98,12 +100,14 @@ class Server(BaseApplication):
         """Translate the settings; gunicorn calls this."""
         s = self.settings
         values = {
-            "bind": f"{s.host}:{s.port}",
+            "bind": f"[{s.host}]:{s.port}" if ":" in s.host else f"{s.host}:{s.port}",
             "workers": s.workers,
             "worker_class": f"{Worker.__module__}.{Worker.__qualname__}",
             "graceful_timeout": int(s.lame_duck_s + s.drain_s + KILL_AFTER_S),
             "timeout": HEARTBEAT_S,
             "control_socket_disable": True,
+            "loglevel": "warning",
+            "when_ready": _log_address,
             "child_exit": _forget_metrics,
         }
         for name, value in values.items():
@@ -121,6 +125,13 @@ class Server(BaseApplication):
         except ServingError as error:
             raise click.BadParameter(str(error), param_hint="--events") from error
         Supervisor(self).run()
+
+
+def _log_address(arbiter: Arbiter) -> None:
+    addresses = ", ".join(str(listener) for listener in arbiter.LISTENERS)
+    log.info(
+        "serving %s on %s as soon as /readyz answers 200", arbiter.app.settings.bundle, addresses
+    )
 
 
 def _forget_metrics(arbiter: Arbiter, worker: Worker) -> None:

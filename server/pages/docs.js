@@ -1,6 +1,6 @@
 "use strict";
 
-// Shows the OpenAPI document of this server, and sends requests. Text reaches the page through textContent alone.
+// Shows the OpenAPI document of this server, and sends requests. All text is set with textContent.
 const at = (id) => document.getElementById(id);
 const SHOWN_HEADERS = ["Content-Type", "Server-Timing", "X-Worker", "Retry-After", "Allow"];
 const PROBLEM = "application/problem+json";
