@@ -8,11 +8,11 @@ Locust is no dependency of the study. In an environment of its own:
 
 `--ids` names a file with one user id a line, such as
 `python -c "import numpy; print(*numpy.load('BUNDLE/user_ids.npy'), sep='\\n')" > ids.txt`. Warm the
-server's cache first, with `nanorecsys load URL --bundle BUNDLE`, or leave the first minute out.
+server's cache first by a shorter run, or leave the first minute out.
 
 Locust's users wait for their answers, so its latency is that of a closed loop: where the server
 stalls, the requests that would have come meanwhile are not sent, and its percentiles lie below
-those of `nanorecsys load`. With `--throughput` each user keeps a pace as long as its answers are
+those of the load test's chapter. With `--throughput` each user keeps a pace as long as its answers are
 faster than that; without, it asks at once again.
 """
 

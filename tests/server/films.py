@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from nanorecsys.data import Histories
-from nanorecsys.loadtest.process import free_port
+from nanorecsys.loadtest.server_process import free_port
 from nanorecsys.serving.bundle import Parts, build_bundle
 from tests.serving.test_bundle import N_ITEMS, WINDOW, item_vectors, ranker, save, tower
 

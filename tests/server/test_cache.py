@@ -8,7 +8,7 @@ import time
 import pytest
 from prometheus_client import REGISTRY
 
-from nanorecsys.loadtest.faults import RedisProcess
+from benchmarks.soak import RedisProcess
 from server import cache
 from server.cache import MemoryCache, NoCache, RedisCache, open_cache
 

@@ -19,7 +19,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from nanorecsys.loadtest.faults import RedisProcess
+from benchmarks.soak import RedisProcess
 from nanorecsys.models.retriever import RetrieverConfig
 from server import supervisor
 from tests.server.conftest import N_USERS, build_small, export_bundle
