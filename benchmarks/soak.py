@@ -375,10 +375,9 @@ class _Soak:
                 self.report.cut += 1
 
     async def audit(self) -> None:
-        """Post events of users whom nobody else asks for, and ask right after the acknowledgement.
+        """Post events of separate users, and ask right after the acknowledgement.
 
-        Where a connection breaks, nobody knows whether the event was stored, so the next user
-        takes over.
+        Where a connection breaks, the event may or may not be stored, so the next user takes over.
         """
         items = list(self.parts[0].items["item_id"])
         for user_id in self.audited:

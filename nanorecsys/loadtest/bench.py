@@ -1,7 +1,7 @@
 """The bench: it starts servers, sends loads and keeps what they came to.
 
-Every server gets the same mix: a share of the requests comes from users whose answer nobody has
-asked for, the others from a hot set whose answers are in the cache before anything is measured.
+Every server gets the same mix: a share of the requests comes from users who have not asked before,
+the others from a hot set whose answers are in the cache before the measurement.
 The scenarios follow MLPerf's load generator: single stream, server (a Poisson stream) and offline.
 
     with bench.start(ladder.FINAL) as server:
@@ -22,7 +22,7 @@ import pandas as pd
 
 from nanorecsys.loadtest import result
 from nanorecsys.loadtest.bundles import Bundles
-from nanorecsys.loadtest.generator import Load, Sent, generate, poisson
+from nanorecsys.loadtest.generator import Load, Sent, end_with_parent, generate, poisson
 from nanorecsys.loadtest.ladder import Rung, climb
 from nanorecsys.loadtest.population import Workload
 from nanorecsys.loadtest.result import LoadRow
@@ -33,7 +33,7 @@ from nanorecsys.study.spread import spread
 BUSY_CLIENTS = 8  # clients of a closed loop that keeps a server busy
 WARM_UP_S = 0.3  # seconds of each run before it counts
 BUSY_SHARE = 0.6  # share of what a server's CPU time allows, at which a search begins
-USABLE_CORES = 1.6  # of two; the generator needs the rest
+USABLE_CORES = 1.6  # cores that a server with two threads can use; the generator has the rest
 WARM_PASSES = 12  # passes over the hot set until every worker's cache has it, at most
 WARM_SHARE = 0.99  # share of hits at which the caches count as warm
 CLOSED_PER_S = 20_000  # requests/s for which a closed loop has users, at most
@@ -76,7 +76,7 @@ class Bench:
         self.bound_ms, self.seed, self.report = bound_ms, seed, report
         self.workload = Workload(len(bundles.lengths), hot_users, cold_share, seed)
         self.user_ids: list[Any] = np.asarray(bundles.parts.user_ids).tolist()
-        self.generator = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self.generator = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
         self.runs: list[Run] = []
         self.servers_started = 0
 
@@ -91,7 +91,11 @@ class Bench:
         folder = self.folder / f"{self.servers_started:02d}-{rung.name.replace(' ', '-')}"
         arguments = [*rung.arguments(self.bundles), "--events", folder / "events.sqlite"]
         process = ServerProcess(arguments, log=folder / "server.log")
-        return LoadedServer(self, rung, process)
+        process.start()
+        server = LoadedServer(self, rung, process)
+        if rung.cache != "none":
+            server.warm_cache()
+        return server
 
     def close(self) -> None:
         """End the generator's process."""
@@ -113,11 +117,8 @@ class LoadedServer:
     """A running server and the loads on it, each with users who are cold to it."""
 
     def __init__(self, bench: Bench, rung: Rung, process: ServerProcess) -> None:
-        self.bench, self.rung = bench, rung
-        self.process = process.__enter__()
+        self.bench, self.rung, self.process = bench, rung, process
         self.cold_used = 0
-        if rung.cache != "none":
-            self._warm_cache()
 
     def __enter__(self) -> Self:
         return self
@@ -128,6 +129,15 @@ class LoadedServer:
     def stop(self) -> None:
         """Stop the server."""
         self.process.stop()
+
+    def warm_cache(self) -> None:
+        """Ask for the hot set until its answers come from the cache, whichever worker answers."""
+        rng = np.random.default_rng(self.bench.seed)
+        for _ in range(WARM_PASSES):
+            users = rng.permutation(self.bench.workload.hot)
+            sent = self._send(users, clients=16, seconds=60.0)
+            if sent.sources.count("cache") >= WARM_SHARE * len(users):
+                break
 
     def open_loop(
         self,
@@ -177,7 +187,7 @@ class LoadedServer:
     def closed_loop(
         self, scenario: str, clients: int, seconds: float, *, cold_share: float | None = None
     ) -> Run:
-        """Let clients ask, each of whom waits for its answer before it asks again.
+        """Run clients that send the next request when the last one is answered.
 
         One client is MLPerf's single stream; many keep the server busy (offline).
 
@@ -227,15 +237,6 @@ class LoadedServer:
         user_ids = [self.bench.user_ids[user] for user in users.tolist()]
         whole = Load(port=self.process.port, user_ids=user_ids, pids=self.process.pids(), **load)
         return self.bench.generator.submit(generate, whole).result()
-
-    def _warm_cache(self) -> None:
-        """Ask for the hot set until its answers come from the cache, whichever worker answers."""
-        rng = np.random.default_rng(self.bench.seed)
-        for _ in range(WARM_PASSES):
-            users = rng.permutation(self.bench.workload.hot)
-            sent = self._send(users, clients=16, seconds=60.0)
-            if sent.sources.count("cache") >= WARM_SHARE * len(users):
-                break
 
 
 def compare(

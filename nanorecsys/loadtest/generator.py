@@ -8,6 +8,8 @@ end of each response, and its headers are parsed after the run.
 
 import asyncio
 import json
+import multiprocessing
+import os
 import re
 import sys
 import threading
@@ -110,6 +112,18 @@ def cpu_seconds(pids: Sequence[int]) -> float:
         except (OSError, psutil.NoSuchProcess):
             continue
     return total
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended, also where that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def generate(load: Load) -> Sent:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -51,18 +50,16 @@ class Rung:
     coalesce: bool
     workers: int = 1
 
-    def arguments(self, bundles: Bundles, folder: Path | None = None) -> list[object]:
+    def arguments(self, bundles: Bundles) -> list[object]:
         """List the arguments of `python -m server`.
 
         Args:
             bundles: Bundles to serve; where this run has not built the rung's own, the next one.
-            folder: Another bundle to serve.
         """
         names = BUNDLE_NAMES[BUNDLE_NAMES.index(self.bundle) :]
         built = [name for name in names if name in bundles.folders]
-        folder = folder or bundles.folders[built[0] if built else bundles.final]
         values: dict[str, object] = {
-            "--bundle": folder,
+            "--bundle": bundles.folders[built[0] if built else bundles.final],
             "--engine": self.engine,
             "--threads": self.threads,
             "--max-batch": self.max_batch,

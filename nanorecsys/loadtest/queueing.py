@@ -21,7 +21,7 @@ from nanorecsys.loadtest.summary import COMPUTED, VOID, computed, measured
 # answer from its cache as measured on a machine like this one, its load, and its tail.
 ORIGINAL_COMPUTE_MS = (41.0, 76.0)
 ORIGINAL_HIT_MS = 1.5
-ORIGINAL_THREADS, ORIGINAL_COLD_SHARE, ORIGINAL_PER_S = 2, 0.3, 80.0
+ORIGINAL_WORKERS, ORIGINAL_COLD_SHARE, ORIGINAL_PER_S = 2, 0.3, 80.0
 ORIGINAL_P99_MS = 580.0
 
 
@@ -171,7 +171,8 @@ def predict(
 def original(rates: Sequence[float], requests: int, seed: int) -> list[Original]:
     """Predict the original's latency from the service times that it published, at Poisson arrivals.
 
-    Its compute times are taken as log-normal with the published median and 95th percentile.
+    Its compute times are taken as log-normal with the published median and 95th percentile. Each of
+    its two worker processes computes one request at a time and has its own queue.
 
     Args:
         rates: Offered rates, requests/s.
@@ -191,15 +192,20 @@ def original(rates: Sequence[float], requests: int, seed: int) -> list[Original]
     for hits_wait in (False, True):
         for rate in rates:
             arrival_ms = poisson(rate, requests / rate, seed) / 1e6
-            hit = np.random.default_rng(seed).random(len(arrival_ms)) >= ORIGINAL_COLD_SHARE
-            latency_ms = predict_latency(
-                arrival_ms, hit, times, ORIGINAL_THREADS, seed, hits_wait=hits_wait
-            )
+            mix = np.random.default_rng(seed)
+            hit = mix.random(len(arrival_ms)) >= ORIGINAL_COLD_SHARE
+            worker = mix.integers(ORIGINAL_WORKERS, size=len(arrival_ms))
+            latency_ms = np.empty(len(arrival_ms))
+            for number in range(ORIGINAL_WORKERS):
+                own = worker == number
+                latency_ms[own] = predict_latency(
+                    arrival_ms[own], hit[own], times, 1, seed, hits_wait
+                )
             p50_ms, p95_ms, p99_ms = np.percentile(latency_ms, (50, 95, 99))
             found.append(
                 Original(
                     offered_per_s=rate,
-                    load=rate * float(work_ms) / 1e3 / ORIGINAL_THREADS,
+                    load=rate * float(work_ms) / 1e3 / ORIGINAL_WORKERS,
                     hits_wait=hits_wait,
                     p50_ms=float(p50_ms),
                     p95_ms=float(p95_ms),

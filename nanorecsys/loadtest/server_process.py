@@ -54,6 +54,13 @@ class ServerProcess:
         self.start_s = start_s
 
     def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
         """Start the server and wait until /readyz answers 200.
 
         Raises:
@@ -70,10 +77,6 @@ class ServerProcess:
         except BaseException:
             self.stop()
             raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
 
     def processes(self) -> list[psutil.Process]:
         """List the process that was started, then its descendants."""

@@ -14,7 +14,7 @@ from nanorecsys.serving.bundle import Parts, open_bundle
 from tests.server.conftest import build_small
 
 MANY = 400
-EVENTS_READ = 6  # of a window of 10
+EVENTS_READ = 6  # events that the served bundles read; the window has 10
 
 
 def parts_of(bundle: Path) -> Parts:

@@ -84,7 +84,7 @@ def test_a_rung_is_measured_and_its_runs_are_kept(bench, monkeypatch):
 
 
 class SimulatedServer:
-    """Stands in for a server: a rate is valid up to a capacity, lower in long runs."""
+    """A fake server on which a rate is valid up to a capacity, lower in long runs."""
 
     def __init__(self, capacity, confirmed=None, void_above=np.inf):
         self.capacity, self.confirmed, self.void_above = capacity, confirmed or capacity, void_above

@@ -3,10 +3,13 @@
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 from aiohttp import web
 
@@ -213,3 +216,18 @@ def test_cpu_time_agrees_with_that_of_this_process():
         pass
     assert cpu_seconds([os.getpid()]) - before == pytest.approx(0.05, abs=0.02)
     assert cpu_seconds([2**22 + 1]) == 0.0
+
+
+def test_the_process_ends_with_its_parent():
+    script = (
+        "import concurrent.futures, multiprocessing, os, time\n"
+        "from nanorecsys.loadtest.generator import end_with_parent\n"
+        "context = multiprocessing.get_context('spawn')\n"
+        "pool = concurrent.futures.ProcessPoolExecutor(1, context, end_with_parent)\n"
+        "print(pool.submit(os.getpid).result(), flush=True)\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        assert child in psutil.wait_procs([child], timeout=10)[0]
