@@ -1,12 +1,12 @@
-"""The bench: it starts servers, sends loads and keeps what they came to.
+"""The bench: it starts servers, sends loads and keeps the results.
 
 Every server gets the same mix: a share of the requests comes from users who have not asked before,
-the others from a hot set whose answers are in the cache before the measurement.
-The scenarios follow MLPerf's load generator: single stream, server (a Poisson stream) and offline.
+the others from a hot set whose answers are in the cache before the measurement. The scenarios
+follow MLPerf's load generator: single stream, server (a Poisson stream) and offline.
 
     with bench.start(ladder.FINAL) as server:
         run = server.open_loop("steady", rate=200, seconds=10)
-        run.row.p99_ms, run.rows.latency_ms
+        run.row.p99_ms, summary.stages(run.rows)
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ CONFIRMATIONS, STEP_DOWN = 5, 0.12  # long runs at the highest rate, each lower 
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class LoadRun:
     """One run: its row in the record, and the rows of its requests (see `summary`)."""
 
     row: LoadRow
@@ -49,7 +49,7 @@ class Run:
 
 
 class Bench:
-    """Starts servers, and keeps every run of a load.
+    """Starts servers, and keeps every run.
 
     Args:
         bundles: Bundles to serve.
@@ -77,7 +77,7 @@ class Bench:
         self.workload = Workload(len(bundles.lengths), hot_users, cold_share, seed)
         self.user_ids: list[Any] = np.asarray(bundles.parts.user_ids).tolist()
         self.generator = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
-        self.runs: list[Run] = []
+        self.runs: list[LoadRun] = []
         self.servers_started = 0
 
     def start(self, rung: Rung) -> "LoadedServer":
@@ -102,7 +102,7 @@ class Bench:
         self.generator.shutdown()
 
     def rows(self) -> list[LoadRow]:
-        """List what each run came to."""
+        """List the row of each run."""
         return [run.row for run in self.runs]
 
     def frame(self) -> pd.DataFrame:
@@ -150,7 +150,7 @@ class LoadedServer:
         warm_up_s: float = WARM_UP_S,
         attempts: int = 2,
         stop_on_error: bool = False,
-    ) -> Run:
+    ) -> LoadRun:
         """Send a Poisson stream of requests, whatever the server does.
 
         Args:
@@ -186,7 +186,7 @@ class LoadedServer:
 
     def closed_loop(
         self, scenario: str, clients: int, seconds: float, *, cold_share: float | None = None
-    ) -> Run:
+    ) -> LoadRun:
         """Run clients that send the next request when the last one is answered.
 
         One client is MLPerf's single stream; many keep the server busy (offline).
@@ -218,7 +218,7 @@ class LoadedServer:
         *,
         warm_up_s: float,
         **load: Any,
-    ) -> Run:
+    ) -> LoadRun:
         workload = self.bench.workload
         if cold_share is not None:
             workload = dataclasses.replace(workload, cold_share=cold_share)
@@ -231,7 +231,7 @@ class LoadedServer:
         row = summarize(
             sent, rows, begin_ns, scenario, self.rung.name, offered_per_s, self.bench.bound_ms
         )
-        return Run(row, rows)
+        return LoadRun(row, rows)
 
     def _send(self, users: np.ndarray, **load: Any) -> Sent:
         user_ids = [self.bench.user_ids[user] for user in users.tolist()]
@@ -246,7 +246,7 @@ def compare(
     cold_share: float,
     seconds: float,
     repeats: int,
-) -> result.Comparison:
+) -> result.ServerComparison:
     """Load two servers in turn, with the same users and schedules.
 
     Args:
@@ -279,7 +279,7 @@ def compare(
     cpu_ms = np.array([[row.server_cpu_ms for row in pair] for pair in pairs])
     p99_ms = np.array([[row.p99_ms or np.nan for row in pair] for pair in pairs])
     per_s = np.array([[row.goodput_per_s for row in pair] for pair in pairs])
-    return result.Comparison(
+    return result.ServerComparison(
         offered_per_s=rate,
         cold_share=cold_share,
         repeats=repeats,
@@ -296,7 +296,7 @@ def compare(
 
 def measure_rung(
     bench: Bench, rung: Rung, rate: float, seconds: float, tries: int, try_s: float
-) -> result.Rung:
+) -> result.MeasuredRung:
     """Measure a rung's CPU time at a rate that every rung carries, and search its highest rate.
 
     Args:
@@ -312,7 +312,7 @@ def measure_rung(
         highest = search(
             server, "ladder, search", first_rate(common, rung), seconds=try_s, tries=tries
         )
-    return result.Rung(
+    return result.MeasuredRung(
         name=rung.name,
         change=rung.change,
         cpu_ms=common.server_cpu_ms,
@@ -336,7 +336,7 @@ def search(
     seconds: float,
     tries: int,
     precision: float = 0.0,
-) -> Run | None:
+) -> LoadRun | None:
     """Search the highest rate that is VALID; None where no try was.
 
     Args:
@@ -347,7 +347,7 @@ def search(
         tries: Number of tries at most.
         precision: Relative precision at which the search ends.
     """
-    valid: dict[float, Run] = {}
+    valid: dict[float, LoadRun] = {}
 
     def holds(rate: float) -> bool:
         run = server.open_loop(scenario, rate, seconds, stop_on_error=True)
@@ -361,7 +361,7 @@ def search(
 
 def find_highest(
     server: LoadedServer, first: float, seconds: float, precision: float, confirm_s: float
-) -> tuple[Run | None, str]:
+) -> tuple[LoadRun | None, str]:
     """Search the highest rate and confirm it by a long run.
 
     Args:
@@ -397,7 +397,7 @@ def find_highest(
     return confirmed, f"at {rate_above:.0f}/s: {reason}"
 
 
-def median_run(runs: Sequence[Run]) -> Run:
+def median_run(runs: Sequence[LoadRun]) -> LoadRun:
     """Choose the run with the median P99 of those that are not VOID; the first where all are."""
     timed = [run for run in runs if run.row.verdict != VOID and run.row.p99_ms is not None]
     ordered = sorted(timed, key=lambda run: run.row.p99_ms or 0.0)

@@ -50,7 +50,7 @@ class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class ServerComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Baseline and optimized server, which took turns with the same users and schedules.
 
     Args:
@@ -77,7 +77,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     void: int
 
 
-class Rung(msgspec.Struct, frozen=True, kw_only=True):
+class MeasuredRung(msgspec.Struct, frozen=True, kw_only=True):
     """One rung of the ladder.
 
     Args:
@@ -232,10 +232,10 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     events_read: int = 0
     cold_share: float
     p99_bound_ms: float
-    mixed: Comparison
-    busy: Comparison
-    busy_cold: Comparison
-    ladder: list[Rung]
+    mixed: ServerComparison
+    busy: ServerComparison
+    busy_cold: ServerComparison
+    ladder: list[MeasuredRung]
     highest: LoadRow | None
     limited_by: str
     loads: list[LoadRow]

@@ -7,7 +7,7 @@ import pytest
 
 from nanorecsys.loadtest import bench as bench_module
 from nanorecsys.loadtest.bench import (
-    Run,
+    LoadRun,
     arrivals,
     compare,
     find_highest,
@@ -102,7 +102,7 @@ class SimulatedServer:
             verdict=verdict,
             reason=f"{verdict} at {rate:.0f}",
         )
-        self.bench.runs.append(Run(row, rows(1)))
+        self.bench.runs.append(LoadRun(row, rows(1)))
         return self.bench.runs[-1]
 
 
@@ -145,7 +145,7 @@ def test_a_search_starts_below_what_the_cpu_time_allows():
 
 def test_of_several_rounds_the_run_with_the_median_p99_counts():
     def runs(*found):
-        return [Run(load_row(p99_ms=p99, verdict=verdict), rows(1)) for p99, verdict in found]
+        return [LoadRun(load_row(p99_ms=p99, verdict=verdict), rows(1)) for p99, verdict in found]
 
     fine = runs((30.0, "VALID"), (90.0, "INVALID"), (20.0, "VALID"))
     assert median_run(fine) == fine[0]

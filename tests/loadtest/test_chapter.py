@@ -7,13 +7,13 @@ import pytest
 from nanorecsys.loadtest.chapter import CLAIMS, estimate, headline, inputs
 from nanorecsys.loadtest.result import (
     Band,
-    Comparison,
     LoadtestResult,
+    MeasuredRung,
     Original,
     Overload,
     Percentiles,
     Predicted,
-    Rung,
+    ServerComparison,
 )
 from nanorecsys.loadtest.summary import PARTS
 from nanorecsys.study.claims import judge
@@ -34,7 +34,7 @@ def compared(times, cold_share):
         "times": times,
     }
     spreads = {name: spread(np.array([value])) for name, value in figures.items()}
-    return Comparison(offered_per_s=30.0, cold_share=cold_share, repeats=1, void=0, **spreads)
+    return ServerComparison(offered_per_s=30.0, cold_share=cold_share, repeats=1, void=0, **spreads)
 
 
 GOOD = LoadtestResult(
@@ -51,7 +51,7 @@ GOOD = LoadtestResult(
     busy=compared(30.0, 0.3),
     busy_cold=compared(11.0, 1.0),
     ladder=[
-        Rung(
+        MeasuredRung(
             name="torch",
             change="a",
             cpu_ms=30.0,
