@@ -1,4 +1,4 @@
-"""The command line, `nanorecsys`: run, book, publish, check, compare, sweep, bundle, ann, load, doctor."""
+"""The command line, `nanorecsys`: run, book, publish, check, compare, sweep, bundle, ann, doctor."""
 
 import sys
 
@@ -8,7 +8,6 @@ from rich.table import Table
 
 from nanorecsys.ann.bundle import bundle
 from nanorecsys.ann.command import ann
-from nanorecsys.loadtest.command import load
 from nanorecsys.system.errors import NanorecsysError
 
 PARAMETER_HELP = (
@@ -271,4 +270,3 @@ def doctor() -> None:
 
 cli.add_command(bundle)
 cli.add_command(ann)
-cli.add_command(load)
