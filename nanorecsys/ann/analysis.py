@@ -161,7 +161,7 @@ def outside_zero(change: Difference) -> float:
 
 def gemm_floor_ms(limits: Limits, n: int, d: int) -> float:
     """Return the ms per query of exact search on one thread at the rate of a matrix product."""
-    return 2 * n * d / limits.gemm_gflops["1"] / 1e6
+    return 2 * n * d / limits.gemm_gflops / 1e6
 
 
 def _accuracy(rows: pd.DataFrame, user: np.ndarray) -> pd.DataFrame:

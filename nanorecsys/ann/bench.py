@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from threadpoolctl import ThreadpoolController
 from nanorecsys.ann.corpus import Corpus
 from nanorecsys.ann.errors import AnnError, CrashError, Failure, SpecificationError
 from nanorecsys.ann.exact import Exact, HeldOutItems
-from nanorecsys.ann.indexes import BuildOptions, build_index, check_neighbours, read_bytes
+from nanorecsys.ann.indexes import build_index, check_neighbours, read_bytes
 from nanorecsys.ann.specs import BASELINE, Specification, search_settings
 from nanorecsys.serving.retrieval import Index, UsearchIndex, load_index
 from nanorecsys.system.blas import faiss
@@ -230,7 +230,6 @@ class BenchSettings:
         queries: Queries per setting and round, one at a time.
         threads: Threads of builds and of large batches.
         seed: Random seed of orders and samples.
-        options: Bounds of the builds.
     """
 
     k: int = 100
@@ -239,7 +238,6 @@ class BenchSettings:
     queries: int = 300
     threads: int = 2
     seed: int = 0
-    options: BuildOptions = field(default_factory=BuildOptions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +297,7 @@ def measure_table(
     for number, spec in enumerate(specs):
         path = folder / f"{number}.index"
         try:
-            given = (spec.factory, corpus.vectors, settings.options, users)
+            given = (spec.factory, corpus.vectors, users)
             costs = build(path, build_index, *given, threads=settings.threads)
             own = in_child(_measure, path, spec, workload, settings, threads=settings.threads)
         except (SpecificationError, CrashError, RuntimeError, ValueError) as error:

@@ -7,7 +7,6 @@ index.save(path); load_index("IVF256,SQ8", path)
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,50 +36,28 @@ NORM_TOLERANCE = 1e-3
 # Weight of the items in the fit of a projection: just enough to order directions without users.
 ITEMS_WEIGHT = 1e-3
 BRUTE_FORCE_BELOW = 50_000  # vectors up to which NSG finds neighbours faster by brute force
+# Bounds on the time of a build.
+OPQ_ITERATIONS = 3  # of a rotation, and of the codes in each; FAISS's 50, 4 and 40 take minutes
+OPQ_POINTS = 8192  # vectors that a rotation is trained on
+NSG_NEIGHBOURS = 32  # neighbours per vector of the graph that NSG prunes
+HNSW_BEAM = 64  # width of the search for the neighbours of a new vector
 
 
-@dataclass(frozen=True)
-class BuildOptions:
-    """Bounds on the time of a build.
-
-    Args:
-        threads: Threads of the build.
-        opq_iterations: Iterations of a rotation's training, and of the codes in each. The first
-            codes get three times as many. FAISS's defaults of 50, 4 and 40 take minutes.
-        opq_points: Vectors that a rotation is trained on.
-        nsg_neighbours: Neighbours per vector of the graph that NSG prunes.
-        hnsw_beam: Width of the search for the neighbours of a new vector.
-    """
-
-    threads: int = 1
-    opq_iterations: int = 3
-    opq_points: int = 8192
-    nsg_neighbours: int = 32
-    hnsw_beam: int = 64
-
-
-def build_index(
-    factory: str,
-    vectors: np.ndarray,
-    options: BuildOptions | None = None,
-    users: np.ndarray | None = None,
-) -> Index:
-    """Train an index on the vectors and add them, numbered from 0.
+def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = None) -> Index:
+    """Train an index on the vectors and add them, numbered from 0, with FAISS's threads.
 
     Args:
         factory: Specification, see `nanorecsys.ann.specs`.
         vectors: float32 (n, d), unit norm.
-        options: Bounds of the build.
         users: float32 (q, d), unit norm. User vectors that a `Users` projection is fitted on.
 
     Raises:
         SpecificationError: The factory string is unknown or does not fit the vectors, the vectors
             are not finite or not of unit norm, or user vectors are needed and missing.
     """
-    options = options or BuildOptions()
     check_vectors(vectors)
     if grid_name(factory) == "usearch":
-        return _build_usearch(factory, vectors, options)
+        return _build_usearch(factory, vectors)
     check_factory(factory, *vectors.shape)
     try:
         # A random rotation of FAISS reserves the projection's place in the chain and in the file.
@@ -92,7 +69,7 @@ def build_index(
             f"{reason(error)}",
             "See its guidelines on the index factory.",
         ) from error
-    _bound(index, vectors, options)
+    _bound(index, vectors)
     if PROJECTED.match(factory):
         fitted_on = users if needs_users(factory) else vectors
         (transform,) = transforms(index)
@@ -261,20 +238,20 @@ def _centroid_bytes(lists: Any) -> float:
     return codes * coarse.ntotal + whole * compared
 
 
-def _bound(index: faiss.Index, vectors: np.ndarray, options: BuildOptions) -> None:
+def _bound(index: faiss.Index, vectors: np.ndarray) -> None:
     """Apply the bounds of a build to an index that is not trained yet."""
     for transform in transforms(index):
         if isinstance(transform, faiss.OPQMatrix):
-            transform.niter = transform.niter_pq = options.opq_iterations
-            transform.niter_pq_0 = 3 * options.opq_iterations
-            transform.max_train_points = options.opq_points
+            transform.niter = transform.niter_pq = OPQ_ITERATIONS
+            transform.niter_pq_0 = 3 * OPQ_ITERATIONS
+            transform.max_train_points = OPQ_POINTS
     inner = innermost(index)
     if isinstance(inner, faiss.IndexNSG):
-        inner.GK = min(options.nsg_neighbours, len(vectors) - 1)
+        inner.GK = min(NSG_NEIGHBOURS, len(vectors) - 1)
         inner.build_type = int(len(vectors) > BRUTE_FORCE_BELOW)
         inner.nndescent_L = inner.GK + 20  # type: ignore[attr-defined]
     elif isinstance(inner, faiss.IndexHNSW):
-        inner.hnsw.efConstruction = options.hnsw_beam
+        inner.hnsw.efConstruction = HNSW_BEAM
 
 
 def project_by(transform: faiss.LinearTransform, matrix: np.ndarray) -> None:
@@ -283,7 +260,7 @@ def project_by(transform: faiss.LinearTransform, matrix: np.ndarray) -> None:
     transform.is_trained = transform.is_orthonormal = True
 
 
-def _build_usearch(factory: str, vectors: np.ndarray, options: BuildOptions) -> UsearchIndex:
+def _build_usearch(factory: str, vectors: np.ndarray) -> UsearchIndex:
     found = re.fullmatch(r"usearch:M(\d+)(?:,(f32|bf16|f16|i8))?", factory)
     if not found or int(found[1]) < 2:
         raise FactoryError(
@@ -294,7 +271,7 @@ def _build_usearch(factory: str, vectors: np.ndarray, options: BuildOptions) -> 
         metric="ip",
         dtype=found[2] or "f32",
         connectivity=int(found[1]),
-        expansion_add=options.hnsw_beam,
+        expansion_add=HNSW_BEAM,
     )
-    index.add(np.arange(len(vectors)), vectors, threads=options.threads)
+    index.add(np.arange(len(vectors)), vectors, threads=faiss.omp_get_max_threads())
     return UsearchIndex(index)

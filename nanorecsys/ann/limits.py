@@ -21,10 +21,10 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Measured limits of the machine. `gemm_gflops` has the number of threads as key."""
+    """Measured limits of the machine; `gemm_gflops` is a matrix product's rate on one thread."""
 
     bandwidth: list[Bandwidth]
-    gemm_gflops: dict[str, float]
+    gemm_gflops: float
 
     @property
     def memory_gb_per_s(self) -> float:
@@ -37,8 +37,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         The rate is that of the smallest measured working set that is large enough, else main
         memory's.
 
-        >>> limits = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=50),
-        ...                            Bandwidth(working_set_mib=64, gb_per_s=10)], gemm_gflops={})
+        >>> measured = ((1, 50), (64, 10))
+        >>> bandwidth = [Bandwidth(working_set_mib=m, gb_per_s=g) for m, g in measured]
+        >>> limits = Limits(bandwidth=bandwidth, gemm_gflops=70)
         >>> limits.read_ms(1e6, 2**20), limits.read_ms(1e6, 2 * 2**20)
         (0.02, 0.1)
         """
@@ -51,35 +52,25 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         return read_bytes / rate / 1e6
 
 
-def measure_limits(
-    threads: Sequence[int] = (1, 2), sizes_mib: Sequence[float] = SIZES_MIB, repeats: int = 5
-) -> Limits:
-    """Measure this machine. Each limit is the best of several repeats.
+def measure_limits(sizes_mib: Sequence[float] = SIZES_MIB, repeats: int = 3) -> Limits:
+    """Measure one thread of this machine. Each limit is the best of several repeats.
 
     A byte search, a maximum over int8 and one over float32 read the same bytes; the fastest counts.
 
     Args:
-        threads: Thread counts of the matrix product. One thread measures the bandwidth.
         sizes_mib: Working sets in MiB.
         repeats: Repeats of each measurement.
     """
     bandwidth = [
-        Bandwidth(working_set_mib=s, gb_per_s=_read_rate(int(s * MIB), repeats)) for s in sizes_mib
+        Bandwidth(working_set_mib=size, gb_per_s=_read_rate(int(size * MIB), repeats))
+        for size in sizes_mib
     ]
     q, d, n = GEMM_SHAPE
-    left, right, out = (
-        np.ones((q, d), np.float32),
-        np.ones((d, n), np.float32),
-        np.empty((q, n), np.float32),
-    )
-    gflops = {}
-    for count in threads:
-        with threadpool_limits(count):
-            np.matmul(left, right, out=out)
-            gflops[str(count)] = (
-                2 * q * d * n / _best_ns(lambda: np.matmul(left, right, out=out), repeats)
-            )
-    return Limits(bandwidth=bandwidth, gemm_gflops=gflops)
+    left, right = np.ones((q, d), np.float32), np.ones((d, n), np.float32)
+    out = np.empty((q, n), np.float32)
+    with threadpool_limits(1):
+        best_ns = _best_ns(lambda: np.matmul(left, right, out=out), repeats)
+    return Limits(bandwidth=bandwidth, gemm_gflops=2 * q * d * n / best_ns)
 
 
 def _read_rate(size: int, repeats: int) -> float:

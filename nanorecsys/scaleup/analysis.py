@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from nanorecsys.ann.specs import BASELINE
-from nanorecsys.scaleup.curves import Curve
 
 PROMISE = 0.95  # recall that a setting is chosen for
 MEMORY_SHARE = 0.3  # of Flat's bytes, that an index may take
@@ -69,26 +68,30 @@ def growth(rows: pd.DataFrame, floor: float) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["family", "factor", "power", "points"])
 
 
-def kept_promise(made: Curve, real: Curve, promise: float = PROMISE) -> tuple[float, float]:
+def kept_promise(made: pd.Series, real: pd.Series, promise: float = PROMISE) -> tuple[float, float]:
     """Return what a synthetic catalogue promises and what the setting finds in the real one.
 
     The setting is where the synthetic curve first reaches the promise, interpolated in the log of
     the setting; if it never does, the last setting.
 
-    >>> made, real = Curve([1, 4], [0.9, 1.0]), Curve([1, 4], [0.5, 0.9])
+    Args:
+        made: Recall by setting on the synthetic catalogue.
+        real: The same on the real one.
+        promise: Recall that the setting is chosen for.
+
+    >>> made, real = pd.Series({1: 0.9, 4: 1.0}), pd.Series({1: 0.5, 4: 0.9})
     >>> [round(x, 3) for x in kept_promise(made, real)]
     [0.95, 0.7]
     """
-    places = np.log(made.settings)
-    above = [i for i, recall in enumerate(made.recall) if recall >= promise]
-    if not above:
-        return made.recall[-1], real.recall[-1]
-    i = above[0]
-    if i == 0:
-        return made.recall[0], real.recall[0]
-    share = (promise - made.recall[i - 1]) / (made.recall[i] - made.recall[i - 1])
-    place = places[i - 1] + share * (places[i] - places[i - 1])
-    return promise, float(np.interp(place, places, real.recall))
+    places = np.log(made.index.to_numpy(float))
+    first = int((made >= promise).argmax())
+    if not (made >= promise).any():
+        return float(made.iloc[-1]), float(real.iloc[-1])
+    if first == 0:
+        return float(made.iloc[0]), float(real.iloc[0])
+    step = slice(first - 1, first + 1)
+    place = np.interp(promise, made.iloc[step], places[step])
+    return promise, float(np.interp(place, places, real))
 
 
 def moved_settings(rows: pd.DataFrame, recalls: pd.DataFrame) -> pd.DataFrame:

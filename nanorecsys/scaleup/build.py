@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nanorecsys.ann.indexes import (
-    BuildOptions,
+    HNSW_BEAM,
     check_factory,
     check_neighbours,
     project_by,
@@ -152,7 +152,7 @@ def build_lists(
 def build_graph(rows: CatalogueFile, parsed: ParsedSpecification) -> FaissIndex:
     """Build a graph over the items themselves."""
     index: Any = faiss.IndexHNSWFlat(rows.d, parsed.links, INNER_PRODUCT)
-    index.hnsw.efConstruction = BuildOptions().hnsw_beam
+    index.hnsw.efConstruction = HNSW_BEAM
     for block in rows.blocks(GRAPH_BLOCK):
         index.add(rows.read(*block))
     return FaissIndex(index)
@@ -203,7 +203,7 @@ def _coarse(centroids: np.ndarray, parsed: ParsedSpecification) -> Any:
     d = centroids.shape[1]
     if parsed.coarse_links:
         index: Any = faiss.IndexHNSWFlat(d, parsed.coarse_links, INNER_PRODUCT)
-        index.hnsw.efConstruction = BuildOptions().hnsw_beam
+        index.hnsw.efConstruction = HNSW_BEAM
     else:
         index = faiss.index_factory(d, parsed.coarse_code, INNER_PRODUCT)
         index.k_factor = COARSE_FACTOR

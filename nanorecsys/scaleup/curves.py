@@ -8,12 +8,12 @@ ones. Each seed trains FAISS's k-means anew, so that its noise can be averaged; 
 averaged over several trainings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
+import pandas as pd
 
 from nanorecsys.ann.exact import Exact, exact_neighbours, list_lengths, without_seen
 from nanorecsys.data import Histories
@@ -28,18 +28,6 @@ FAMILIES = ("IVF", "HNSW", "PQ")
 IVF_TRAININGS = 3  # averaged: k-means of lists is cheap, and its noise the largest
 PQ_ITERATIONS = 6  # of k-means for codes; more of them add less than 0.01 of recall
 PQ_POINTS = 64  # per centroid, at most
-
-
-class Curve(msgspec.Struct, frozen=True):
-    """Recall@10 of a family at each setting, from the cheapest to the most expensive.
-
-    The setting is nprobe for IVF, efSearch for HNSW and bytes per vector for PQ. `recall_all`
-    counts seen items as neighbours, too.
-    """
-
-    settings: list[int]
-    recall: list[float]
-    recall_all: list[float] = []
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +85,10 @@ def recall_curves(
     seen: Histories,
     seed: int,
     families: Sequence[str] = FAMILIES,
-) -> dict[str, Curve]:
-    """Measure the curves of one catalogue.
+) -> pd.DataFrame:
+    """Measure recall@10 of each family at each setting.
+
+    The setting is nprobe for IVF, efSearch for HNSW and bytes per vector for PQ.
 
     Args:
         vectors: Unit float32 (n, d).
@@ -106,6 +96,9 @@ def recall_curves(
         seen: CSR by query, rows of `vectors` that the user has seen.
         seed: Random seed of the order of the rows and of every training.
         families: Some of `FAMILIES`.
+
+    Returns:
+        Columns family, setting, recall, and recall_all, which counts seen items as neighbours, too.
     """
     order = np.random.default_rng(seed).permutation(len(vectors))
     shuffled = np.ascontiguousarray(vectors[order])
@@ -113,7 +106,11 @@ def recall_curves(
     unseen, every = (exact_neighbours(shuffled, queries, K, seen=s) for s in (seen, None))
     audience = Audience(queries, seen, unseen, every)
     measures = {"IVF": _ivf, "HNSW": _hnsw, "PQ": _pq}
-    return {family: measures[family](shuffled, audience, seed) for family in families}
+    rows = [
+        (family, *row) for family in families for row in measures[family](shuffled, audience, seed)
+    ]
+    frame = pd.DataFrame(rows, columns=["family", "setting", "recall", "recall_all"])
+    return frame.groupby(["family", "setting"], as_index=False).mean()
 
 
 def relabelled(seen: Histories, rows: np.ndarray) -> Histories:
@@ -132,53 +129,36 @@ def relabelled(seen: Histories, rows: np.ndarray) -> Histories:
     return Histories(np.concatenate([[0], np.cumsum(kept)])[seen.offsets], there[kept])
 
 
-def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """Average curves over the same settings."""
-    recall, recall_all = (
-        np.mean(values, axis=0).tolist()
-        for values in ([c.recall for c in curves], [c.recall_all for c in curves])
-    )
-    return Curve(curves[0].settings, recall, recall_all)
-
-
-def _ivf(vectors: np.ndarray, audience: Audience, seed: int) -> Curve:
-    lists = round(len(vectors) ** 0.5)
-    probes = [p for p in PROBES if p <= lists]
-    curves = []
+def _ivf(vectors: np.ndarray, audience: Audience, seed: int) -> Iterator[tuple[int, float, float]]:
+    n, d = vectors.shape
+    lists = round(n**0.5)
     for number in range(IVF_TRAININGS):
-        d = vectors.shape[1]
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, lists, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed, index.cp.min_points_per_centroid = 1 + IVF_TRAININGS * seed + number, 1
         index.train(vectors)
         index.add(vectors)
-        found = []
-        for nprobe in probes:
-            index.nprobe = nprobe
-            found.append(audience.scan(index))
-        curves.append(_curve(probes, found))
-    return mean_curve(curves)
+        for nprobe in PROBES:
+            if nprobe <= lists:
+                index.nprobe = nprobe
+                yield nprobe, *audience.scan(index)
 
 
-def _hnsw(vectors: np.ndarray, audience: Audience, seed: int) -> Curve:
+def _hnsw(vectors: np.ndarray, audience: Audience, seed: int) -> Iterator[tuple[int, float, float]]:
     index = faiss.IndexHNSWFlat(vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
     index.add(vectors)
-    return _curve(BEAMS, [audience.walk(index, beam) for beam in BEAMS])
+    for beam in BEAMS:
+        yield beam, *audience.walk(index, beam)
 
 
-def _pq(vectors: np.ndarray, audience: Audience, seed: int) -> Curve:
+def _pq(vectors: np.ndarray, audience: Audience, seed: int) -> Iterator[tuple[int, float, float]]:
     d = vectors.shape[1]
-    sizes = [m for m in PQ_BYTES if d % m == 0]
-    found = []
-    for m in sizes:
-        index: Any = faiss.IndexPQ(d, m, 8, faiss.METRIC_INNER_PRODUCT)
-        index.do_polysemous_training = False
-        index.pq.cp.seed, index.pq.cp.niter = seed + 1, PQ_ITERATIONS
-        index.pq.cp.min_points_per_centroid, index.pq.cp.max_points_per_centroid = 1, PQ_POINTS
-        index.train(vectors)
-        index.add(vectors)
-        found.append(audience.scan(index))
-    return _curve(sizes, found)
-
-
-def _curve(settings: Sequence[int], recalls: Sequence[tuple[float, float]]) -> Curve:
-    return Curve(list(settings), [r for r, _ in recalls], [r for _, r in recalls])
+    for size in PQ_BYTES:
+        if d % size == 0:
+            index: Any = faiss.IndexPQ(d, size, 8, faiss.METRIC_INNER_PRODUCT)
+            index.do_polysemous_training = False
+            training = index.pq.cp
+            training.seed, training.niter = seed + 1, PQ_ITERATIONS
+            training.min_points_per_centroid, training.max_points_per_centroid = 1, PQ_POINTS
+            index.train(vectors)
+            index.add(vectors)
+            yield size, *audience.scan(index)

@@ -16,7 +16,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-import msgspec
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -24,7 +23,7 @@ from scipy import stats
 from nanorecsys.ann.bench import THREAD_VARIABLES
 from nanorecsys.data import Histories
 from nanorecsys.scaleup.catalogue import generate
-from nanorecsys.scaleup.curves import FAMILIES, Curve, mean_curve, recall_curves, relabelled
+from nanorecsys.scaleup.curves import FAMILIES, recall_curves, relabelled
 from nanorecsys.scaleup.descriptors import Description, copy_share, describe, two_sample_auc
 from nanorecsys.scaleup.errors import VectorsError
 from nanorecsys.scaleup.generators.neighbourhoods import nearest
@@ -39,6 +38,7 @@ RULE = (
     "have not seen is further from the real one, at any setting, than the bound, and if at most "
     "one synthetic item in twenty is almost a copy"
 )
+CURVE = ["family", "setting"]
 Progress = Callable[[Iterable], Iterable]
 
 
@@ -75,16 +75,20 @@ class HeldOutTest:
         return order[:kept], order[kept:]
 
 
-class Verdicts(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, eq=False)
+class Verdicts:
     """Results of the test.
 
-    `noise` is the largest difference between one training on the real catalogue and the mean, by
-    family. `rows` has a row per catalogue, training, family and setting.
+    Args:
+        noise: By family, the largest difference of one training on the real catalogue from the
+            mean.
+        description: Description of the real catalogue.
+        judged: Verdict on each generator.
+        rows: The columns of `recall_curves` with generator, subset and training.
     """
 
-    real: dict[str, Curve]
     noise: dict[str, float]
-    description: Description
+    description: Description | None
     judged: list[Judged]
     rows: pd.DataFrame
 
@@ -104,10 +108,11 @@ class Training:
         return self.subset == self.number == 0
 
 
-class Outcome(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, eq=False)
+class Outcome:
     """Curves of a training; the description and the share of copies if it is the first."""
 
-    curves: dict[str, Curve]
+    curves: pd.DataFrame
     description: Description | None = None
     copies: float = 0.0
 
@@ -146,20 +151,19 @@ def judge_generators(
         ProcessPoolExecutor(test.workers, context) as pool,
     ):
         outcomes = list(progress(pool.map(partial(train, test), trainings)))
-    found = dict(zip(trainings, outcomes, strict=True))
-    of_real = [outcome for training, outcome in found.items() if training.generator == REAL]
-    real = {f: mean_curve([outcome.curves[f] for outcome in of_real]) for f in FAMILIES}
-    noise = {
-        f: max(_distance(outcome.curves[f].recall, real[f].recall) for outcome in of_real)
-        for f in FAMILIES
-    }
-    judged = []
-    for name in generators:
-        own = {t: outcome for t, outcome in found.items() if t.generator == name}
-        judged.append(_judge(name, own, real, test))
-    description = of_real[0].description
-    assert description is not None
-    return Verdicts(real, noise, description, judged, _rows(found))
+    rows = pd.concat(
+        [
+            outcome.curves.assign(generator=t.generator, subset=t.subset, training=t.number)
+            for t, outcome in zip(trainings, outcomes, strict=True)
+        ],
+        ignore_index=True,
+    )
+    of_real = rows[rows["generator"] == REAL].set_index(CURVE)
+    real = of_real.groupby(CURVE)[["recall", "recall_all"]].mean()
+    noise = (of_real["recall"] - real["recall"]).abs().groupby("family").max()
+    first = {t.generator: o for t, o in zip(trainings, outcomes, strict=True) if t.first}
+    judged = [_judge(first[name], name, rows, real, test.bound) for name in generators]
+    return Verdicts(noise.to_dict(), first[REAL].description, judged, rows)
 
 
 def train(test: HeldOutTest, training: Training) -> Outcome:
@@ -190,26 +194,22 @@ def choose(judged: Sequence[Judged]) -> Judged:
 
 
 def _judge(
-    generator: str, found: dict[Training, Outcome], real: dict[str, Curve], test: HeldOutTest
+    first: Outcome, generator: str, rows: pd.DataFrame, real: pd.DataFrame, bound: float
 ) -> Judged:
-    gaps = []
-    for family in FAMILIES:
-        by_subset = [
-            mean_curve([o.curves[family] for t, o in found.items() if t.subset == subset])
-            for subset in range(test.subsets)
-        ]
-        gaps.append(_gap(family, by_subset, real[family]))
-    first = next(iter(found.values()))
-    assert first.description is not None
-    off = [gap.family for gap in gaps if abs(gap.largest) > test.bound]
+    own = rows[rows["generator"] == generator]
+    by_subset = own.groupby([*CURVE, "subset"])["recall"].mean().unstack()
+    differences = by_subset.sub(real["recall"], axis=0)
+    gaps = [_gap(family, differences.loc[family]) for family in FAMILIES]
+    off = [gap.family for gap in gaps if abs(gap.largest) > bound]
     reasons = [f"{' and '.join(off)} too far off"] if off else []
     if first.copies > COPIES:
         reasons.append(f"{first.copies:.0%} of its items are almost copies")
+    with_seen = own.groupby(CURVE)["recall_all"].mean() - real["recall_all"]
     return Judged(
         generator=generator,
         gaps=gaps,
         worst=max(abs(gap.largest) for gap in gaps),
-        worst_all=max(_distance(gap.curve.recall_all, real[gap.family].recall_all) for gap in gaps),
+        worst_all=float(with_seen.abs().max()),
         description=first.description,
         copies=first.copies,
         believable=not reasons,
@@ -217,37 +217,18 @@ def _judge(
     )
 
 
-def _gap(family: str, by_subset: list[Curve], real: Curve) -> Gap:
-    differences = np.array([curve.recall for curve in by_subset]) - real.recall
-    at = int(np.abs(differences.mean(axis=0)).argmax())
-    values = differences[:, at]
-    half = 0.0
+def _gap(family: str, differences: pd.DataFrame) -> Gap:
+    """Find the largest mean difference; rows are settings, columns hidden subsets."""
+    setting = differences.mean(axis=1).abs().idxmax()
+    values = differences.loc[setting].to_numpy()
+    mean, half = float(values.mean()), 0.0
     if len(values) > 1:
         half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    mean = float(values.mean())
     return Gap(
         family=family,
         largest=mean,
-        setting=real.settings[at],
+        setting=int(setting),
         low=mean - half,
         high=mean + half,
         by_subset=values.tolist(),
-        curve=mean_curve(by_subset),
     )
-
-
-def _distance(one: Sequence[float], other: Sequence[float]) -> float:
-    return float(np.abs(np.subtract(one, other)).max())
-
-
-def _rows(found: dict[Training, Outcome]) -> pd.DataFrame:
-    frames = []
-    for training, outcome in found.items():
-        for family, curve in outcome.curves.items():
-            frame = pd.DataFrame(msgspec.structs.asdict(curve))
-            frame.insert(0, "family", family)
-            frame.insert(0, "training", training.number)
-            frame.insert(0, "subset", training.subset)
-            frame.insert(0, "generator", training.generator)
-            frames.append(frame)
-    return pd.concat(frames, ignore_index=True).rename(columns={"settings": "setting"})

@@ -4,7 +4,6 @@ import msgspec
 
 from nanorecsys.ann.errors import Failure
 from nanorecsys.ann.limits import Limits
-from nanorecsys.scaleup.curves import Curve
 from nanorecsys.scaleup.descriptors import Description
 from nanorecsys.study.spread import Spread
 
@@ -22,7 +21,6 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     low: float
     high: float
     by_subset: list[float]
-    curve: Curve
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +34,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     gaps: list[Gap]
     worst: float
     worst_all: float
-    description: Description
+    description: Description | None
     copies: float
     believable: bool
     reason: str
@@ -102,9 +100,8 @@ class ScaleupResult(msgspec.Struct, frozen=True, kw_only=True):
     trainings: int
     kept: int
     bound: float
-    real_curves: dict[str, Curve]
     real_noise: dict[str, float]
-    real_description: Description
+    real_description: Description | None
     judged: list[Judged]
     recommended_generator: str
     generator: str

@@ -88,9 +88,9 @@ def cheapest(settings: Sequence[str]) -> set[str]:
     if not settings:
         return set()
     values = np.array([list(parse_setting(setting).values()) for setting in settings])
-    as_low: np.ndarray = (values[None] <= values[:, None]).all(axis=2)
-    lower: np.ndarray = (values[None] < values[:, None]).any(axis=2)
-    undercut: np.ndarray = (as_low & lower).any(axis=1)
+    as_low: Any = (values[None] <= values[:, None]).all(axis=2)
+    lower: Any = (values[None] < values[:, None]).any(axis=2)
+    undercut = (as_low & lower).any(axis=1)
     return {setting for setting, other in zip(settings, undercut, strict=True) if not other}
 
 

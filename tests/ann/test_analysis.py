@@ -57,9 +57,7 @@ def result(times=16.0, ndcg=(0.0, -0.001, 0.001)):
         points=3,
         best=[],
         failures=[],
-        limits=Limits(
-            bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=60.0)], gemm_gflops={"1": 70.0}
-        ),
+        limits=Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=60.0)], gemm_gflops=70.0),
         tenth_p50_ms=0.1,
         finalists=[finalist],
         fastest={"0.99": finalist, "0.999": finalist},

@@ -69,7 +69,7 @@ def searched():
 
 
 SETTINGS = BenchSettings(k=K, points=2, rounds=2, queries=30, threads=1)
-LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)], gemm_gflops={"1": 1.0})
+LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)], gemm_gflops=1.0)
 
 
 @pytest.fixture(scope="module")

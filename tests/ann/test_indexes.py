@@ -18,7 +18,6 @@ from nanorecsys.ann.errors import (
 )
 from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.ann.indexes import (
-    BuildOptions,
     build_index,
     check_neighbours,
     read_bytes,
@@ -61,9 +60,7 @@ def exact(vectors):
 def test_every_specification_builds_finds_more_with_its_dearest_setting_and_survives_saving(
     factory, vectors, exact, tmp_path
 ):
-    index = build_index(
-        factory, vectors, BuildOptions(opq_iterations=1, nsg_neighbours=24), users(50, D, seed=9)
-    )
+    index = build_index(factory, vectors, users(50, D, seed=9))
     grid, queries = specs.search_settings(factory, 8), users(40, D)
     recalls = []
     for search in (grid[0], grid[-1]):

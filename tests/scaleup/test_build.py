@@ -254,7 +254,7 @@ def test_lists_are_as_many_as_items_allow():
     assert parse_specification("IVF_HNSW32,SQ8", 3_000_000).factory == most
 
 
-LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1.0, gb_per_s=10.0)], gemm_gflops={"1": 1.0})
+LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1.0, gb_per_s=10.0)], gemm_gflops=1.0)
 OPTIONS = SearchOptions(choosing=CHOOSING, rounds=1, timed=10, threads=1)
 
 

@@ -27,15 +27,14 @@ class Fitted(Protocol):
         """Draw n new items, unit float32 (n, d), that depend on the state of `rng` alone."""
 
 
-# A generator takes real items, unit float32 (items, d), and the size of the expanded catalogue.
-# Those that look at neighbourhoods make them denser in a larger catalogue. The settings of the last
-# three were chosen by recall curves on held-out items.
+# A generator takes real items, unit float32 (items, d), and the size of the expanded catalogue: one
+# that looks at neighbourhoods makes them denser in a larger catalogue. The settings of the last two
+# were chosen by recall curves on held-out items.
 GENERATORS: dict[str, Callable[[np.ndarray, int], Fitted]] = {
     "independent": fit_independent,
     "gaussian": fit_gaussian,
     "mixture": fit_mixture,
     "local": partial(fit_local, neighbours=16, partners=5, noise=0.5),
-    "tangent": partial(fit_local, neighbours=12, partners=0, noise=0.7),
     "recombined": partial(fit_recombined, donors=900, own=(0.5, 0.8)),
 }
 

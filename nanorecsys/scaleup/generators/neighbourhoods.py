@@ -69,10 +69,9 @@ class Around:
         weights -= weights.mean(axis=1, keepdims=True)
         weights *= np.float32(self.noise / np.sqrt(k - 1))
         rows = np.arange(n)
-        share = rng.random(n, np.float32) if self.partners else np.zeros(n, np.float32)
+        share = rng.random(n, np.float32)
         weights[rows, 0] += 1 - share
-        if self.partners:
-            weights[rows, rng.integers(1, self.partners + 1, size=n)] += share
+        weights[rows, rng.integers(1, self.partners + 1, size=n)] += share
         made = np.empty((n, self.vectors.shape[1]), np.float32)
         for start in range(0, n, GATHERED):
             block = slice(start, start + GATHERED)
@@ -93,7 +92,7 @@ def fit_local(
         vectors: Unit float32 (items, d).
         total: Size of the expanded catalogue.
         neighbours: Items, itself included, that give the noise its directions.
-        partners: Nearest neighbours that a new item may lie towards; with 0 it stays at its item.
+        partners: Nearest neighbours that a new item may lie towards.
         noise: Standard deviations of the neighbourhood at a tenfold expansion.
     """
     ids, distances = nearest(vectors, neighbours)
