@@ -33,6 +33,7 @@ TITLES = {REPEATED: "second run", OTHER_MACHINE: "another machine"}
 COMPARE_PART, REPEAT_PART = "compare.html", "repeat.html"  # included by compare.md and runs.md
 RATIO = 2.0  # processors gain that differently from int8, wide vectors, caches and a second core
 QUALITY = 0.02  # two standard errors of HitRate@10 over the 671 users of the bundled data
+COLUMNS = ["chapter", "claim", "unit", "other", "run", "apart", "outcome", "reason", "changed"]
 RANK = {"fails": 0, "limited": 1, "holds": 2}
 
 
@@ -44,7 +45,7 @@ def compare(folders: Layout, run: Path, other: Path) -> pd.DataFrame:
     """Compare the claims of the records in the folder `run` with those in the folder `other`.
 
     Returns:
-        One row per claim: chapter, claim, unit, other, run, apart, outcome, reason.
+        One row per claim, with `COLUMNS`; `changed` names parameters that differ.
 
     Raises:
         CompareError: One of the two has no result record, or a damaged one.
@@ -61,12 +62,9 @@ def compare(folders: Layout, run: Path, other: Path) -> pd.DataFrame:
             strict=True,
         ):
             outcome, reason = agreement(claim, a, b, same_parameters=not changed)
-            if changed and outcome != "not judged":
-                reason += f" (other parameters: {', '.join(some_of(changed))})"
-            distance = apart(a.value, b.value)
-            rows.append((name, a.id, a.unit, b.shown, a.shown, distance, outcome, reason))
-    columns = ["chapter", "claim", "unit", "other", "run", "apart", "outcome", "reason"]
-    return pd.DataFrame(rows, columns=columns)
+            shown = (name, a.id, a.unit, b.shown, a.shown, apart(a.value, b.value))
+            rows.append((*shown, outcome, reason, ", ".join(some_of(changed))))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def counts(claims: pd.DataFrame) -> str:
@@ -190,8 +188,10 @@ def show(claims: pd.DataFrame, run: str, other: str, console: Console) -> None:
     table.add_column(run, justify="right")
     table.add_column("outcome")
     colours = {"agrees": "green", "differs": "bold red"}
-    for _, of_chapter in claims.groupby("chapter"):
+    for (name, changed), of_chapter in claims.groupby(["chapter", "changed"]):
         table.add_section()
+        note = f"other parameters: {changed}" if changed else ""
+        table.add_row(f"[bold]{name}[/]", "", "", note)
         for row in of_chapter.itertuples():
             told = f"[{colours.get(row.outcome, 'dim')}]{row.outcome}: {row.reason}[/]"
             table.add_row(row.claim, row.other, row.run, told)

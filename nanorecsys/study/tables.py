@@ -7,6 +7,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 from pandas.io.formats.style import Styler
 
+LONG_TEXT = 30  # characters; columns of longer texts are wide enough for a sentence
+
 
 def cell(value: Any) -> str:
     """The text of one cell: separators for whole numbers, four significant digits for fractions.
@@ -34,7 +36,10 @@ def styled(frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> Sty
     """
     shown = Styler(frame, cell_ids=False).hide(axis="index")
     shown = shown.format(dict.fromkeys(frame.columns, cell) | dict(formats or {}), na_rep="-")
-    sides = {name: "right" if is_numeric_dtype(frame[name]) else "left" for name in frame}
-    return shown.set_table_styles(
-        {name: [{"selector": "", "props": f"text-align: {sides[name]}"}] for name in frame}
-    )
+    styles = {}
+    for name in frame:
+        side = "right" if is_numeric_dtype(frame[name]) else "left"
+        width = "11rem" if frame[name].astype(str).str.len().max() > LONG_TEXT else "3rem"
+        props = f"text-align: {side}; min-width: {width}; overflow-wrap: anywhere"
+        styles[name] = [{"selector": "", "props": props}]
+    return shown.set_table_styles(styles)

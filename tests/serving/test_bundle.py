@@ -42,7 +42,7 @@ from nanorecsys.study.records import FORMAT, Record, write_record
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.processor import has_int8_dot_products
-from tests.records import made
+from tests.records import example_provenance as made
 
 N_ITEMS, N_USERS, D, WINDOW = 20, 5, 8, 6
 ALL = (*FILES, MANIFEST)

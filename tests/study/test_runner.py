@@ -11,6 +11,7 @@ from rich.console import Console
 
 from nanorecsys.study import runner
 from nanorecsys.study.chapters import chapters
+from nanorecsys.study.layout import layout
 from nanorecsys.study.parameters import resolve
 from nanorecsys.system.errors import NanorecsysError
 
@@ -18,14 +19,13 @@ from nanorecsys.system.errors import NanorecsysError
 def test_runs_in_order_then_skips_everything(mini):
     first = mini.cli("run")
     assert mini.executions() == ["alpha", "beta"]
-    assert mini.result("01_alpha")["result"] == {
-        "total": 8.0
-    }  # the profile's n_items, not the notebook's
+    # the profile's n_items, not the notebook's
+    assert mini.result("01_alpha")["result"] == {"total": 8.0}
     assert mini.result("02_beta")["result"] == {"total": 8.5}
     assert "of 3  0:0" in first.stdout  # plain progress lines, since this is no terminal
-    again = mini.cli("run")
+    repeated = mini.cli("run")
     assert mini.executions() == []
-    assert "0 of 2 chapters ran" in again.stdout
+    assert "0 of 2 chapters ran" in repeated.stdout
 
 
 def reasons(mini, *overrides):
@@ -108,7 +108,7 @@ def test_a_failing_cell_is_told_and_the_last_good_result_stays(mini):
     assert done.returncode == 1
     assert "01_alpha: cell" in done.stderr
     assert "ValueError: this cell was told to fail" in done.stderr
-    assert "resume: nanorecsys run quick -p fail=true" in done.stderr
+    assert "resume: nanorecsys run -p fail=true" in done.stderr
     assert "Traceback (most recent call last):\n  File" not in done.stderr  # the runner's own
     assert all(path.read_bytes() == content for path, content in good.items())
     mini.executions()
@@ -151,7 +151,7 @@ class Killed(BaseException):
 
 
 def killed_at(monkeypatch, call_number, function):
-    """Call `function` with a kill before its `call_number`-th change of the disk; True if it came to that."""
+    """Call `function` with a kill before its n-th change of the disk; True if there was one."""
     calls = 0
 
     def breaking(real):
@@ -178,7 +178,7 @@ def test_sealing_survives_a_kill_at_every_step(mini, monkeypatch, tmp_path_facto
     run = mini.run("quick")
     selected = [chapters(mini)["01_alpha"]]
 
-    def again(n_items=2):
+    def run_again(n_items=2):
         parameters = resolve(
             {"01_alpha": selected[0].settable}, {}, "quick", [f"n_items={n_items}"]
         )
@@ -191,17 +191,17 @@ def test_sealing_survives_a_kill_at_every_step(mini, monkeypatch, tmp_path_facto
         with monkeypatch.context() as patch:
             patch.setattr(runner, name, kill)
             with pytest.raises(Killed):
-                again()
+                run_again()
 
-    again(n_items=1)
+    run_again(n_items=1)
     killed_in("_finish")
     ready = tmp_path_factory.mktemp("ready") / "run"
     killed_in("seal")
     shutil.copytree(run, ready)
     mini.executions()
     step = 1
-    while killed_at(monkeypatch, step, again):
-        assert again() == []  # sealing goes on where it stopped, and nothing has to be executed
+    while killed_at(monkeypatch, step, run_again):
+        assert run_again() == []  # sealing goes on where it stopped, and nothing has to be executed
         assert mini.result("01_alpha")["result"] == {"total": 4.0}
         assert not list((run / ".work").glob("*"))
         shutil.rmtree(run)
@@ -244,8 +244,6 @@ def test_the_executed_notebook_holds_no_path_of_this_machine(mini):
 
 
 def test_an_installed_package_away_from_its_clone_says_so(monkeypatch, tmp_path):
-    from nanorecsys.study.layout import layout
-
     monkeypatch.setenv("NANORECSYS_ROOT", str(tmp_path))
     with pytest.raises(NanorecsysError, match="run from a clone"):
         layout()
