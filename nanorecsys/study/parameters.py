@@ -39,7 +39,7 @@ class Parameter:
     help: str
 
     def check(self, value: Any, source: str) -> Value:
-        """`value` as this parameter's type; an int may stand for a float, a bool for no number.
+        """`value` as this parameter's type; a float parameter also takes an int.
 
         Args:
             value: Value to check.

@@ -1,14 +1,12 @@
-"""Progress of a running chapter in one line: live on a terminal, plain lines elsewhere."""
+"""Progress of a running chapter in one line: redrawn on a terminal, a new line elsewhere."""
 
 import threading
 import time
 
 import click
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
-PLAIN_INTERVAL_S = 10.0  # between plain lines where there is no terminal
+TERMINAL_INTERVAL_S, PLAIN_INTERVAL_S = 1.0, 10.0
 
 
 def clock(seconds: float) -> str:
@@ -32,22 +30,18 @@ class ChapterProgress:
         self._title = title
         self._expected = f" of about {clock(expected_s)}" if expected_s else ""
         self._started = time.monotonic()
-        self._cell = self._cells = 0
+        self._position = "starts"
         self._note = ""
         self._stop = threading.Event()
-        self._live = Live(console=console, auto_refresh=False, transient=True)
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> "ChapterProgress":
-        if self._console.is_terminal:
-            self._live.start()
         self._ticker.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._ticker.join()
-        self._live.stop()
 
     @property
     def seconds(self) -> float:
@@ -56,7 +50,7 @@ class ChapterProgress:
 
     def cell(self, index: int, count: int) -> None:
         """Note that cell `index` (from 0) of `count` begins."""
-        self._cell, self._cells, self._note = index + 1, count, ""
+        self._position, self._note = f"cell {index + 1} of {count}", ""
 
     def write(self, text: str) -> None:
         """Take the kernel's output: its last line, such as a progress bar, becomes the note."""
@@ -68,15 +62,16 @@ class ChapterProgress:
 
     def _line(self) -> str:
         note = f" · {self._note}" if self._note else ""
-        took = f"{clock(self.seconds)}{self._expected}"
-        return f"{self._title}  cell {self._cell} of {self._cells}  {took}{note}"
+        return f"{self._title}  {self._position}  {clock(self.seconds)}{self._expected}{note}"
 
     def _tick(self) -> None:
-        last_plain = -PLAIN_INTERVAL_S
-        while not self._stop.wait(1.0):
-            if self._live.is_started:
-                line = Text(self._line(), no_wrap=True, overflow="ellipsis")
-                self._live.update(line, refresh=True)
-            elif self._cell and self.seconds - last_plain >= PLAIN_INTERVAL_S:
-                last_plain = self.seconds
+        redraws, width = self._console.is_terminal, self._console.width
+        interval = TERMINAL_INTERVAL_S
+        while not self._stop.wait(interval):
+            if redraws:
+                print(f"\r{self._line()[: width - 1]:<{width - 1}}", end="", flush=True)
+            else:
                 print(self._line(), file=self._console.file, flush=True)
+                interval = PLAIN_INTERVAL_S
+        if redraws:
+            print("\r" + " " * (width - 1), end="\r", flush=True)

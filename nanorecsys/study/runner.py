@@ -40,7 +40,7 @@ STATE = "run.json"
 WORK = ".work"
 READY = ".ready"  # in a work folder that passed the gate and only has to be moved
 SECOND_RUN = "-again"  # after a run's name: the folder of its second run
-TRACE_LINES = 20  # of a failed cell's traceback that are shown
+TRACE_LINES = 20  # last lines of a failed cell's traceback in a message
 Parameters = Mapping[str, dict[str, Any]]  # by chapter
 KERNEL = {
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm asks for widgets, which no page shows
@@ -161,24 +161,19 @@ def require(estimates: Mapping[str, Estimate], folder: Path) -> None:
     Raises:
         ResourceError: Names the chapter, what it needs and what is available.
     """
-    remedy = "choose a smaller profile or smaller parameters"
     memory = psutil.virtual_memory().available / 2**30
-    for name, estimate in estimates.items():
-        if estimate.memory_gib > memory:
-            raise ResourceError(
-                f"{name} needs about {estimate.memory_gib:.1f} GiB of memory, "
-                f"{memory:.1f} GiB are available",
-                f"end other programs, or {remedy}",
-            )
     disk = shutil.disk_usage(folder).free / 2**30
-    needed = sum(estimate.disk_gib for estimate in estimates.values())
-    if needed > disk:
-        largest = max(estimates, key=lambda name: estimates[name].disk_gib)
-        raise ResourceError(
-            f"these chapters need about {needed:.1f} GiB of disk ({largest} most), "
-            f"{disk:.1f} GiB are free",
-            f"make room, or {remedy}",
-        )
+    for name, estimate in estimates.items():
+        for kind, needed, available in (
+            ("memory", estimate.memory_gib, memory),
+            ("disk", estimate.disk_gib, disk),
+        ):
+            if needed > available:
+                raise ResourceError(
+                    f"{name} needs about {needed:.1f} GiB of {kind}, {available:.1f} GiB are left",
+                    "make room, or choose a smaller profile or smaller parameters",
+                )
+        disk -= estimate.disk_gib  # stays after the chapter
 
 
 def run_chapters(

@@ -43,7 +43,7 @@ PAGES = [
 ]
 
 
-MOST_BYTES = 3_500_000  # of a page with all that it loads
+MOST_BYTES = 3_500_000  # weight limit of a page with its scripts and figures
 
 
 @functools.cache
@@ -225,7 +225,7 @@ def test_publish_takes_a_whole_run_or_nothing(tmp_path):
 
 
 def test_the_published_results_are_whole():
-    """What is committed under book/results passes the same gate as a run, and is small enough for git."""
+    """The files under book/results pass the same gate as a run, and are small enough for git."""
     assert book.check_run(FOLDERS, None) == []
     claims = msgspec.json.decode((FOLDERS.published / "07_summary" / "claims.json").read_bytes())
     assert claims

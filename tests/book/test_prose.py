@@ -2,7 +2,7 @@
 
 Parsed are the Markdown cells of the notebooks, the hand-written pages, README.md and
 CONTRIBUTING.md. A number that is neither glued nor listed fails: glue it, or, if it is a setting, a
-name or somebody else's published figure, list the phrase with its reason.
+name or a figure that others published, list the phrase with its reason.
 """
 
 import re

@@ -218,4 +218,4 @@ def test_a_chapter_that_was_killed_counts_what_it_goes_on_from(tmp_path):
     assert session.begin(tmp_path, {"n": 1}) == pytest.approx(
         2 * spent, abs=1
     )  # killed a second time
-    assert session.begin(tmp_path, {"n": 2}) == 0  # nothing is taken up from other parameters
+    assert session.begin(tmp_path, {"n": 2}) == 0  # other parameters start from nothing

@@ -138,7 +138,7 @@ def test_resumes_after_kill_9_in_mid_chapter(mini):
     process.wait()
     assert not (mini.run("quick") / "01_alpha").exists()
     [checkpoint] = mini.runs.glob("quick/.work/*/01_alpha/checkpoint")
-    os.utime(checkpoint, (time.time() + 1000,) * 2)  # as if it had taken so long to come to it
+    os.utime(checkpoint, (time.time() + 1000,) * 2)  # as if the chapter had run for so long
     mini.cli(*slow)
     assert mini.executions() == ["alpha", "alpha-resumed", "beta"]
     assert 1000 < mini.result("01_alpha")["provenance"]["seconds"] < 1060
@@ -147,7 +147,7 @@ def test_resumes_after_kill_9_in_mid_chapter(mini):
 
 
 class Killed(BaseException):
-    """Stands for `kill -9`: nothing catches it."""
+    """Like `kill -9`, it is not caught."""
 
 
 def killed_at(monkeypatch, call_number, function):
