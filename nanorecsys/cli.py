@@ -127,7 +127,6 @@ def run(
         Console(),
         lender=folders.run(profile) if again else None,
         force=force,
-        resume_command=" ".join(["nanorecsys", *sys.argv[1:]]),
     )
     told = f"{len(ran)} of {len(selected)} chapters ran"
     click.echo(f"{told}; results in {folders.relative(folder)}")

@@ -13,16 +13,9 @@ import yaml
 from bs4 import BeautifulSoup
 from rich.console import Console
 
+from nanorecsys.study import compare
 from nanorecsys.study.chapters import Chapter, chapters
 from nanorecsys.study.claims import VERDICTS, JudgedClaim
-from nanorecsys.study.compare import (
-    OTHER_MACHINE,
-    PUBLISHED,
-    changed_parameters,
-    machine_of,
-    parts,
-    records,
-)
 from nanorecsys.study.doctor import chromium
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
@@ -34,6 +27,7 @@ from nanorecsys.system.errors import NanorecsysError
 RESULTS = "book/results"
 SUMMARY = "07_summary"
 PAGES = ("intro", "claims", "runs", "compare", "environment", "api")
+STRICT = ("--all", "-W", "-n", "--keep-going")  # warnings are errors, all of them are shown
 PRINT_S = 120  # time limit for printing the PDF
 RESULT_FILES = ("*.json", "*.csv", "*.svg")  # copied into the book; raw rows stay in the run
 
@@ -54,7 +48,7 @@ def build(folders: Layout, run: str | None, console: Console) -> Path:
         BookError: The run has no summary, Sphinx warns, or a page fails `check_html`.
         GateError, RecordError: A notebook may not be shown.
     """
-    name = run or PUBLISHED
+    name = run or compare.PUBLISHED
     results = folders.run(run) if run else folders.published
     if not (results / f"{SUMMARY}.ipynb").exists():
         raise BookError(
@@ -84,7 +78,7 @@ def print_pdf(folders: Layout, run: str | None, console: Console) -> Path:
     browser = chromium()
     if browser is None:
         raise BookError("Chromium prints the PDF, and it is missing", "apt-get install chromium")
-    work = folders.build / (run or PUBLISHED)
+    work = folders.build / (run or compare.PUBLISHED)
     pdf = work / "nanorecsys.pdf"
     html = _sphinx(folders, work, "singlehtml")
     first = yaml.safe_load((work / "source" / "_toc.yml").read_text())["root"]
@@ -94,17 +88,12 @@ def print_pdf(folders: Layout, run: str | None, console: Console) -> Path:
     command = [browser, "--headless", "--no-pdf-header-footer", f"--print-to-pdf={printed}"]
     if os.geteuid() == 0:
         command.append("--no-sandbox")
-    remedy = "print the pages from a browser"
     try:
-        done = subprocess.run(
-            [*command, page.as_uri()], capture_output=True, text=True, timeout=PRINT_S
-        )
-    except subprocess.TimeoutExpired:
-        raise BookError(f"Chromium did not print in {PRINT_S} s", remedy) from None
-    if done.returncode or not printed.exists():
-        told = done.stderr.strip()[-500:]
-        raise BookError(f"Chromium ended with {done.returncode}: {told}", remedy)
-    printed.replace(pdf)
+        subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=PRINT_S)
+        printed.replace(pdf)
+    except (subprocess.SubprocessError, FileNotFoundError) as error:
+        told = f"Chromium did not print the book: {error}"
+        raise BookError(told, "print the pages from a browser") from error
     console.print(f"book  printed to {folders.relative(pdf)}", highlight=False)
     return pdf
 
@@ -114,17 +103,7 @@ def _sphinx(folders: Layout, work: Path, builder: str) -> Path:
     output, log = work / "output", work / "build.log"
     shutil.rmtree(output, ignore_errors=True)
     command: list[str | Path] = [Path(sys.executable).with_name("jupyter-book"), "build"]
-    command += [
-        work / "source",
-        "--path-output",
-        output,
-        "--builder",
-        builder,
-        "--all",
-        "-W",
-        "-n",
-        "--keep-going",
-    ]
+    command += [work / "source", "--path-output", output, "--builder", builder, *STRICT]
     with log.open("wb") as file:
         done = subprocess.run(command, stdout=file, stderr=file)
     if done.returncode:
@@ -173,7 +152,7 @@ def copy_results(chapter: Chapter, results: Path, target: Path) -> None:
 
 def write_parts(folders: Layout, results: Path, target: Path) -> None:
     """Write the comparisons that the pages of a book over `results` include."""
-    for name, text in parts(folders, results).items():
+    for name, text in compare.parts(folders, results).items():
         write_atomically(target / name, text.encode())
 
 
@@ -186,16 +165,16 @@ def publish(folders: Layout, run: str, console: Console) -> None:
         BookError: The run does not exist.
         GateError, RecordError: A chapter may not be shown; nothing has changed then.
     """
-    results, other = _existing(folders, run), folders.published / OTHER_MACHINE
+    results, other = _existing(folders, run), folders.published / compare.OTHER_MACHINE
     staged = folders.published.with_name(".results")
     with locked(results):
         shutil.rmtree(staged, ignore_errors=True)
         for chapter in chapters(folders).values():
             check_chapter(chapter, results)
             copy_results(chapter, results, staged)
-        machine = machine_of(records(folders, results))
-        if other.is_dir() and machine_of(records(folders, other)) != machine:
-            shutil.copytree(other, staged / OTHER_MACHINE)
+        machine = compare.machine_of(compare.records(folders, results))
+        if other.is_dir() and compare.machine_of(compare.records(folders, other)) != machine:
+            shutil.copytree(other, staged / compare.OTHER_MACHINE)
         shutil.rmtree(folders.published, ignore_errors=True)
         staged.rename(folders.published)
         write_parts(folders, folders.published, folders.published)
@@ -219,15 +198,18 @@ def publish_beside(folders: Layout, run: str, place: str, console: Console) -> N
     """
     results, target = _existing(folders, run), folders.published / place
     with locked(results):
-        published, found = records(folders, folders.published), records(folders, results)
-        is_other_machine = machine_of(found) != machine_of(published)
-        if is_other_machine != (place == OTHER_MACHINE):
+        published, found = (
+            compare.records(folders, folders.published),
+            compare.records(folders, results),
+        )
+        is_other_machine = compare.machine_of(found) != compare.machine_of(published)
+        if is_other_machine != (place == compare.OTHER_MACHINE):
             machine = "another machine than" if is_other_machine else "the machine of"
             raise BookError(f"{run} ran on {machine} the published results")
         own = [chapters(folders)[name] for name in found if not (results / name).is_symlink()]
         for chapter in own:
             check_chapter(chapter, results)
-            changed = changed_parameters(chapter, found, published)
+            changed = compare.changed_parameters(chapter, found, published)
             if changed and not is_other_machine:
                 raise BookError(f"{run}: {chapter.name} ran with another {', '.join(changed)}")
         shutil.rmtree(target, ignore_errors=True)
@@ -235,7 +217,7 @@ def publish_beside(folders: Layout, run: str, place: str, console: Console) -> N
             (target / chapter.name).mkdir(parents=True)
             shutil.copy(results / chapter.name / FILE, target / chapter.name)
     write_parts(folders, folders.published, folders.published)
-    console.print(f"published the records of {run} ({machine_of(found)})", highlight=False)
+    console.print(f"published the records of {run} ({compare.machine_of(found)})", highlight=False)
 
 
 def _existing(folders: Layout, run: str) -> Path:
@@ -254,7 +236,7 @@ def check_run(folders: Layout, run: str | None) -> list[str]:
             check_chapter(chapter, results, raw_rows=run is not None)
         except NanorecsysError as error:
             problems.append(str(error))
-    pages = folders.build / (run or PUBLISHED) / "html"
+    pages = folders.build / (run or compare.PUBLISHED) / "html"
     summary = results / f"{SUMMARY}.ipynb"
     # pages of an older run are not checked
     if not problems and pages.is_dir() and pages.stat().st_mtime >= summary.stat().st_mtime:

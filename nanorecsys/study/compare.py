@@ -93,14 +93,10 @@ def records(folders: Layout, results: Path) -> dict[str, Record]:
         raise CompareError(f"{title(folders, results)}: {error.message}", error.remedy) from error
     if found:
         return found
-    if results.is_relative_to(folders.published):
-        what = TITLES.get(results.name, "published result")
-        raise CompareError(f"there is no {what}", "nanorecsys publish PROFILE")
     existing = sorted({path.parent.parent.name for path in folders.runs.glob(f"*/*/{FILE}")})
-    first = results.name.removesuffix(SECOND_RUN)
     raise CompareError(
-        f"run {results.name!r} has no results; there are: {', '.join(existing) or 'none'}",
-        f"nanorecsys run {first}" + (" --again" if first != results.name else ""),
+        f"{title(folders, results)!r} has no results; runs: {', '.join(existing) or 'none'}",
+        "nanorecsys run PROFILE, with --again for a second run; nanorecsys publish PROFILE",
     )
 
 

@@ -58,11 +58,10 @@ class ResourceError(NanorecsysError):
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """The runner's note beside a record: what the chapter depended on, and which files it left."""
+    """The runner's note beside a record: what the chapter depended on, and how long it took."""
 
     fingerprint: Fingerprint
     seconds: float
-    files: dict[str, int]
 
 
 class _Engine(NBClientEngine):
@@ -145,9 +144,6 @@ def why_stale(chapter: Chapter, run: Path, now: Fingerprint) -> str:
         return "has not run"
     if changed := now.changed_since(state.fingerprint):
         return f"changed: {changed}"
-    sizes = {name: (run / name).stat().st_size for name in state.files if (run / name).is_file()}
-    if lost := [name for name, size in state.files.items() if sizes.get(name) != size]:
-        return f"lost or altered: {', '.join(lost)}"
     try:
         check_chapter(chapter, run)
     except NanorecsysError as error:
@@ -186,7 +182,6 @@ def run_chapters(
     upstream: Path | None = None,
     lender: Path | None = None,
     force: bool = False,
-    resume_command: str = "the same command",
 ) -> list[str]:
     """Run the selected chapters that are not up to date, in order.
 
@@ -199,7 +194,6 @@ def run_chapters(
         upstream: Run whose earlier chapters they read; `run` by default.
         lender: First run, if `run` is its second run; it lends the chapters that are not selected.
         force: Whether to run chapters that are up to date.
-        resume_command: Command for the message about a failed chapter.
 
     Returns:
         Names of the chapters that ran; the others were up to date.
@@ -240,7 +234,7 @@ def run_chapters(
             work.mkdir(parents=True, exist_ok=True)
             last = state_of(chapter, run)
             with ChapterProgress(console, chapter.name, last.seconds if last else None) as progress:
-                _execute(chapter, now.parameters, folders, work, upstream, progress, resume_command)
+                _execute(chapter, now.parameters, folders, work, upstream, progress)
             _finish(work, chapter, now, progress.seconds, folders)
             seal(work, run)
             console.print(f"{chapter.name}  done in {clock(progress.seconds)}", highlight=False)
@@ -285,7 +279,6 @@ def _execute(
     work: Path,
     upstream: Path,
     progress: ChapterProgress,
-    resume_command: str,
 ) -> None:
     """Run one chapter's notebook in its work folder and check what it left."""
     output = work / f"{chapter.name}.ipynb"
@@ -316,7 +309,7 @@ def _execute(
         raise ChapterError(
             f"{chapter.name}: {told}\n  executed so far: {folders.relative(output)}\n"
             "  the last good result, if there is one, is untouched",
-            f"mend it, then resume: {resume_command}",
+            "mend the cause, then resume with the same command",
         ) from error
 
 
@@ -340,9 +333,7 @@ def _finish(
     )
     content = nbformat.writes(notebook).replace(str(folders.root), ".")
     write_atomically(path, content.encode())
-    left = (p for p in work.rglob("*") if p.is_file() and not p.name.startswith("."))
-    files = {p.relative_to(work).as_posix(): p.stat().st_size for p in left if p.name != STATE}
-    state = RunState(fingerprint=now, seconds=round(seconds, 2), files=files)
+    state = RunState(fingerprint=now, seconds=round(seconds, 2))
     write_atomically(work / chapter.name / STATE, encode(state))
     write_atomically(work / READY, b"")
 

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import nbformat
 
-from nanorecsys.study import provenance
+from nanorecsys.study import provenance, records
 from nanorecsys.study.layout import Layout, layout
 from nanorecsys.study.parameters import (
     RUN_NAME,
@@ -29,14 +29,6 @@ from nanorecsys.study.parameters import (
     check_values,
     read_parameters,
     unknown,
-)
-from nanorecsys.study.records import (
-    FILE,
-    FORMAT,
-    Record,
-    read_record,
-    write_atomically,
-    write_record,
 )
 from nanorecsys.system.errors import NanorecsysError
 
@@ -51,7 +43,7 @@ class Upstream(Generic[T]):
     """An earlier chapter of the same run: its record, and the folder of its files."""
 
     folder: Path
-    record: Record[T]
+    record: records.Record[T]
 
     def path(self, name: str) -> Path:
         """Path of the file that the record calls `name`."""
@@ -95,13 +87,13 @@ class Session:
         """
         run = self.parameters[RUN_NAME]
         folder = self.folders.run(run) / name
-        if not (folder / FILE).exists():
+        if not (folder / records.FILE).exists():
             raise NanorecsysError(
                 f"{self.name} reads {name}, which has no result in run {run!r}",
                 f"nanorecsys run {run} --only {name}",
             )
         notebook = nbformat.read(self.folders.notebooks / f"{name}.ipynb", as_version=4)
-        return Upstream(folder, read_record(folder, chapter_module(notebook, name).Result))
+        return Upstream(folder, records.read_record(folder, chapter_module(notebook, name).Result))
 
     def finish(
         self,
@@ -117,8 +109,8 @@ class Session:
             seeds: Every random seed that the result depends on.
         """
         started = datetime.datetime.fromtimestamp(self.started, datetime.UTC)
-        record = Record(
-            format=FORMAT,
+        record = records.Record(
+            format=records.FORMAT,
             chapter=self.name,
             parameters=self.parameters,
             provenance=provenance.Provenance(
@@ -134,8 +126,8 @@ class Session:
             files=dict(files or {}),
             result=result,
         )
-        write_record(self.out, record)
-        read_record(self.out, self.result)
+        records.write_record(self.out, record)
+        records.read_record(self.out, self.result)
         self.path(ATTEMPT).unlink(missing_ok=True)
 
 
@@ -187,7 +179,7 @@ def begin(out: Path, parameters: dict[str, Any]) -> float:
             last = max(file.stat().st_mtime for file in out.rglob("*"))
             spent = before.spent + max(0.0, last - before.started)
     attempt = Attempt(parameters=parameters, started=time.time(), spent=spent)
-    write_atomically(path, msgspec.json.encode(attempt))
+    records.write_atomically(path, msgspec.json.encode(attempt))
     return spent
 
 

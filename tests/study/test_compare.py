@@ -177,12 +177,12 @@ def test_other_parameters_and_missing_chapters_are_told(mini):
 def test_without_something_to_compare_the_exit_code_is_two(mini):
     done = command()
     assert done.exit_code == 2
-    assert "run 'quick' has no results" in done.output
+    assert "'quick' has no results" in done.output
     write(mini, mini.run("quick"), "01_alpha", 8.0)
-    assert "there are: quick" in command("quik").output
+    assert "runs: quick" in command("quik").output
     done = command()
     assert done.exit_code == 2
-    assert "there is no published result" in done.output
+    assert "'published' has no results" in done.output
     write(mini, mini.published, "01_alpha", 8.0)
     assert command().exit_code == 0
     assert command("quick", "--with", "gone").exit_code == 2
@@ -207,7 +207,7 @@ def test_a_second_run_is_compared_with_the_first(mini):
     write(mini, first, "01_alpha", 8.0)
     write(mini, first, "02_beta", 9.0)
     shown = compare.parts(mini, first)[compare.REPEAT_PART]
-    assert "Nothing to compare: run 'full-again' has no results" in shown
+    assert "Nothing to compare: 'full-again' has no results" in shown
     write(mini, second, "02_beta", 11.0)
     shown = compare.parts(mini, first)[compare.REPEAT_PART]
     for told in ("full-again: a CPU", ">9<", ">11<", ">20.0%<", ">beta.total<", ">holds<"):
@@ -261,7 +261,7 @@ def on_another_machine(folder):
 def test_a_run_on_another_machine_is_published_beside_the_results(mini):
     place = mini.published / compare.OTHER_MACHINE
     mini.cli("run")
-    with pytest.raises(compare.CompareError, match="no published result"):
+    with pytest.raises(compare.CompareError, match="'published' has no results"):
         book.publish_beside(mini, "quick", compare.OTHER_MACHINE, QUIET)
     book.publish(mini, "quick", QUIET)
     with pytest.raises(book.BookError, match="ran on the machine of the published results"):

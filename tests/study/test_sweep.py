@@ -3,10 +3,10 @@
 import csv
 
 import pytest
+from rich.console import Console
 
-from nanorecsys.study.chapters import chapters
 from nanorecsys.study.parameters import ParameterError
-from nanorecsys.study.sweep import parse_grid, point_name
+from nanorecsys.study.sweep import point_name, sweep
 
 
 def test_a_grid_runs_once_and_compares(mini):
@@ -31,18 +31,18 @@ def test_a_grid_runs_once_and_compares(mini):
 
 
 def test_grids_are_checked_before_anything_runs(mini):
-    parameters = chapters(mini)["02_beta"].settable
-    assert parse_grid(parameters, ["extra=1,2"]) == {"extra": [1.0, 2.0]}
-    for grid in (
-        ["extra=1,a"],
-        ["extra="],
-        ["extra"],
-        ["extra=1,1.0"],
-        ["extra=1", "extra=2"],
-        ["run_name=a"],
-        [],
+    for grid, told in (
+        (["extra=1,a"], "extra is float, not 'a'"),
+        (["extra="], "expected name=value,value"),
+        (["extra"], "expected name=value,value"),
+        (["extra=1,1.0"], "is given twice"),
+        (["extra=1", "extra=2"], "once for each name"),
+        (["run_name=a"], "no parameter 'run_name'"),
+        (["extr=1"], "did you mean extra"),
+        ([], "expected at least one"),
     ):
-        with pytest.raises(ParameterError):
-            parse_grid(parameters, grid)
-    assert "did you mean extra" in mini.cli("sweep", "02_beta", "-p", "extr=1", check=False).stderr
+        with pytest.raises(ParameterError) as error:
+            sweep(mini, "quick", "02_beta", grid, Console(quiet=True))
+        assert told in str(error.value)
+    assert not mini.runs.exists()
     assert point_name({"a": "x/y z", "b": 1}) == "a=x_y_z,b=1"
