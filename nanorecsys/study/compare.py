@@ -218,11 +218,13 @@ def _part(folders: Layout, run: Path, other: Path) -> str:
         claims = compare(folders, run, other)
     except CompareError as error:
         return f"<p>Nothing to compare: {error.message}.</p>\n"
-    names = {
-        column: f"{title(folders, results)}: {machine_of(records(folders, results))}"
-        for column, results in (("run", run), ("other", other))
-    }
-    claims = (
-        claims[claims.outcome != "not comparable"].drop(columns="chapter").rename(columns=names)
-    )
-    return f"<p>{counts(claims)}.</p>\n{styled(claims, {'apart': '{:.1%}'}).to_html()}\n"
+    machines = [f"{title(folders, r)} ({machine_of(records(folders, r))})" for r in (run, other)]
+    claims = claims[claims.outcome != "not comparable"]
+    changed = claims.chapter[claims.changed != ""].unique()
+    lead = f"{' and '.join(machines)}: {counts(claims)}."
+    if len(changed):
+        lead += f" These chapters ran with other parameters: {', '.join(changed)}."
+    shown = claims[["outcome", "claim", "unit", "other", "run", "apart", "reason"]]
+    names = {"other": title(folders, other), "run": title(folders, run)}
+    table = styled(shown.rename(columns=names), {"apart": "{:.1%}"})
+    return f"<p>{lead}</p>\n{table.to_html()}\n"

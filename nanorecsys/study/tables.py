@@ -39,7 +39,6 @@ def styled(frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> Sty
     styles = {}
     for name in frame:
         side = "right" if is_numeric_dtype(frame[name]) else "left"
-        width = "11rem" if frame[name].astype(str).str.len().max() > LONG_TEXT else "3rem"
-        props = f"text-align: {side}; min-width: {width}; overflow-wrap: anywhere"
-        styles[name] = [{"selector": "", "props": props}]
+        width = "11rem" if frame[name].astype(str).str.len().max() > LONG_TEXT else "3.5rem"
+        styles[name] = [{"selector": "", "props": f"text-align: {side}; min-width: {width}"}]
     return shown.set_table_styles(styles)

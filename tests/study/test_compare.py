@@ -151,7 +151,7 @@ def test_comparing_with_the_published_run_ends_with_its_exit_code(mini):
     assert "1 claims agree, 1 differ" in done.output
     part = compare.parts(mini, mini.run("quick"))[compare.COMPARE_PART]
     assert "holds → does not hold, more than 0.02 behind" in part
-    assert "quick: a CPU, 2 cores" in part
+    assert "quick (a CPU, 2 cores) and published" in part
     write(mini, mini.run("other"), "01_alpha", 8.0)
     write(mini, mini.run("other"), "02_beta", 4.01)
     assert command("quick", "--with", "other").exit_code == 0
@@ -210,7 +210,7 @@ def test_a_second_run_is_compared_with_the_first(mini):
     assert "Nothing to compare: 'full-again' has no results" in shown
     write(mini, second, "02_beta", 11.0)
     shown = compare.parts(mini, first)[compare.REPEAT_PART]
-    for told in ("full-again: a CPU", ">9<", ">11<", ">20.0%<", ">beta.total<", ">holds<"):
+    for told in ("full-again (a CPU", ">9<", ">11<", ">20.0%<", ">beta.total<", ">holds<"):
         assert told in shown
     assert "alpha" not in shown
 
@@ -274,7 +274,7 @@ def test_a_run_on_another_machine_is_published_beside_the_results(mini):
     names = [p.relative_to(place).as_posix() for p in place.rglob("*.*")]
     assert names == ["01_alpha/result.json"]
     shown = (mini.published / compare.COMPARE_PART).read_text()
-    assert "another machine: " in shown
+    assert "another machine (" in shown
     assert ">beta.total<" not in shown
     assert book.check_run(mini, None) == []
 
