@@ -1,40 +1,46 @@
-"""`python -m server`: read the settings, and serve."""
+"""`python -m server`: read the settings and serve."""
 
 import logging
 import os
-import sys
 import tempfile
 
-from nanorecsys.system.errors import NanorecsysError
-from server.settings import parse
+from server.settings import Settings, make_command
 
-# Of FAISS and the linear algebra, read when they are first imported. The server's own threads are
-# the parallelism: a second one under each search would wait for work spinning, at several times the
-# processor time of the request.
+# FAISS and BLAS read these when they are first imported. The server's own threads are its
+# parallelism: more threads in each search would spin while they wait for work.
 THREAD_POOLS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def main() -> int:
-    """Serve until a signal ends it; the exit status."""
+def serve(settings: Settings) -> None:
+    """Serve recommendations over HTTP from a bundle.
+
+    The page at / tries the server, and /docs documents its interface.
+
+    \b
+    Examples:
+      python -m server --bundle data/runs/quick/bundle
+      python -m server --workers 2 --threads 1 --cache redis://127.0.0.1:6379/0
+      NANORECSYS_PORT=9000 python -m server --host 0.0.0.0
+
+    Every setting can also come from the environment: NANORECSYS_MAX_QUEUE=32 for --max-queue 32.
+    The command line wins.
+
+    After SIGTERM /readyz fails, the server answers for --lame-duck-s more, and then it ends. After
+    SIGHUP every worker opens the bundle again without a failed request. If the new bundle is
+    broken, the old one stays.
+    """
     logging.basicConfig(
         format="%(asctime)s %(process)d %(levelname)s %(message)s", level=logging.INFO
     )
     logging.getLogger("faiss").setLevel(logging.WARNING)
-    try:
-        settings = parse(sys.argv[1:])
-        os.environ.update(THREAD_POOLS)
-        with tempfile.TemporaryDirectory(prefix="nanorecsys-metrics-") as folder:
-            # the workers' metrics meet in files; prometheus_client looks for the folder when it is
-            # first imported
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-            from server.supervisor import Server
+    os.environ.update(THREAD_POOLS)
+    with tempfile.TemporaryDirectory(prefix="nanorecsys-metrics-") as folder:
+        # Workers exchange their metrics in files. prometheus_client looks for this on its import.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        from server.supervisor import Server
 
-            Server(settings).run()
-    except NanorecsysError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        Server(settings).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    make_command(serve)()

@@ -1,173 +1,187 @@
-"""The HTTP interface: routes, what they read and answer, and problem descriptions for what cannot be answered."""
+"""The HTTP interface: routes, their handlers, and problem descriptions for what fails."""
 
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from http import HTTPStatus
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET
 
-from server import metrics
-from server.engine import Engine, Ranked
-from server.errors import ProblemError
-from server.schema import (
-    MAX_FOUND,
-    MAX_QUERY,
-    Accepted,
-    Answer,
-    Event,
-    Found,
-    FoundItem,
-    Item,
-    Problem,
-    Request,
-)
-from server.service import Service, Timings
+from server import metrics, schema
+from server.engine import Engine, Ranked, Timings
+from server.openapi import TAGS, Handler, Route, document
+from server.schema import ProblemError
+from server.service import Service
 from server.settings import Settings
-from server.web import add_routes
+from server.web import STATIC, docs, static, try_it
 
 log = logging.getLogger("server")
 SERVICE = web.AppKey("service", Service)
-JSON, PROBLEM = "application/json", "application/problem+json"
-LAG_PERIOD_S = 0.25
-PID = str(os.getpid())  # a worker imports this after the fork
+JSON = "application/json"
+PID = str(os.getpid())  # A worker imports this module after the fork.
 T = TypeVar("T")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _encode = msgspec.json.Encoder().encode
-_decoders: dict[type, msgspec.json.Decoder] = {
-    kind: msgspec.json.Decoder(kind) for kind in (Request, Event)
-}
+_decode_request = msgspec.json.Decoder(schema.Request).decode
+_decode_event = msgspec.json.Decoder(schema.Event).decode
 
 
 def create_app(settings: Settings) -> web.Application:
-    """The application of one worker; its bundle is opened when it starts."""
+    """Make the application of one worker; it opens its bundle when it starts."""
     app = web.Application(middlewares=[_problems], client_max_size=settings.max_body)
     app[SERVICE] = Service(settings)
-    app.cleanup_ctx.append(_service)
-    app.router.add_post("/recommend", recommend)
-    app.router.add_post("/events", events)
-    app.router.add_get("/items/search", search)
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", exposition)
-    add_routes(app)
+    app.cleanup_ctx.append(_run_service)
+    for route in ROUTES:
+        getattr(app.router, f"add_{route.method}")(route.path, route.handler)
+    for name in STATIC:
+        app.router.add_get(f"/static/{name}", static)
     return app
 
 
 async def recommend(request: web.Request) -> web.Response:
-    """The best items of a user or of a history."""
-    timings = Timings()
-    service = request.app[SERVICE]
-    asked = await _body(request, Request)
-    engine, ranked, source = await service.recommend(asked, timings)
+    """Recommend the best items to a user, or after a history.
+
+    The answer to a user depends on the events posted for that user too. Equal requests are answered
+    from a cache, and computed once if they come at the same time. Without any history the popular
+    items answer, marked `fallback`; under overload too if `degrade` is set. The header
+    `Server-Timing` has the milliseconds of each stage, and their CPU time as `cpu`.
+    """
+    start = time.perf_counter_ns()
+    asked = await _read(request, _decode_request)
+    timings: Timings = {}
+    engine, ranked, source = await request.app[SERVICE].recommend(asked, timings)
     body = _encode(_answer(engine, ranked, source, asked))
-    timings.stages["total"] = timings.total_ms()
+    timings["total"] = ((time.perf_counter_ns() - start) / 1e6, None)
     metrics.SOURCE[source].inc()
-    for stage, ms in timings.stages.items():
+    for stage, (ms, _) in timings.items():
         metrics.STAGE[stage].observe(ms / 1e3)
-    return web.Response(
-        body=body,
-        content_type=JSON,
-        headers={
-            "Server-Timing": timings.header(),
-            "X-Worker": PID,
-        },
-    )
+    headers = {"Server-Timing": _server_timing(timings), "X-Worker": PID}
+    return web.Response(body=body, content_type=JSON, headers=headers)
 
 
-async def events(request: web.Request) -> web.Response:
-    """Store that a user interacted with an item."""
-    event = await _body(request, Event)
+async def append_event(request: web.Request) -> web.Response:
+    """Store that a user interacts with an item.
+
+    The answer comes when the event is on the disk. The user's next recommendation depends on it.
+    """
+    event = await _read(request, _decode_event)
     stored = await request.app[SERVICE].append(event.user_id, event.item_id)
-    return web.Response(
-        body=_encode(Accepted(event.user_id, stored)), content_type=JSON, status=201
-    )
+    return _json(schema.Accepted(event.user_id, stored), status=201)
 
 
-async def search(request: web.Request) -> web.Response:
-    """Items whose title has every word of the query."""
-    words, limit = request.query.get("q", ""), request.query.get("limit", "10")
-    if not 0 < len(words.strip()) <= len(words) <= MAX_QUERY:
-        raise ProblemError(
-            422,
-            "Invalid query",
-            f"expected q of 1 to {MAX_QUERY} characters, got {len(words.strip())}",
-        )
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= MAX_FOUND):
-        raise ProblemError(
-            422, "Invalid limit", f"expected limit from 1 to {MAX_FOUND}, got {limit!r:.50}"
-        )
-    engine = request.app[SERVICE].engine
-    rows = engine.bundle.items[engine.search.find(words, int(limit))].iter_rows(named=True)
-    found = [
-        FoundItem(row["item_id"], row["title"], row["year"], row["genres"] or []) for row in rows
-    ]
-    return web.Response(body=_encode(Found(found)), content_type=JSON)
+async def search_items(request: web.Request) -> web.Response:
+    """Find items by their titles.
+
+    A title matches if it has every word of `q`, whole or as a prefix. The most popular items come
+    first. Case, accents and punctuation do not count.
+    """
+    try:
+        search = msgspec.convert(dict(request.query), schema.Search, strict=False)
+    except msgspec.ValidationError as error:
+        raise ProblemError(422, "Invalid query", str(error)) from None
+    return _json(schema.Found(request.app[SERVICE].engine.find(search.q, search.limit)))
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """The process lives."""
-    return web.Response(body=b'{"status":"ok"}', content_type=JSON)
+    """Check whether the process lives.
+
+    It answers as long as the event loop runs.
+    """
+    return _json(schema.Health())
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """It can answer, and is not about to end."""
+    """Check whether the worker can answer.
+
+    503 once the worker is about to end, so that a load balancer stops sending requests to it.
+    """
     service = request.app[SERVICE]
     if service.draining:
-        raise ProblemError(
-            503, "Draining", "this worker answers what is at work and ends", {"Retry-After": "1"}
-        )
-    ready = {"status": "ready", "bundle": service.engine.id, "engine": service.settings.engine}
-    return web.Response(body=_encode(ready), content_type=JSON)
+        raise ProblemError(503, "Draining", "this worker is about to end", {"Retry-After": "1"})
+    return _json(schema.Ready(service.engine.id, service.settings.engine))
 
 
-async def exposition(request: web.Request) -> web.Response:
-    """Metrics of all workers."""
-    loop = asyncio.get_running_loop()
-    text = await loop.run_in_executor(None, metrics.exposition)
+async def read_metrics(request: web.Request) -> web.Response:
+    """Read the metrics of all workers.
+
+    In Prometheus's text format: requests, time by stage, queue depth, batch sizes, cache hits and
+    rejected requests.
+    """
+    text = await asyncio.get_running_loop().run_in_executor(None, metrics.exposition)
     return web.Response(
         body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
     )
 
 
-def _answer(engine: Engine, ranked: Ranked, source: str, asked: Request) -> Answer:
+async def openapi(request: web.Request) -> web.Response:
+    """Read this document (OpenAPI 3.1)."""
+    return web.Response(body=DOCUMENT, content_type=JSON)
+
+
+ASK, OPERATE, PAGES = TAGS
+ROUTES = (
+    Route("post", "/recommend", recommend, ASK, schema.Answer, schema.Request),
+    Route("post", "/events", append_event, ASK, schema.Accepted, schema.Event, status=201),
+    Route(
+        "get", "/items/search", search_items, ASK, schema.Found, query=schema.Search, errors=(422,)
+    ),
+    Route("get", "/healthz", healthz, OPERATE, schema.Health),
+    Route("get", "/readyz", readyz, OPERATE, schema.Ready, errors=(503,)),
+    Route("get", "/metrics", read_metrics, OPERATE, "text/plain"),
+    Route("get", "/openapi.json", openapi, PAGES, JSON),
+    Route("get", "/docs", docs, PAGES, "text/html"),
+    Route("get", "/", try_it, PAGES, "text/html"),
+)
+DOCUMENT = msgspec.json.encode(document(ROUTES))
+
+
+def _json(answer: msgspec.Struct, status: int = 200) -> web.Response:
+    return web.Response(body=_encode(answer), content_type=JSON, status=status)
+
+
+def _answer(
+    engine: Engine, ranked: Ranked, source: schema.Source, asked: schema.Request
+) -> schema.Answer:
     items, scores = ranked.items[: asked.k].tolist(), ranked.scores[: asked.k].tolist()
-    ids, titles = engine.item_ids, engine.titles
-    if asked.include_titles:
-        return Answer(
-            [Item(ids[i], s, titles[i]) for i, s in zip(items, scores, strict=True)],
-            source,
-            engine.id,
-        )
-    return Answer([Item(ids[i], s) for i, s in zip(items, scores, strict=True)], source, engine.id)
+    ids, titles = engine.item_ids, engine.titles if asked.include_titles else None
+    best = [
+        schema.Item(ids[i], score, titles[i] if titles else UNSET)
+        for i, score in zip(items, scores, strict=True)
+    ]
+    return schema.Answer(best, source, engine.id)
 
 
-async def _body(request: web.Request, kind: type[T]) -> T:
-    """The request's JSON as a checked struct.
+def _server_timing(timings: Timings) -> str:
+    """Format timings as https://www.w3.org/TR/server-timing, with CPU time as `cpu`."""
+    return ", ".join(
+        f"{stage};dur={ms:.3f}" if cpu is None else f"{stage};dur={ms:.3f};cpu={cpu:.3f}"
+        for stage, (ms, cpu) in timings.items()
+    )
+
+
+async def _read(request: web.Request, decode: Callable[[bytes], T]) -> T:
+    """Read the request's JSON as a checked struct.
 
     Raises:
-        ProblemError: 408, 413, 415, 400 for text that is not JSON, 422 for JSON that is something
-            else.
+        ProblemError: 400 if the body is not JSON, 408 if it is too slow, 413 if it is too large,
+            415 if its type is wrong, 422 if a field is wrong.
     """
     if request.content_type != JSON:
-        raise ProblemError(
-            415, "Wrong content type", f"expected {JSON}, got {request.content_type!r:.99}"
-        )
+        detail = f"expected {JSON}, got {request.content_type!r:.99}"
+        raise ProblemError(415, "Wrong content type", detail)
     try:
-        if (
-            request.content.is_eof()
-        ):  # nearly always it is all there, and a timer would cost more than the rest
+        # Nearly every body is complete already; a timer would cost more than all the rest.
+        if request.content.is_eof():
             body = await request.read()
         else:
             async with asyncio.timeout(request.app[SERVICE].settings.read_timeout_s):
                 body = await request.read()
+        return decode(body)
     except TimeoutError:
         raise ProblemError(408, "Request too slow", "the body did not come in time") from None
-    try:
-        return _decoders[kind].decode(body)
     except msgspec.ValidationError as error:
         raise ProblemError(422, "Invalid request", str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -176,22 +190,22 @@ async def _body(request: web.Request, kind: type[T]) -> T:
 
 @web.middleware
 async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Problem descriptions for errors, a count of answers, and a word to the client when the worker is about to end."""
+    """Describe problems, count responses, and close connections while the worker drains."""
     try:
         response = await handler(request)
     except ProblemError as problem:
         response = _problem(problem.status, problem.title, problem.detail, problem.headers)
     except web.HTTPException as error:
-        if error.status < HTTPStatus.BAD_REQUEST:
-            raise
-        kept = {name: value for name, value in error.headers.items() if name == "Allow"}
-        response = _problem(error.status, error.reason, _plain(error), kept)
+        text = (error.text or error.reason).removeprefix(f"{error.status}: ")
+        detail = f"{request.method} {request.path:.99}: {text}"
+        allowed = {name: value for name, value in error.headers.items() if name == "Allow"}
+        response = _problem(error.status, error.reason, detail, allowed)
     except (ConnectionResetError, web.RequestPayloadError):
-        # the client went away in mid-request: nobody reads this, and it is no failure of the server
-        response = _problem(400, "Connection lost", "the request ended before it was whole")
+        # The client is gone, so no one reads this answer, and the server did not fail.
+        response = _problem(400, "Connection lost", "the request ended early", {})
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        response = _problem(500, "Internal error", "the server failed; its log has the reason")
+        response = _problem(500, "Internal error", "the server failed; see its log", {})
     resource = request.match_info.route.resource
     metrics.REQUESTS.labels(resource.canonical if resource else "unknown", response.status).inc()
     if request.app[SERVICE].draining:
@@ -199,38 +213,16 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     return response
 
 
-def _problem(
-    status: int, title: str, detail: str, headers: dict[str, str] | None = None
-) -> web.Response:
-    body = _encode(Problem("about:blank", title, status, detail))
+def _problem(status: int, title: str, detail: str, headers: dict[str, str]) -> web.Response:
     return web.Response(
-        status=status, body=body, content_type=PROBLEM, headers={**(headers or {}), "X-Worker": PID}
+        status=status,
+        body=_encode(schema.Problem(title, status, detail)),
+        content_type="application/problem+json",
+        headers={**headers, "X-Worker": PID},
     )
 
 
-def _plain(error: web.HTTPException) -> str:
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return error.text or "the body is too large"
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        return f"{error.method} is not allowed here, {', '.join(sorted(error.allowed_methods))} is"
-    return (
-        "there is nothing here; /docs lists what there is"
-        if error.status == HTTPStatus.NOT_FOUND
-        else error.reason
-    )
-
-
-async def _service(app: web.Application) -> AsyncIterator[None]:
+async def _run_service(app: web.Application) -> AsyncIterator[None]:
     await app[SERVICE].open()
-    lag = asyncio.create_task(_watch_loop())
     yield
-    lag.cancel()
     await app[SERVICE].close()
-
-
-async def _watch_loop() -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + LAG_PERIOD_S
-        await asyncio.sleep(LAG_PERIOD_S)
-        metrics.LOOP_LAG.observe(max(loop.time() - due, 0.0))

@@ -1,12 +1,13 @@
-"""A bounded queue before a few compute threads: requests of like length are computed together.
+"""A bounded queue before a few compute threads. Requests of similar length are computed together.
 
-A free thread takes the oldest request and whatever else waits and has about its length; nothing
-waits for company. A batch has no more events than one history of full length: several short ones
-cost less together, several long ones do not, and each would wait for all. A request that has waited
-beyond the deadline is turned away, since its client has better uses for an early refusal. While
-that happens a part of the deadline is all that is allowed: a queue that stands would make everyone
-wait almost until the deadline, and no more of them would be answered (controlled delay: Nichols and
-Jacobson 2012; for requests, Maurer 2015, Fail at scale).
+A free thread takes the oldest request and whatever else waits and has about its length; it never
+waits for more. A batch has at most the events of one history of full length. Several short
+histories cost less together; several long ones do not, and each would wait for all.
+
+A request that has queued longer than the deadline is rejected, so that its client can retry
+elsewhere. While that happens only a part of the deadline is allowed: a standing queue makes
+everyone wait almost until the deadline without more answers (controlled delay: Nichols and Jacobson
+2012; for requests: Maurer 2015, Fail at scale).
 """
 
 import asyncio
@@ -14,17 +15,21 @@ import os
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from server import metrics
-from server.engine import Engine, Query, Ranked, Stages
-from server.errors import OverloadedError
+from server.engine import Engine, Query, Ranked, Timings
+from server.schema import OverloadedError
 
-ALIKE = 1.25  # lengths in a batch differ by this factor at most, or by SHORT
+ALIKE = 1.25  # largest ratio of lengths in a batch; a difference of SHORT is allowed in any case
 SHORT = 8
-STANDING = 0.25  # the share of the deadline that is allowed,
-STANDING_S = 0.25  # until so long after the last request that was turned away
-COMPUTE_NICE = 5  # above the event loop's
+STANDING = 0.25  # share of the deadline that is allowed after a rejection
+STANDING_S = 0.25  # seconds for which it holds after the last rejection
+COMPUTE_NICE = 5  # how much nicer compute threads are than the event loop
+
+Computed = tuple[float, list[Ranked], Timings]  # when a thread began, and its results
 
 
 @dataclass(eq=False, slots=True)
@@ -33,94 +38,91 @@ class _Waiting:
     query: Query
     length: int
     since: float
-    answer: asyncio.Future[tuple[Ranked, float, Stages]]
+    answer: asyncio.Future[tuple[Ranked, Timings]]
 
 
 class Batcher:
     """Computes queries for the event loop that it is used on.
 
     Args:
-        threads: that compute; 0: on the event loop itself, one query at a time, which blocks it.
-        max_batch: queries at once.
-        max_queue: queries that may wait.
-        deadline_s: longest wait; `STANDING` of it until `STANDING_S` after somebody was turned away
-            for it.
+        threads: Number of compute threads; 0 computes on the event loop, which blocks it.
+        max_batch: Largest number of queries in a batch.
+        max_queue: Largest number of queries that wait.
+        deadline_s: Longest wait, in seconds.
     """
 
     def __init__(self, threads: int, max_batch: int, max_queue: int, deadline_s: float) -> None:
-        self._pool = (
-            ThreadPoolExecutor(threads, "compute", initializer=_give_way) if threads else None
-        )
-        self._free = threads
+        self._threads = ThreadPoolExecutor(threads or 1, "compute", initializer=_lower_priority)
+        self._blocking, self._free = threads == 0, threads
         self._max_batch, self._max_queue, self._deadline_s = max_batch, max_queue, deadline_s
         self._queue: deque[_Waiting] = deque()
-        self._late = -STANDING_S  # when somebody was last turned away for the deadline
+        self._rejected = -STANDING_S  # time of the last rejection for the deadline
 
-    async def compute(self, engine: Engine, query: Query) -> tuple[Ranked, float, Stages]:
-        """The answer, milliseconds until a thread began with it, and what its batch took in each stage.
+    async def compute(self, engine: Engine, query: Query) -> tuple[Ranked, Timings]:
+        """Compute the answer to a query; also the time in the queue and in each stage of its batch.
 
         Raises:
-            OverloadedError: the queue is full, or the deadline passed before a thread was free.
+            OverloadedError: The queue is full, or the deadline passed before a thread was free.
         """
-        if self._pool is None:
-            (ranked,), stages = engine([query])
+        if self._blocking:
+            (ranked,), timings = engine([query])
             metrics.BATCH.observe(1)
-            return ranked, 0.0, stages
+            return ranked, {"queue": (0.0, None)} | timings
         if len(self._queue) >= self._max_queue:
             metrics.SHED.labels("queue").inc()
             raise OverloadedError(f"{self._max_queue} requests wait already")
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(
-            engine, query, engine.length(query), time.perf_counter(), loop.create_future()
-        )
-        self._queue.append(waiting)
-        self._start(loop)
-        return await waiting.answer
+        answer = asyncio.get_running_loop().create_future()
+        length = engine.length(query)
+        self._queue.append(_Waiting(engine, query, length, time.perf_counter(), answer))
+        self._start()
+        return await answer
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hand out batches as long as there is a free thread and someone who waits."""
+    def _start(self) -> None:
+        """Hand out batches as long as there is a free thread and a request that waits."""
         while self._free and (batch := self._next(time.perf_counter())):
             self._free -= 1
-            work = loop.run_in_executor(self._pool, _compute, batch)
-            work.add_done_callback(lambda done, batch=batch: self._end(loop, batch, done))
+            work = asyncio.get_running_loop().run_in_executor(self._threads, _compute, batch)
+            work.add_done_callback(partial(self._end, batch))
         metrics.QUEUE.set(len(self._queue))
 
     def _next(self, now: float) -> list[_Waiting]:
-        """The oldest request that may still be computed, with others like it."""
-        allowed = self._deadline_s * (STANDING if now - self._late < STANDING_S else 1.0)
-        while self._queue and (
-            self._queue[0].answer.done() or now - self._queue[0].since > allowed
-        ):
-            late = self._queue.popleft()
-            if not late.answer.done():  # done: cancelled, its client has gone
-                self._late = now
-                metrics.SHED.labels("deadline").inc()
-                late.answer.set_exception(
-                    OverloadedError(f"no thread was free within {allowed * 1e3:g} ms")
-                )
+        """Take the oldest request that is still in time, and others like it."""
+        self._reject_late(now)
         if not self._queue:
             return []
         first = self._queue.popleft()
-        batch, rest, longest = [first], deque(), first.length
+        batch, longest = [first], first.length
+        others: deque[_Waiting] = deque()
         for waiting in self._queue:
             short, long = sorted((first.length, waiting.length))
             alike = waiting.engine is first.engine and long <= max(short * ALIKE, short + SHORT)
-            room = min(self._max_batch, first.engine.window // max(longest, waiting.length))
-            if len(batch) < room and alike and not waiting.answer.done():
+            most = min(self._max_batch, first.engine.window // max(longest, waiting.length))
+            if alike and len(batch) < most and not waiting.answer.done():
                 batch.append(waiting)
                 longest = max(longest, waiting.length)
             else:
-                rest.append(waiting)
-        self._queue = rest
+                others.append(waiting)
+        self._queue = others
         metrics.BATCH.observe(len(batch))
         return batch
 
-    def _end(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        batch: list[_Waiting],
-        done: "asyncio.Future[tuple[float, list[Ranked], Stages]]",
-    ) -> None:
+    def _reject_late(self, now: float) -> None:
+        """Drop the oldest requests if their client is gone or their deadline has passed."""
+        standing = now - self._rejected < STANDING_S
+        allowed_s = self._deadline_s * (STANDING if standing else 1.0)
+        while self._queue:
+            oldest = self._queue[0]
+            late = now - oldest.since > allowed_s
+            if not late and not oldest.answer.done():
+                return
+            self._queue.popleft()
+            if not oldest.answer.done():
+                self._rejected = now
+                metrics.SHED.labels("deadline").inc()
+                detail = f"no thread was free within {allowed_s * 1e3:g} ms"
+                oldest.answer.set_exception(OverloadedError(detail))
+
+    def _end(self, batch: list[_Waiting], done: asyncio.Future[Computed]) -> None:
         self._free += 1
         error = done.exception()
         for row, waiting in enumerate(batch):
@@ -129,32 +131,23 @@ class Batcher:
             if error:
                 waiting.answer.set_exception(error)
             else:
-                begun, answers, stages = done.result()
-                waiting.answer.set_result((answers[row], (begun - waiting.since) * 1e3, stages))
-        self._start(loop)
+                begun, answers, timings = done.result()
+                queued_ms = (begun - waiting.since) * 1e3
+                waiting.answer.set_result((answers[row], {"queue": (queued_ms, None)} | timings))
+        self._start()
 
     def close(self) -> None:
         """Let the threads go."""
-        if self._pool:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _compute(batch: list[_Waiting]) -> tuple[float, list[Ranked], Stages]:
-    """When a thread began, and what comes of it."""
+def _compute(batch: list[_Waiting]) -> Computed:
+    """Compute a batch; also when a thread began with it."""
     begun = time.perf_counter()
     return begun, *batch[0].engine([waiting.query for waiting in batch])
 
 
-def _give_way() -> None:
-    """Leave the cores to the event loop, which a quick answer waits for.
-
-    Entirely, where the server has a session of its own, as under systemd or in a container: the
-    system weighs a session as a whole, so that the threads lose nothing to others. Elsewhere they
-    would, and have a lower priority only.
-    """
-    if hasattr(os, "SCHED_IDLE") and os.getsid(0) in (os.getpid(), os.getppid()):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    elif hasattr(
-        os, "setpriority"
-    ):  # on Linux a thread has a priority of its own, under its own number
+def _lower_priority() -> None:
+    """Let the event loop go first: it answers cached requests. Linux applies this to one thread."""
+    with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + COMPUTE_NICE)

@@ -1,74 +1,58 @@
 """Where answers are kept: in the memory of a worker, in Redis, or nowhere.
 
-A key names all that an answer depends on, so an entry is never wrong: what is new (an event, a
-bundle) has another key.
+A key names everything that an answer depends on, so an entry never becomes wrong: after an event or
+with another bundle the key is another.
 """
 
 import time
-from typing import Protocol
 
 import redis.asyncio
 from cachetools import TTLCache
 
 from server import metrics
 
-REDIS_TIMEOUT_S = 0.25  # a healthy Redis answers in well under a millisecond, but both may wait for a full processor
-REDIS_PAUSE_S = 1.0  # after a failure Redis is left alone for so long
+REDIS_TIMEOUT_S = 0.25  # far above Redis's own time: both may wait for a busy processor
+REDIS_PAUSE_S = 1.0  # pause after a failure
 
 
-class Cache(Protocol):
-    """Bytes by key. Neither call raises: a cache that fails has nothing, and keeps nothing."""
+class Cache:
+    """Bytes by key; this one keeps nothing. No call raises: a cache that fails has no entries."""
 
     async def get(self, key: bytes) -> bytes | None:
-        """What was kept under the key."""
+        """Get the value of a key."""
+        return None
 
     async def put(self, key: bytes, value: bytes) -> None:
         """Keep a value."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
-class NoCache:
-    """Keeps nothing."""
-
-    async def get(self, key: bytes) -> bytes | None:
-        return None
-
-    async def put(self, key: bytes, value: bytes) -> None:
-        return None
-
-    async def close(self) -> None:
-        return None
-
-
-class MemoryCache:
-    """The least recently used entries go first.
+class MemoryCache(Cache):
+    """Drops the least recently used entry when it is full.
 
     Args:
-        size: entries.
-        ttl_s: seconds that one is kept.
+        size: Number of entries.
+        ttl_s: Seconds for which an entry is kept.
     """
 
     def __init__(self, size: int, ttl_s: float) -> None:
-        self._kept: TTLCache[bytes, bytes] = TTLCache(size, ttl_s)
+        self._entries: TTLCache[bytes, bytes] = TTLCache(size, ttl_s)
 
     async def get(self, key: bytes) -> bytes | None:
-        return self._kept.get(key)
+        return self._entries.get(key)
 
     async def put(self, key: bytes, value: bytes) -> None:
-        self._kept[key] = value
-
-    async def close(self) -> None:
-        self._kept.clear()
+        self._entries[key] = value
 
 
-class RedisCache:
-    """Shared by workers and hosts. When Redis fails it is left alone for a second, then tried again.
+class RedisCache(Cache):
+    """Shared by workers and hosts. After a failure Redis is not asked for a second.
 
     Args:
         url: redis://HOST:PORT/DB.
-        ttl_s: seconds that an answer is kept.
+        ttl_s: Seconds for which an entry is kept.
     """
 
     def __init__(self, url: str, ttl_s: float) -> None:
@@ -82,34 +66,27 @@ class RedisCache:
         self._paused_until = 0.0
 
     async def get(self, key: bytes) -> bytes | None:
-        if time.monotonic() < self._paused_until:
-            return None
-        try:
-            return await self._client.get(key)
-        except (
-            Exception
-        ):  # redis-py passes on what asyncio raises when a connection breaks, of half a dozen types
-            self._pause()
-            return None
+        return await self._call("get", key)
 
     async def put(self, key: bytes, value: bytes) -> None:
-        if time.monotonic() < self._paused_until:
-            return
-        try:
-            await self._client.set(key, value, px=self._ttl_ms)
-        except Exception:
-            self._pause()
+        await self._call("set", key, value, px=self._ttl_ms)
 
-    def _pause(self) -> None:
-        metrics.CACHE_FAILURES.inc()
-        self._paused_until = time.monotonic() + REDIS_PAUSE_S
+    async def _call(self, command: str, *arguments: bytes, **options: int) -> bytes | None:
+        if time.monotonic() < self._paused_until:
+            return None
+        try:
+            return await getattr(self._client, command)(*arguments, **options)
+        except Exception:  # redis-py passes on half a dozen of asyncio's errors too
+            metrics.CACHE_FAILURES.inc()
+            self._paused_until = time.monotonic() + REDIS_PAUSE_S
+            return None
 
     async def close(self) -> None:
         await self._client.aclose()
 
 
 def open_cache(kind: str, size: int, ttl_s: float) -> Cache:
-    """The cache that a setting names: memory, none, or a Redis URL."""
+    """Open the cache that a setting names: memory, none, or a Redis URL."""
     if kind == "none":
-        return NoCache()
+        return Cache()
     return MemoryCache(size, ttl_s) if kind == "memory" else RedisCache(kind, ttl_s)

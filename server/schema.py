@@ -1,4 +1,4 @@
-"""What the server takes and gives, as typed structs: JSON is checked against them, and OpenAPI is made from them."""
+"""What the server takes and returns: structs that JSON is checked against, and errors."""
 
 from typing import Annotated, Literal
 
@@ -7,30 +7,26 @@ from msgspec import UNSET, Meta, UnsetType
 
 MAX_K = 100
 MAX_HISTORY = 10_000
-MAX_QUERY, MAX_FOUND = 200, 50  # characters of a search, items that it finds
 
 Id = int | Annotated[str, Meta(max_length=200)]
+History = Annotated[list[Id], Meta(max_length=MAX_HISTORY)]
+Source = Literal["model", "cache", "fallback"]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for the best items of a user by id, or of a history of item ids, oldest first. One of the two is given."""
+    """A request for the best items of a user, or after a history of item ids, oldest first.
 
-    user_id: Annotated[Id | None, Meta(description="A user of the bundle.")] = None
-    history: Annotated[
-        Annotated[list[Id], Meta(max_length=MAX_HISTORY)] | None,
-        Meta(
-            description="Item ids, oldest first; the last ones count, as many as the bundle says."
-        ),
-    ] = None
-    k: Annotated[int, Meta(ge=1, le=MAX_K, description="How many items.")] = 10
-    exclude_seen: Annotated[bool, Meta(description="Leave items of the history out.")] = True
-    include_titles: Annotated[bool, Meta(description="Add the title of each item.")] = True
-    degrade: Annotated[
-        bool,
-        Meta(
-            description="Under overload answer with the popular items, marked as fallback, instead of 503."
-        ),
-    ] = False
+    Exactly one of `user_id` and `history` is given. `k` is the number of items. `exclude_seen`
+    leaves out items of the history, and `include_titles` adds titles. With `degrade` the popular
+    items are the answer under overload, marked `fallback`, instead of 503.
+    """
+
+    user_id: Id | None = None
+    history: History | None = None
+    k: Annotated[int, Meta(ge=1, le=MAX_K)] = 10
+    exclude_seen: bool = True
+    include_titles: bool = True
+    degrade: bool = False
 
     def __post_init__(self) -> None:
         if (self.user_id is None) == (self.history is None):
@@ -38,7 +34,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One recommended item. Scores are the ranker's, comparable within one answer; of a fallback, events so far."""
+    """A recommended item. Its score is the ranker's, or the number of events in a fallback."""
 
     item_id: int | str
     score: float
@@ -46,29 +42,36 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The best items first. `source` says where they come from, `bundle` which bundle answered."""
+    """The best items first, where they come from, and the id of the bundle that answered."""
 
     items: list[Item]
-    source: Literal["model", "cache", "fallback"]
+    source: Source
     bundle: str
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A user interacted with an item, now."""
+    """A user of the bundle interacts with an item of the bundle now."""
 
-    user_id: Annotated[Id, Meta(description="A user of the bundle.")]
-    item_id: Annotated[Id, Meta(description="An item of the bundle.")]
+    user_id: Id
+    item_id: Id
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The event is stored. `events` is how many of this user are stored since the bundle was made."""
+    """The event is stored; `events` is the number of stored events of this user."""
 
     user_id: int | str
     events: int
 
 
+class Search(msgspec.Struct, frozen=True):
+    """A search for items: words of the title, and the largest number of items."""
+
+    q: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\S", examples=["toy sto"])]
+    limit: Annotated[int, Meta(ge=1, le=50)] = 10
+
+
 class FoundItem(msgspec.Struct, frozen=True):
-    """An item whose title has every word asked for."""
+    """An item whose title has every word of the query."""
 
     item_id: int | str
     title: str
@@ -82,10 +85,48 @@ class Found(msgspec.Struct, frozen=True):
     items: list[FoundItem]
 
 
+class Health(msgspec.Struct, frozen=True):
+    """The process lives."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """The worker can answer, with this bundle and this engine."""
+
+    bundle: str
+    engine: str
+    status: Literal["ready"] = "ready"
+
+
 class Problem(msgspec.Struct, frozen=True):
     """What is wrong with a request (RFC 9457)."""
 
-    type: str
     title: str
     status: int
     detail: str
+    type: str = "about:blank"
+
+
+class ProblemError(Exception):
+    """A request that fails with a problem description.
+
+    Args:
+        status: HTTP status.
+        title: Kind of problem.
+        detail: What was expected and what came.
+        headers: Further headers, such as Retry-After.
+    """
+
+    def __init__(
+        self, status: int, title: str, detail: str, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail, self.headers = status, title, detail, headers or {}
+
+
+class OverloadedError(ProblemError):
+    """The queue is full, or a request waited in it beyond the deadline."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(503, "Overloaded", detail, {"Retry-After": "1"})

@@ -1,56 +1,32 @@
-"""The pages for people, and the document they are made from: read once, served from memory, asking no other host."""
+"""The pages for people. They need no other host."""
 
-import hashlib
-from collections.abc import Awaitable, Callable
-from importlib import resources
+from pathlib import Path
 
-import msgspec
-from aiohttp import ETag, web
+from aiohttp import web
 
-from server.openapi import document
-
-# Everything from this server alone, and no script inside a page: what a title or an error may hold
-# cannot run.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+FOLDER = Path(__file__).with_name("pages")
+STATIC = ("common.css", "index.css", "index.js", "docs.css", "docs.js")
+# A page loads from this server alone and has no inline script, so text in it cannot run.
 _HEADERS = {
-    "Content-Security-Policy": _POLICY,
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # ask whether it changed: the answer is a 304
+    "Cache-Control": "no-cache",  # The client asks whether a page changed; 304 answers.
 }
-_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-_PAGES = {"/": "index.html", "/docs": "docs.html"}
-STATIC = ("common.css", "index.css", "index.js", "docs.css", "docs.js")
 
 
-def add_routes(app: web.Application) -> None:
-    """Add `/`, `/docs`, `/openapi.json` and what the pages are made of, `/static/...`."""
-    folder = resources.files("server") / "pages"
-    app.router.add_get("/openapi.json", _serve(msgspec.json.encode(document()), "application/json"))
-    files = {**_PAGES, **{f"/static/{name}": name for name in STATIC}}
-    for path, name in files.items():
-        app.router.add_get(
-            path, _serve((folder / name).read_bytes(), _TYPES[name.rpartition(".")[2]])
-        )
+async def try_it(request: web.Request) -> web.FileResponse:
+    """Try the server: pick films, see recommendations and where the time goes."""
+    return web.FileResponse(FOLDER / "index.html", headers=_HEADERS)
 
 
-def _serve(content: bytes, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A handler that answers with `content`, or with 304 where the client has it."""
-    tag = ETag(hashlib.sha256(content).hexdigest()[:16])
-    charset = None if content_type == "application/json" else "utf-8"
+async def docs(request: web.Request) -> web.FileResponse:
+    """Read this document as a page, and send requests from it."""
+    return web.FileResponse(FOLDER / "docs.html", headers=_HEADERS)
 
-    async def handler(request: web.Request) -> web.Response:
-        known = request.if_none_match or ()
-        if any(other.value in (tag.value, "*") for other in known):
-            response = web.Response(status=304, headers=_HEADERS)
-        else:
-            response = web.Response(
-                body=content, content_type=content_type, charset=charset, headers=_HEADERS
-            )
-        response.etag = tag
-        return response
 
-    return handler
+async def static(request: web.Request) -> web.FileResponse:
+    """Styles and scripts of the pages."""
+    return web.FileResponse(FOLDER / Path(request.path).name, headers=_HEADERS)

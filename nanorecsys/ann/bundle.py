@@ -1,10 +1,9 @@
 """`nanorecsys bundle`: build the serving bundle from a finished run, or check one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from nanorecsys.system.errors import NanorecsysError
 
@@ -13,33 +12,6 @@ if TYPE_CHECKING:
     from nanorecsys.study.session import Upstream
 
 DATA, TRAINING, EXPORT, ANN = "01_data", "02_training", "03_export", "04_ann"
-T = TypeVar("T")
-
-
-class Exported(msgspec.Struct, frozen=True):
-    """What a bundle reads of the export chapter's result."""
-
-    chosen: str
-    chosen_is_int8: bool
-
-
-class Trained(msgspec.Struct, frozen=True):
-    """What a bundle reads of the training chapter's result; a record from before it said what to read has 0."""
-
-    events_read: int = 0
-
-
-class Recommended(msgspec.Struct, frozen=True):
-    """A FAISS factory string and search parameters."""
-
-    factory: str
-    search: str = ""
-
-
-class Searched(msgspec.Struct, frozen=True):
-    """What a bundle reads of the search chapter's result."""
-
-    recommended: Recommended
 
 
 @click.command()
@@ -58,10 +30,10 @@ class Searched(msgspec.Struct, frozen=True):
     help="Verify the bundle in DIR and build none; exit code 1 with what is wrong.",
 )
 def bundle(profile: str, output: Path | None, checked: Path | None) -> None:
-    """Build the serving bundle from the run of PROFILE: all that the server reads, checked before it is put in place.
+    """Build and check the serving bundle of the run of PROFILE, then let it replace an older one.
 
-    The index is the one that chapter 04 recommends; exact search where it has not run. An older
-    bundle stays until the new one is whole.
+    The index is the one that chapter 04 recommends; exact search where it has not run. DIR becomes
+    a link to the folder DIR-ID beside it.
 
     \b
     Examples:
@@ -76,19 +48,19 @@ def bundle(profile: str, output: Path | None, checked: Path | None) -> None:
     if checked:
         show(check_bundle(checked), checked)
         return
-    where = layout()
-    run = where.run(profile)
+    study = layout()
+    run = study.run(profile)
     manifest = build_bundle(output or run / "bundle", gather(run))
-    show(manifest, output or Path(where.relative(run / "bundle")))
+    show(manifest, output or Path(study.relative(run)) / "bundle")
 
 
 def gather(run: Path) -> "Parts":
-    """The parts of a bundle from a run's folder.
+    """Collect the parts of a bundle from a run's folder.
 
     Histories and popularity count all events, so that a user's newest ones are served.
 
     Raises:
-        NanorecsysError: a chapter has not run there, is older than one that it reads, or lacks a
+        NanorecsysError: A chapter has not run there, is older than one that it reads, or lacks a
             file; the remedy is the command to run.
     """
     import numpy as np
@@ -99,24 +71,24 @@ def gather(run: Path) -> "Parts":
     from nanorecsys.serving.bundle import Parts
     from nanorecsys.study.records import FILE
 
-    data, training = _chapter(run, DATA, dict[str, Any]), _chapter(run, TRAINING, Trained)
-    export = _chapter(run, EXPORT, Exported)
+    data, training, export = (_chapter(run, name) for name in (DATA, TRAINING, EXPORT))
     for earlier, later in ((data, training), (training, export)):
         if later.record.provenance.started_utc < earlier.record.provenance.started_utc:
             raise NanorecsysError(
-                f"{later.folder.name} in run {run.name!r} is older than {earlier.folder.name}, which it reads",
+                f"{later.folder.name} in run {run.name!r} is older than {earlier.folder.name}, "
+                "which it reads",
                 f"nanorecsys run {run.name}",
             )
-    searched = (run / ANN / FILE).exists()
-    index, users = Recommended("Flat"), None
-    if searched:
-        ann = _chapter(run, ANN, Searched)
-        index = ann.record.result.recommended
-        if needs_users(index.factory):
+    index, users = {"factory": "Flat", "search": ""}, None
+    if (run / ANN / FILE).exists():
+        ann = _chapter(run, ANN)
+        index = ann.record.result["recommended"]
+        if needs_users(index["factory"]):
             users = np.load(_file(ann, "training_queries"))
     dataset = load_prepared(run / DATA).dataset
     item_vectors = np.load(_file(training, "item_vectors"))
-    window = training.record.parameters["window"]
+    # built as the chapter built it, with its limits on training vectors
+    built: Any = build_index(index["factory"], item_vectors, users=users)
     return Parts(
         tower=_file(export, "tower"),
         tower_fp32=_file(export, "tower_fp32"),
@@ -128,44 +100,32 @@ def gather(run: Path) -> "Parts":
         popularity=np.bincount(dataset.interactions.item, minlength=len(dataset.items)),
         dataset=dataset.name,
         commit=export.record.provenance.commit,
-        window=window,
-        events_read=training.record.result.events_read or window,
-        tower_variant=export.record.result.chosen,
-        tower_is_int8=export.record.result.chosen_is_int8,
-        index_factory=index.factory,
-        index_search=index.search,
-        # with the bounds that the chapter measured it with
-        index=build_index(index.factory, item_vectors, users=users).index,
+        window=training.record.parameters["window"],
+        events_read=training.record.result["events_read"],
+        tower_variant=export.record.result["chosen"],
+        tower_is_int8=export.record.result["chosen_is_int8"],
+        index_factory=index["factory"],
+        index_search=index["search"],
+        index=built.index,
     )
 
 
 def show(manifest: "Manifest", folder: Path) -> None:
-    """Print a bundle's files, their sizes, and how to check it."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("file", "KiB", "array", "sha256", title=f"serving bundle {folder}")
-    table.columns[1].justify = "right"
+    """Print a bundle's files and sizes, and how to check it."""
+    click.echo(f"serving bundle {folder}")
     for name, file in manifest.files.items():
-        array = f"{file.dtype} {tuple(file.shape)}" if file.shape is not None else ""
-        table.add_row(name, f"{file.bytes / 1024:,.1f}", array, file.sha256[:12])
-    total = sum(file.bytes for file in manifest.files.values())
-    table.add_row("all", f"{total / 1024:,.1f}", "", "")
-    console = Console(highlight=False)
-    console.print(table)
+        click.echo(f"{name:24}{file.bytes / 1024:12,.1f} KiB  sha256 {file.sha256[:12]}")
     precision = "int8" if manifest.tower_is_int8 else "fp32"
     search = f" with {manifest.index_search}" if manifest.index_search else ""
-    console.print(
-        f"{manifest.dataset}: {manifest.n_users:,} users, {manifest.n_items:,} items; window {manifest.window}, the "
-        f"last {manifest.events_read} events read; d {manifest.d}\n"
-        f"tower {manifest.tower_variant} ({precision}); index {manifest.index_factory}{search}",
-        markup=False,
-        soft_wrap=True,
+    click.echo(
+        f"{manifest.dataset}: {manifest.n_users:,} users, {manifest.n_items:,} items; "
+        f"window {manifest.window}, the last {manifest.events_read} events read; d {manifest.d}\n"
+        f"tower {manifest.tower_variant} ({precision}); index {manifest.index_factory}{search}\n"
+        f"check it: nanorecsys bundle --check {folder}"
     )
-    console.print(f"check it: nanorecsys bundle --check {folder}", markup=False, soft_wrap=True)
 
 
-def _chapter(run: Path, name: str, result: type[T]) -> "Upstream[T]":
+def _chapter(run: Path, name: str) -> "Upstream[dict[str, Any]]":
     from nanorecsys.study.records import FILE, read_record
     from nanorecsys.study.session import Upstream
 
@@ -174,7 +134,7 @@ def _chapter(run: Path, name: str, result: type[T]) -> "Upstream[T]":
             f"a bundle is made from {name}, which has no result in run {run.name!r}",
             f"nanorecsys run {run.name}",
         )
-    return Upstream(run / name, read_record(run / name, result))
+    return Upstream(run / name, read_record(run / name, dict[str, Any]))
 
 
 def _file(chapter: "Upstream[Any]", name: str) -> Path:

@@ -1,11 +1,10 @@
-"""The data chapter: data sets by name or path, their interactions, splits and what describes them."""
+"""The data chapter: data sets by name or path, their interactions and their splits."""
 
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Dataset, Histories, Interactions, expand, histories
-from nanorecsys.data.load import DEFAULT_DATASET, load_dataset
-from nanorecsys.data.prepared import Prepared, load_prepared, save_prepared
-from nanorecsys.data.registry import DATASETS, Published
-from nanorecsys.data.sample import sample_users
+from nanorecsys.data.load import load_dataset, sample_users
+from nanorecsys.data.prepared import load_prepared, save_prepared
+from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET
 from nanorecsys.data.split import (
     TEST,
     TRAIN,
@@ -26,8 +25,6 @@ __all__ = [
     "Dataset",
     "Histories",
     "Interactions",
-    "Prepared",
-    "Published",
     "Split",
     "expand",
     "global_temporal",

@@ -4,4 +4,4 @@ from nanorecsys.system.errors import NanorecsysError
 
 
 class DataError(NanorecsysError):
-    """Data that cannot be fetched, read, split or loaded; names the file, and the line where there is one."""
+    """Data that cannot be fetched, read, split or loaded; names the file and, if any, the line."""

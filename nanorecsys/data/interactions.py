@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import polars as pl
+import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Who did what when, one row an event, sorted by (user, timestamp, item).
+    """The events, one row each, sorted by (user, timestamp, item).
 
     Users and items are numbered from 0 without gaps, in the order of their raw ids. No two rows are
     equal in (user, item, timestamp), so the order is total and does not depend on the order of the
@@ -20,8 +20,8 @@ class Interactions:
     item: np.ndarray  # int32 (n,)
     rating: np.ndarray  # float32 (n,)
     timestamp: np.ndarray  # int64 (n,), seconds since 1970-01-01 UTC
-    # sha256 over the raw ids in the order of their numbers: what makes a split's hash one over raw
-    # ids. Empty where the numbers have no raw ids behind them.
+    # sha256 over the raw ids in the order of their numbers, so that the hash of a split covers raw
+    # ids. Empty where there are no raw ids.
     ids_sha256: str = ""
 
     def __len__(self) -> int:
@@ -38,19 +38,19 @@ class Interactions:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Interactions with the raw ids behind the numbers, and what is known of the items.
+    """Interactions with the raw ids behind the numbers, and the titles and genres of the items.
 
-    users: user Int32, user_id (Int64 or String).
-    items: item Int32, item_id (Int64 or String), title String (as published, with its year; the raw
-    id where there is none), year Int16 (null where the title does not end in one), genres
-    List(String) (empty where none is listed). Row i of either describes number i. Every item has an
-    event: movies that nobody rated are left out.
+    users: user int32, user_id (int64 or str).
+    items: item int32, item_id (int64 or str), title str (as published, with its year; the raw id
+    where there is none), year Int16 (null where the title does not end in one), genres object (a
+    list of str, empty where none is listed). Row i of either describes number i. Every item has an
+    event: movies without a rating are left out.
     """
 
     name: str
     interactions: Interactions
-    users: pl.DataFrame
-    items: pl.DataFrame
+    users: pd.DataFrame
+    items: pd.DataFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +69,10 @@ class Histories:
         return np.diff(self.offsets)
 
     def take(self, users: np.ndarray) -> "Histories":
-        """Those of some users, int (u,), in their order.
+        """The histories of some users, int (u,), in the given order.
 
-        >>> Histories(np.array([0, 2, 3]), np.array([7, 8, 9])).take(np.array([1, 0])).items.tolist()
+        >>> two = Histories(np.array([0, 2, 3]), np.array([7, 8, 9]))
+        >>> two.take(np.array([1, 0])).items.tolist()
         [9, 7, 8]
         """
         row, entry = expand(self.offsets[users], self.offsets[users + 1])
@@ -79,7 +80,10 @@ class Histories:
 
 
 def expand(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ranges start[r] .. stop[r] - 1 one after another: row r and index of each element, int64 (elements,).
+    """Concatenate the ranges start[r] .. stop[r] - 1.
+
+    Returns:
+        row r and index of each element, int64 (elements,).
 
     >>> expand(np.array([3, 0, 7]), np.array([5, 0, 8]))
     (array([0, 0, 2]), array([3, 4, 7]))
@@ -95,11 +99,14 @@ def histories(interactions: Interactions, mask: np.ndarray | None = None) -> His
 
     Args:
         interactions: n events of n_users users.
-        mask: bool (n,), the events to keep, such as `split.part == 0`; all of them by default.
+        mask: The events to keep, bool (n,), such as `split.part == 0`; all of them by default.
 
     >>> events = Interactions(
-    ...     user=np.array([0, 0, 1], np.int32), item=np.array([2, 0, 1], np.int32),
-    ...     rating=np.ones(3, np.float32), timestamp=np.array([5, 6, 1]))
+    ...     user=np.array([0, 0, 1], np.int32),
+    ...     item=np.array([2, 0, 1], np.int32),
+    ...     rating=np.ones(3, np.float32),
+    ...     timestamp=np.array([5, 6, 1]),
+    ... )
     >>> histories(events).offsets.tolist(), histories(events, events.item > 0).items.tolist()
     ([0, 2, 3], [2, 1])
     """

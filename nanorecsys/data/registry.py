@@ -1,4 +1,4 @@
-"""The data sets known by name: where they are, how they are checked, what GroupLens publishes about them."""
+"""The data sets known by name: their files, checksums and published counts, and their download."""
 
 import hashlib
 import os
@@ -13,87 +13,70 @@ from nanorecsys.data.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE_URL = "https://files.grouplens.org/datasets/movielens/"
-ATTEMPTS = 3  # a download that fails starts again from nothing: pooch has no resume
+DEFAULT_DATASET = "ml-latest-small-2016"
+ATTEMPTS = 3  # a failed download starts again from the beginning: pooch cannot resume
 TIMEOUT_S = 30  # without a byte
 
 
 @dataclass(frozen=True)
-class Published:
-    """What GroupLens publishes about a data set."""
+class Registered:
+    """A data set that is fetched by name, with the counts that its README publishes."""
 
+    file: str  # name at the base URL, or in data/ where bundled
+    checksum: str  # algorithm:hex, the form that pooch takes
     ratings: int
     users: int
     movies: int  # in the movies file, rated or not
-    source: str
-
-
-@dataclass(frozen=True)
-class Registered:
-    """A data set that is fetched by name."""
-
-    file: str  # at the base URL, or in data/ where bundled
-    checksum: str  # algorithm:hex, as pooch takes it
-    published: Published
     bundled: bool = False
 
 
-_README = "README of the data set, " + BASE_URL
-
 DATASETS = {
+    # The release of October 2016 lists 9,125 movies; the bundled file lists the 9,066 that have a
+    # rating.
     "ml-latest-small-2016": Registered(
         "ml-latest-small-2016.zip",
         "sha256:1eeb0beb42db9308da2fc9cc8fe5b66edd7115983e52646c3cdfb319a2add47c",
-        # 9,125 movies are listed there; the bundled file lists the 9,066 that have a rating
-        Published(
-            100_004,
-            671,
-            9_125,
-            "README of the release of October 2016, ml-latest-small-README.html",
-        ),
+        ratings=100_004,
+        users=671,
+        movies=9_125,
         bundled=True,
     ),
+    # The release of September 2018. GroupLens publishes no fixed checksum of this file; TensorFlow
+    # Datasets pins this one (tensorflow_datasets/url_checksums/movielens.txt, 978,202 bytes).
     "ml-latest-small": Registered(
-        "ml-latest-small.zip",  # the release of September 2018
-        # GroupLens publishes no fixed checksum of it; this is the one that TensorFlow Datasets pins
-        # (tensorflow_datasets/url_checksums/movielens.txt, 978,202 bytes)
+        "ml-latest-small.zip",
         "sha256:696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
-        Published(100_836, 610, 9_742, _README + "ml-latest-small-README.html"),
+        ratings=100_836,
+        users=610,
+        movies=9_742,
     ),
+    # The README says "approximately 3,900 movies"; movies.dat lists 3,883.
     "ml-1m": Registered(
-        "ml-1m.zip",
-        "md5:c4d9eecfca2ab87c1945afe126590906",
-        # the README says "approximately 3,900 movies"; movies.dat lists 3,883
-        Published(1_000_209, 6_040, 3_883, _README + "ml-1m-README.txt"),
+        "ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906", 1_000_209, 6_040, 3_883
     ),
     "ml-20m": Registered(
-        "ml-20m.zip",
-        "md5:cd245b17a1ae2cc31bb14903e1204af3",
-        Published(20_000_263, 138_493, 27_278, _README + "ml-20m-README.html"),
+        "ml-20m.zip", "md5:cd245b17a1ae2cc31bb14903e1204af3", 20_000_263, 138_493, 27_278
     ),
     "ml-25m": Registered(
-        "ml-25m.zip",
-        "md5:6b51fb2759a8657d3bfcbfc42b592ada",
-        Published(25_000_095, 162_541, 62_423, _README + "ml-25m-README.html"),
+        "ml-25m.zip", "md5:6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095, 162_541, 62_423
     ),
     "ml-32m": Registered(
-        "ml-32m.zip",
-        "md5:d472be332d4daa821edc399621853b57",
-        Published(32_000_204, 200_948, 87_585, _README + "ml-32m-README.html"),
+        "ml-32m.zip", "md5:d472be332d4daa821edc399621853b57", 32_000_204, 200_948, 87_585
     ),
 }
 
 
 def cache_directory() -> Path:
-    """Where downloads are kept: NANORECSYS_CACHE, or data/cache of the repository."""
+    """The folder of downloads: NANORECSYS_CACHE, or data/cache of the repository."""
     return Path(os.environ.get("NANORECSYS_CACHE") or ROOT / "data" / "cache")
 
 
 def fetch(name: str) -> Path:
     """The checked zip of a registered data set, downloaded unless it is bundled or in the cache.
 
-    A download goes to a temporary name in the cache and gets its own only once its checksum is
-    right, so a failed or killed one never passes for the data set. NANORECSYS_DATA_URL names a
-    mirror in place of GroupLens' server.
+    A download gets its final name in the cache only once its checksum is right, so a failed or
+    killed one is never taken for the data set. NANORECSYS_DATA_URL names a mirror to use in place
+    of GroupLens' server.
 
     Raises:
         DataError: no network, refused, dropped, wrong checksum, cache not writable; with the
@@ -104,7 +87,10 @@ def fetch(name: str) -> Path:
         return _bundled(registered)
     base_url = (os.environ.get("NANORECSYS_DATA_URL") or BASE_URL).rstrip("/") + "/"
     url, cache = base_url + registered.file, cache_directory()
-    by_hand = f"Get {registered.file} by other means and put it into {cache}, or set NANORECSYS_DATA_URL to a mirror."
+    by_hand = (
+        f"Get {registered.file} by other means and put it into {cache}, "
+        "or set NANORECSYS_DATA_URL to a mirror."
+    )
     pooch.get_logger().setLevel("WARNING")  # the progress bar says the rest
     repository = pooch.create(
         cache,
@@ -115,10 +101,8 @@ def fetch(name: str) -> Path:
     try:
         return Path(repository.fetch(registered.file, downloader=_download))
     except requests.HTTPError as error:
-        raise DataError(
-            f"{url}: the server answered {error.response.status_code} {error.response.reason}",
-            by_hand,
-        ) from error
+        reason = str(error).partition(" for url")[0]
+        raise DataError(f"{url}: the server answered {reason}", by_hand) from error
     except requests.RequestException as error:
         raise DataError(
             f"{url}: no complete download in {ATTEMPTS} attempts ({_cause(error)})",
@@ -126,8 +110,8 @@ def fetch(name: str) -> Path:
         ) from error
     except ValueError as error:  # what pooch raises for a wrong checksum
         raise DataError(
-            f"{url}: the checksum of what came is not {registered.checksum}",
-            f"The file changed or is damaged on its way: run again. {by_hand}",
+            f"{url}: the checksum of the download is not {registered.checksum}",
+            f"The file has changed, or was damaged on its way: run again. {by_hand}",
         ) from error
     except OSError as error:
         raise DataError(
@@ -137,13 +121,12 @@ def fetch(name: str) -> Path:
 
 
 def _download(url: str, output_file: str, _: pooch.Pooch) -> None:
-    """Pooch's HTTPDownloader, but one that closes a connection that broke off."""
+    """Download a file; unlike pooch's HTTPDownloader, close the connection after a failure."""
     with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
         response.raise_for_status()
         size = int(response.headers.get("Content-Length", 0)) or None
-        progress = tqdm(
-            desc=url.rsplit("/", 1)[1], total=size, unit="B", unit_scale=True, disable=None
-        )
+        name = url.rsplit("/", 1)[1]
+        progress = tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=None)
         with progress, open(output_file, "wb") as stream:
             for chunk in response.iter_content(1 << 16):
                 stream.write(chunk)

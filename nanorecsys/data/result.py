@@ -3,17 +3,22 @@
 import datetime
 
 import msgspec
+import numpy as np
 
 from nanorecsys.data import describe
 from nanorecsys.data.interactions import Dataset
 from nanorecsys.data.registry import DATASETS
-from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split
+from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split, warm
 
 WINDOW = 200  # tokens to which the earlier benchmark pads every history
 
 
 class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One split: its hash, its parts, whom and what its test asks about, and how much of the future it leaks."""
+    """One split: its hash, the sizes of its parts, the users and items of its test, its leakage.
+
+    A warm user or item has a training event. Leakage is the share of the other users' training
+    events that happen after a test event.
+    """
 
     sha256: str
     train_events: int
@@ -23,30 +28,17 @@ class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
     test_warm_users: int
     test_items: int
     test_warm_items: int
-    future_share_mean: float
-    future_share_median: float
-    mostly_future_share: float
-    item_seen_only_later_share: float
-    item_never_trained_share: float
-
-
-class IngestResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Reading, numbering, sorting, splitting and saving a generated file, in a process of its own."""
-
-    ratings: int
-    users: int
-    items: int
-    file_mib: float
-    seconds: dict[str, float]
-    total_s: float
-    peak_rss_gib: float
+    future_share_median: float  # median leakage over the test events
+    mostly_future_share: float  # share of the test events whose leakage is above 0.5
+    item_seen_only_later_share: float  # share of the test events, see `describe`
 
 
 class DataResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What chapter 01 found. Shares are of 1; published figures are None for a data set without any.
+    """The findings of chapter 01.
 
-    `padding_share` is the share of tokens that are padding when every history is cut or padded to
-    `WINDOW`.
+    `density` is the share of all (user, item) pairs that have an event; `padding_share` is the
+    share of tokens that are padding when every history is cut or padded to `WINDOW`. Published
+    counts are None for a data set without any.
     """
 
     dataset: str
@@ -61,77 +53,70 @@ class DataResult(msgspec.Struct, frozen=True, kw_only=True):
     last_day: str
     history_min: int
     history_median: float
-    history_mean: float
     history_max: int
     padding_share: float
     gini: float
-    top_1_percent_share: float
-    below_3_share: float
+    top_1_percent_share: float  # share of the events on the most popular 1 % of the items
+    below_3_share: float  # share of the items with fewer than 3 events
     below_5_share: float
     tied_event_share: float
     last_two_tied_share: float
     splits: dict[str, SplitResult]
-    ingest: IngestResult
 
 
 def split_result(dataset: Dataset, split: Split) -> SplitResult:
-    """Everything that the record says about one split of `dataset`."""
-    parts = [int((split.part == part).sum()) for part in (TRAIN, VALIDATION, TEST)]
-    test = describe.warm_cold(dataset.interactions, split)
-    leak = describe.leakage(dataset.interactions, split)
+    """The part of the record about one split."""
+    interactions = dataset.interactions
+    is_test = split.part == TEST
+    users, items = np.unique(interactions.user[is_test]), np.unique(interactions.item[is_test])
+    warm_users, warm_items = warm(interactions, split)
+    future = describe.future_shares(interactions, split)
     return SplitResult(
         sha256=split.sha256,
-        train_events=parts[0],
-        validation_events=parts[1],
-        test_events=parts[2],
-        test_users=test.users,
-        test_warm_users=test.warm_users,
-        test_items=test.items,
-        test_warm_items=test.warm_items,
-        future_share_mean=leak.mean,
-        future_share_median=leak.quantiles[0.5],
-        mostly_future_share=leak.mostly_future_share,
-        item_seen_only_later_share=leak.item_seen_only_later_share,
-        item_never_trained_share=leak.item_never_trained_share,
+        train_events=int((split.part == TRAIN).sum()),
+        validation_events=int((split.part == VALIDATION).sum()),
+        test_events=int(is_test.sum()),
+        test_users=len(users),
+        test_warm_users=int(warm_users[users].sum()),
+        test_items=len(items),
+        test_warm_items=int(warm_items[items].sum()),
+        future_share_median=float(np.median(future)),
+        mostly_future_share=float((future > 0.5).mean()),
+        item_seen_only_later_share=describe.item_seen_only_later_share(interactions, split),
     )
 
 
-def data_result(
-    dataset: Dataset, splits: dict[str, SplitResult], ingest: IngestResult
-) -> DataResult:
-    """The record of the chapter, from the data set, its splits and the ingest measurement."""
-    counts = describe.counts(dataset.interactions)
-    lengths = describe.history_lengths(dataset.interactions)
-    tail = describe.popularity_tail(dataset.interactions)
-    ties = describe.timestamp_ties(dataset.interactions)
-    published = DATASETS[dataset.name].published if dataset.name in DATASETS else None
+def data_result(dataset: Dataset, splits: dict[str, SplitResult]) -> DataResult:
+    """The record of the chapter, from the data set and its splits."""
+    events = dataset.interactions
+    lengths, counts = np.bincount(events.user), np.bincount(events.item)
+    most_popular = np.sort(counts)[-int(np.ceil(len(counts) / 100)) :]
+    published = DATASETS.get(dataset.name)
     return DataResult(
         dataset=dataset.name,
-        ratings=counts.ratings,
-        users=counts.users,
-        items=counts.items,
-        density=counts.density,
-        published_ratings=published and published.ratings,
-        published_users=published and published.users,
-        published_movies=published and published.movies,
-        first_day=day(counts.first_timestamp),
-        last_day=day(counts.last_timestamp),
-        history_min=int(lengths.quantiles[0.0]),
-        history_median=lengths.quantiles[0.5],
-        history_mean=lengths.mean,
-        history_max=int(lengths.quantiles[1.0]),
-        padding_share=1.0 - float(lengths.lengths.clip(max=WINDOW).mean()) / WINDOW,
-        gini=tail.gini,
-        top_1_percent_share=tail.top_1_percent_share,
-        below_3_share=tail.below_3_share,
-        below_5_share=tail.below_5_share,
-        tied_event_share=ties.tied_event_share,
-        last_two_tied_share=ties.last_two_tied_share,
+        ratings=len(events),
+        users=events.n_users,
+        items=events.n_items,
+        density=len(events) / (events.n_users * events.n_items),
+        published_ratings=published.ratings if published else None,
+        published_users=published.users if published else None,
+        published_movies=published.movies if published else None,
+        first_day=_day(events.timestamp.min()),
+        last_day=_day(events.timestamp.max()),
+        history_min=int(lengths.min()),
+        history_median=float(np.median(lengths)),
+        history_max=int(lengths.max()),
+        padding_share=1.0 - float(lengths.clip(max=WINDOW).mean()) / WINDOW,
+        gini=describe.gini(counts),
+        top_1_percent_share=float(most_popular.sum() / len(events)),
+        below_3_share=float((counts < 3).mean()),
+        below_5_share=float((counts < 5).mean()),
+        tied_event_share=describe.tied_event_share(events),
+        last_two_tied_share=describe.last_two_tied_share(events),
         splits=splits,
-        ingest=ingest,
     )
 
 
-def day(timestamp: int) -> str:
+def _day(timestamp: int) -> str:
     """The UTC day of a timestamp in seconds, as YYYY-MM-DD."""
-    return datetime.datetime.fromtimestamp(timestamp, datetime.UTC).strftime("%Y-%m-%d")
+    return datetime.datetime.fromtimestamp(int(timestamp), datetime.UTC).strftime("%Y-%m-%d")

@@ -1,7 +1,7 @@
 """The two splits of the study: leave-one-out, and global temporal.
 
 Tie rule of both: events are in the order of (timestamp, item), with items numbered in the order of
-their raw ids. It is arbitrary where a user's events share a second, but stated, and independent of
+their raw ids. The rule is arbitrary where a user's events share a second, but it does not depend on
 the order of the rows.
 """
 
@@ -18,21 +18,22 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Which part each event belongs to: every event is in exactly one."""
+    """A division of the events into three parts."""
 
     name: str
     part: np.ndarray  # int8 (n,), aligned with the interactions: TRAIN, VALIDATION or TEST
-    sha256: str  # of raw ids, timestamps and parts, see `split_sha256`
+    sha256: str  # hash over raw ids, timestamps and parts, see `split_sha256`
 
 
 def split_sha256(interactions: Interactions, part: np.ndarray) -> str:
-    """The hash that names a split: sha256 over raw ids, users, items, times and parts, in canonical order.
+    """The hash that names a split: sha256 over raw ids, users, items, timestamps and parts.
 
-    The canonical order is that of the interactions, so the same events give the same hash whatever
-    the order of the rows they were read from; ratings are no part of it.
+    It is taken in the order of the interactions, so it does not depend on the order of the rows in
+    the file. Ratings are not part of it.
 
     Args:
-        part: int8 (n,), aligned with the interactions.
+        interactions: n events.
+        part: Part of each event, int8 (n,).
     """
     digest = hashlib.sha256(interactions.ids_sha256.encode())
     for column, dtype in (
@@ -41,7 +42,7 @@ def split_sha256(interactions: Interactions, part: np.ndarray) -> str:
         (interactions.timestamp, "<i8"),
         (part, "<i1"),
     ):
-        digest.update(np.ascontiguousarray(column, dtype))
+        digest.update(np.ascontiguousarray(column, dtype).data)
     return digest.hexdigest()
 
 
@@ -50,11 +51,13 @@ def leave_one_out(interactions: Interactions, min_history: int = 3) -> Split:
 
     Last means last by (timestamp, item), items numbered in raw-id order. A user with fewer than
     `min_history` events stays whole in training, so that no event is lost. The split leaks: a
-    user's test event may lie before the training events of others (`describe.leakage` measures how
-    much).
+    user's test event may lie before the training events of others (`describe.future_shares`
+    measures how much).
 
     Args:
-        min_history: events that a user needs to be tested, at least 3 (one for each part).
+        interactions: n events.
+        min_history: Number of events that a user needs to be tested, at least 3 (one for each
+            part).
 
     Raises:
         DataError: `min_history` below 3, no user long enough, or all timestamps equal (no last
@@ -72,7 +75,8 @@ def leave_one_out(interactions: Interactions, min_history: int = 3) -> Split:
     if not len(last):
         raise DataError(
             f"no user has {min_history} events or more: leave-one-out has nothing to test",
-            f"Lower min_history (3 at least), or bring longer histories: the longest here is {counts.max()}.",
+            "Lower min_history (3 at least), or bring longer histories: "
+            f"the longest here is {counts.max()}.",
         )
     part = np.full(len(interactions), TRAIN, np.int8)
     part[last] = TEST
@@ -92,8 +96,9 @@ def global_temporal(
     that are not.
 
     Args:
-        validation: share of the events, in (0, 1).
-        test: share of the events, in (0, 1); together below 1.
+        interactions: n events.
+        validation: Share of the events for validation, in (0, 1).
+        test: Share of the events for the test, in (0, 1); the two together are below 1.
 
     Raises:
         DataError: shares out of range, all timestamps equal, or a part left empty by equal
@@ -112,19 +117,15 @@ def global_temporal(
     sizes = np.bincount(part, minlength=3)
     if not sizes.all():
         raise DataError(
-            f"equal timestamps leave a part empty: train, validation and test have {sizes.tolist()} events",
+            "equal timestamps leave a part empty: train, validation and test have "
+            f"{sizes.tolist()} events",
             "Take other shares, or bring timestamps of a finer unit (seconds rather than days).",
         )
     return Split("global_temporal", part, split_sha256(interactions, part))
 
 
 def warm(interactions: Interactions, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Which users and items training knows.
-
-    Returns:
-        Two masks, bool (n_users,) and bool (n_items,), true where the user, the item has a training
-        event.
-    """
+    """Which users and items have a training event, bool (n_users,) and bool (n_items,)."""
     train = split.part == TRAIN
     users = np.zeros(interactions.n_users, bool)
     items = np.zeros(interactions.n_items, bool)
@@ -137,6 +138,6 @@ def _require_time(interactions: Interactions) -> None:
     timestamp = interactions.timestamp
     if not len(timestamp) or timestamp.min() == timestamp.max():
         raise DataError(
-            f"all {len(timestamp)} timestamps are equal: no event is later than another, nothing to split by time",
+            f"all {len(timestamp)} timestamps are equal: there is nothing to split by time",
             "Bring the times of the events, in seconds, in the timestamp column.",
         )

@@ -7,7 +7,7 @@ import numpy as np
 
 from nanorecsys.evaluation.errors import EvaluationError
 
-# Resampled indices held at once.
+# Number of resampled indices in memory at a time.
 CHUNK_ELEMENTS = 4_000_000
 
 
@@ -18,11 +18,10 @@ class Interval:
     estimate: float
     low: float
     high: float
-    level: float
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric, and how much something changes it, with the paired 95 % interval over users; as records have it."""
+    """The value of a metric and its change, with the paired 95 % interval over users."""
 
     base: float
     change: float
@@ -38,25 +37,25 @@ def mean_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Percentile interval of a (weighted) mean by resampling users (Efron and Tibshirani 1993, ch. 13).
+    """Percentile interval of a (weighted) mean over users, by resampling the users.
 
     Give the difference of two models' values on the same users for the paired interval of their
-    difference.
+    difference. The method is that of Efron and Tibshirani 1993, ch. 13.
 
     Args:
-        values: float (m,), one a user.
-        weights: float (m,), not negative, not all zero; None is equal weights. Resampled with their
-            values.
-        level: coverage of the interval.
-        resamples: number of bootstrap samples.
-        seed: same seed, same interval.
+        values: float (m,), one value per user.
+        weights: float (m,), not negative, not all zero, resampled with their values; None is equal
+            weights.
+        level: Coverage of the interval.
+        resamples: Number of bootstrap samples.
+        seed: Random seed.
 
     Raises:
         EvaluationError: no values, or none with a weight.
 
     Example:
         >>> mean_interval(np.array([0.0, 1.0, 1.0, 0.0]))
-        Interval(estimate=0.5, low=0.0, high=1.0, level=0.95)
+        Interval(estimate=0.5, low=0.0, high=1.0)
     """
     m = len(values)
     weights = np.ones(m) if weights is None else weights
@@ -71,18 +70,18 @@ def mean_interval(
     for start in range(0, resamples, step):
         drawn = rng.integers(0, m, (min(step, resamples - start), m))  # (resamples in the chunk, m)
         total = weights[drawn].sum(axis=1)
-        # A sample of users that all weigh nothing counts as no success.
+        # The mean of a sample without any weight is 0.
         means[start : start + step] = weighted[drawn].sum(axis=1) / np.where(total > 0, total, 1)
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(weighted.sum() / weights.sum()), float(low), float(high), level)
+    return Interval(float(weighted.sum() / weights.sum()), float(low), float(high))
 
 
 def paired_change(before: np.ndarray, after: np.ndarray) -> Change:
-    """How much a metric changes, paired by user.
+    """The change of a metric, paired by user.
 
     Args:
-        before, after: float (m,), one value a user, the same users in both.
+        before, after: float (m,), one value per user, the same users in both.
 
     Example:
         >>> paired_change(np.array([0.0, 1.0]), np.array([0.5, 1.5]))

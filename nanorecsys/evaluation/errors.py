@@ -1,11 +1,7 @@
-"""Named errors of the evaluation room."""
+"""The named error of the evaluation room."""
 
 from nanorecsys.system.errors import NanorecsysError
 
 
 class EvaluationError(NanorecsysError):
     """Targets, seen items, scores or a metric's name cannot be evaluated as given."""
-
-
-class NonFiniteScoresError(EvaluationError):
-    """A scorer returned NaN or an infinity: its ranks would be arbitrary."""

@@ -1,58 +1,34 @@
-"""The registry of metrics: each is a (weighted) mean of values derived from raw ranks and lists.
+"""The metrics: each is a (weighted) mean of values derived from raw ranks and lists.
 
 The rank r of a target is its mean rank (see ranking.py). Metrics are named `name@k`, for instance
-`ndcg@10`.
+`ndcg@10`; every metric is from 0, where nothing is found, to 1.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import polars as pl
 
 from nanorecsys.evaluation.bootstrap import Interval, mean_interval
 from nanorecsys.evaluation.errors import EvaluationError
 from nanorecsys.evaluation.ranking import Evaluation
 
-CUTOFFS = (10, 20, 50, 100)
-
-# Of the propensities of ndcg_ips; Yang et al. find their estimator insensitive to it within [1.5,
-# 3].
+# The exponent of the propensities of ndcg_ips. Yang et al. find that their estimator hardly depends
+# on it within [1.5, 3].
 PROPENSITY_GAMMA = 1.5
 
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """What a metric is the mean of: values float64 (m,) and weights float64 (m,), or None for equal ones."""
+    """Values float64 (m,) whose mean is a metric, and weights float64 (m,); None: equal weights."""
 
     values: np.ndarray
     weights: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One entry of the registry: what plots, tables and tests need to be generic over metrics.
-
-    Args:
-        name: key of the registry.
-        description: for axes and tables, with @k.
-        function: (evaluation, k) -> Values; its docstring is the formula with an executed example.
-        worst: the value of a model that never succeeds.
-        over: what the values belong to: only a mean over users has a bootstrap interval.
-    """
-
-    name: str
-    description: str
-    function: Callable[[Evaluation, int], Values]
-    worst: float
-    over: Literal["user", "item"] = "user"
-
-
-def hit_rate(evaluation: Evaluation, k: int) -> Values:
+def hitrate(evaluation: Evaluation, k: int) -> Values:
     """HitRate@k(u) = 1 if any target of u has r <= k, else 0.
 
-    >>> hit_rate(example([1, 12], [30]), 10).values.tolist()
+    >>> hitrate(example([1, 12], [30]), 10).values.tolist()
     [1.0, 0.0]
     """
     return Values((_best_rank(evaluation) <= k).astype(np.float64))
@@ -69,9 +45,10 @@ def mrr(evaluation: Evaluation, k: int) -> Values:
 
 
 def ndcg(evaluation: Evaluation, k: int) -> Values:
-    """NDCG@k(u) = sum of 1 / log2(1 + r) over targets with r <= k, over that sum for r = 1 .. min(k, T).
+    """NDCG@k(u) = sum of 1 / log2(1 + r) over targets with r <= k, over the best possible sum.
 
-    T is the number of u's targets (Jarvelin and Kekalainen 2002, binary gains).
+    The best sum has r = 1 .. min(k, T), where T is the number of u's targets (Jarvelin and
+    Kekalainen 2002, binary gains).
 
     >>> ndcg(example([1, 12], [3]), 10).values.round(4).tolist()
     [0.6131, 0.5]
@@ -80,16 +57,16 @@ def ndcg(evaluation: Evaluation, k: int) -> Values:
 
 
 def ndcg_ips(evaluation: Evaluation, k: int) -> Values:
-    """NDCG@k with each target i weighted by 1 / p(i), p(i) = n(i) ** ((gamma + 1) / 2):
+    """NDCG@k with each target i weighted by 1 / p(i), p(i) = n(i) ** ((gamma + 1) / 2).
 
-    the sum over users of the weighted DCG over the sum over users of the best weighted DCG. n(i)
-    counts i among the seen items: popular items are over-represented among the targets, and the
-    weights undo it. A target that occurs in no history has no propensity and weighs nothing. (Yang
-    et al. 2018, Unbiased offline recommender evaluation for missing-not-at-random implicit
-    feedback, RecSys. They normalise within a user, which would cancel the weight of one target a
-    user.)
+    It is the sum over users of the weighted DCG over the sum over users of the best weighted DCG.
+    n(i) counts i among the seen items: popular items are over-represented among the targets, and
+    the weights correct for it. A target that occurs in no history has no propensity and the weight
+    0. After Yang et al. 2018, Unbiased offline recommender evaluation for missing-not-at-random
+    implicit feedback, RecSys. They normalise within a user, which would cancel the weight where a
+    user has one target.
 
-    >>> popular_hit = ndcg_ips(example([1], [30], counts={0: 16, 1: 1}), 10)  # items 0 and 1 are the targets
+    >>> popular_hit = ndcg_ips(example([1], [30], counts={0: 16, 1: 1}), 10)
     >>> popular_hit.values.tolist(), popular_hit.weights.tolist()
     ([1.0, 0.0], [0.03125, 1.0])
     """
@@ -116,60 +93,33 @@ def coverage(evaluation: Evaluation, k: int) -> Values:
     )
 
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("hitrate", "HitRate@k: users with a target among the first k", hit_rate, 0.0),
-        Metric("ndcg", "NDCG@k: targets found, discounted by log rank", ndcg, 0.0),
-        Metric("mrr", "MRR@k: reciprocal rank of the first target found", mrr, 0.0),
-        Metric("ndcg_ips", "NDCG@k, targets weighted by inverse propensity", ndcg_ips, 0.0),
-        Metric(
-            "coverage",
-            "Coverage@k: share of the catalogue in some list",
-            coverage,
-            0.0,
-            over="item",
-        ),
-    )
-}
+METRICS = {metric.__name__: metric for metric in (hitrate, ndcg, mrr, ndcg_ips, coverage)}
 
 
-def parse(name: str) -> tuple[Metric, int]:
-    """Split `ndcg@10` into its metric and cutoff.
+def values(evaluation: Evaluation, name: str) -> Values:
+    """The values whose mean is the metric `name` (`ndcg@10`): one per user; coverage: per item.
 
     Raises:
         EvaluationError: unknown metric or malformed cutoff.
     """
-    key, at, cutoff = name.partition("@")
-    if key not in METRICS or not at or not cutoff.isdecimal() or int(cutoff) < 1:
+    key, _, cutoff = name.partition("@")
+    if key not in METRICS or not cutoff.isdecimal() or int(cutoff) < 1:
         raise EvaluationError(
             f"no metric is called {name!r}", f"Choose name@k with a name of {sorted(METRICS)}."
         )
-    return METRICS[key], int(cutoff)
-
-
-def values(evaluation: Evaluation, name: str) -> Values:
-    """What the metric `name` is the mean of, e.g. one value a user in the order of `evaluation.users`."""
-    metric, k = parse(name)
-    return metric.function(evaluation, k)
+    return METRICS[key](evaluation, int(cutoff))
 
 
 def value(evaluation: Evaluation, name: str) -> float:
-    """The metric `name` (`ndcg@10`) of an evaluation; its worst value if every weight is zero."""
+    """The metric `name` (`ndcg@10`) of an evaluation; 0 if every weight is zero."""
     found = values(evaluation, name)
     if found.weights is not None and not found.weights.any():
-        return parse(name)[0].worst
+        return 0.0
     return float(np.average(found.values, weights=found.weights))
 
 
-def interval(evaluation: Evaluation, name: str, **bootstrap) -> Interval:
-    """Bootstrap interval of a metric over users; `bootstrap` goes to `mean_interval`."""
-    found = _over_users(evaluation, name)
-    return mean_interval(found.values, found.weights, **bootstrap)
-
-
-def difference(evaluation: Evaluation, baseline: Evaluation, name: str, **bootstrap) -> Interval:
-    """Paired bootstrap interval of `evaluation` minus `baseline` on one metric; both on the same targets.
+def difference(evaluation: Evaluation, baseline: Evaluation, name: str) -> Interval:
+    """Paired bootstrap interval of a metric of `evaluation` minus that of `baseline`.
 
     Raises:
         EvaluationError: the two do not have the same users and targets, or the metric is not a mean
@@ -184,23 +134,16 @@ def difference(evaluation: Evaluation, baseline: Evaluation, name: str, **bootst
             "a paired interval needs two evaluations of the same targets",
             "Evaluate both models on the same task.",
         )
-    mine, theirs = _over_users(evaluation, name), _over_users(baseline, name)
-    return mean_interval(mine.values - theirs.values, mine.weights, **bootstrap)
-
-
-def summary(evaluation: Evaluation, cutoffs: Sequence[int] = CUTOFFS) -> pl.DataFrame:
-    """Every metric at every cutoff: metric str, k int64, value float64."""
-    return pl.DataFrame(
-        [
-            {"metric": name, "k": k, "value": value(evaluation, f"{name}@{k}")}
-            for name in METRICS
-            for k in cutoffs
-        ]
-    )
+    if name.startswith("coverage"):
+        raise EvaluationError(
+            f"{name} is not a mean over users", "Compare by one of the metrics over users."
+        )
+    mine, theirs = values(evaluation, name), values(baseline, name)
+    return mean_interval(mine.values - theirs.values, mine.weights)
 
 
 def example(*ranks: list[float], counts: dict[int, int] | None = None, top=((0,),)) -> Evaluation:
-    """An evaluation for the docstrings: one list of ranks a user; targets are items 0, 1, .. in order."""
+    """An evaluation for docstrings: one list of ranks per user; the targets are items 0, 1, ..."""
     n = sum(map(len, ranks))
     item_counts = np.zeros(max(n, 4), np.int64)
     for item, count in (counts or {}).items():
@@ -215,14 +158,6 @@ def example(*ranks: list[float], counts: dict[int, int] | None = None, top=((0,)
     )
 
 
-def _over_users(evaluation: Evaluation, name: str) -> Values:
-    if parse(name)[0].over != "user":
-        raise EvaluationError(
-            f"{name} is no mean over users", "Bootstrap one of the metrics over users."
-        )
-    return values(evaluation, name)
-
-
 def _best_rank(evaluation: Evaluation) -> np.ndarray:
     """The smallest rank of each user (m,)."""
     first = np.searchsorted(evaluation.target_row, np.arange(len(evaluation.users)))
@@ -235,7 +170,7 @@ def _weighted_ndcg(
     """NDCG (m,) with target weights (t,), and the best DCG (m,) that it is divided by."""
     row, rank, m = evaluation.target_row, evaluation.rank, len(evaluation.users)
     dcg = np.bincount(row, np.where(rank <= k, weight / np.log2(1 + rank), 0), minlength=m)
-    # The ideal order is the heaviest target first; place counts from 1 within a user's targets.
+    # The best order has the largest weight first; place counts from 1 within a user's targets.
     heaviest = weight[np.lexsort((-weight, row))]
     place = 1 + np.arange(len(row)) - np.searchsorted(row, row)
     best = np.bincount(row, np.where(place <= k, heaviest / np.log2(1 + place), 0), minlength=m)

@@ -1,9 +1,9 @@
-"""Tasks: what a model may know, and what it is asked.
+"""Tasks: the events that a model may know, and the items that it has to find.
 
-One rule for every model of the study: hyperparameters are chosen on the validation task (fit on
-train, asked for validation). The published row is the test task: the model is fitted anew, with
-those hyperparameters, on train and validation events, and a user's history at test time includes
-the validation events.
+Every model of the study follows one rule. Hyperparameters are chosen on the validation task: the
+model is fitted on the training events and asked for the validation events. Published figures are
+those of the test task: the model is fitted anew, with those hyperparameters, on training and
+validation events, and a user's history at test time includes the validation events.
 """
 
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ from nanorecsys.evaluation.errors import EvaluationError
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One question put to every model alike.
+    """A question that every model is asked.
 
     Args:
-        name: split and stage, for tables.
-        known: the events that a model may fit on; a user's are its history when it is scored, and
-            its seen items.
+        name: Split and stage, for tables.
+        known: The events that a model may fit on. A user's known events are also the history that
+            the model reads, and the seen items.
         seen: CSR of the same events, in time order.
-        targets: CSR of the items to be ranked. Items that the user has already are left out.
-        n_users, n_items: of the whole data set; some may have no known event.
+        targets: CSR of the items to be ranked, without items that the user has already.
+        n_users, n_items: Sizes of the whole data set; some users or items may have no known event.
     """
 
     name: str
@@ -43,12 +43,12 @@ def make_task(
     """The validation or the test task of a split.
 
     Args:
-        interactions: all events.
-        split: their parts.
-        stage: "validation" knows train, "test" knows train and validation.
+        interactions: All events.
+        split: Their parts.
+        stage: "validation" knows the training part, "test" knows training and validation.
 
     Raises:
-        EvaluationError: no user has an event of that stage that it had not before.
+        EvaluationError: no user has an item in that stage that is new to the user.
     """
     asked = {"validation": VALIDATION, "test": TEST}[stage]
     known = split.part < asked
@@ -80,14 +80,14 @@ def make_task(
 
 
 def some_users(task: Task, n: int) -> Task:
-    """The task asked of no more than n of its users, spread evenly over them; of all for 0.
+    """The task for at most n of its users, spread evenly over them; 0 keeps all of them.
 
     Raises:
         EvaluationError: n is negative.
     """
     if n < 0:
         raise EvaluationError(
-            f"a task of {n} users is asked for", "Give how many, or 0 for all of them."
+            f"expected a number of users, got {n} users", "Give a number, or 0 for all of them."
         )
     asked = np.flatnonzero(task.targets.lengths)
     if not 0 < n < len(asked):
@@ -102,9 +102,9 @@ def some_users(task: Task, n: int) -> Task:
 def last_events(interactions: Interactions, n: int = 10, min_history: int = 3) -> Split:
     """Each user's last n events are the test, the n before them the validation, the rest training.
 
-    More targets a user than leave-one-out, so more power to tell models apart. A user with fewer
-    than 2 n + min_history events has no validation events, one with fewer than n + min_history
-    stays whole in training.
+    There are more targets per user than under leave-one-out, so smaller differences between models
+    show. A user with fewer than 2 n + min_history events has no validation events; a user with
+    fewer than n + min_history events stays whole in training.
 
     Raises:
         EvaluationError: no user is long enough for a validation part.
@@ -115,15 +115,16 @@ def last_events(interactions: Interactions, n: int = 10, min_history: int = 3) -
         [0, 0, 0, 1, 1, 2, 2]
     """
     counts = np.bincount(interactions.user)
-    if counts.max(initial=0) < 2 * n + min_history:
+    needed = 2 * n + min_history
+    if counts.max(initial=0) < needed:
         raise EvaluationError(
-            f"no user has the {2 * n + min_history} events that two parts of {n} and a history need",
+            f"no user has the {needed} events that two parts of {n} and a history need",
             "Lower n, or use data with longer histories.",
         )
     count = counts[interactions.user]
     # 1 for a user's last event
     from_end = np.cumsum(counts)[interactions.user] - np.arange(len(interactions))
     part = np.full(len(interactions), TRAIN, np.int8)
-    part[(from_end <= 2 * n) & (count >= 2 * n + min_history)] = VALIDATION
+    part[(from_end <= 2 * n) & (count >= needed)] = VALIDATION
     part[(from_end <= n) & (count >= n + min_history)] = TEST
     return Split(f"last_{n}", part, split_sha256(interactions, part))

@@ -1,30 +1,29 @@
-"""Ranks of target items against the whole catalogue, seen items removed, block by block of users.
+"""Ranks of target items against the whole catalogue without seen items, by blocks of users.
 
 A scorer is any callable `score(users) -> scores`: users int32 (b,), scores float32 (b, n_items), a
-fresh array that the evaluator may write into. `DotProduct` is the scorer of every model with user
-and item vectors.
+new array that the evaluator may overwrite. `DotProduct` is the scorer of every model with user and
+item vectors.
 
 The tie rule: the candidates of a user are all items but the seen ones. A target's rank is its mean
 rank over all orders of equal scores,
 
     rank = 1 + #{candidates with a higher score} + (#{other candidates with the same score}) / 2
 
-so that a model which scores everything alike gets the rank of the middle, never the first.
+so that a model with equal scores everywhere gets the middle rank, not the first.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import polars as pl
+import pandas as pd
 
 from nanorecsys.data import Histories, expand
-from nanorecsys.evaluation.errors import EvaluationError, NonFiniteScoresError
+from nanorecsys.evaluation.errors import EvaluationError
 
 Scorer = Callable[[np.ndarray], np.ndarray]
 
-# Scores of one block: small enough for passes near the cache, large enough for an efficient matrix
-# product.
+# Size of a block's scores: small enough for the cache, large enough for a fast matrix product.
 BLOCK_BYTES = 16 * 2**20
 
 
@@ -46,11 +45,11 @@ class DotProduct:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The raw rows of one model under one task. Every metric is derived from them (see metrics.py).
+    """The raw rows of one model on one task; every metric is derived from them (see metrics.py).
 
     Args:
         users: int32 (m,), the users that have targets, ascending.
-        target_row: int64 (t,), the position in `users` that each target belongs to, non-decreasing.
+        target_row: int64 (t,), the position in `users` of each target's user, non-decreasing.
         target_item: int32 (t,).
         rank: float64 (t,), mean rank of each target, from 1.
         top: int32 (m, k), the best k candidates of each user; equal scores in ascending order of
@@ -94,15 +93,11 @@ class Evaluation:
             top=self.top[kept_users],
         )
 
-    def rank_rows(self) -> pl.DataFrame:
-        """One row a target: user int32, item int32, rank float64."""
-        return pl.DataFrame(
+    def rank_rows(self) -> pd.DataFrame:
+        """One row per target: user int32, item int32, rank float64."""
+        return pd.DataFrame(
             {"user": self.users[self.target_row], "item": self.target_item, "rank": self.rank}
         )
-
-    def list_rows(self) -> pl.DataFrame:
-        """One row a user: user int32, items Array(int32, k)."""
-        return pl.DataFrame({"user": self.users, "items": self.top})
 
 
 def evaluate(
@@ -112,8 +107,8 @@ def evaluate(
 
     Args:
         score: users int32 (b,) -> float32 (b, n_items), finite; called on blocks of users in
-            ascending order, only with users that have targets. Items that it has never met need a
-            score as well.
+            ascending order, only with users that have targets. Items without training events need
+            a score as well.
         targets: CSR over all users, the items to be ranked, none twice for one user. Users without
             any are left out.
         seen: CSR over the same users, the items removed from the candidates (repeats allowed).
@@ -122,9 +117,8 @@ def evaluate(
 
     Raises:
         EvaluationError: a target is among its user's seen items, an item is outside the catalogue,
-            the users of `targets` and `seen` differ, no user has a target, or the scores' shape or
-            dtype is wrong.
-        NonFiniteScoresError: a score is NaN or infinite.
+            the users of `targets` and `seen` differ, no user has a target, or the scores have the
+            wrong shape or dtype, or a score is NaN or infinite.
 
     Example:
         >>> import numpy as np
@@ -132,7 +126,8 @@ def evaluate(
         >>> def csr(*rows):
         ...     offsets = np.cumsum([0, *map(len, rows)])
         ...     return Histories(offsets, np.array(sum(rows, []), np.int32))
-        >>> scorer = DotProduct(np.ones((2, 1), np.float32), np.array([[4], [3], [2], [2]], np.float32))
+        >>> item_vectors = np.array([[4], [3], [2], [2]], np.float32)
+        >>> scorer = DotProduct(np.ones((2, 1), np.float32), item_vectors)
         >>> evaluate(scorer, targets=csr([1], [3]), seen=csr([0], []), n_items=4).rank.tolist()
         [1.0, 3.5]
     """
@@ -182,7 +177,7 @@ def _check(targets: Histories, seen: Histories, n_items: int) -> None:
     if (wanted[1:] == wanted[:-1]).any():
         raise EvaluationError("a user has the same target twice", "Keep each target once.")
     had = _keys(seen, n_items)
-    place = np.searchsorted(wanted, had)  # leaner than isin, which sorts both
+    place = np.searchsorted(wanted, had)  # takes less memory than isin, which sorts both
     n_repeats = np.count_nonzero(wanted[np.minimum(place, len(wanted) - 1)] == had)
     if n_repeats:
         raise EvaluationError(
@@ -201,14 +196,16 @@ def _scores(score: Scorer, users: np.ndarray, n_items: int) -> np.ndarray:
     scores = score(users)
     if scores.shape != (len(users), n_items) or scores.dtype != np.float32:
         raise EvaluationError(
-            f"a scorer must return float32 {(len(users), n_items)}, not {scores.dtype} {scores.shape}",
+            f"a scorer must return float32 {(len(users), n_items)}, "
+            f"not {scores.dtype} {scores.shape}",
             "Return one score for each item of the catalogue, in the catalogue's order.",
         )
-    # NaN spreads through both, an infinity is one of them: two passes without a temporary.
+    # NaN makes both NaN, an infinity is one of them: two passes without a temporary array.
     if not (np.isfinite(scores.max()) and np.isfinite(scores.min())):
         bad = ~np.isfinite(scores)
-        raise NonFiniteScoresError(
-            f"{bad.sum()} scores are NaN or infinite, the first for user {users[bad.any(axis=1).argmax()]}",
+        first = users[bad.any(axis=1).argmax()]
+        raise EvaluationError(
+            f"{bad.sum()} scores are NaN or infinite, the first for user {first}",
             "Look for a diverged training, an overflow or a division by zero in the model.",
         )
     return np.require(scores, requirements=["C", "W"])
@@ -237,8 +234,8 @@ def top_items(scores: np.ndarray, k: int) -> np.ndarray:
     surplus = np.flatnonzero(np.count_nonzero(chosen, axis=1) > k)  # ties at the bar
     if len(surplus):
         tied = scores[surplus] == bar[surplus]
-        room = k - np.count_nonzero(scores[surplus] > bar[surplus], axis=1)
-        chosen[surplus] &= ~tied | (np.cumsum(tied, axis=1, dtype=np.int32) <= room[:, None])
+        free = k - np.count_nonzero(scores[surplus] > bar[surplus], axis=1)
+        chosen[surplus] &= ~tied | (np.cumsum(tied, axis=1, dtype=np.int32) <= free[:, None])
     items = (np.flatnonzero(chosen) % n_items).reshape(b, k)
     best = np.take_along_axis(scores, items, axis=1)
     order = np.argsort(-best, axis=1, kind="stable")

@@ -1,4 +1,1 @@
-"""The export chapter: the user tower and the ranker as ONNX, what int8 costs, and the serving bundle.
-
-`runtime` and `bundle` are what serving reads, and never import torch.
-"""
+"""The export chapter: the user tower and the ranker as ONNX, and what int8 costs and saves."""

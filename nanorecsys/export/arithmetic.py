@@ -1,4 +1,4 @@
-"""How much arithmetic an encode takes, how fast this machine can do it, and where the time goes instead."""
+"""The arithmetic of an encode, the machine's peak rate, and the time by operator."""
 
 import json
 import math
@@ -14,88 +14,79 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nanorecsys.serving.encoder import session
 
-# Rows, inner size and columns of the product whose rate is taken for the peak: the tower's widest,
-# at a full window.
+# Rows, inner size and columns of the product whose rate counts as the peak: the tower's widest, at
+# a full window.
 PEAK_SHAPE = 200, 256, 1024
-PRODUCTS = {
-    "MatMul",
-    "FusedMatMul",
-    "Gemm",
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-    "DynamicQuantizeMatMul",
-}
-PRODUCTS |= {"QLinearMatMul", "MatMulNBits"}
+PRODUCTS = {"MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat"}
+PRODUCTS |= {"DynamicQuantizeMatMul", "QLinearMatMul"}
 ATTENTION = {"Attention", "MultiHeadAttention"}
+WARM_UP_CALLS = 3
 
 
 def peaks(repeats: int = 30) -> dict[str, float]:
-    """Multiply-accumulates a second, in billions, of one thread in ONNX Runtime's own fp32 and int8 products.
+    """Measure one thread's rate of ONNX Runtime's fp32 and int8 products.
 
-    The best of the repeats, on `PEAK_SHAPE`: what the machine can do when nothing else is done.
+    Returns:
+        Billions of multiply-accumulates per second by precision: the best of the repeats on
+        `PEAK_SHAPE`.
     """
     rows, inner, columns = PEAK_SHAPE
     rng = np.random.default_rng(0)
-    floats = (
-        rng.normal(size=(rows, inner)).astype(np.float32),
-        rng.normal(size=(inner, columns)).astype(np.float32),
-    )
-    bytes_ = (
-        rng.integers(0, 255, (rows, inner)).astype(np.uint8),
-        rng.integers(-127, 127, (inner, columns)),
-    )
+    a, b = rng.integers(0, 255, (rows, inner)), rng.integers(-127, 127, (inner, columns))
     found = {}
-    for name, op, (a, b), out in (
-        ("fp32", "MatMul", floats, TensorProto.FLOAT),
-        ("int8", "MatMulInteger", (bytes_[0], bytes_[1].astype(np.int8)), TensorProto.INT32),
+    for name, operator, a_type, b_type, y_type in (
+        ("fp32", "MatMul", np.float32, np.float32, TensorProto.FLOAT),
+        ("int8", "MatMulInteger", np.uint8, np.int8, TensorProto.INT32),
     ):
-        kind = helper.np_dtype_to_tensor_dtype(a.dtype)
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(a_type))
         graph = helper.make_graph(
-            [helper.make_node(op, ["a", "b"], ["y"])],
+            [helper.make_node(operator, ["a", "b"], ["y"])],
             "product",
             [helper.make_tensor_value_info("a", kind, [rows, inner])],
-            [helper.make_tensor_value_info("y", out, [rows, columns])],
-            [numpy_helper.from_array(b, "b")],
+            [helper.make_tensor_value_info("y", y_type, [rows, columns])],
+            [numpy_helper.from_array(b.astype(b_type), "b")],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-        run = session(model.SerializeToString())
-        best = np.inf
+        product, inputs = session(model.SerializeToString()), {"a": a.astype(a_type)}
+        best = math.inf
         for _ in range(repeats):
             start = time.perf_counter_ns()
-            run.run(None, {"a": a})
+            product.run(None, inputs)
             best = min(best, time.perf_counter_ns() - start)
         found[name] = rows * inner * columns / best
     return found
 
 
 @dataclass(frozen=True)
-class Profile:
-    """One encode, as ONNX Runtime itself saw it.
+class OperatorTimes:
+    """One encode in ONNX Runtime's profiler.
 
     Args:
-        macs: multiply-accumulates of its products, by weights and in attention. Attention under a
+        macs: Multiply-accumulates of its products, by weights and in attention. Attention under a
             causal mask is counted whole, as it is computed.
-        ms: milliseconds by operator, the largest first.
+        ms: Milliseconds by operator, the largest first.
     """
 
     macs: int
     ms: dict[str, float]
 
 
-def profile(path: Path, n_items: int, length: int, window: int, calls: int = 30) -> Profile:
+def operator_times(
+    path: Path, n_items: int, length: int, window: int, calls: int = 30
+) -> OperatorTimes:
     """Run a tower under ONNX Runtime's profiler.
 
     Args:
-        path: its file.
-        length: of the one history in a call.
-        window: that it is padded to; the same as `length` for a tower that needs no padding.
-        calls: that are averaged, after three that warm up.
+        path: ONNX file of the tower.
+        n_items: Number of items.
+        length: Number of events in the history.
+        window: Length after padding; `length` for a tower that needs no padding.
+        calls: Number of calls that are averaged, after a warm-up.
     """
     rng = np.random.default_rng(0)
-    warm = 3
     with tempfile.TemporaryDirectory() as folder:
         profiled = session(path, profile=Path(folder) / "profile")
-        for _ in range(warm + calls):
+        for _ in range(WARM_UP_CALLS + calls):
             items = np.zeros((1, window), np.int64)
             items[0, :length] = rng.integers(1, n_items + 1, length)
             profiled.run(None, {"items": items, "lengths": np.array([length])})
@@ -109,16 +100,16 @@ def profile(path: Path, n_items: int, length: int, window: int, calls: int = 30)
         seen[event["name"]] += 1
         if seen[event["name"]] == 1:
             macs += multiply_accumulates(event["args"])
-        if seen[event["name"]] > warm:
+        if seen[event["name"]] > WARM_UP_CALLS:
             spent[event["args"]["op_name"]] += event["dur"] / 1000 / calls
-    return Profile(macs, dict(sorted(spent.items(), key=lambda pair: -pair[1])))
+    return OperatorTimes(macs, dict(sorted(spent.items(), key=lambda pair: -pair[1])))
 
 
 def multiply_accumulates(node: dict[str, Any]) -> int:
-    """Of one node, from the name and the shapes that the profiler noted.
+    """Count those of one node, from the name and the shapes that the profiler noted.
 
-    >>> multiply_accumulates({"op_name": "MatMul", "input_type_shape": [{"float": [1, 9, 4]}, {"float": [4, 6]}],
-    ...                       "output_type_shape": [{"float": [1, 9, 6]}]})
+    >>> multiply_accumulates({"op_name": "MatMul", "output_type_shape": [{"float": [1, 9, 6]}],
+    ...                       "input_type_shape": [{"float": [1, 9, 4]}, {"float": [4, 6]}]})
     216
     """
     shapes = [next(iter(value.values())) for value in node["input_type_shape"] if value]

@@ -4,4 +4,4 @@ from nanorecsys.system.errors import NanorecsysError
 
 
 class ExportError(NanorecsysError):
-    """A model cannot be exported as asked, or an export is not what it should be."""
+    """A model cannot be exported, or an export is not what it should be."""

@@ -1,18 +1,21 @@
-"""Latency of the variants: raw repeats, interleaved, so that a machine that slows down slows them all."""
+"""Latency of the variants: raw repeats, interleaved, so that all share a slow spell."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
-import polars as pl
+import pandas as pd
 
 from nanorecsys.data import Histories
 from nanorecsys.export.variants import Variant
 from nanorecsys.serving.encoder import Encode
 from nanorecsys.serving.padding import padded
 
-# A cell of the grid is repeated until it took that long, or that often.
-CELL_MS, FEWEST, MOST = 150.0, 3, 30
+# A cell of the grid is repeated for about this long, within these numbers of repeats.
+CELL_MS, FEWEST_REPEATS, MOST_REPEATS = 150.0, 3, 30
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def grid(
@@ -22,23 +25,25 @@ def grid(
     batches: Sequence[int],
     lengths: Sequence[int],
     threads: Sequence[int],
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> pl.DataFrame:
-    """Every variant at every batch size, length of history and number of threads, on random items.
+    progress: Progress = iter,
+) -> pd.DataFrame:
+    """Time every variant at every batch size, history length and number of threads.
 
-    A variant that pads to the window takes as long for any length, and is measured at the longest
-    only. What a cell took of memory is given back after it: each variant would keep it once for
-    every number of threads.
+    Items are random. A variant that pads to the window takes as long for any length, and is
+    measured at the longest only. Memory is freed after each cell: every variant would keep its own,
+    once for every number of threads.
 
     Args:
-        batches: users in a call.
-        lengths: events of each of them; those over the window are left out.
-        threads: for which the variants were built.
-        progress: wraps the cells, to show how far it is.
+        variants: Variants to time.
+        n_items: Number of items.
+        window: Longest history, in events.
+        batches: Numbers of users per call.
+        lengths: Numbers of events per user; those over the window are left out.
+        threads: Numbers of threads that the variants were built for.
+        progress: Wrapper of the cells that shows progress, such as tqdm.
 
     Returns:
-        one row a call: variant, threads int64, batch int64, length int64, repeat int64, ms float64
-        a call.
+        One row per call: variant, threads, batch, length, repeat, ms.
     """
     rng = np.random.default_rng(0)
     rows = []
@@ -47,21 +52,22 @@ def grid(
     for n, batch, length in progress(cells):
         items = rng.integers(1, n_items + 1, (batch, length))
         ends = np.full(batch, length)
-        running = [v for v in variants if not v.padded or length == max(lengths)]
-        spent = {
-            v.name: _timed(v.encode[n], items, ends) for v in running
-        }  # warms up, and says how long a call takes
-        repeats = {name: int(np.clip(CELL_MS / ms, FEWEST, MOST)) for name, ms in spent.items()}
+        timed = [v for v in variants if not v.padded or length == max(lengths)]
+        # the first call warms up, and says how many repeats fit
+        first_ms = {v.name: _time_ms(v.encode[n], items, ends) for v in timed}
+        repeats = {
+            name: int(np.clip(CELL_MS / ms, FEWEST_REPEATS, MOST_REPEATS))
+            for name, ms in first_ms.items()
+        }
         for repeat in range(max(repeats.values())):
-            for variant in running:
+            for variant in timed:
                 if repeat < repeats[variant.name]:
-                    ms = _timed(variant.encode[n], items, ends)
+                    ms = _time_ms(variant.encode[n], items, ends)
                     rows.append((variant.name, n, batch, length, repeat, ms))
-        for variant in running:
-            variant.release()
-    return pl.DataFrame(
-        rows, schema=["variant", "threads", "batch", "length", "repeat", "ms"], orient="row"
-    )
+        for variant in timed:
+            for session in variant.sessions:
+                session.release()
+    return pd.DataFrame(rows, columns=["variant", "threads", "batch", "length", "repeat", "ms"])
 
 
 def real_histories(
@@ -70,62 +76,50 @@ def real_histories(
     window: int,
     users: int,
     repeats: int,
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> pl.DataFrame:
-    """One user a call, one thread, over real histories spread evenly over the distribution of their lengths.
+    progress: Progress = iter,
+) -> pd.DataFrame:
+    """Time real histories, one user per call on one thread.
 
-    The mean over the users of a variant is its mean weighted by that distribution.
+    Users are spread evenly over the distribution of lengths, so a variant's mean over the users is
+    its mean weighted by that distribution.
 
     Args:
+        variants: Variants to time.
         histories: CSR; empty ones are left out.
-        users: how many.
-        repeats: after one that warms up and is not counted; in each, every variant meets every user
-            once.
-        progress: wraps the repeats.
+        window: Longest history, in events.
+        users: Number of users.
+        repeats: Number of repeats after a warm-up; in each, every variant encodes every user once.
+        progress: Wrapper of the repeats that shows progress, such as tqdm.
 
     Returns:
-        one row a call: variant, user int64, length int64 (of what is read), repeat int64, ms
-        float64.
+        One row per call: variant, user, length (of what is read), repeat, ms.
     """
     known = np.flatnonzero(histories.lengths)
     known = known[np.argsort(histories.lengths[known], kind="stable")]
-    # The middles of equal shares of the sorted users.
+    # the middles of equal shares of the sorted users
     chosen = known[((np.arange(users) + 0.5) / users * len(known)).astype(int)]
     batches = [padded(histories, np.array([user]), window) for user in chosen]
     rows = []
     for repeat in progress(range(repeats + 1)):
         for user, (items, lengths) in zip(chosen.tolist(), batches, strict=True):
             for variant in variants:
-                ms = _timed(variant.encode[1], items, lengths)
+                ms = _time_ms(variant.encode[1], items, lengths)
                 rows.append((variant.name, user, int(lengths[0]), repeat, ms))
-    frame = pl.DataFrame(rows, schema=["variant", "user", "length", "repeat", "ms"], orient="row")
-    return frame.filter(pl.col("repeat") > 0)
+    frame = pd.DataFrame(rows, columns=["variant", "user", "length", "repeat", "ms"])
+    return frame[frame["repeat"] > 0]
 
 
-def weighted(rows: pl.DataFrame) -> pl.DataFrame:
-    """What `real_histories` says of each variant.
+def mean_latency(rows: pd.DataFrame) -> pd.DataFrame:
+    """Summarize `real_histories` by variant, in ms.
 
     Returns:
-        variant; mean, the median over repeats of the mean over users, ms; lowest and highest, over
-        the repeats.
+        median, min and max over the repeats of the mean over users, indexed by variant.
     """
-    return (
-        rows.group_by("variant", "repeat", maintain_order=True)
-        .agg(pl.col("ms").mean())
-        .group_by("variant", maintain_order=True)
-        .agg(mean=pl.col("ms").median(), lowest=pl.col("ms").min(), highest=pl.col("ms").max())
-    )
+    means = rows.groupby(["variant", "repeat"], sort=False)["ms"].mean()
+    return means.groupby("variant", sort=False).agg(["median", "min", "max"])
 
 
-def cell(
-    rows: pl.DataFrame, variant: str, length: int, batch: int = 1, threads: int = 1
-) -> float | None:
-    """Median of one cell of the grid in ms, None where it was not measured."""
-    found = rows.filter(variant=variant, length=length, batch=batch, threads=threads)
-    return found["ms"].median() if len(found) else None
-
-
-def _timed(encode: Encode, items: np.ndarray, lengths: np.ndarray) -> float:
+def _time_ms(encode: Encode, items: np.ndarray, lengths: np.ndarray) -> float:
     start = time.perf_counter_ns()
     encode(items, lengths)
     return (time.perf_counter_ns() - start) / 1e6

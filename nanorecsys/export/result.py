@@ -1,18 +1,17 @@
-"""The result record of the export chapter. Metrics are at a cutoff of 10, latencies of one user on one thread."""
+"""Result record of the export chapter. Metrics at 10, latencies of one user on one thread."""
 
 import msgspec
 
 from nanorecsys.evaluation import Change
 
-# How much an entry of a served vector may change with what else is in its batch: what rounding
-# does, and not what a scale does that is found over the batch.
-COMPANY = 2e-4
 
+class Parity(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant against the trained model in PyTorch.
 
-class Closeness(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant against the trained model in PyTorch: largest difference of a vector's entry, cosines over users,
-    the share of each user's hundred best items that is kept, and quality. `company` is how much an
-    entry changes at most with what else is in the batch; null where that was not measured."""
+    `max_difference` is of a vector's entry, cosines are over users, `overlap` is the share of each
+    user's hundred best items that is kept. `batch_effect` is the largest change of an entry with
+    what else is in the batch.
+    """
 
     max_difference: float
     cosine_median: float
@@ -20,19 +19,22 @@ class Closeness(msgspec.Struct, frozen=True, kw_only=True):
     overlap: float
     hitrate: Change
     ndcg: Change
-    company: float | None = None
+    batch_effect: float
 
 
 class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to run the tower. `mean_ms` is weighted by real lengths of history, with its range over the repeats;
+    """One way to run the tower.
+
+    `mean_ms` is weighted by real lengths of history, with its range over the repeats;
     `at_window_ms` is the median at the longest. `macs_at_window` are the multiply-accumulates of
-    that encode, and `share_of_peak` how much of the machine's peak in that precision it reaches;
-    null where PyTorch runs."""
+    that encode, and `share_of_peak` is the share of the machine's peak in that precision; both are
+    null where PyTorch runs.
+    """
 
     mib: float
     load_ms: float | None
     quantized_nodes: int
-    closeness: Closeness
+    parity: Parity
     mean_ms: float
     mean_lowest_ms: float
     mean_highest_ms: float
@@ -42,7 +44,7 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RankerTime(msgspec.Struct, frozen=True, kw_only=True):
-    """One shape of the ranker: milliseconds for all candidates of one user, median, lowest and highest."""
+    """One shape of the ranker: time for all candidates of one user, median and a range."""
 
     mib: float
     ms: float
@@ -50,21 +52,11 @@ class RankerTime(msgspec.Struct, frozen=True, kw_only=True):
     highest_ms: float
 
 
-class Append(msgspec.Struct, frozen=True, kw_only=True):
-    """Appending one event to a kept state, at one length of history: milliseconds, against a full encode."""
-
-    length: int
-    step_ms: float
-    full_ms: float
-    state_kib: float
-
-
 class ExportResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What chapter 03 found.
+    """Result of chapter 03.
 
-    `chosen` is a name in `variants`. `peak_gmacs` are billions of multiply-accumulates a second of
-    one thread, by precision. `append_drift` is the lowest cosine to a full encode by events
-    appended since the window slid.
+    `chosen` is a name in `variants`. `peak_gmacs` are billions of multiply-accumulates per second
+    of one thread, by precision.
     """
 
     dataset: str
@@ -80,8 +72,3 @@ class ExportResult(msgspec.Struct, frozen=True, kw_only=True):
     candidates: int
     rankers: dict[str, RankerTime]
     ranker_difference: float
-    append: list[Append]
-    append_drift: dict[str, float]
-    append_pays: bool
-    seconds: float
-    seconds_limit: float

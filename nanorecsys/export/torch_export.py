@@ -1,12 +1,15 @@
-"""The user tower through PyTorch's own exporter, and the tower as the earlier benchmark ran it."""
+"""The user tower through PyTorch's own exporter."""
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 import torch
 
 from nanorecsys.export.errors import ExportError
-from nanorecsys.export.quiet import quiet
 from nanorecsys.models.retriever import EveryPosition, UserEncoder
 
 # The first opset with RMSNormalization and Attention; before it they are spelled out.
@@ -19,16 +22,18 @@ def export_encoder(
     """Write the encoder as ONNX with a symbolic batch and length.
 
     Args:
-        window: the longest history.
-        opset: of the standard operators, from 18.
+        encoder: The trained encoder.
+        window: Longest history, in events.
+        path: ONNX file to write.
+        opset: Version of the standard operators, at least 18.
 
     Raises:
-        ExportError: the exporter made a dimension a constant.
+        ExportError: The exporter made a dimension a constant.
     """
     batch, length = torch.export.Dim("B", min=1, max=4096), torch.export.Dim("L", min=1, max=window)
     # Two rows and an odd length: the exporter takes ones for constants.
     example = torch.ones(2, min(7, window), dtype=torch.int64), torch.full((2,), min(7, window))
-    with quiet():
+    with without_logs():
         program = torch.onnx.export(
             encoder.eval(),
             example,
@@ -39,6 +44,7 @@ def export_encoder(
             dynamic_shapes=({0: batch, 1: length}, {0: batch}),
             verbose=False,
         )
+    assert program is not None  # with dynamo
     program.save(str(path))
     graph = onnx.load(path).graph
     for value, dimensions in zip(graph.input, (2, 1), strict=True):
@@ -48,3 +54,22 @@ def export_encoder(
                 f"{value.name} was exported with constant dimensions",
                 "Report it with your versions.",
             )
+
+
+@contextmanager
+def without_logs() -> Iterator[None]:
+    """Silence an exporter or quantizer: a log line per node, and advice to do what has been done.
+
+    Nothing below an error is logged and no warning is shown. The root logger, which some of these
+    modules configure, is restored.
+    """
+    root = logging.getLogger()
+    handlers, level, disabled = root.handlers[:], root.level, root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.handlers[:], root.level = handlers, level
+        logging.disable(disabled)

@@ -1,6 +1,5 @@
-"""The ways to run one user tower, from the earlier benchmark's to the fastest, each behind the same call."""
+"""The ways to run one user tower, from the earlier benchmark's to the fastest, behind one call."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,28 +12,31 @@ from torch import nn
 
 from nanorecsys.data import Histories
 from nanorecsys.export import quantize
-from nanorecsys.export.errors import ExportError
 from nanorecsys.export.graph import fused_tower
-from nanorecsys.export.names import (
-    COMPILED,
-    EXPORTED,
-    FUSED,
-    INT8_PADDED,
-    INT8_ROWS,
-    INT8_STATIC,
-    INT8_TABLE,
-    INT8_TENSOR,
-    INT8_WEIGHTS,
-    TORCH,
-    TORCH_PADDED,
-    VARIANTS,
-)
 from nanorecsys.export.torch_export import export_encoder
 from nanorecsys.models.retriever import EveryPosition, UserEncoder
 from nanorecsys.serving.encoder import Encode, Encoder
 from nanorecsys.serving.padding import padded
 
-# What the earlier benchmark could export with: norms, positions and attention in their parts.
+TORCH_PADDED, TORCH = "torch, padded", "torch"
+INT8_PADDED, EXPORTED, FUSED = "int8, padded", "fp32, as exported", "fp32, fused"
+INT8_ROWS, INT8_STATIC = "int8 by row", "int8 static"
+
+VARIANTS = {
+    TORCH_PADDED: "PyTorch, every history padded to the window, all layers at every position: "
+    "the earlier benchmark's",
+    TORCH: "PyTorch, no padding, the last layer at the last position only",
+    INT8_PADDED: "the first one as ONNX (opset 18) with dynamic int8: the earlier benchmark's "
+    "optimized one",
+    EXPORTED: "the second one as ONNX, as PyTorch exports it (opset 23)",
+    FUSED: "ONNX Runtime's fused operators, the first layer's projections looked up",
+    INT8_ROWS: "fused, int8 products with activations quantized in the call; one scale per "
+    "position before the last product of a feed-forward, where activations have outliers",
+    INT8_STATIC: "the same with all other scales found beforehand, so that the result does not "
+    "depend on the batch",
+}
+
+# The opset that the earlier benchmark exported with: norms, positions and attention in their parts.
 EARLIER_OPSET = 18
 
 
@@ -43,73 +45,57 @@ class Variant:
     """One way to run the tower.
 
     Args:
-        name: a key of `names.VARIANTS`.
-        path: the ONNX file, None where PyTorch runs.
-        encode: by number of threads: items int64 (B, L) and lengths int64 (B,) to unit vectors
-            float32 (B, d).
-        padded: whether a history is padded to the window whatever its length.
-        quantized: number of quantized nodes, 0 in single precision.
-        mib: size of the file, or of the weights.
-        load_ms: median of three loads, None where PyTorch runs.
-        encoders: that `encode` runs, none where PyTorch does.
+        name: Key of `VARIANTS`.
+        path: ONNX file, None where PyTorch runs.
+        encode: Encoders by number of threads: items int64 (B, L), lengths int64 (B,) -> unit
+            vectors float32 (B, d).
+        padded: Whether every history is padded to the window.
+        quantized_nodes: Number of quantized nodes, 0 in single precision.
+        mib: Size of the file or of the weights.
+        load_ms: Median time of three loads, None where PyTorch runs.
+        sessions: Encoders that keep memory between calls, none where PyTorch runs.
     """
 
     name: str
     path: Path | None
     encode: dict[int, Encode]
     padded: bool
-    quantized: int
+    quantized_nodes: int
     mib: float
     load_ms: float | None
-    encoders: tuple[Encoder, ...] = ()
-
-    def release(self) -> None:
-        """Give back the memory of the largest call so far."""
-        for encoder in self.encoders:
-            encoder.release()
+    sessions: tuple[Encoder, ...] = ()
 
 
 def build(
     encoder: UserEncoder,
     histories: Histories,
     folder: Path,
-    names: Sequence[str] = (),
     threads: Sequence[int] = (1,),
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> list[Variant]:
-    """Write and load the variants.
+    """Write and load every variant.
 
     Args:
-        encoder: the trained encoder.
-        histories: CSR, what activations are calibrated on.
-        folder: for the ONNX files.
-        names: which of `names.VARIANTS`, all if empty. In its order.
-        threads: numbers of threads that each is loaded for.
-        progress: wraps the names, to show how far it is.
+        encoder: The trained encoder.
+        histories: CSR on which static scales are calibrated.
+        folder: Folder for the ONNX files.
+        threads: Numbers of threads that each variant is loaded for.
+        progress: Wrapper of the names that shows progress, such as tqdm.
 
     Raises:
-        ExportError: there is no such variant, or an export went wrong.
+        ExportError: An export has constant dimensions, or a quantizer found nothing.
     """
-    if unknown := [name for name in names if name not in VARIANTS]:
-        raise ExportError(
-            f"there is no variant {unknown[0]!r}", f"Use any of {', '.join(VARIANTS)}."
-        )
-    if COMPILED in (names or VARIANTS) and not (shutil.which("g++") or shutil.which("clang++")):
-        raise ExportError(
-            "torch.compile needs a C++ compiler, and there is none", "Install g++, or leave it out."
-        )
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
-    for name in progress([n for n in VARIANTS if n in (names or VARIANTS)]):
-        if name in (TORCH_PADDED, TORCH, COMPILED):
-            found.append(_torch(encoder, name, threads))
-        else:
-            found.append(_onnx(encoder, histories, folder, name, threads))
-    return found
+    return [
+        _in_pytorch(encoder, name, threads)
+        if name in (TORCH_PADDED, TORCH)
+        else _in_onnx(encoder, histories, folder, name, threads)
+        for name in progress(list(VARIANTS))
+    ]
 
 
 def in_torch(module: nn.Module, threads: int = 1) -> Encode:
-    """A module of PyTorch behind the same call."""
+    """Wrap a PyTorch module as a function of NumPy arrays."""
 
     def encode(items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         if torch.get_num_threads() != threads:
@@ -120,48 +106,43 @@ def in_torch(module: nn.Module, threads: int = 1) -> Encode:
     return encode
 
 
-def _torch(encoder: UserEncoder, name: str, threads: Sequence[int]) -> Variant:
-    module: nn.Module = encoder
-    if name == TORCH_PADDED:
-        module = EveryPosition(encoder).eval()
-    elif name == COMPILED:
-        module = torch.compile(encoder, dynamic=True)
+def _in_pytorch(encoder: UserEncoder, name: str, threads: Sequence[int]) -> Variant:
+    is_padded = name == TORCH_PADDED
+    module = EveryPosition(encoder).eval() if is_padded else encoder
     encode = {n: in_torch(module, n) for n in threads}
-    if name == TORCH_PADDED:
+    if is_padded:
         encode = {n: _to_window(run, encoder.tower.config.window) for n, run in encode.items()}
     weights = sum(t.numel() * t.element_size() for t in encoder.state_dict().values())
-    return Variant(name, None, encode, name == TORCH_PADDED, 0, weights / 2**20, None)
+    return Variant(name, None, encode, is_padded, 0, weights / 2**20, None)
 
 
-def _onnx(
+def _in_onnx(
     encoder: UserEncoder, histories: Histories, folder: Path, name: str, threads: Sequence[int]
 ) -> Variant:
-    window = encoder.tower.config.window
     path = folder / f"{name.replace(', ', ' ').replace(' ', '_')}.onnx"
-    quantized = _write(encoder, histories, folder, name, path)
+    quantized_nodes = _write(encoder, histories, name, path)
     loads = []
     for _ in range(3):
         start = time.perf_counter_ns()
         Encoder(path)
         loads.append((time.perf_counter_ns() - start) / 1e6)
-    encoders = {n: Encoder(path, n) for n in threads}
-    encode: dict[int, Encode] = dict(encoders)
+    sessions = {n: Encoder(path, n) for n in threads}
+    encode: dict[int, Encode] = dict(sessions)
     if name == INT8_PADDED:
-        encode = {n: _to_window(run, window) for n, run in encode.items()}
-    mib = path.stat().st_size / 2**20
+        encode = {n: _to_window(run, encoder.tower.config.window) for n, run in sessions.items()}
     return Variant(
-        name,
-        path,
-        encode,
-        name == INT8_PADDED,
-        quantized,
-        mib,
-        float(np.median(loads)),
-        tuple(encoders.values()),
+        name=name,
+        path=path,
+        encode=encode,
+        padded=name == INT8_PADDED,
+        quantized_nodes=quantized_nodes,
+        mib=path.stat().st_size / 2**20,
+        load_ms=float(np.median(loads)),
+        sessions=tuple(sessions.values()),
     )
 
 
-def _write(encoder: UserEncoder, histories: Histories, folder: Path, name: str, path: Path) -> int:
+def _write(encoder: UserEncoder, histories: Histories, name: str, path: Path) -> int:
     """Write a variant's file; returns its number of quantized nodes."""
     window = encoder.tower.config.window
     if name == EXPORTED:
@@ -170,39 +151,34 @@ def _write(encoder: UserEncoder, histories: Histories, folder: Path, name: str, 
     if name == FUSED:
         onnx.save(fused_tower(encoder), path)
         return 0
-    source = folder / "source.onnx"
-    try:
-        if name == INT8_PADDED:
-            export_encoder(EveryPosition(encoder), window, source, EARLIER_OPSET)
+    source = path.with_name("source.onnx")
+    if name == INT8_PADDED:
+        export_encoder(EveryPosition(encoder), window, source, EARLIER_OPSET)
+        quantized_nodes = quantize.dynamic(source, path, per_channel=False)
+    else:
+        onnx.save(fused_tower(encoder, by_row=True), source)
+        if name == INT8_ROWS:
+            quantized_nodes = quantize.dynamic(source, path, per_channel=True)
         else:
-            onnx.save(fused_tower(encoder, by_row=name in (INT8_ROWS, INT8_STATIC)), source)
-        if name == INT8_STATIC:
-            return quantize.static(source, path, calibration(histories, window))
-        if name == INT8_WEIGHTS:
-            return quantize.weight_only(source, path)
-        return quantize.dynamic(
-            source,
-            path,
-            per_channel=name not in (INT8_PADDED, INT8_TENSOR),
-            tables=name == INT8_TABLE,
-        )
-    finally:
-        source.unlink(missing_ok=True)
+            quantized_nodes = quantize.static(source, path, _calibration(histories, window))
+    source.unlink()
+    return quantized_nodes
 
 
-def calibration(
+def _calibration(
     histories: Histories, window: int, users: int = 64
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Users spread evenly over the lengths of history, one a batch: what int8 scales are found on."""
-    known = np.argsort(histories.lengths, kind="stable")
-    for user in known[np.linspace(0, len(known) - 1, min(users, len(known))).astype(int)]:
+    """Users spread evenly over the lengths of history, one per batch."""
+    by_length = np.argsort(histories.lengths, kind="stable")
+    users = min(users, len(by_length))
+    for user in by_length[np.linspace(0, len(by_length) - 1, users).astype(int)]:
         yield padded(histories, np.array([user]), window)
 
 
-def _to_window(run: Encode, window: int) -> Encode:
-    """The same on rows padded to the window."""
+def _to_window(encode: Encode, window: int) -> Encode:
+    """The same encoder on rows padded to the window."""
 
-    def encode(items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        return run(np.pad(items, ((0, 0), (0, window - items.shape[1]))), lengths)
+    def encode_padded(items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        return encode(np.pad(items, ((0, 0), (0, window - items.shape[1]))), lengths)
 
-    return encode
+    return encode_padded

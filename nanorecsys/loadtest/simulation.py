@@ -37,7 +37,7 @@ from pathlib import Path
 
 import numpy as np
 
-from server.engine import Query, open_engine
+from server.engine import Engine, Query
 
 # Where a request's time goes, in the order of the columns of `Simulated.stages`.
 STAGES = ("generator", "loop", "queue", "compute")
@@ -227,14 +227,14 @@ def calibrate(bundle: Path, max_batch: int, calls: int = 24) -> list[float]:
         the cost of batches of 1, 2, ... `max_batch` over that of their requests one by one, in the
         mean of batches that have as many events as one may have, and half as many.
     """
-    engine = open_engine(bundle)
+    engine = Engine(bundle)
     rng = np.random.default_rng(0)
 
     def call(batch: int, length: int) -> int:
         """Nanoseconds of one batch."""
         queries = [
             Query(history, exclude_seen=True)
-            for history in rng.integers(0, engine.n_items, (batch, length))
+            for history in rng.integers(0, engine.bundle.manifest.n_items, (batch, length))
         ]
         start = time.perf_counter_ns()
         engine(queries)

@@ -1,32 +1,38 @@
-"""The item table: one unit vector an item, shared by the input and the output of the retriever."""
+"""The item table: one unit vector per item, shared by input and output of the retriever."""
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# The width of a year bin: films of one year are too few to learn from, films of one decade too
-# unlike.
+# Width of a year bin: a single year has too few films, a decade too different ones.
 YEAR_BIN = 5
-# A word of one title only says no more than the item's id.
+# A word of a single title adds nothing to the item's id.
 MIN_TITLES = 2
-# Spread of the vectors at first. Rows are normalised, so a small table turns faster under the same
-# learning rate; and content comes first, ids are what is learned on top of it.
+# Runs of letters, digits and apostrophes.
+WORD = re.compile(r"(?:[^\W_]|')+")
+YEAR = re.compile(r"[0-9]{4}")
+# Initial spread of the vectors. Rows are normalised, so the smaller the vectors, the faster they
+# turn at the same learning rate. Ids start smaller than content, so that content is learned first.
 CONTENT_SCALE = 0.05
 ID_SCALE = 0.01
 
 
 @dataclass(frozen=True)
 class ItemContent:
-    """The features of every item, as compressed sparse rows: item i has `features[offsets[i]:offsets[i + 1]]`.
+    """The features of every item, as compressed sparse rows.
+
+    Item i has `features[offsets[i]:offsets[i + 1]]`, which may be empty.
 
     Args:
         offsets: int64 (n_items + 1,).
-        features: int64 (n,), numbers of features; an item may have none.
-        names: what each feature is, such as "genre:Comedy", "year:1995", "word:toy".
+        features: Numbers of features, int64 (n,).
+        names: Names of the features, such as "genre:Comedy", "year:1995", "word:toy".
     """
 
     offsets: np.ndarray
@@ -38,86 +44,89 @@ class ItemContent:
         return len(self.offsets) - 1
 
 
-def item_content(items: pl.DataFrame) -> ItemContent:
-    """Genres, five-year bins and the words of the titles that more than one title has.
+def item_content(items: pd.DataFrame) -> ItemContent:
+    """Genres, five-year bins, and those words of the titles that more than one title has.
 
     Args:
-        items: one row an item, with the columns title (String), year (int or null) and genres (list
-            of String), as in `nanorecsys.data.Dataset`.
+        items: One row per item, with the columns title (str), year (int or null) and genres (lists
+            of str), as in `nanorecsys.data.Dataset`.
 
     Example:
-        >>> frame = pl.DataFrame(
-        ...     {"title": ["Toy Story (1995)", "Toy Story 2 (1999)"], "year": [1995, None], "genres": [["Comedy"], []]})
+        >>> frame = pd.DataFrame(
+        ...     {
+        ...         "title": ["Toy Story (1995)", "Toy Story 2 (1999)"],
+        ...         "year": [1995, None],
+        ...         "genres": [["Comedy"], []],
+        ...     }
+        ... )
         >>> item_content(frame).names
         ('genre:Comedy', 'word:story', 'word:toy', 'year:1995')
     """
-    numbered = items.with_row_index("row")
-    genres = numbered.select("row", name="genres").explode("name").drop_nulls()
-    years = numbered.select("row", name=pl.col("year") // YEAR_BIN * YEAR_BIN).drop_nulls()
-    words = (
-        numbered.select(
-            "row", name=pl.col("title").str.to_lowercase().str.extract_all(r"[\p{L}\p{N}']+")
-        )
-        .explode("name")
-        .drop_nulls()
-        # The year in the title is a feature of its own.
-        .filter(~pl.col("name").str.contains(r"^\d{4}$"))
-        .unique()
-        .filter(pl.len().over("name") >= MIN_TITLES)
-    )
-    kinds = (("genre", genres), ("year", years), ("word", words))
-    pairs = pl.concat(
-        frame.select("row", name=pl.lit(f"{kind}:") + pl.col("name").cast(pl.String))
-        for kind, frame in kinds
-    ).sort("row", "name")
-    names = pairs["name"].unique().sort()
-    features = pairs.join(
-        names.to_frame().with_row_index("number"), on="name", maintain_order="left"
-    )["number"]
-    offsets = np.zeros(len(items) + 1, np.int64)
-    np.cumsum(np.bincount(pairs["row"].to_numpy(), minlength=len(items)), out=offsets[1:])
-    return ItemContent(offsets, features.to_numpy().astype(np.int64), tuple(names))
+    words = [set(WORD.findall(title.lower())) for title in items["title"]]
+    titles_with = Counter(word for found in words for word in found)
+    features = []  # one sorted list per item
+    for year, genres, found in zip(items["year"], items["genres"], words, strict=True):
+        names = {f"genre:{genre}" for genre in genres}
+        # The year in a title is not a word: there is a separate feature for it.
+        names |= {
+            f"word:{word}"
+            for word in found
+            if titles_with[word] >= MIN_TITLES and not YEAR.fullmatch(word)
+        }
+        if not pd.isna(year):
+            names.add(f"year:{int(year) // YEAR_BIN * YEAR_BIN}")
+        features.append(sorted(names))
+    vocabulary = sorted({name for found in features for name in found})
+    number = {name: i for i, name in enumerate(vocabulary)}
+    offsets = np.cumsum([0, *map(len, features)], dtype=np.int64)
+    numbers = np.array([number[name] for found in features for name in found], np.int64)
+    return ItemContent(offsets, numbers, tuple(vocabulary))
 
 
 class ItemTable(nn.Module):
-    """Unit vectors of the vocabulary: row 0 is padding (and what an empty history begins with), item i is row i + 1.
+    """Unit vectors of the vocabulary: row 0 is padding, item i is row i + 1.
 
     A row is the direction of `id + content`: the learned vector of the id, plus the sum of the
-    learned vectors of the item's features over the root of their number. In training whole ids are
-    dropped at random, so that the content alone has to place an item; an item that training never
-    met stays without its id for good.
+    learned vectors of the item's features over the square root of their number. Training drops
+    whole ids at random, so that the content alone has to place an item. An item without training
+    events never gets an id. An empty history consists of the padding.
 
     Args:
-        known: bool (n_items,), whether training has an event of the item.
-        d: size of a vector.
-        content: features of the items; None for ids alone.
-        id_dropout: probability that an item's id is dropped in a training step; only with content.
+        known: Whether an item has training events, bool (n_items,).
+        d: Size of a vector.
+        content: Features of the items; None for ids alone.
+        id_dropout: Probability that training drops an item's id in a step; only with content.
     """
+
+    keep: Tensor
+    has_content: Tensor
+    offsets: Tensor
+    bags: Tensor
+    weights: Tensor
 
     def __init__(
         self, known: np.ndarray, d: int, content: ItemContent | None, id_dropout: float
     ) -> None:
         super().__init__()
         self.content, self.id_dropout = content, id_dropout
-        self.ids = nn.Parameter(
-            torch.randn(len(known) + 1, d) * (ID_SCALE if content else CONTENT_SCALE)
-        )
+        scale = ID_SCALE if content else CONTENT_SCALE
+        self.ids = nn.Parameter(torch.randn(len(known) + 1, d) * scale)
         self.features: nn.Parameter | None = None
         counts = np.diff(content.offsets) if content else np.zeros(len(known), np.int64)
         # An item without features keeps its id, or nothing would be left.
         self.register_buffer("keep", _column(known | (counts == 0), first=True))
         if content is not None:
             self.features = nn.Parameter(torch.randn(len(content.names), d) * CONTENT_SCALE)
-            self.register_buffer("has_content", _column(counts > 0, first=False), persistent=False)
-            # The bag of the padding row is empty.
-            self.register_buffer(
-                "offsets",
-                torch.from_numpy(np.concatenate([[0], content.offsets[:-1]])),
-                persistent=False,
-            )
-            self.register_buffer("bags", torch.from_numpy(content.features), persistent=False)
+            # The padding row has no features.
+            offsets = np.concatenate([[0], content.offsets[:-1]])
             weights = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts).astype(np.float32)
-            self.register_buffer("weights", torch.from_numpy(weights), persistent=False)
+            for name, buffer in (
+                ("has_content", _column(counts > 0, first=False)),
+                ("offsets", torch.from_numpy(offsets)),
+                ("bags", torch.from_numpy(content.features)),
+                ("weights", torch.from_numpy(weights)),
+            ):
+                self.register_buffer(name, buffer, persistent=False)
 
     def forward(self) -> Tensor:
         """Unit vectors (n_items + 1, d)."""
@@ -127,19 +136,17 @@ class ItemTable(nn.Module):
         if self.training and self.id_dropout:
             dropped = torch.rand(len(keep), 1, device=keep.device) < self.id_dropout
             keep = keep & ~(dropped & self.has_content)
-        return functional.normalize(self.ids * keep + self._content(), dim=-1)
+        return functional.normalize(self.ids * keep + self._content(self.features), dim=-1)
 
     def content_only(self) -> Tensor:
-        """The vectors that content alone gives, (n_items + 1, d): zero for an item without features."""
-        return (
-            torch.zeros_like(self.ids)
-            if self.features is None
-            else functional.normalize(self._content(), dim=-1)
-        )
+        """Unit vectors of the content alone, (n_items + 1, d); zero where there are no features."""
+        if self.features is None:
+            return torch.zeros_like(self.ids)
+        return functional.normalize(self._content(self.features), dim=-1)
 
-    def _content(self) -> Tensor:
+    def _content(self, features: Tensor) -> Tensor:
         return functional.embedding_bag(
-            self.bags, self.features, self.offsets, mode="sum", per_sample_weights=self.weights
+            self.bags, features, self.offsets, mode="sum", per_sample_weights=self.weights
         )
 
 

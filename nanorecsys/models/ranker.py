@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,11 +22,11 @@ class RankerConfig:
     """Sizes of the ranker.
 
     Args:
-        d: size of the retriever's vectors.
-        features: columns of `item_features`.
-        hidden: widths of the hidden layers.
-        dropout: after each of them.
-        temperature: the retriever's.
+        d: Size of the retriever's vectors.
+        features: Number of columns of `item_features`.
+        hidden: Widths of the hidden layers.
+        dropout: Dropout after each hidden layer.
+        temperature: Temperature of the retriever.
     """
 
     d: int
@@ -36,34 +36,30 @@ class RankerConfig:
     temperature: float = 0.1
 
 
-def item_features(items: pl.DataFrame, counts: np.ndarray, genres: Sequence[str]) -> np.ndarray:
-    """What the ranker knows of an item beside its vector, float32 (n_items, 3 + len(genres)).
+def item_features(items: pd.DataFrame, counts: np.ndarray, genres: Sequence[str]) -> np.ndarray:
+    """The ranker's input about an item beside its vector, float32 (n_items, 3 + len(genres)).
 
-    Popularity is log(1 + events) over that of the most popular item, the year is (year - 1980) /
-    20, 0 where it is unknown and then flagged.
+    Popularity is log(1 + events) over that of the most popular item. The year is (year - 1980) /
+    20, or 0 and a flag where it is unknown.
 
     Args:
-        items: one row an item with year and genres, see `nanorecsys.data.Dataset`.
-        counts: int (n_items,), events of training.
-        genres: names of the last columns.
+        items: One row per item with year and genres, see `nanorecsys.data.Dataset`.
+        counts: Training events of each item, int (n_items,).
+        genres: Genres of the last columns.
     """
     popularity = np.log1p(counts) / max(np.log1p(counts.max(initial=0)), 1e-9)
-    years = items["year"].cast(pl.Float32)
-    columns = [
-        popularity,
-        ((years - 1980) / 20).fill_null(0).to_numpy(),
-        years.is_null().to_numpy(),
-    ]
-    columns += [items["genres"].list.contains(genre).to_numpy() for genre in genres]
+    years = items["year"].to_numpy(np.float32, na_value=np.nan)
+    columns = [popularity, np.nan_to_num((years - 1980) / 20), np.isnan(years)]
+    columns += [np.array([genre in found for found in items["genres"]]) for genre in genres]
     return np.stack(columns, 1).astype(np.float32)
 
 
 class Ranker(nn.Module):
     """score(u, v, f) = u . v / temperature + MLP(u, v, u * v, f, is_unknown)
 
-    The first term is the retriever's own logit: the network starts from its order and learns what
-    to change. The first layer is one matrix over the parts of its input, and meets the user once,
-    not once a candidate.
+    The first term is the retriever's own logit, so the network starts from the retriever's order
+    and learns corrections. The first layer is split by the parts of its input: the user's part is
+    computed once, not once per candidate.
     """
 
     def __init__(self, config: RankerConfig) -> None:
@@ -83,15 +79,17 @@ class Ranker(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, users: Tensor, items: Tensor, features: Tensor, unknown: Tensor) -> Tensor:
-        """Scores of candidates (B, C); where all users have the same, the item side may have a batch of 1.
+        """Scores of candidates (B, C).
+
+        Where all users have the same candidates, the item side may have a batch of 1.
 
         Args:
-            users: unit vectors (B, D).
-            items: unit vectors (B, C, D); of an unknown item the one that its content gives.
-            features: (B, C, F), see `item_features`; the popularity of an unknown item is 0.
-            unknown: (B, C), 1 where training has not met the item, else 0.
+            users: Unit vectors (B, D).
+            items: Unit vectors (B, C, D); for an unknown item the vector of its content.
+            features: See `item_features`, (B, C, F); the popularity of an unknown item is 0.
+            unknown: 1 where the item has no training events, else 0, (B, C).
         """
-        # Unit vectors have entries of about d ** -1/2: bring them to the size of the features.
+        # The entries of unit vectors are about d ** -1/2: scale them to the size of the features.
         scale = self.config.d**0.5
         product = users[:, None] * items  # (B, C, D)
         extra = torch.cat([features, unknown[..., None]], -1)
@@ -108,19 +106,19 @@ class Ranker(nn.Module):
 
 @dataclass(frozen=True)
 class ItemSide:
-    """What the ranker reads of the items: float32 (n_items, D), (n_items, D) and (n_items, F); bool (n_items,)."""
+    """The ranker's input about the items."""
 
-    vectors: Tensor
-    content_vectors: Tensor
-    features: Tensor
-    known: Tensor
+    vectors: Tensor  # float32 (n_items, D)
+    content_vectors: Tensor  # float32 (n_items, D)
+    features: Tensor  # float32 (n_items, F)
+    known: Tensor  # bool (n_items,)
 
     def read(self, items: Tensor, masked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs of the ranker for items (B, C), some of them as if training had never met them.
+        """Vectors, features and unknown flags of some items, see `Ranker.forward`.
 
         Args:
             items: int64 (B, C).
-            masked: bool (B, C).
+            masked: Whether to treat the item as unknown, bool (B, C).
         """
         unknown = masked | ~self.known[items]
         vectors = torch.where(unknown[..., None], self.content_vectors[items], self.vectors[items])
@@ -131,21 +129,22 @@ class ItemSide:
 
 @dataclass(frozen=True)
 class FittedRanker:
-    """A trained ranker in evaluation mode, what it reads, and its curve (epoch, loss)."""
+    """A trained ranker in evaluation mode, its input, and its learning curve (epoch, loss)."""
 
     ranker: Ranker
     items: ItemSide
     genres: tuple[str, ...]
-    curve: pl.DataFrame
+    curve: pd.DataFrame
 
 
 def save_ranker(path: Path, fitted: FittedRanker) -> None:
-    """Write the ranker and what it reads as one file."""
-    state = {"config": asdict(fitted.ranker.config), "weights": fitted.ranker.state_dict()}
-    state |= {
+    """Write the ranker and its input as one file."""
+    state = {
+        "config": asdict(fitted.ranker.config),
+        "weights": fitted.ranker.state_dict(),
         "items": vars(fitted.items),
         "genres": list(fitted.genres),
-        "curve": fitted.curve.to_dicts(),
+        "curve": fitted.curve.to_dict("records"),
     }
     with atomic_path(path) as part:
         torch.save(state, part)
@@ -162,9 +161,8 @@ def load_ranker(path: Path) -> FittedRanker:
         ranker = Ranker(RankerConfig(**state["config"]))
         ranker.load_state_dict(state["weights"])
         items = ItemSide(**state["items"])
-        return FittedRanker(
-            ranker.eval(), items, tuple(state["genres"]), pl.DataFrame(state["curve"])
-        )
+        curve = pd.DataFrame(state["curve"])
+        return FittedRanker(ranker.eval(), items, tuple(state["genres"]), curve)
     except Exception as error:  # torch raises half a dozen types for a damaged file
         raise ModelError(
             f"{path} is not a saved ranker: {error}", "Run the training chapter again."

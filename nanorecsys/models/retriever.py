@@ -1,11 +1,12 @@
-"""The retriever: a causal transformer over a user's items, and the table of items that it points into.
+"""The retriever: a causal transformer over a user's items, and the table of the items' vectors.
 
-Both sides are unit vectors, so a score is their inner product, and `score / temperature` the logit.
+Both sides are unit vectors, so a score is their inner product, and the logit is `score /
+temperature`.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -22,15 +23,15 @@ class RetrieverConfig:
     """Every size of the retriever; the defaults are the study shape.
 
     Args:
-        d: size of the vectors.
-        layers, heads, hidden: of the transformer; `hidden` is the width of its SwiGLU.
-        window: the longest history that is read; of a longer one the last `window` events count.
-        positions: rotary (Su et al. 2021, RoFormer), or a learned vector a position, counted from
-            the first event that is read.
-        dropout: on the input and on what each half block adds.
-        content: items by id and content rather than by id alone.
-        id_dropout: see `ItemTable`.
-        temperature: what inner products are divided by before the softmax.
+        d: Size of the vectors.
+        layers, heads, hidden: Sizes of the transformer; `hidden` is the width of its SwiGLU.
+        window: Number of events that are read, the last ones of a longer history.
+        positions: Rotary (Su et al. 2021, RoFormer), or one learned vector per position, counted
+            from the first event that is read.
+        dropout: Dropout on the input and on the output of each half block.
+        content: Whether items have content beside their ids.
+        id_dropout: See `ItemTable`.
+        temperature: Divisor of the inner products before the softmax.
     """
 
     d: int = 256
@@ -78,26 +79,24 @@ class Block(nn.Module):
 
         Args:
             x: (B, L, D).
-            rotation: cosines and sines (L, 1, D / heads), or None.
-            mask: additive, (B, 1, L, L); None for plain causal attention.
+            rotation: Cosines and sines (L, 1, D / heads), or None.
+            mask: Additive mask (B, 1, L, L); None for plain causal attention.
         """
         h = self.attention_norm(x)
-        q, k, v = (
-            self.heads_of(self.query(h)),
-            self.heads_of(self.key(h)),
-            self.heads_of(self.value(h)),
-        )
+        q, k, v = (self.heads_of(project(h)) for project in (self.query, self.key, self.value))
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
-        unfused = self.training and mask is not None and x.device.type == "cpu"
-        return self.add(x, (attend_unfused if unfused else attend)(q, k, v, mask))
+        if self.training and mask is not None and x.device.type == "cpu":
+            return self.add(x, attend_unfused(q, k, v, mask))
+        return self.add(x, attend(q, k, v, mask))
 
     def at(self, x: Tensor, last: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The layer at one position of each row, which sees all positions up to itself.
+        """The layer at one position of each row, which attends to all positions up to itself.
 
         Args:
             x: (B, L, D).
-            last: int64 (B, 1, 1), the position.
+            last: The position, int64 (B, 1, 1).
+            rotation: Cosines and sines (L, 1, D / heads), or None.
 
         Returns:
             (B, 1, D).
@@ -127,16 +126,15 @@ class Block(nn.Module):
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """The usual dropout; on a CPU `p` is rounded to 256ths, and a random byte decides on an element.
+    """Dropout that is faster on a CPU: `p` is rounded to 256ths, with one random byte per element.
 
-    PyTorch draws a random number an element there, on one thread: four times as long, and a sixth
+    PyTorch draws a random number per element, on one thread. That takes four times as long, a sixth
     of a training step.
     """
     if x.device.type != "cpu" or not training or p == 0:
         return functional.dropout(x, p, training)
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(
-        -(2**63), None
-    )  # all 64 bits
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64)
+    words.random_(-(2**63), None)  # all 64 bits
     dropped = min(round(256 * p), 255)
     keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
     return x * keep.to(x.dtype).mul_(256 / (256 - dropped))
@@ -158,7 +156,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def attend_unfused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """The same as `attend`, for training on a CPU: there PyTorch's fused backward pass takes 2.3 times as long."""
+    """The same as `attend`, for training on a CPU.
+
+    PyTorch's fused backward pass takes 2.3 times as long there.
+    """
     q, k, v = (t.to(v.dtype).transpose(1, 2) for t in (q, k, v))
     weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3) + mask).softmax(-1)  # (B, heads, L, L)
     return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
@@ -166,6 +167,9 @@ def attend_unfused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 class UserTower(nn.Module):
     """From the vectors of a user's items to the vector of the user."""
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, config: RetrieverConfig) -> None:
         super().__init__()
@@ -177,24 +181,23 @@ class UserTower(nn.Module):
         if config.positions == "absolute":
             self.positions = nn.Parameter(torch.randn(config.window, config.d) * 0.02)
         else:
-            angle = torch.outer(
-                torch.arange(config.window).float(), 1e4 ** (-torch.arange(0, size, 2) / size)
-            )
+            frequencies = 1e4 ** (-torch.arange(0, size, 2) / size)
+            angle = torch.outer(torch.arange(config.window).float(), frequencies)
             angle = torch.cat([angle, angle], -1)[:, None]  # (window, 1, D / heads)
             self.register_buffer("cos", angle.cos(), persistent=False)
             self.register_buffer("sin", angle.sin(), persistent=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
-                # What is added to the residual stream starts smaller, the more is added (GPT-2).
+                # Additions to the residual stream start smaller, the more layers there are (GPT-2).
                 small = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(weight, std=0.02 / (2 * config.layers) ** 0.5 if small else 0.02)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Users' vectors, the last layer computed where a history ends only.
+        """Users' vectors; the last layer is computed only at the end of each history.
 
         Args:
-            x: unit vectors of the items, (B, L, D) with L <= window; histories are left-aligned.
-            lengths: int64 (B,), from 1 to L. What lies beyond a length has no effect.
+            x: Unit vectors of the items, (B, L, D) with L <= window; histories are left-aligned.
+            lengths: Lengths from 1 to L, int64 (B,). Items beyond a length have no effect.
 
         Returns:
             unit vectors (B, D).
@@ -203,16 +206,17 @@ class UserTower(nn.Module):
         x, rotation = self.begin(x, positions)
         for block in self.blocks[:-1]:
             x = block(x, rotation, None)
-        x = self.blocks[-1].at(x, lengths[:, None, None] - 1, rotation)
+        last_block = cast(Block, self.blocks[-1])
+        x = last_block.at(x, lengths[:, None, None] - 1, rotation)
         return self.end(x)[:, 0]
 
     def everywhere(self, x: Tensor, segments: Tensor) -> Tensor:
-        """Vectors at every position of rows that are packed with several histories each.
+        """Vectors at every position of rows that hold several histories each.
 
         Args:
-            x: unit vectors of the items, (B, L, D).
-            segments: int64 (B, L), non-decreasing; a position sees earlier ones of its own segment
-                only.
+            x: Unit vectors of the items, (B, L, D).
+            segments: int64 (B, L), non-decreasing; a position attends only to positions of the same
+                segment, up to itself.
 
         Returns:
             unit vectors (B, L, D).
@@ -222,25 +226,21 @@ class UserTower(nn.Module):
         # segment.
         within = place
         if self.positions is not None:
-            starts = torch.searchsorted(segments, segments)
-            within = place - starts
+            within = place - torch.searchsorted(segments, segments)
         x, rotation = self.begin(x, within)
-        visible = (segments[:, :, None] == segments[:, None]) & (
-            place[:, None] >= place
-        )  # (B, L, L)
-        dtype = (
-            torch.get_autocast_dtype(x.device.type)
-            if torch.is_autocast_enabled(x.device.type)
-            else x.dtype
-        )
+        same = segments[:, :, None] == segments[:, None]  # (B, L, L)
+        visible = same & (place[:, None] >= place)
+        dtype = x.dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
         mask = torch.where(visible[:, None], 0.0, -torch.inf).to(dtype)
         for block in self.blocks:
             x = block(x, rotation, mask)
         return self.end(x)
 
     def begin(self, x: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """The residual stream (B, L, D) and the rotations; unit vectors are scaled to a mean square of 1."""
-        x = x * self.config.d**0.5
+        """The residual stream (B, L, D) and the rotations."""
+        x = x * self.config.d**0.5  # unit vectors get a mean square of 1
         rotation = None
         if self.positions is not None:
             x = x + self.positions[positions]
@@ -253,12 +253,14 @@ class UserTower(nn.Module):
 
 
 class UserEncoder(nn.Module):
-    """What is exported and served: item numbers in, user vectors out, with the item table inside.
+    """The model that is exported and served: item numbers in, user vectors out.
 
     Args:
-        tower: the user tower.
-        table: unit vectors of the vocabulary (n_items + 1, d), as `ItemTable` gives them.
+        tower: The user tower.
+        table: Unit vectors of the vocabulary (n_items + 1, d), see `ItemTable`.
     """
+
+    table: Tensor
 
     def __init__(self, tower: UserTower, table: Tensor) -> None:
         super().__init__()
@@ -269,7 +271,7 @@ class UserEncoder(nn.Module):
         """Users' unit vectors (B, D).
 
         Args:
-            items: int64 (B, L), vocabulary numbers (item + 1), left-aligned, 0 beyond the length.
+            items: Vocabulary numbers (item + 1), left-aligned, 0 beyond the length, int64 (B, L).
                 An empty history is one 0 with length 1.
             lengths: int64 (B,).
         """
@@ -280,9 +282,9 @@ class Retriever(nn.Module):
     """Item table and user tower, trained together.
 
     Args:
-        config: sizes.
-        known: bool (n_items,), whether training has an event of the item.
-        content: features of the items, needed with `config.content`.
+        config: Sizes.
+        known: Whether an item has training events, bool (n_items,).
+        content: Features of the items, needed with `config.content`.
     """
 
     def __init__(
@@ -291,7 +293,7 @@ class Retriever(nn.Module):
         super().__init__()
         if config.content and (content is None or content.n_items != len(known)):
             raise ModelError(
-                f"content is asked for, and {0 if content is None else content.n_items} of {len(known)} items have it",
+                f"expected content of {len(known)} items, got {content.n_items if content else 0}",
                 "Pass item_content(dataset.items), or content=False.",
             )
         self.config = config
@@ -301,11 +303,11 @@ class Retriever(nn.Module):
         self.tower = UserTower(config)
 
     def forward(self, items: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
-        """What training needs: vectors at every position, and of every item.
+        """Vectors at every position and of every item, for training.
 
         Args:
-            items: int64 (B, L), vocabulary numbers.
-            segments: int64 (B, L), see `UserTower.everywhere`.
+            items: Vocabulary numbers, int64 (B, L).
+            segments: See `UserTower.everywhere`, int64 (B, L).
 
         Returns:
             unit vectors (B, L, D) and (n_items + 1, D).
@@ -318,13 +320,13 @@ class Retriever(nn.Module):
         """Unit vectors of the items, float32 (n_items, d), without the padding.
 
         Args:
-            content_only: as if no item's id were known.
+            content_only: Whether to leave out the ids.
         """
         table = self.items.content_only() if content_only else self._table()
         return table[1:].cpu().numpy()
 
     def encoder(self) -> UserEncoder:
-        """The user encoder with the table as it is now, in evaluation mode (and the tower, which it shares)."""
+        """The user encoder with the current table, in evaluation mode; it shares the tower."""
         return UserEncoder(self.tower, self._table()).eval()
 
     @torch.no_grad()
@@ -336,10 +338,10 @@ class Retriever(nn.Module):
 
 
 class EveryPosition(nn.Module):
-    """The earlier benchmark's way: all layers at every place of a window, and then the vector at the history's end.
+    """The encoder of the earlier benchmark, which computes all layers at every position.
 
     Args:
-        encoder: whose weights it shares.
+        encoder: The user encoder; the weights are shared.
     """
 
     def __init__(self, encoder: UserEncoder) -> None:
@@ -347,7 +349,12 @@ class EveryPosition(nn.Module):
         self.encoder = encoder
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Users' unit vectors (B, D) from items int64 (B, window), padded on the right, and lengths int64 (B,)."""
+        """Users' unit vectors (B, D).
+
+        Args:
+            items: Vocabulary numbers, padded on the right, int64 (B, window).
+            lengths: int64 (B,).
+        """
         tower = self.encoder.tower
         places = torch.arange(items.shape[1], device=items.device)
         x, rotation = tower.begin(functional.embedding(items, self.encoder.table), places)
@@ -360,12 +367,15 @@ class EveryPosition(nn.Module):
 def save_retriever(path: Path, model: Retriever) -> None:
     """Write weights, sizes and content as one file."""
     content = model.items.content
-    state = {"config": asdict(model.config), "weights": model.state_dict(), "content": None}
-    if content is not None:
-        offsets, features = (torch.from_numpy(a) for a in (content.offsets, content.features))
-        state["content"] = {"offsets": offsets, "features": features, "names": list(content.names)}
+    saved = content and {
+        "offsets": torch.from_numpy(content.offsets),
+        "features": torch.from_numpy(content.features),
+        "names": list(content.names),
+    }
     with atomic_path(path) as part:
-        torch.save(state, part)
+        torch.save(
+            {"config": asdict(model.config), "weights": model.state_dict(), "content": saved}, part
+        )
 
 
 def load_retriever(path: Path) -> Retriever:

@@ -1,1 +1,1 @@
-"""What the study hands over to the server: the bundle, the encoder, the ranker and retrieval. It never imports torch."""
+"""What the study hands over to the server: bundle, encoder, ranker and retrieval, without torch."""

@@ -10,8 +10,7 @@ from nanorecsys.data import Histories
 from nanorecsys.serving.errors import ServingError
 from nanorecsys.serving.padding import padded_batches
 
-# Users' vectors float32 (B, d) from items int64 (B, L) and lengths int64 (B,), such as an
-# `Encoder`.
+# A function such as an `Encoder`: items int64 (B, L), lengths int64 (B,) -> vectors float32 (B, d).
 Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -21,18 +20,17 @@ def session(
     """A session on the CPU. It may be shared by threads.
 
     Args:
-        model: a file, or its bytes.
-        threads: for one operator.
-        profile: where to write ONNX Runtime's own profile (it adds a date to the name); None for
-            none.
+        model: Path of the ONNX file, or its bytes.
+        threads: Number of threads per operator.
+        profile: Prefix of the file for ONNX Runtime's profile; no profile where None.
 
     Raises:
-        ServingError: ONNX Runtime does not take the model.
+        ServingError: ONNX Runtime cannot load the model.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # A spinning thread takes the core from whoever else has work.
+    # A thread that spins takes the core from other threads that have work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     if profile:
@@ -41,10 +39,10 @@ def session(
     source = model if isinstance(model, bytes) else str(model)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a dozen types of its own
+    except Exception as error:  # ONNX Runtime has a dozen error types
         name = "the model" if isinstance(model, bytes) else model
         raise ServingError(
-            f"ONNX Runtime does not take {name}: {error}", "Export it again."
+            f"ONNX Runtime cannot load {name}: {error}", "Export it again."
         ) from error
 
 
@@ -52,30 +50,28 @@ class Encoder:
     """A user tower: `encoder(items, lengths)` gives unit vectors.
 
     Args:
-        model: the ONNX file, or its bytes.
-        threads: for one operator.
+        model: Path of the ONNX file, or its bytes.
+        threads: Number of threads per operator.
     """
 
     def __init__(self, model: Path | bytes, threads: int = 1) -> None:
         self.session = session(model, threads)
 
     def __call__(self, items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Users' vectors, float32 (B, d).
+        """Encode histories as users' vectors, float32 (B, d).
 
         Args:
-            items: int64 (B, L), L at most the window: vocabulary numbers, laid out as by
+            items: int64 (B, L), L at most the window; vocabulary numbers, padded as by
                 `serving.padding.padded`.
-            lengths: int64 (B,), from 1.
+            lengths: int64 (B,), at least 1.
         """
         return self.session.run(None, {"items": items, "lengths": lengths})[0]
 
     def release(self) -> None:
-        """Give back what the largest call so far took. ONNX Runtime keeps it for the next, which then is slower."""
+        """Free the memory that ONNX Runtime keeps of the largest call; the next call is slower."""
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        one = np.ones(
-            (1, 1), np.int64
-        )  # memory is given back at the end of a call, so it takes one
+        one = np.ones((1, 1), np.int64)  # memory is freed at the end of a call, so make one
         self.session.run(None, {"items": one, "lengths": one[0]}, options)
 
 
@@ -87,25 +83,25 @@ def encode_users(
     *,
     batch_tokens: int = 8192,
 ) -> np.ndarray:
-    """Vectors of users after their histories, float32 (len(users), d), in batches of like lengths.
+    """Encode users after their histories, float32 (len(users), d), in batches of similar lengths.
 
     Args:
-        encode: such as an `Encoder`.
-        histories: CSR; an empty one is allowed.
-        window: events of a history that count, the last ones.
-        users: int; all by default.
-        batch_tokens: places of a batch; 1 for one user at a time.
+        encode: Function from items and lengths to vectors, such as an `Encoder`.
+        histories: CSR; a history may be empty.
+        window: Number of events of a history that are read, the last ones.
+        users: User numbers, int; all users by default.
+        batch_tokens: Number of padded positions per batch; 1 for one user at a time.
 
     Raises:
-        ServingError: there is no user.
+        ServingError: `users` is empty.
     """
     users = np.arange(len(histories.offsets) - 1) if users is None else users
     if not len(users):
         raise ServingError("there is no user to encode", "Pass at least one.")
-    vectors = None
+    vectors = np.empty((0, 0), np.float32)
     for batch, items, lengths in padded_batches(histories, users, window, batch_tokens):
         found = encode(items, lengths)
-        if vectors is None:
+        if not len(vectors):
             vectors = np.empty((len(users), found.shape[1]), np.float32)
         vectors[batch] = found
     return vectors

@@ -1,4 +1,4 @@
-"""Histories as the padded batches that a user tower takes, with little padding."""
+"""Histories as padded batches for a user tower, with little padding."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,17 @@ __all__ = ["Histories", "alike", "padded", "padded_batches"]
 
 
 def padded(histories: Histories, users: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """The last `window` items of some users, as a user tower takes them.
+    """Pad the last `window` items of some users for a user tower.
 
     Args:
-        users: int (B,).
+        histories: CSR.
+        users: User numbers, int (B,).
+        window: Largest number of items per user.
 
     Returns:
-        items int64 (B, L), vocabulary numbers (item + 1), left-aligned and 0 beyond the length, L
-        the longest of these histories; lengths int64 (B,). An empty history is one 0 of length 1.
+        items int64 (B, L), vocabulary numbers (item + 1), left-aligned and 0 beyond the length; L
+        is the longest of these histories. lengths int64 (B,). An empty history is one 0 of length
+        1.
     """
     kept = np.minimum(histories.lengths[users], window)
     lengths = np.maximum(kept, 1)
@@ -33,7 +36,9 @@ def padded(histories: Histories, users: np.ndarray, window: int) -> tuple[np.nda
 
 
 def alike(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Batches of indices into `lengths`, from short to long, that fill at most `batch_tokens` places when padded.
+    """Split `lengths`, from short to long, into batches of at most `batch_tokens` padded positions.
+
+    Returns indices into `lengths`; a longer history is alone in its batch.
 
     >>> [batch.tolist() for batch in alike(np.array([5, 1, 2, 9]), 4)]
     [[1, 2], [0], [3]]
@@ -51,11 +56,13 @@ def alike(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
 def padded_batches(
     histories: Histories, users: np.ndarray, window: int, batch_tokens: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Batches of users of like length: their places in `users`, and what `padded` makes of their histories.
+    """Pad users in batches of similar length: indices into `users`, items and lengths.
 
     Args:
-        users: int (B,).
-        batch_tokens: places of a batch; 1 for one user at a time.
+        histories: CSR.
+        users: User numbers, int (B,).
+        window: Largest number of items per user.
+        batch_tokens: Number of padded positions per batch; 1 for one user at a time.
     """
     for batch in alike(np.clip(histories.lengths[users], 1, window), batch_tokens):
         yield batch, *padded(histories, users[batch], window)

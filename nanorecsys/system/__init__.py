@@ -1,1 +1,1 @@
-"""What every room stands on: errors, whole files, the processor, memory, the environment and BLAS."""
+"""The base of every room: errors, atomic files, processor, memory, environment and BLAS."""

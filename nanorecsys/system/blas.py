@@ -1,11 +1,11 @@
-"""FAISS, with matrix products in the widest instructions that the processor has; import it from here.
+"""FAISS, with matrix products in the widest instructions of the processor; import it from here.
 
-FAISS's wheel brings OpenBLAS 0.3.15, which knows processors by their model. Those younger than it,
-every Xeon since Sapphire Rapids among them, it takes for a Prescott of 2004 and multiplies in SSE3:
-a fifth of the speed or less in clustering, assigning and coding vectors, and in projecting a query
-(OpenBLAS, issue 4267). Later versions go by what a processor can do (since 0.3.19, pull request
-3485), and so does this one: by a variable of the environment, which it reads once, when it is
-loaded. A value set by the user holds.
+FAISS's wheel contains OpenBLAS 0.3.15, which recognises processors by their model. It takes newer
+ones, such as every Xeon since Sapphire Rapids, for a Prescott of 2004 and multiplies with SSE3:
+clustering, assigning and coding vectors, and projecting a query run at a fifth of the speed or less
+(OpenBLAS, issue 4267). Later versions look at the instruction sets (since 0.3.19, pull request
+3485). For this version, an environment variable names the kernels; OpenBLAS reads it once, when it
+is loaded. A value set by the user has precedence.
 """
 
 import os
@@ -14,14 +14,15 @@ from collections.abc import Set
 from nanorecsys.system.processor import processor
 
 VARIABLE = "OPENBLAS_CORETYPE"
-KERNELS = {  # of OpenBLAS 0.3.15, best first: what each needs
+# The flags that each kernel of OpenBLAS 0.3.15 needs, fastest first.
+KERNELS = {
     "SkylakeX": frozenset({"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}),
     "Haswell": frozenset({"avx2", "fma"}),
 }
 
 
 def kernels(flags: Set[str]) -> str | None:
-    """The kernels for a processor with these flags; None leaves the choice to OpenBLAS.
+    """Name of the fastest kernels for these processor flags; None: OpenBLAS chooses.
 
     >>> kernels({"fma", "avx2", "avx512f"})
     'Haswell'

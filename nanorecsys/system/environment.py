@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables, and set them back at the end.
+    """Set environment variables, and restore them at the end.
 
     >>> with environment({"NANORECSYS_EXAMPLE": "1"}):
     ...     os.environ["NANORECSYS_EXAMPLE"]

@@ -1,12 +1,12 @@
-"""The one error type that a user's mistake may raise: what was expected, what came, what to do."""
+"""The error type of every user's mistake."""
 
 
 class NanorecsysError(Exception):
-    """A mistake that a user can mend; the command line prints it without a traceback.
+    """A mistake that the user can correct; the command line prints it without a traceback.
 
     Args:
-        message: what was expected and what came.
-        remedy: what to do about it, one sentence; shown on a line of its own.
+        message: What was expected and what was found.
+        remedy: What to do about it, in one sentence, shown on a separate line.
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:

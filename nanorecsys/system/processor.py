@@ -1,13 +1,13 @@
-"""What the processor calls itself and what it can do."""
+"""Name and instruction sets of the processor."""
 
 import platform
 from pathlib import Path
 
-_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "asimddp"}  # x86 twice, then Arm
+_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "asimddp"}  # two of x86, one of Arm
 
 
 def processor(path: Path = Path("/proc/cpuinfo")) -> tuple[str, frozenset[str]]:
-    """Model name and flags, as the kernel tells them; what `platform` knows where there is no such file."""
+    """Model name and flags from the kernel; without that file, the name that `platform` gives."""
     fields: dict[str, str] = {}
     if path.exists():
         for line in path.read_text().splitlines():
@@ -18,5 +18,5 @@ def processor(path: Path = Path("/proc/cpuinfo")) -> tuple[str, frozenset[str]]:
 
 
 def has_int8_dot_products(path: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor says that it has int8 dot products (VNNI); False where it says nothing."""
+    """Whether the processor reports int8 dot products (VNNI); False if it reports nothing."""
     return path.exists() and not _INT8_FLAGS.isdisjoint(path.read_text().split())

@@ -1,1 +1,1 @@
-"""The training chapter: the retriever and the ranker, their losses and loop, and honest baselines."""
+"""The training chapter: retriever and ranker, their losses and loop, and honest baselines."""

@@ -8,6 +8,7 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from nanorecsys.data import DEFAULT_DATASET, leave_one_out, load_dataset
 from nanorecsys.evaluation import make_task
@@ -23,51 +24,40 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--dataset", default=DEFAULT_DATASET, help="a registered name, a folder or a file"
+        "--dataset", default=DEFAULT_DATASET, help="name of a data set, a folder or a file"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder of retriever.pt and of the checkpoint"
+        "--out", type=Path, required=True, help="folder for retriever.pt and checkpoint.pt"
     )
-    settings = {field.name: field for field in (*fields(RetrieverConfig), *fields(TrainingConfig))}
-    for name, field in settings.items():
-        if field.type in (int, float, str) or isinstance(field.default, str):
-            parser.add_argument(
-                f"--{name.replace('_', '-')}", type=type(field.default), default=field.default
-            )
+    for config in (RetrieverConfig, TrainingConfig):
+        for field in fields(config):
+            if not isinstance(field.default, bool):
+                option = f"--{field.name.replace('_', '-')}"
+                parser.add_argument(option, type=type(field.default), default=field.default)
     arguments = vars(parser.parse_args())
+
+    def configured(config: type) -> Any:
+        return config(**{f.name: arguments[f.name] for f in fields(config) if f.name in arguments})
+
     try:
         with distributed.processes(best_device()):
-            _train(arguments)
+            dataset = load_dataset(arguments["dataset"])
+            split = leave_one_out(dataset.interactions)
+            trained = fit_retriever(
+                make_task(dataset.interactions, split, "validation"),
+                dataset.items,
+                configured(RetrieverConfig),
+                configured(TrainingConfig),
+                validate=True,
+                checkpoint_path=arguments["out"] / "checkpoint.pt",
+            )
+            if distributed.rank() == 0:
+                save_retriever(arguments["out"] / "retriever.pt", trained.model)
+                print(trained.curve.to_string(index=False))
     except NanorecsysError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-def _train(arguments: dict) -> None:
-    dataset = load_dataset(arguments["dataset"])
-    task = make_task(dataset.interactions, leave_one_out(dataset.interactions), "validation")
-    model, training = (
-        config(
-            **{
-                field.name: arguments[field.name]
-                for field in fields(config)
-                if field.name in arguments
-            }
-        )
-        for config in (RetrieverConfig, TrainingConfig)
-    )
-    fitted = fit_retriever(
-        task,
-        dataset.items,
-        model,
-        training,
-        validate=True,
-        checkpoint_path=arguments["out"] / "checkpoint.pt",
-    )
-    if distributed.rank() == 0:
-        save_retriever(arguments["out"] / "retriever.pt", fitted.model)
-        print(fitted.trained.curve)
 
 
 if __name__ == "__main__":

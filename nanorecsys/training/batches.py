@@ -1,15 +1,20 @@
-"""Batches without padding: all histories of an epoch as one stream, cut into rows of one window each.
+"""Batches without padding: the histories of an epoch as one stream, cut into rows.
 
 A history of n items gives n targets: its first item after an empty history (the padding number 0
-alone), and each later one after all that came before. The users of an epoch are shuffled, their
-streams laid end to end and cut every `window` places, wherever that falls: a long history is so
-read through windows that begin at other places in every epoch, and no place of a row is empty but
-in the last row of the epoch. Segments keep the histories of a row apart.
-"""
+alone), and each later item after all those before it. An epoch shuffles the users, lays their
+histories end to end and cuts the stream every `window` places, regardless of where a history ends.
+A long history therefore starts at other places of a row in every epoch, and only the last row of
+the epoch has empty places. Segments keep the histories of a row apart.
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from operator import itemgetter
+Rows are one int64 tensor (4, R, L) with the columns
+
+    items      vocabulary numbers (item + 1), 0 for an empty history
+    segments   number of the history that a place belongs to, non-decreasing in a row
+    targets    vocabulary numbers of the next items, 0 where the row is empty
+    events     position of each target in the histories, 0 where the row is empty
+
+`rows.split(size, 1)` gives its batches, and `batch[:, rank::world]` the share of one process.
+"""
 
 import numpy as np
 import torch
@@ -18,46 +23,13 @@ from torch import Tensor
 from nanorecsys.data import Histories
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Rows of the stream: all int64 (R, L).
+def epoch(histories: Histories, window: int, rng: np.random.Generator) -> Tensor:
+    """One epoch as rows, int64 (4, R, window), with every event the target of one place.
 
     Args:
-        items: vocabulary numbers (item + 1), 0 for an empty history.
-        segments: which history of the row a place belongs to, non-decreasing.
-        targets: vocabulary numbers of the next items, 0 where the row is empty.
-        events: where in the histories each target lies, 0 where the row is empty.
-    """
-
-    items: Tensor
-    segments: Tensor
-    targets: Tensor
-    events: Tensor
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The same change of every column."""
-        return Batch(*(change(getattr(self, field.name)) for field in fields(self)))
-
-    def share(self, rank: int, world: int) -> "Batch":
-        """Every world-th row."""
-        return self.map(lambda column: column[rank::world])
-
-    def to(self, device: torch.device) -> "Batch":
-        return self.map(lambda column: column.to(device))
-
-
-def rows_of_epoch(n_events: int, window: int) -> int:
-    """How many rows an epoch over that many events takes."""
-    return -(-n_events // window)
-
-
-def epoch(histories: Histories, window: int, rng: np.random.Generator) -> Batch:
-    """One epoch as rows of `window` places, every event the target of one place.
-
-    Args:
-        histories: n events of the training part.
-        window: length of a row.
-        rng: shuffles users and rows.
+        histories: Events of the training part.
+        window: Length of a row.
+        rng: Generator that shuffles users and rows.
     """
     users = rng.permutation(np.flatnonzero(histories.lengths))
     lengths = histories.lengths[users]
@@ -65,38 +37,29 @@ def epoch(histories: Histories, window: int, rng: np.random.Generator) -> Batch:
     place = np.arange(lengths.sum())
     first = np.zeros(len(place), bool)
     first[starts] = True
-    source = np.repeat(histories.offsets[users] - starts, lengths) + place
-    targets = histories.items[source].astype(np.int64) + 1
+    events = np.repeat(histories.offsets[users] - starts, lengths) + place
+    targets = histories.items[events].astype(np.int64) + 1
     items = np.where(first, 0, np.roll(targets, 1))
-    # The empty history is a segment of its own: items of a user never see the 0.
+    # An empty history is a segment of its own, so that no item attends to the 0.
     segments = np.cumsum(first.astype(np.int64) + np.roll(first, 1))
-    rows = rows_of_epoch(len(place), window)
-    order = rng.permutation(rows)
-    columns = []
-    for column, empty in ((items, 0), (segments, segments[-1] + 1), (targets, 0), (source, 0)):
-        padded = np.full(rows * window, empty, np.int64)
-        padded[: len(column)] = column
-        columns.append(torch.from_numpy(padded.reshape(rows, window)[order]))
-    return Batch(*columns)
-
-
-def batches(rows: Batch, size: int) -> Iterator[Batch]:
-    """The rows of an epoch, `size` at a time; the last batch may be smaller."""
-    for start in range(0, len(rows.items), size):
-        yield rows.map(itemgetter(slice(start, start + size)))
+    n_rows = -(-len(place) // window)
+    rows = np.zeros((4, n_rows * window), np.int64)
+    rows[1] = segments[-1] + 1  # the empty places at the end
+    rows[:, : len(place)] = items, segments, targets, events
+    return torch.from_numpy(rows.reshape(4, n_rows, window)[:, rng.permutation(n_rows)])
 
 
 def had_before(offsets: Tensor, items: Tensor, events: Tensor, n_items: int) -> Tensor:
-    """What the user of each event had before it, all of its history and not only what a row shows.
+    """Items that the user of each event had before it, in all of its history, not only in one row.
 
     Args:
-        offsets: int64 (n_users + 1,), those of the histories.
-        items: int (n,), the histories' items, on the same device as all others.
-        events: int64 (N,), places in the items.
-        n_items: size of the catalogue.
+        offsets: Offsets of the histories, int64 (n_users + 1,).
+        items: Items of the histories, int (n,), on the same device as the other tensors.
+        events: Positions in the items, int64 (N,).
+        n_items: Size of the catalogue.
 
     Returns:
-        bool (N, n_items + 1), by vocabulary number; False for the event's own item, though it be a
+        bool (N, n_items + 1), by vocabulary number; False for the event's own item, even if it is a
         repeat.
     """
     first = offsets[torch.searchsorted(offsets, events, right=True) - 1]

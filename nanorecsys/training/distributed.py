@@ -1,10 +1,10 @@
-"""Data parallel training under torchrun: every process holds the model and a share of each batch's rows.
+"""Data-parallel training under torchrun: each process holds the model and a share of each batch.
 
     torchrun --nproc-per-node 2 -m nanorecsys.training --out data/cache/retriever
 
-All processes build the same batches from the same seed, take every world-th row, and sum their
-gradients, so that the loss and the step are those of one process with the whole batch. In one
-process every function here does nothing.
+All processes build the same batches from the same seed, take every world-th row and sum their
+gradients, so that loss and step are those of one process with the whole batch. In a single process
+every function here does nothing.
 """
 
 import os
@@ -15,11 +15,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started, if it started any."""
+    """Join the processes that torchrun started, if any."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
@@ -33,44 +34,35 @@ def processes(device: torch.device) -> Iterator[None]:
 
 
 def rank() -> int:
+    """Number of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def sum_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
     """Sum gradients in place, and the loss, over the processes: one message for all of them.
 
-    A process that had no row of a short last batch has no gradients: zeros stand in for them.
+    A process without a row of a short last batch has no gradients; it contributes zeros.
     """
     if world() == 1:
         return loss
-    parameters = list(parameters)
+    gradients = []
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in parameters]
-    flat = torch.cat([g.flatten() for g in gradients] + [loss.reshape(1)])
-    dist.all_reduce(flat)
-    parts = flat.split([g.numel() for g in gradients] + [1])
-    for gradient, part in zip(gradients, parts[:-1], strict=True):
-        gradient.copy_(part.view_as(gradient))
-    return parts[-1][0]
-
-
-def gather(value: Any) -> list[Any]:
-    """The value of every process, in the order of their ranks."""
-    if world() == 1:
-        return [value]
-    values = [None] * world()
-    dist.all_gather_object(values, value)
-    return values
+        gradients.append(parameter.grad)
+    message = parameters_to_vector([*gradients, loss])
+    dist.all_reduce(message)
+    vector_to_parameters(message, [*gradients, loss])
+    return loss
 
 
 def from_first(value: Any) -> Any:
-    """The value of the first process."""
+    """The value of the first process, once all processes have arrived here."""
     if world() == 1:
         return value
     values = [value]

@@ -1,7 +1,7 @@
-"""Named errors of the training."""
+"""The named error of training."""
 
 from nanorecsys.system.errors import NanorecsysError
 
 
 class TrainingError(NanorecsysError):
-    """Training cannot start as asked, or cannot go on."""
+    """A model or a baseline cannot be trained as asked, or training cannot continue."""

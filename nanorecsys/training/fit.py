@@ -1,32 +1,24 @@
-"""The retriever on a task: fitted, validated, turned into a scorer for the evaluator."""
+"""The retriever on a task: fit it, encode users with it, score items for the evaluator."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import torch
 
-from nanorecsys.evaluation import DotProduct, Task, evaluate, value
+from nanorecsys.data import Histories
+from nanorecsys.evaluation import DotProduct, Evaluation, Scorer, Task, evaluate, value
 from nanorecsys.models.items import item_content
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
-from nanorecsys.training.encode import encode_users
+from nanorecsys.serving.padding import padded_batches
 from nanorecsys.training.loop import Trained, TrainingConfig, train
 
-METRIC = "ndcg@10"
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained retriever in evaluation mode, and how it got there."""
-
-    model: Retriever
-    trained: Trained
+ENCODED_TOKENS = 8192  # places of a batch of users to encode
 
 
 def fit_retriever(
     task: Task,
-    items: pl.DataFrame,
+    items: pd.DataFrame,
     model: RetrieverConfig,
     training: TrainingConfig,
     *,
@@ -34,50 +26,84 @@ def fit_retriever(
     stop_after: int | None = None,
     checkpoint_path: Path | None = None,
     progress: bool = True,
-) -> Fitted:
-    """A retriever fitted on what the task lets be known.
+) -> Trained:
+    """Fit a retriever on the known events of a task.
 
-    The rule of the study: a validation task with `validate` chooses the epoch; the test task is
-    then fitted anew with `stop_after=chosen.trained.best_epoch` and without a look at its targets.
+    The rule of the study: a validation task with `validate` chooses the epoch. The test
+    task is then fitted with `stop_after` set to that epoch, without a look at its targets.
 
     Args:
-        task: see `nanorecsys.evaluation.make_task`.
-        items: one row an item, as in `nanorecsys.data.Dataset`.
-        validate: rank the task's targets after each epoch, and keep the weights of the best by
+        task: Task from `nanorecsys.evaluation.make_task`.
+        items: One row per item, as in `nanorecsys.data.Dataset`.
+        model: Sizes of the retriever.
+        training: Training schedule.
+        validate: Rank the task's targets after each epoch, and keep the weights with the best
             NDCG@10.
-        stop_after, checkpoint_path, progress: see `loop.train`.
+        stop_after, checkpoint_path, progress: Options of `loop.train`.
 
     Raises:
-        TrainingError: see `loop.train`.
+        TrainingError: See `loop.train`.
     """
     known = np.zeros(task.n_items, bool)
     known[task.known.item] = True
     torch.manual_seed(training.seed)
     retriever = Retriever(model, known, item_content(items) if model.content else None)
-    trained = train(
+
+    def validation(model: Retriever) -> float:
+        return value(rank_by(scorer(model, task), task, k_max=10), "ndcg@10")
+
+    return train(
         retriever,
         task.seen,
         training,
-        validate=(
-            lambda m: value(
-                evaluate(scorer(m, task), task.targets, task.seen, task.n_items, k_max=10), METRIC
-            )
-        )
-        if validate
-        else None,
+        validate=validation if validate else None,
         stop_after=stop_after,
         checkpoint_path=checkpoint_path,
         progress=progress,
     )
-    return Fitted(retriever.eval(), trained)
+
+
+def encode_users(
+    model: Retriever,
+    histories: Histories,
+    users: np.ndarray | None = None,
+    events: int | None = None,
+) -> np.ndarray:
+    """Unit vectors of users after their histories, float32 (B, d), in full precision.
+
+    Args:
+        model: Retriever to encode with.
+        histories: Histories of all users; an empty one is allowed.
+        users: Users to encode, int (B,); all by default.
+        events: Number of last events to read from each history; the model's window by default.
+    """
+    users = np.arange(len(histories.offsets) - 1) if users is None else users
+    vectors = np.empty((len(users), model.config.d), np.float32)
+    device = next(model.parameters()).device
+    encoder = model.encoder()
+    with torch.inference_mode():
+        for batch, *arrays in padded_batches(
+            histories, users, events or model.config.window, ENCODED_TOKENS
+        ):
+            items, lengths = (torch.from_numpy(array).to(device) for array in arrays)
+            vectors[batch] = encoder(items, lengths).cpu().numpy()
+    return vectors
 
 
 def scorer(model: Retriever, task: Task, events: int | None = None) -> DotProduct:
-    """Scores of all items for the users that the task asks for, each after all that is known of it.
+    """Score all items for the users of a task, each after its known history.
 
-    Where `events` is given, only so many of a history are read, the last ones.
+    Args:
+        model: Retriever to encode users with.
+        task: Task whose targets will be ranked.
+        events: Number of last events to read from each history; the model's window by default.
     """
     asked = np.flatnonzero(task.targets.lengths)
     users = np.zeros((task.n_users, model.config.d), np.float32)
-    users[asked] = encode_users(model, task.seen, asked, events=events)
+    users[asked] = encode_users(model, task.seen, asked, events)
     return DotProduct(users, model.item_vectors())
+
+
+def rank_by(score: Scorer, task: Task, k_max: int = 100) -> Evaluation:
+    """Rank a task's targets against the whole catalogue."""
+    return evaluate(score, task.targets, task.seen, task.n_items, k_max=k_max)

@@ -4,59 +4,64 @@
     forward    vectors at every place and of every item, in bf16 where the processor has it
     loss       mean over the targets of the global batch (losses.py)
     step       gradients summed over the processes, clipped, fused AdamW
-    epoch end  validation, early stopping, a line of the curve
-    any step   a checkpoint, from which a killed run goes on (on the CPU to the very same result)
+    epoch end  validation, a row of the curve
+    any step   a checkpoint, from which a killed run continues (on the CPU to the very same result)
 
-The step is eager on purpose. On a CPU most of its time is in matrix products already, and
-torch.compile made it slower (2,700 against 2,900 tokens a second and core at the study shape,
+The step is eager on purpose. On a CPU it spends most of its time in matrix products already, and
+torch.compile made it slower (2,700 against 2,900 tokens per second and core at the study shape,
 AVX-512 with bf16), after 25 s of compiling.
 """
 
+import hashlib
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from nanorecsys.data import Histories
 from nanorecsys.models.retriever import Retriever
-from nanorecsys.training import batches, checkpoint, distributed
+from nanorecsys.system.files import atomic_path
+from nanorecsys.training import batches, distributed
 from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.losses import LOSSES
+
+CHECKPOINT_STEPS = 100  # steps between two checkpoints; each epoch ends with another one
+# Attributes of a `Run` that a checkpoint holds beside the states of model and optimiser.
+SAVED = ("step", "epoch", "best_epoch", "best", "loss_sum", "seconds", "curve")
 
 Validate = Callable[[Retriever], float]
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the retriever is trained.
+    """Settings of the retriever's training.
 
     Args:
-        epochs: passes over the events that the schedule is laid out for.
-        patience: stop after that many epochs without a better validation; 0 for never.
-        loss: a name of `losses.LOSSES`.
-        seen_negatives: a target is compared with the items that its user had before, too, which no
-            ranking contains.
-        batch_tokens: targets in a step of all processes together, rounded to whole windows.
-        learning_rate: the highest: it rises over the first `warmup` of all steps and falls to 0 at
-            the last.
-        warmup: share of the steps.
-        weight_decay: of the matrices, AdamW's.
-        clip: norm that gradients are clipped to.
-        seed: of weights, order, dropout and negatives.
-        precision: "auto" takes bf16 where the processor multiplies it natively, fp32 elsewhere.
+        epochs: Passes over the events that the learning rate schedule is laid out for.
+        loss: A name of `losses.LOSSES`.
+        seen_negatives: Whether a target also competes with the items that its user had before.
+        batch_tokens: Targets in a step of all processes together, rounded to whole windows.
+        learning_rate: Peak rate: it rises over the first `warmup` of all steps and falls to 0 at
+            the last one.
+        warmup: Share of the steps in which the rate rises.
+        weight_decay: AdamW's weight decay of matrices; vectors have none.
+        clip: Norm that gradients are clipped to.
+        seed: Random seed for weights, order, dropout and negatives.
+        precision: Precision of the forward pass; "auto" takes bf16 where the processor multiplies
+            it natively, fp32 elsewhere.
     """
 
     epochs: int = 12
-    patience: int = 0
     loss: str = "full_softmax"
     seen_negatives: bool = False
     batch_tokens: int = 2000
@@ -69,27 +74,24 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
-            raise TrainingError(
-                f"there is no loss {self.loss!r}", f"Use one of {', '.join(LOSSES)}."
-            )
+            raise TrainingError(f"no loss {self.loss!r}", f"Use one of {', '.join(LOSSES)}.")
         if min(self.epochs, self.batch_tokens) < 1:
-            raise TrainingError(
-                "epochs and batch_tokens must be at least 1", "Raise the one that is not."
-            )
+            raise TrainingError("epochs and batch_tokens must be at least 1", "Raise them.")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run has to say; the model itself was trained in place.
+    """A trained retriever and the course of its training.
 
     Args:
-        curve: one row an epoch: epoch, loss, tokens, seconds (of training alone), validation (null
+        model: The retriever in evaluation mode, with the weights of the best epoch.
+        curve: One row per epoch: epoch, loss, seconds of training alone, validation (missing
             without one).
-        best_epoch: the epoch whose weights the model has: the best by validation, the last without
-            one.
+        best_epoch: The best epoch by validation, the last epoch without one.
     """
 
-    curve: pl.DataFrame
+    model: Retriever
+    curve: pd.DataFrame
     best_epoch: int
 
 
@@ -101,60 +103,46 @@ def train(
     validate: Validate | None = None,
     stop_after: int | None = None,
     checkpoint_path: Path | None = None,
-    checkpoint_steps: int = 100,
-    device: torch.device | None = None,
     progress: bool = True,
 ) -> Trained:
-    """Train in place. Under torchrun every process calls this with the same arguments.
+    """Train a model in place. Under torchrun every process calls this with the same arguments.
 
     Args:
-        model: fresh, or as an earlier training left it.
-        histories: events to train on.
-        validate: called after each epoch; higher is better, and the best epoch's weights are kept.
-        stop_after: last epoch of the schedule that is run: a refit for as long as validation found
-            best.
-        checkpoint_path: written every `checkpoint_steps` steps and after each epoch; where it
-            exists, the run goes on from it.
-        device: a GPU if there is one, by default.
+        model: Retriever to train, fresh or trained before.
+        histories: Events to train on.
+        config: Training settings.
+        validate: Function called after each epoch, higher is better; the best epoch's weights are
+            kept.
+        stop_after: Last epoch of the schedule to run, for a refit as long as validation found best.
+        checkpoint_path: File written every `CHECKPOINT_STEPS` steps and after each epoch. If it
+            exists, training continues from it.
+        progress: Whether to show a progress bar.
 
     Raises:
         TrainingError: nothing to train on, a loss that is not finite, a checkpoint of another run.
     """
     if not len(histories.items):
-        raise TrainingError(
-            "there is no event to train on", "Use a split that leaves events to train on."
-        )
-    device = device or best_device()
-    run = Run(model.to(device), histories, config)
-    if checkpoint_path:
-        run.name = checkpoint.fingerprint(
-            histories, model.config, config, validated=validate is not None
-        )
+        raise TrainingError("there is no event to train on", "Use a split that leaves some.")
+    run = Run(model.to(best_device()), histories, config, validate)
+    if checkpoint_path and checkpoint_path.exists():
         run.restore(checkpoint_path)
     last = min(config.epochs, stop_after or config.epochs)
-    bar = tqdm(
-        total=last * run.steps,
-        desc="train",
-        unit="step",
-        disable=not progress or distributed.rank() > 0,
-        initial=run.step,
-    )
-    with bar:
-        while run.epoch < last and not run.is_stalled():
-            for loss in run.steps_left():
+    total = last * run.epoch_steps
+    hidden = not progress or distributed.rank() > 0
+    with tqdm(desc="train", total=total, initial=run.step, disable=hidden) as bar:
+        while run.epoch < last:
+            for loss in run.remaining_steps():
                 bar.set_postfix(epoch=f"{run.epoch + 1}/{last}", loss=f"{loss:.3f}", refresh=False)
                 bar.update()
-                if checkpoint_path and run.step % checkpoint_steps == 0:
+                if checkpoint_path and run.step % CHECKPOINT_STEPS == 0:
                     run.save(checkpoint_path)
-            run.finish_epoch(validate)
+            run.finish_epoch()
             if checkpoint_path:
                 run.save(checkpoint_path)
     if run.best is not None:
         model.load_state_dict(run.best)
-    return Trained(
-        pl.DataFrame(run.curve, schema_overrides={"validation": pl.Float64}),
-        run.best_epoch or run.epoch,
-    )
+    curve = pd.DataFrame(run.curve).astype({"validation": float})
+    return Trained(model.eval(), curve, run.best_epoch or run.epoch)
 
 
 def best_device() -> torch.device:
@@ -164,13 +152,8 @@ def best_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def device_name() -> str:
-    """What `best_device` is, for records: the card's name, or CPU."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-
-
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 natively; elsewhere PyTorch emulates it, far slower than fp32."""
+    """Whether the device multiplies bf16 natively; emulated, it is far slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities()
@@ -178,175 +161,161 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context that forward and loss run in, see `TrainingConfig.precision`."""
+    """The context of forward pass and loss, see `TrainingConfig.precision`."""
     enabled = precision == "bf16" or (precision == "auto" and has_bf16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 class Run:
-    """All that changes while a model trains, and what it takes to put it back."""
+    """All state that changes while a model trains: one step, one epoch, save and restore."""
 
-    def __init__(self, model: Retriever, histories: Histories, config: TrainingConfig) -> None:
-        self.model, self.histories, self.config = model, histories, config
+    def __init__(
+        self,
+        model: Retriever,
+        histories: Histories,
+        config: TrainingConfig,
+        validate: Validate | None = None,
+    ) -> None:
+        self.model, self.histories, self.config, self.validate = model, histories, config, validate
         self.device = next(model.parameters()).device
         self.loss = LOSSES[config.loss]
-        self.offsets, self.items = (
-            torch.tensor(a, device=self.device) for a in (histories.offsets, histories.items)
-        )
-        self.counts = torch.from_numpy(
-            np.bincount(histories.items + 1, minlength=len(model.items.ids))
-        ).to(self.device)
+        self.offsets = torch.tensor(histories.offsets, device=self.device)
+        self.items = torch.tensor(histories.items, device=self.device)
+        self.counts = torch.bincount(self.items + 1, minlength=len(model.items.ids))
+        matrices = [p for p in model.parameters() if p.dim() == 2]
+        vectors = [p for p in model.parameters() if p.dim() < 2]
         self.optimizer = torch.optim.AdamW(
             [
-                {
-                    "params": [p for p in model.parameters() if p.dim() == 2],
-                    "weight_decay": config.weight_decay,
-                },
-                {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
             ],
             lr=config.learning_rate,
             betas=(0.9, 0.98),
             fused=True,
         )
-        rows = batches.rows_of_epoch(len(histories.items), model.config.window)
-        self.rows = max(1, round(config.batch_tokens / model.config.window))
-        self.steps = -(-rows // self.rows)  # of an epoch
-        self.warmup = max(1, round(config.warmup * self.steps * config.epochs))
+        self.batch_rows = max(1, round(config.batch_tokens / model.config.window))
+        self.epoch_steps = -(-len(histories.items) // (model.config.window * self.batch_rows))
         self.step = self.epoch = self.best_epoch = 0
-        self.total, self.seconds = 0.0, 0.0  # summed loss and seconds of the epoch so far
+        self.best: dict[str, Tensor] | None = None  # weights of the best epoch
+        self.loss_sum, self.seconds = 0.0, 0.0  # of the epoch so far
         self.curve: list[dict[str, Any]] = []
-        self.best: dict[str, Tensor] | None = None
-        self.name = ""  # what a checkpoint is known by
-        # Dropout differs between the processes, negatives do not.
-        torch.manual_seed(config.seed * 1000 + distributed.rank())
-        cuda = self.device.type == "cuda"
-        self.dropout = (
-            torch.cuda.default_generators[self.device.index] if cuda else torch.default_generator
-        )
-        self.negatives = torch.Generator().manual_seed(config.seed)
 
-    def steps_left(self) -> Iterator[float]:
-        """Train to the end of the epoch, from wherever in it the run stands; the loss of each step."""
+    def remaining_steps(self) -> Iterator[float]:
+        """Train from the current step to the end of the epoch, and yield the loss of each step."""
         self.model.train()
-        rows = batches.epoch(
-            self.histories,
-            self.model.config.window,
-            np.random.default_rng([self.config.seed, self.epoch]),
-        )
-        for i, batch in enumerate(batches.batches(rows, self.rows)):
-            if i < self.step - self.epoch * self.steps:
-                continue
+        rng = np.random.default_rng([self.config.seed, self.epoch])
+        rows = batches.epoch(self.histories, self.model.config.window, rng)
+        done = self.step - self.epoch * self.epoch_steps
+        for batch in rows.split(self.batch_rows, 1)[done:]:
             start = time.perf_counter()
             loss = self.take_step(batch)
-            self.total += loss * int(batch.targets.count_nonzero())
+            self.loss_sum += loss * int(batch[2].count_nonzero())
             self.seconds += time.perf_counter() - start
-            self.step += 1
             yield loss
 
-    def take_step(self, batch: batches.Batch) -> float:
-        """One step on a global batch; its loss."""
-        targets = batch.targets[batch.targets > 0].to(self.device)
-        candidates = self.loss.candidates(targets, self.counts, self.negatives)
-        mine = batch.share(distributed.rank(), distributed.world()).to(self.device)
-        loss = torch.zeros((), device=self.device)
-        if len(mine.items):
-            filled = mine.targets > 0
+    def take_step(self, batch: Tensor) -> float:
+        """Train on a global batch of rows (4, R, L), and return its loss."""
+        # The step's number seeds its randomness, so a checkpoint needs no generator's state.
+        # Negatives are the same in every process, dropout is not.
+        seed = self.config.seed * 10**9 + self.step * 1000
+        torch.manual_seed(seed + 1 + distributed.rank())
+        negatives = torch.Generator().manual_seed(seed)
+        all_targets = batch[2][batch[2] > 0].to(self.device)
+        candidates = self.loss.candidates(all_targets, self.counts, negatives)
+        share = batch[:, distributed.rank() :: distributed.world()].contiguous().to(self.device)
+        items, segments, targets, events = share
+        mean = torch.zeros((), device=self.device)
+        if len(items):
+            filled = targets > 0
             with autocast(self.device, self.config.precision):
-                users, table = self.model(mine.items, mine.segments)  # (R, L, D), (V + 1, D)
-                users = (
-                    users[filled] / self.model.config.temperature
-                )  # (N, D): the head only where a target is
-                weights = users.new_full((len(users),), 1 / len(targets))
-                had = self.had_before(mine.events[filled], len(table) - 1)
-                loss = self.loss(
-                    users, table, mine.targets[filled], had, weights, candidates, self.counts
+                users, table = self.model(items, segments)  # (R, L, D), (V + 1, D)
+                users = users[filled] / self.model.config.temperature  # (N, D), where targets are
+                had = self.excluded(events[filled])
+                weights = users.new_full((len(users),), 1 / len(all_targets))
+                mean = self.loss(
+                    users, table, targets[filled], had, weights, candidates, self.counts
                 )
-            loss.backward()
-        loss = distributed.sum_gradients(self.model.parameters(), loss.detach()).item()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if not math.isfinite(loss + norm.item()):
+            mean.backward()
+        loss = distributed.sum_gradients(self.model.parameters(), mean.detach()).item()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip).item()
+        if not math.isfinite(loss + norm):
             raise TrainingError(
-                f"step {self.step + 1} (epoch {self.epoch + 1}) has loss {loss} and a gradient of norm {norm.item()}",
-                "Lower learning_rate, raise temperature, or use precision fp32; a checkpoint holds the weights before.",
+                f"step {self.step + 1} (epoch {self.epoch + 1}) has loss {loss}, gradient {norm}",
+                "Lower learning_rate, raise temperature, or use precision fp32.",
             )
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self.schedule()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
         return loss
 
-    def had_before(self, events: Tensor, n_items: int) -> Tensor:
-        """The items that each target is not compared with, bool (N, n_items + 1)."""
-        if self.config.seen_negatives:
-            return torch.zeros(len(events), n_items + 1, dtype=torch.bool, device=self.device)
-        return batches.had_before(self.offsets, self.items, events, n_items)
+    def excluded(self, events: Tensor) -> Tensor:
+        """Items that each target does not compete with, bool (N, n_items + 1)."""
+        had = batches.had_before(self.offsets, self.items, events, len(self.counts) - 1)
+        return torch.zeros_like(had) if self.config.seen_negatives else had
 
     def schedule(self) -> float:
-        """Share of the highest learning rate: up over the warm-up, then down to 0 on a line."""
-        total = self.steps * self.config.epochs
-        return min((self.step + 1) / self.warmup, (total - self.step) / (total - self.warmup + 1))
+        """Share of the peak learning rate: linear up over the warm-up, then linear down to 0."""
+        total = self.epoch_steps * self.config.epochs
+        warmup = max(1, round(self.config.warmup * total))
+        return min((self.step + 1) / warmup, (total - self.step) / (total - warmup + 1))
 
-    def finish_epoch(self, validate: Validate | None) -> None:
+    def finish_epoch(self) -> None:
+        """Validate, keep the weights if they are the best so far, and add a row to the curve."""
         self.epoch += 1
-        row = {
-            "epoch": self.epoch,
-            "loss": self.total / len(self.histories.items),
-            "seconds": self.seconds,
-        }
-        value = None
-        if validate:
-            value = distributed.from_first(
-                validate(self.model.eval()) if distributed.rank() == 0 else None
-            )
-            if value > max((past["validation"] for past in self.curve), default=-1.0):
+        validation = None
+        if self.validate:
+            # Only the first process validates; the others get its value.
+            first = distributed.rank() == 0
+            validation = distributed.from_first(self.validate(self.model.eval()) if first else None)
+            if validation > max((row["validation"] for row in self.curve), default=-1.0):
                 self.best_epoch = self.epoch
-                self.best = {
-                    name: tensor.clone() for name, tensor in self.model.state_dict().items()
-                }
-        self.curve.append({**row, "validation": value})
-        self.total = self.seconds = 0.0
+                self.best = {name: w.clone() for name, w in self.model.state_dict().items()}
+        loss = self.loss_sum / len(self.histories.items)
+        row = {"epoch": self.epoch, "loss": loss, "seconds": self.seconds, "validation": validation}
+        self.curve.append(row)
+        self.loss_sum = self.seconds = 0.0
 
-    def is_stalled(self) -> bool:
-        return bool(
-            self.config.patience
-            and self.best
-            and self.epoch - self.best_epoch >= self.config.patience
-        )
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the run: sha256 over its settings and training events."""
+        settings = repr((self.config, self.model.config, self.validate is not None))
+        digest = hashlib.sha256(settings.encode())
+        digest.update(self.histories.offsets.tobytes())
+        digest.update(self.histories.items.tobytes())
+        return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Everything; dropout's state from every process, the rest from the first."""
-        dropout = distributed.gather(self.dropout.get_state())
+        """Write a checkpoint; a kill midway leaves the last one as it was."""
         if distributed.rank() == 0:
-            state = {name: getattr(self, name) for name in _PLAIN}
-            state |= {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "dropout": dropout,
-            }
-            checkpoint.save(
-                path,
-                self.name,
-                state | {"negatives": self.negatives.get_state(), "best": self.best},
-            )
-        distributed.from_first(None)  # no process reads it before it is there
+            state = {name: getattr(self, name) for name in SAVED}
+            state["run"] = self.fingerprint
+            state["model"] = self.model.state_dict()
+            state["optimizer"] = self.optimizer.state_dict()
+            with atomic_path(path) as part:
+                torch.save(state, part)
+        distributed.from_first(None)  # no process continues before the file exists
 
     def restore(self, path: Path) -> None:
-        """Go back to where a checkpoint was written, if there is one."""
-        state = checkpoint.load(path, self.name)
-        if state is None:
-            return
-        if len(state["dropout"]) != distributed.world():
+        """Go back to a checkpoint.
+
+        Raises:
+            TrainingError: the file is not a checkpoint, or belongs to another run.
+        """
+        try:
+            state = torch.load(path, weights_only=True)
+            saved = state["run"]
+        except Exception as error:  # torch raises half a dozen types for a damaged file
             raise TrainingError(
-                f"{path} was written by {len(state['dropout'])} processes, and {distributed.world()} are running",
-                "Start as many, or delete it to start anew.",
+                f"{path} is not a checkpoint: {error}", "Delete it to start anew."
+            ) from error
+        if saved != self.fingerprint:
+            raise TrainingError(
+                f"{path} belongs to a run with other settings or other data",
+                "Delete it to start anew, or undo the change.",
             )
-        for name in _PLAIN:
+        for name in SAVED:
             setattr(self, name, state[name])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.best = state["best"]
-        self.negatives.set_state(state["negatives"])
-        self.dropout.set_state(state["dropout"][distributed.rank()])
-
-
-_PLAIN = ("step", "epoch", "best_epoch", "total", "seconds", "curve")

@@ -11,10 +11,8 @@ carry the mean: it has to be one over the global batch, of which a process may h
 `candidates` draws the items that a whole global batch shares.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,44 +23,45 @@ from torch.nn import functional
 CHUNK = 512
 
 
-class Loss(Protocol):
-    """What the training loop needs of a loss."""
+@dataclass(frozen=True)
+class Loss(ABC):
+    """What the training loop needs of a loss.
+
+    Args:
+        k: Uniform negatives that the global batch shares.
+    """
+
+    k: int = 256
 
     def candidates(
         self, targets: Tensor, counts: Tensor, generator: torch.Generator
     ) -> Tensor | None:
-        """Items to compare with, int64 (C,), repeats allowed; None for the whole catalogue.
+        """Items that every target competes with, int64 (C,), repeats allowed; None for all items.
 
         Args:
-            targets: int64 (N,) of the global batch.
-            counts: (V + 1,) how often training has each item.
-            generator: on the CPU, alike on every process.
+            targets: Targets of the global batch, int64 (N,).
+            counts: Events of each item in training, (V + 1,).
+            generator: Random generator on the CPU, in the same state in every process.
         """
+        return torch.randint(1, len(counts), (self.k,), generator=generator).to(counts.device)
 
-    def __call__(
-        self,
-        users: Tensor,
-        table: Tensor,
-        targets: Tensor,
-        had: Tensor,
-        weights: Tensor,
-        candidates: Tensor | None,
-        counts: Tensor,
-    ) -> Tensor:
-        """The loss, a scalar.
+    @abstractmethod
+    def __call__(self, users, table, targets, had, weights, candidates, counts) -> Tensor:
+        """The loss, a scalar tensor. All arguments are tensors.
 
         Args:
-            users: (N, D), divided by the temperature.
-            table: (V + 1, D); row 0 is padding and never a candidate.
-            targets: int64 (N,), from 1.
-            had: bool (N, V + 1), which items are in H; never a target.
-            weights: (N,), in the precision that logits are summed in.
-            candidates, counts: as above.
+            users: User vectors divided by the temperature, (N, D).
+            table: Item vectors, (V + 1, D); row 0 is padding and never a candidate.
+            targets: Targets, int64 (N,), from 1.
+            had: Items in H, bool (N, V + 1); never a target.
+            weights: Weights of the targets, (N,), in the precision that logits are summed in.
+            candidates: Items from `candidates`.
+            counts: Events of each item in training, (V + 1,).
         """
 
 
 @dataclass(frozen=True)
-class FullSoftmax:
+class FullSoftmax(Loss):
     """Cross entropy over the catalogue without H: l = log sum_{j not in H} exp s_j - s_t.
 
     Computed with its gradient chunk by chunk, so that the logits of a batch never exist (the idea
@@ -82,15 +81,7 @@ class FullSoftmax:
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx,
-        users: Tensor,
-        items: Tensor,
-        targets: Tensor,
-        had: Tensor,
-        weights: Tensor,
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def forward(ctx, users, items, targets, had, weights, dtype):
         u, v = users.to(dtype), items.to(dtype)
         loss = weights.new_zeros(())
         users_grad = torch.empty_like(u)
@@ -110,13 +101,13 @@ class _FullSoftmax(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx, grad):
         users_grad, items_grad = ctx.saved_tensors
         return users_grad.to(ctx.dtype) * grad, items_grad * grad, None, None, None, None
 
 
 @dataclass(frozen=True)
-class SampledSoftmax:
+class SampledSoftmax(Loss):
     """Cross entropy over the target and k uniform negatives S that the batch shares:
 
         l = log(exp s_t + V / k * sum_{j in S \\ H, j != t} exp s_j) - s_t
@@ -127,9 +118,6 @@ class SampledSoftmax:
 
     k: int = 1024
 
-    def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
-        return _uniform(self.k, counts, generator)
-
     def __call__(self, users, table, targets, had, weights, candidates, counts):
         positive, negative = _logits(users, table, targets, had, candidates)
         correction = torch.tensor((len(table) - 1) / self.k).log()
@@ -137,8 +125,8 @@ class SampledSoftmax:
 
 
 @dataclass(frozen=True)
-class InBatch:
-    """InfoNCE over the batch's own targets B, which occur as often as they are popular, so logQ-corrected:
+class InBatch(Loss):
+    """InfoNCE over the batch's own targets B, logQ-corrected since popular items occur more often:
 
         l = log(exp s_t + sum_{j in B \\ H, j != t} exp(s_j - log(|B| q_j))) - s_t,  q_j = count_j /
         sum_i count_i
@@ -157,19 +145,14 @@ class InBatch:
 
 
 @dataclass(frozen=True)
-class BCE:
-    """Binary cross entropy against k uniform negatives S that the batch shares, together as heavy as the positive:
+class BCE(Loss):
+    """Binary cross entropy against k uniform negatives S that the batch shares, averaged:
 
         l = -log sigma(s_t) - 1/k sum_{j in S \\ H, j != t} log(1 - sigma(s_j))
 
     (Kang and McAuley 2018, Self-attentive sequential recommendation, eq. 6, in expectation over its
     one negative.)
     """
-
-    k: int = 256
-
-    def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
-        return _uniform(self.k, counts, generator)
 
     def __call__(self, users, table, targets, had, weights, candidates, counts):
         positive, negative = _logits(users, table, targets, had, candidates)
@@ -179,7 +162,7 @@ class BCE:
 
 
 @dataclass(frozen=True)
-class GBCE:
+class GBCE(Loss):
     """Generalised BCE, which takes back the overconfidence that negative sampling brings:
 
         l = -beta log sigma(s_t) - sum_{j in S \\ H, j != t} log(1 - sigma(s_j)),
@@ -189,11 +172,7 @@ class GBCE:
     calibrates.)
     """
 
-    k: int = 256
     t: float = 0.75
-
-    def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
-        return _uniform(self.k, counts, generator)
 
     def __call__(self, users, table, targets, had, weights, candidates, counts):
         positive, negative = _logits(users, table, targets, had, candidates)
@@ -205,25 +184,19 @@ class GBCE:
         )
 
 
-LOSSES: Mapping[str, Loss] = MappingProxyType(
-    {
-        "full_softmax": FullSoftmax(),
-        "sampled_softmax": SampledSoftmax(),
-        "in_batch": InBatch(),
-        "bce": BCE(),
-        "gbce": GBCE(),
-    }
-)
-
-
-def _uniform(k: int, counts: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randint(1, len(counts), (k,), generator=generator).to(counts.device)
+LOSSES: dict[str, Loss] = {
+    "full_softmax": FullSoftmax(),
+    "sampled_softmax": SampledSoftmax(),
+    "in_batch": InBatch(),
+    "bce": BCE(),
+    "gbce": GBCE(),
+}
 
 
 def _logits(
     users: Tensor, table: Tensor, targets: Tensor, had: Tensor, candidates: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Logits of the targets (N,) and of the candidates (N, C), -inf where a candidate is the target or in H."""
+    """Logits of targets (N,) and candidates (N, C); -inf if a candidate is the target or in H."""
     positive = (users * table[targets]).sum(1)
     negative = (users @ table[candidates].T).to(positive.dtype)
     return positive, negative.masked_fill(

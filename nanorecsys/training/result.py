@@ -1,14 +1,14 @@
-"""The result record of the training chapter. Metrics are at a cutoff of 10 unless a name says otherwise."""
+"""The result record of the training chapter. Metrics are at 10 unless a name says otherwise."""
 
 import msgspec
 
 from nanorecsys.evaluation import Change
 
-RETRIEVER = "retriever"  # its name beside the baselines
+RETRIEVER = "retriever"  # name of the retriever beside the baselines
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
-    """A model on one task, over its seeds: means over users, with 95 % bootstrap intervals over users."""
+    """Quality of a model on one task: means over seeds, 95 % bootstrap intervals over users."""
 
     hitrate: float
     hitrate_low: float
@@ -33,7 +33,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ItemChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to represent items, on the validation task."""
+    """Validation results of one way to represent items."""
 
     ndcg: float
     hitrate: float
@@ -43,18 +43,8 @@ class ItemChoice(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the ablation: NDCG on the validation task over the seeds, and seconds of training of one."""
-
-    ndcg: float
-    lowest: float
-    highest: float
-    seeds: int
-    seconds: float
-
-
 class Read(msgspec.Struct, frozen=True, kw_only=True):
-    """What it changes of the window's quality to read only the last `events` of each history, `mean` of them."""
+    """Change of quality when only the last `events` of a history are read, `mean` on average."""
 
     events: int
     mean: float
@@ -63,7 +53,7 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RankerResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The retriever's order against the ranker's, and the ranker with all item ids masked against popularity."""
+    """Quality of the retriever's order, of the ranker's, and of the ranker without any item ids."""
 
     before: Quality
     after: Quality
@@ -72,38 +62,16 @@ class RankerResult(msgspec.Struct, frozen=True, kw_only=True):
     cold_over_popularity: float
 
 
-class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """Training throughput: medians over repeats, targets as tokens."""
-
-    tokens_per_s: float
-    lowest: float
-    highest: float
-    sequences_per_s: float
-    times_padded: float
-
-
-class ScaleResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Training at the size of another data set, as many steps as show the rate, in a process of its own."""
-
-    ratings: int
-    users: int
-    items: int
-    steps: int
-    tokens_per_s: float
-    hours_an_epoch: float
-    load_s: float
-    peak_rss_gib: float
-    device: str
-
-
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What chapter 02 found.
+    """Results of chapter 02.
 
-    `quality` is by task, then by model; `margin` is the retriever against the baseline with the
+    `quality` is by task, then by model. `margin` is the retriever against the baseline with the
     highest NDCG on the same task. `tie_changed_share` is the share of users whose validation target
-    another tie rule changes. `reads` are of the validation task, the whole window first;
-    `events_read` of a history are what the rule takes, and `events_change` is what that does to
-    NDCG on the test task, in the retriever's order and in the ranker's.
+    changes with the order of simultaneous events. `reads` are of the validation task, the whole
+    window first. `events_read` is the number of events that the rule chooses, and `events_change`
+    its effect on NDCG on the test task, in the retriever's order and in the ranker's. `ablation`
+    has ndcg (a mean over seeds), lowest, highest and seconds of each variant; `throughput` has the
+    columns of `throughput.summarise` for each loop.
     """
 
     dataset: str
@@ -115,12 +83,9 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     margin: dict[str, Difference]
     shuffled_ndcg: float
     tie_changed_share: float
-    ablation: dict[str, Variant]
+    ablation: dict[str, dict[str, float]]
     ranker: RankerResult
-    throughput: dict[str, Rate]
-    reads: list[Read] = []
-    events_read: int = 0
-    events_change: dict[str, Change] = {}
-    scale: ScaleResult | None
-    seconds: float
-    seconds_limit: float
+    throughput: dict[str, dict[str, float]]
+    reads: list[Read]
+    events_read: int
+    events_change: dict[str, Change]

@@ -1,6 +1,6 @@
 "use strict";
 
-// Shows the OpenAPI document of this server, and sends requests. Text reaches the page through textContent alone.
+// Shows the OpenAPI document of this server, and sends requests. All text is set with textContent.
 const at = (id) => document.getElementById(id);
 const SHOWN_HEADERS = ["Content-Type", "Server-Timing", "X-Worker", "Retry-After", "Allow"];
 const PROBLEM = "application/problem+json";
@@ -95,7 +95,7 @@ function responseRow(status, response) {
 function sender(path, method, operation) {
   const parameters = (operation.parameters || []).map(resolved);
   const inputs = parameters.map((parameter) => {
-    const shown = parameter.example ?? parameter.schema.default ?? "";
+    const shown = parameter.schema.examples?.[0] ?? parameter.schema.default ?? "";
     return [parameter.name, element("input", { type: "text", value: String(shown) })];
   });
   const media = operation.requestBody?.content["application/json"];
@@ -145,7 +145,7 @@ function operationCard(path, method, operation) {
     operation.description ? prose(operation.description) : null,
     operation.parameters ? [text("h4", "Query"), element("dl", { className: "fields" },
       operation.parameters.map(resolved).map((p) => field(p.name, p.schema, p.required, p.description)))] : null,
-    body ? [element("h4", { id: `schema-${named(body.schema)}`, textContent: `Body: ${named(body.schema)}` }), fields(resolved(body.schema))] : null,
+    body ? [element("h4", { id: `schema-${named(body.schema)}`, textContent: `Body: ${named(body.schema)}` }), prose(resolved(body.schema).description), fields(resolved(body.schema))] : null,
     element("h4", {}, "Answers; from 400 on ", text("code", PROBLEM), ", ", element("a", { href: "#schema-Problem", textContent: "Problem" })),
     element("dl", { className: "fields" }, Object.entries(operation.responses).map(([status, response]) => responseRow(status, resolved(response)))),
     sender(path, method, operation));

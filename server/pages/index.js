@@ -1,14 +1,14 @@
 "use strict";
 
-// Text reaches the page through textContent alone, so no title and no error can be markup.
+// All text is set with textContent, so no title and no error can be markup.
 const at = (id) => document.getElementById(id);
 const STAGES = ["cache", "queue", "encode", "retrieve", "rank"];
 const MEANING = {
   model: "computed for this request",
-  cache: "the answer to an equal request before",
-  fallback: "the popular films, for want of a history or of time",
+  cache: "stored answer to an equal request",
+  fallback: "popular films, because there is no history or no capacity",
 };
-const PATIENCE_MS = 150; // between a keystroke and the question that it leads to
+const PATIENCE_MS = 150; // from the last keystroke to the request
 
 let picked = []; // {item_id, title, ...}, the latest last
 let found = []; // what the list under the search box shows
@@ -22,7 +22,7 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** Calls `act` once the keys are quiet. */
+/** Calls `act` after the last keystroke. */
 function afterwards(act) {
   let timer;
   const cancel = () => clearTimeout(timer);
@@ -50,7 +50,7 @@ async function ask(path, options) {
   throw new Error(`The server answered ${response.status}: ${detail.replace(/\.$/, "")}.${wait}`);
 }
 
-// Details of a film, as far as they are known; a title often ends with its year
+// Known details of a film; a title often ends with its year
 function details(item) {
   const year = item.year != null && !item.title?.includes(`(${item.year})`) ? [String(item.year)] : [];
   return [...year, (item.genres || []).join(", ")].filter(Boolean).join(" · ");

@@ -4,7 +4,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """Answers every request with `content`, as the next word of `plan` says: ok, drop or missing; then with ok."""
+    """Answer requests as the words of `plan` say (ok, drop or missing), then with `content`."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

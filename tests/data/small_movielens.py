@@ -3,7 +3,10 @@
 import io
 import zipfile
 
-RATINGS = "userId,movieId,rating,timestamp\n2,20,4.0,300\n2,10,3.5,200\n1,10,5.0,100\n1,30,0.5,150\n2,30,2.0,400\n"
+RATINGS = (
+    "userId,movieId,rating,timestamp\n"
+    "2,20,4.0,300\n2,10,3.5,200\n1,10,5.0,100\n1,30,0.5,150\n2,30,2.0,400\n"
+)
 MOVIES = (
     "movieId,title,genres\n"
     '10,"American President, The (1995)",Comedy|Drama\n'

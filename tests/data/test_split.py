@@ -1,7 +1,7 @@
-"""The splits: parts, ties, hashes, degenerate input, and properties that hold for any events. 4 s."""
+"""The splits: parts, ties, hashes, bad input, and properties that hold for any events. 4 s."""
 
 import numpy as np
-import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,9 +27,12 @@ def dataset(rows: list[tuple[int, int, int]]) -> Dataset:
     """The data set of (user id, item id, timestamp) rows, in that order."""
     names = {"user": "user", "item": "item", "timestamp": "timestamp"}
     table = EventTable(Source("rows.csv", b""), "csv", names, tuple(names), integer_ids=True)
-    events = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.Int64), orient="row")
-    events = events.with_columns(rating=pl.lit(1.0, pl.Float32)).select(
-        "user", "item", "rating", "timestamp"
+    events = pa.table(
+        {
+            name: np.array(column)
+            for name, column in zip(names, zip(*rows, strict=True), strict=True)
+        }
+        | {"rating": np.ones(len(rows), np.float32)}
     )
     return build_dataset("rows", table, events, movies=None)
 
@@ -79,7 +82,7 @@ def test_global_temporal_keeps_a_second_together() -> None:
     assert [part for _, part in by_time] == [TRAIN] * 6 + [VALIDATION] * 3 + [TEST]
 
 
-def test_warm_marks_what_training_knows() -> None:
+def test_warm_marks_users_and_items_with_training_events() -> None:
     events = interactions((1, 10, 0), (1, 20, 1), (1, 10, 2), (2, 10, 3), (2, 30, 9))
     users, items = warm(events, global_temporal(events, validation=0.2, test=0.2))
     assert users.tolist() == [True, False]
@@ -91,7 +94,7 @@ def test_no_event_is_lost_or_in_two_parts(rows: list[tuple[int, int, int]], name
     data = dataset(rows)
     events = data.interactions
     split = split_or_none(data, name)
-    users, items = data.users["user_id"].to_list(), data.items["item_id"].to_list()
+    users, items = data.users["user_id"].tolist(), data.items["item_id"].tolist()
     again = [
         (users[u], items[i], t)
         for u, i, t in zip(events.user, events.item, events.timestamp, strict=True)
@@ -103,7 +106,7 @@ def test_no_event_is_lost_or_in_two_parts(rows: list[tuple[int, int, int]], name
 
 
 @given(rows)
-def test_leave_one_out_has_no_future_before_a_past(rows: list[tuple[int, int, int]]) -> None:
+def test_leave_one_out_keeps_the_order_of_each_user(rows: list[tuple[int, int, int]]) -> None:
     events = interactions(*rows)
     split = split_or_none(dataset(rows), "leave_one_out")
     lengths = np.bincount(events.user)
@@ -119,7 +122,7 @@ def test_leave_one_out_has_no_future_before_a_past(rows: list[tuple[int, int, in
 
 
 @given(rows, st.floats(0.05, 0.45), st.floats(0.05, 0.45))
-def test_global_temporal_has_no_future_before_a_past(
+def test_the_parts_of_global_temporal_follow_each_other(
     rows: list[tuple[int, int, int]], validation: float, test: float
 ) -> None:
     events = interactions(*rows)
@@ -172,7 +175,7 @@ def test_the_bundled_data_set_has_known_splits() -> None:
     }
 
 
-def test_degenerate_input_is_named() -> None:
+def test_splits_refuse_degenerate_input() -> None:
     same_time = interactions((1, 10, 5), (1, 20, 5), (1, 30, 5), (2, 10, 5))
     for split in (leave_one_out, global_temporal):
         with pytest.raises(DataError, match="all 4 timestamps are equal"):

@@ -18,7 +18,7 @@ def test_agrees_with_scipy():
     assert ours.high == pytest.approx(theirs.high, abs=0.01)
 
 
-def test_nine_intervals_in_ten_hold_the_truth():
+def test_nine_intervals_in_ten_contain_the_truth():
     rng = np.random.default_rng(0)
     holds = 0
     for seed in range(200):
@@ -45,7 +45,7 @@ def test_same_seed_same_interval_whatever_the_chunks(monkeypatch):
     assert (one.low, one.high) == pytest.approx((other.low, other.high))
 
 
-def test_no_weight_is_named():
+def test_a_mean_without_weights_is_refused():
     with pytest.raises(EvaluationError, match="none of 2 values has a weight"):
         mean_interval(np.ones(2), np.zeros(2))
     with pytest.raises(EvaluationError, match="none of 0 values"):

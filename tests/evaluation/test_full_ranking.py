@@ -9,7 +9,6 @@ from nanorecsys.data import Histories
 from nanorecsys.evaluation import (
     DotProduct,
     EvaluationError,
-    NonFiniteScoresError,
     evaluate,
     ranking,
 )
@@ -69,7 +68,6 @@ def test_ranks_and_lists_are_those_of_the_definition(problem, k):
     assert found.rank.tolist() == ranks
     assert found.top.tolist() == lists
     assert found.rank_rows().shape == (len(ranks), 3)
-    assert found.list_rows()["items"].to_list() == lists
 
 
 @settings(deadline=None)
@@ -128,7 +126,7 @@ def test_only_users_with_targets_are_scored():
 
     found = evaluate(score, csr([[], [1], [], [2, 3]]), csr([[0], [], [], []]), 4)
     assert asked == found.users.tolist() == [1, 3]
-    assert found.rank_rows()["user"].to_list() == [1, 3, 3]
+    assert found.rank_rows()["user"].tolist() == [1, 3, 3]
 
 
 def test_restricting_the_targets_leaves_their_users_and_lists():
@@ -167,10 +165,10 @@ def test_a_scorer_may_return_read_only_scores():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("item", [0, 3])  # a seen item's score counts as well
-def test_scores_that_are_not_finite_are_named(bad, item):
+def test_scores_that_are_not_finite_are_refused(bad, item):
     scores = np.zeros((2, 4), np.float32)
     scores[1, item] = bad
-    with pytest.raises(NonFiniteScoresError, match="user 1"):
+    with pytest.raises(EvaluationError, match="the first for user 1"):
         evaluate(scorer(scores), csr([[1], [1]]), csr([[0], [0]]), 4)
 
 
@@ -186,11 +184,11 @@ def test_scores_that_are_not_finite_are_named(bad, item):
         ([[1]], [[]], np.zeros((1, 5)), "must return float32"),
     ],
 )
-def test_bad_input_is_named(targets, seen, scores, message):
+def test_bad_input_is_refused(targets, seen, scores, message):
     with pytest.raises(EvaluationError, match=message):
         evaluate(scorer(scores), csr(targets), csr(seen), 4)
 
 
-def test_scores_of_another_dtype_are_named():
+def test_scores_of_another_dtype_are_refused():
     with pytest.raises(EvaluationError, match="float64"):
         evaluate(lambda users: np.zeros((1, 4)), csr([[1]]), csr([[]]), 4)

@@ -28,7 +28,7 @@ events = st.lists(
     st.sampled_from(["validation", "test"]),
     st.sampled_from([leave_one_out, last_events, global_temporal]),
 )
-def test_a_task_asks_only_for_what_is_unknown(data, stage, splitter):
+def test_targets_are_new_to_their_user(data, stage, splitter):
     try:
         split = last_events(data, n=2, min_history=1) if splitter is last_events else splitter(data)
         task = make_task(data, split, stage)
@@ -62,12 +62,12 @@ def test_last_events_keeps_short_users_whole():
     assert part[13:].tolist() == [0, 0, 0]
 
 
-def test_last_events_without_a_long_history_is_named():
+def test_last_events_refuses_short_histories():
     with pytest.raises(EvaluationError, match="no user has the 23 events"):
         last_events(interactions([(0, i, i) for i in range(22)]))
 
 
-def test_repeats_only_are_named():
+def test_a_split_with_only_repeats_is_refused():
     data = interactions([(0, 0, t) for t in range(5)])
     with pytest.raises(EvaluationError, match="no item that is new"):
         make_task(data, leave_one_out(data), "test")

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from nanorecsys.data import Histories
+from nanorecsys.export import variants
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 
 N_ITEMS = 40
@@ -28,9 +30,22 @@ def encoder():
 
 @pytest.fixture(scope="session")
 def batch():
-    """Vocabulary numbers, left-aligned, and lengths: empty, one item, unequal, repeated, a whole window."""
+    """Padded items and lengths: empty, one item, unequal, repeated, a whole window."""
     rows = [[0], [5], [1, 2, 3], [7, 7, 7, 7], list(range(1, 11))]
     items = np.zeros((len(rows), 10), np.int64)
     for row, history in enumerate(rows):
         items[row, : len(history)] = history
     return items, np.array([len(history) for history in rows])
+
+
+def histories(*rows):
+    items = [np.array(row, np.int32) for row in ([], *rows)]
+    return Histories(np.cumsum([0, *map(len, rows)]), np.concatenate(items))
+
+
+@pytest.fixture(scope="session")
+def built(encoder, tmp_path_factory):
+    """Every variant of the encoder by name, for one thread and for two."""
+    csr = histories([], [4], [0, 1, 2], [6] * 4, *(range(n, n + 9) for n in range(9)))
+    folder = tmp_path_factory.mktemp("variants")
+    return {v.name: v for v in variants.build(encoder, csr, folder, threads=(1, 2))}

@@ -9,26 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanorecsys.data import Histories
-from nanorecsys.export import quantize, variants
+from nanorecsys.export import quantize
 from nanorecsys.export.errors import ExportError
 from nanorecsys.export.graph import Graph, feed_forward, fused_tower
-from nanorecsys.export.names import (
-    COMPILED,
-    CORE,
-    FUSED,
-    INT8_CHANNEL,
-    INT8_PADDED,
-    INT8_ROWS,
-    INT8_STATIC,
-    TORCH_PADDED,
-    VARIANTS,
-)
-from nanorecsys.export.torch_export import export_encoder
+from nanorecsys.export.variants import EXPORTED, INT8_PADDED, INT8_ROWS, INT8_STATIC, TORCH_PADDED
 from nanorecsys.models.retriever import EveryPosition
 from nanorecsys.serving.encoder import Encoder, encode_users, session
 from nanorecsys.serving.errors import ServingError
-from tests.export.conftest import N_ITEMS, small_encoder
+from tests.export.conftest import N_ITEMS, histories, small_encoder
 
 TORCH = {positions: small_encoder(positions=positions) for positions in ("rotary", "absolute")}
 ONNX = {
@@ -41,23 +29,13 @@ def in_torch(encoder, items, lengths):
         return encoder(torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
 
 
-def histories(*rows):
-    return Histories(
-        np.cumsum([0, *map(len, rows)]), np.concatenate([np.array(r, np.int32) for r in rows])
-    )
-
-
 @pytest.mark.parametrize("positions", TORCH)
 @given(rows=st.lists(st.lists(st.integers(0, N_ITEMS - 1), max_size=25), min_size=1, max_size=5))
 @settings(max_examples=40, deadline=None)
 def test_the_fused_graph_equals_torch_on_any_histories(positions, rows):
-    """Empty, one item, repeats, longer than the window, and whoever shares the batch."""
+    """Empty, one item, repeats, longer than the window, and in any batch."""
     model, run = TORCH[positions], ONNX[positions]
-    csr = (
-        histories(*rows)
-        if any(rows)
-        else Histories(np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.int32))
-    )
+    csr = histories(*rows)
     together = encode_users(run, csr, 10)
     alone = encode_users(run, csr, 10, batch_tokens=1)
     expected = encode_users(lambda items, lengths: in_torch(model, items, lengths), csr, 10)
@@ -80,7 +58,7 @@ def test_more_events_than_the_window_are_not_read(encoder):
     np.testing.assert_array_equal(encode_users(run, long, 10), encode_users(run, short, 10))
 
 
-def test_what_lies_beyond_a_history_is_not_read(encoder, batch):
+def test_the_padding_is_not_read(encoder, batch):
     items, lengths = batch
     run = Encoder(fused_tower(encoder).SerializeToString())
     filled = np.where(np.arange(10) < lengths[:, None], items, 9)
@@ -98,17 +76,14 @@ def test_every_position_is_the_encoder_at_the_end(encoder, batch):
     np.testing.assert_allclose(found, in_torch(encoder, *batch), atol=1e-5)
 
 
-@pytest.mark.parametrize("opset", [18, 23])
-def test_pytorchs_export_is_symbolic_and_exact(encoder, batch, opset, tmp_path):
-    path = tmp_path / "tower.onnx"
-    export_encoder(encoder, 10, path, opset)
-    run = Encoder(path)
+def test_pytorchs_export_is_symbolic_and_exact(encoder, batch, built):
+    run = Encoder(built[EXPORTED].path)
     np.testing.assert_allclose(run(*batch), in_torch(encoder, *batch), atol=1e-5)
     one = batch[0][1:2, :1], batch[1][1:2]
     np.testing.assert_allclose(run(*one), in_torch(encoder, *one), atol=1e-5)
     shapes = [
         [d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim]
-        for i in onnx.load(path).graph.input
+        for i in onnx.load(built[EXPORTED].path).graph.input
     ]
     assert shapes == [["B", "L"], ["B"]]
 
@@ -123,12 +98,10 @@ def fused_path(encoder, tmp_path_factory):
 def quantized(name, source, target, batch):
     if name == "static":
         return quantize.static(source, target, [batch])
-    if name == "weights only":
-        return quantize.weight_only(source, target)
-    return quantize.dynamic(source, target, per_channel=name != "tensor", tables=name == "tables")
+    return quantize.dynamic(source, target, per_channel=name == "channel")
 
 
-@pytest.mark.parametrize("name", ["tensor", "channel", "tables", "static", "weights only"])
+@pytest.mark.parametrize("name", ["tensor", "channel", "static"])
 def test_int8_quantizes_every_product_and_stays_close(name, fused_path, encoder, batch, tmp_path):
     products = sum(n.op_type == "MatMul" for n in onnx.load(fused_path).graph.node)
     assert quantized(name, fused_path, tmp_path / "int8.onnx", batch) == products
@@ -154,8 +127,8 @@ def test_without_int8_dot_products_weights_leave_room_for_a_sum_in_16_bits(
         )
 
 
-def test_a_scale_a_row_keeps_one_position_from_costing_the_others(encoder, tmp_path):
-    """One position whose gate opens far: with one scale for all of them, the others are left a few steps."""
+def test_a_scale_per_row_keeps_outliers_of_one_position_from_the_others(encoder, tmp_path):
+    """One position has a large gate; one scale for all positions leaves the others few steps."""
     block = copy.deepcopy(encoder.tower.blocks[0])
     with torch.no_grad():
         for layer in (block.gate, block.up):
@@ -185,34 +158,18 @@ def test_a_scale_a_row_keeps_one_position_from_costing_the_others(encoder, tmp_p
     assert error[True] < 0.5 * error[False]
 
 
-def test_a_scale_a_row_changes_nothing_in_single_precision(encoder, batch):
+def test_a_scale_per_row_changes_nothing_in_single_precision(encoder, batch):
     found = Encoder(fused_tower(encoder, by_row=True).SerializeToString())(*batch)
     np.testing.assert_allclose(found, in_torch(encoder, *batch), atol=1e-5)
 
 
-def test_scales_found_beforehand_know_no_company(encoder, batch, tmp_path):
-    built = variants.build(
-        encoder, histories(*(range(n, n + 9) for n in range(9))), tmp_path, [INT8_STATIC, INT8_ROWS]
-    )
+def test_with_scales_found_beforehand_the_batch_changes_nothing(built, batch):
     changed = {}
-    for v in built:
-        together = v.encode[1](*batch)
-        alone = np.concatenate(
-            [v.encode[1](i[None, :n], np.array([n])) for i, n in zip(*batch, strict=True)]
-        )
-        changed[v.name] = np.abs(together - alone).max()
+    for name in (INT8_STATIC, INT8_ROWS):
+        encode = built[name].encode[1]
+        alone = [encode(i[None, :n], np.array([n])) for i, n in zip(*batch, strict=True)]
+        changed[name] = np.abs(encode(*batch) - np.concatenate(alone)).max()
     assert changed[INT8_STATIC] < 1e-6 < 1e-4 < changed[INT8_ROWS]
-
-
-def test_tables_in_int8_make_the_file_smaller(fused_path, tmp_path):
-    sizes = []
-    for tables in (False, True):
-        quantize.dynamic(fused_path, tmp_path / "int8.onnx", per_channel=True, tables=tables)
-        sizes.append((tmp_path / "int8.onnx").stat().st_size)
-    saved = (
-        4 * (N_ITEMS + 1) * 16 * 3
-    )  # the items and three projections of them, three bytes a number
-    assert sizes[0] - sizes[1] > 0.8 * saved
 
 
 def test_a_quantizer_that_finds_nothing_is_an_error(tmp_path):
@@ -231,36 +188,21 @@ def test_a_quantizer_that_finds_nothing_is_an_error(tmp_path):
         quantize.dynamic(tmp_path / "nothing.onnx", tmp_path / "out.onnx", per_channel=True)
 
 
-def test_the_variants_are_built_and_agree(encoder, batch, tmp_path):
-    csr = histories([], [4], [0, 1, 2], [6] * 4, list(range(10)))
-    names = [n for n in VARIANTS if n != COMPILED]
-    built = variants.build(encoder, csr, tmp_path, names, threads=(1, 2))
-    assert [v.name for v in built] == names
-    assert set(CORE) <= set(names)
-    for v in built:
+def test_every_variant_agrees_with_pytorch(built, encoder, batch):
+    items, lengths = batch[0][:, :7], np.minimum(batch[1], 7)
+    expected = in_torch(encoder, items, lengths)
+    for v in built.values():
         assert v.padded == (v.name in (TORCH_PADDED, INT8_PADDED))
-        assert (v.quantized > 0) == v.name.startswith("int8")
+        assert (v.quantized_nodes > 0) == v.name.startswith("int8")
         assert (v.path is None) == v.name.startswith("torch")
         for threads in (1, 2):
-            found = v.encode[threads](batch[0][:, :7], np.minimum(batch[1], 7))
-            expected = in_torch(encoder, batch[0][:, :7], np.minimum(batch[1], 7))
-            assert (found * expected).sum(1).min() > (0.98 if v.quantized else 1 - 1e-6), v.name
-    assert {p.name for p in tmp_path.iterdir()} == {v.path.name for v in built if v.path}
+            cosine = (v.encode[threads](items, lengths) * expected).sum(1)
+            assert cosine.min() > (0.98 if v.quantized_nodes else 1 - 1e-6), v.name
+    folder = built[EXPORTED].path.parent
+    assert set(folder.iterdir()) == {v.path for v in built.values() if v.path}
 
 
-def test_a_variant_that_does_not_exist_is_named(encoder, tmp_path):
-    with pytest.raises(ExportError, match=r"(?s)no variant 'int4'.*int8 by channel"):
-        variants.build(encoder, histories([1]), tmp_path, ["int4"])
-    assert not list(tmp_path.iterdir())
-
-
-def test_torch_compile_needs_a_compiler(encoder, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ExportError, match="C\\+\\+ compiler"):
-        variants.build(encoder, histories([1]), tmp_path / "out", [COMPILED])
-
-
-def test_nobody_to_encode_is_named(fused_path):
+def test_no_user_at_all_is_named(fused_path):
     with pytest.raises(ServingError, match="no user"):
         encode_users(Encoder(fused_path), histories([1]), 10, np.array([], int))
 
@@ -274,8 +216,3 @@ def test_a_file_that_is_no_model_is_named(tmp_path):
 def test_an_item_outside_the_vocabulary_is_an_error_not_an_answer(fused_path):
     with pytest.raises(Exception, match="out of data bounds"):
         Encoder(fused_path)(np.array([[N_ITEMS + 1]]), np.array([1]))
-
-
-def test_names_are_unique_files():
-    assert FUSED in CORE
-    assert INT8_CHANNEL in CORE

@@ -1,14 +1,14 @@
 import numpy as np
-import polars as pl
+import pandas as pd
 import pytest
 import torch
 
 from nanorecsys.models.items import ItemTable, item_content
 
-ITEMS = pl.DataFrame(
+ITEMS = pd.DataFrame(
     {
         "title": ["Toy Story (1995)", "Toy Story 2 (1999)", "Heat (1995)", ""],
-        "year": pl.Series([1995, 1999, 1995, None], dtype=pl.Int16),
+        "year": pd.array([1995, 1999, 1995, None], dtype="Int16"),
         "genres": [["Comedy", "Animation"], ["Comedy"], ["Crime"], []],
     }
 )
@@ -38,7 +38,7 @@ def test_content_holds_genres_year_bins_and_shared_words():
 
 def test_content_of_items_without_any_feature():
     content = item_content(
-        pl.DataFrame({"title": ["a"], "year": [None], "genres": [[]]}, schema=ITEMS.schema)
+        pd.DataFrame({"title": ["a"], "year": [None], "genres": [[]]}).astype(ITEMS.dtypes)
     )
     assert (content.n_items, content.names) == (1, ())
     assert ItemTable(np.array([True]), 4, content, 0.5)().shape == (2, 4)

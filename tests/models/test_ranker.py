@@ -1,5 +1,5 @@
 import numpy as np
-import polars as pl
+import pandas as pd
 import torch
 
 from nanorecsys.models.ranker import Ranker, RankerConfig, item_features
@@ -45,7 +45,7 @@ def test_the_split_first_layer_is_one_matrix_over_the_concatenation():
     torch.testing.assert_close(ranker(users, items, features, unknown), expected)
 
 
-def test_candidates_are_scored_apart():
+def test_the_score_of_a_candidate_does_not_depend_on_the_others():
     users, items, features, unknown = inputs()
     ranker = trained()
     order = torch.randperm(C)
@@ -56,8 +56,8 @@ def test_candidates_are_scored_apart():
 
 
 def test_item_features():
-    items = pl.DataFrame(
-        {"year": pl.Series([2000, None], dtype=pl.Int16), "genres": [["a", "b"], []]}
+    items = pd.DataFrame(
+        {"year": pd.array([2000, None], dtype="Int16"), "genres": [["a", "b"], []]}
     )
     features = item_features(items, np.array([7, 0]), ["a", "b", "c"])
     np.testing.assert_allclose(features, [[1, 1, 0, 1, 1, 0], [0, 0, 1, 0, 0, 0]])

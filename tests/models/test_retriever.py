@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +23,7 @@ SMALL = RetrieverConfig(d=16, layers=3, heads=2, hidden=24, window=10, dropout=0
 
 def retriever(config=SMALL):
     torch.manual_seed(0)
-    items = pl.DataFrame(
+    items = pd.DataFrame(
         {
             "title": [f"word{i // 2}" for i in range(N_ITEMS)],
             "year": [1990 + i for i in range(N_ITEMS)],
@@ -64,7 +64,7 @@ def test_encoder_equals_packed_rows_whatever_else_is_in_the_batch(positions, his
     lengths = torch.tensor([len(history) for history in histories])
     with torch.no_grad():
         encoded = model.encoder()(items, lengths)
-        # Each at the end of a row of its own, after someone else's history.
+        # Each at the end of a separate row, after another user's history.
         packed, segments = torch.full_like(items, 7), torch.zeros_like(items)
         for row, history in enumerate(histories):
             packed[row, 10 - len(history) :] = torch.tensor(history)
@@ -75,7 +75,7 @@ def test_encoder_equals_packed_rows_whatever_else_is_in_the_batch(positions, his
 
 
 @pytest.mark.parametrize("positions", MODELS)
-def test_a_place_does_not_see_what_comes_after(positions):
+def test_a_position_does_not_attend_to_later_ones(positions):
     model = MODELS[positions]
     items = torch.tensor([[1, 2, 3, 4, 5]])
     with torch.no_grad():
@@ -191,8 +191,8 @@ def test_impossible_shapes_are_named_errors(change, message):
         replace(SMALL, **change)
 
 
-def test_content_asked_for_and_not_given_is_a_named_error():
-    with pytest.raises(ModelError, match="0 of 12 items"):
+def test_missing_content_is_a_named_error():
+    with pytest.raises(ModelError, match="expected content of 12 items, got 0"):
         Retriever(replace(SMALL, content=True), np.ones(N_ITEMS, bool))
 
 

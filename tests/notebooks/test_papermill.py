@@ -110,18 +110,16 @@ def test_plain_papermill_keeps_its_results_apart_from_the_study(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("-p", "n_itmes", "5"), "did you mean n_items?"),
-        (("-p", "n_items", "many"), "n_items is int, not 'many'"),
+        (("-p", "sample_usres", "5"), "did you mean sample_users?"),
+        (("-p", "sample_users", "many"), "sample_users is int, not 'many'"),
         (("-p", "dataset", "ml-20"), "no data set, folder or file 'ml-20'"),
     ],
 )
 def test_a_wrong_parameter_stops_plain_papermill(arguments, told, tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
-    small = ("-p", "n_ratings", "20000", "-p", "n_users", "200")
     done = papermill(
         "notebooks/01_data.ipynb",
         tmp_path / "o.ipynb",
-        *small,
         *arguments,
         cwd=FOLDERS.root,
         check=False,

@@ -1,11 +1,11 @@
 """A bundle of small models in ONNX, and the PyTorch models that they came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-import polars as pl
+import pandas as pd
 import pytest
 import torch
 
@@ -22,7 +22,10 @@ N_ITEMS, N_USERS, D, WINDOW = 300, 40, 16, 10
 
 @dataclass(frozen=True)
 class Small:
-    """Folders of the bundle and of the models; histories by user number; ids of users are 1000 more, of items 5."""
+    """Paths of the bundle and of the models, and the histories by user number.
+
+    A user's id is its number + 1000, an item's id its number + 5.
+    """
 
     bundle: Path
     models: Path
@@ -31,7 +34,7 @@ class Small:
 
 
 def build_small(folder: Path, seed: int = 0, target: Path | None = None) -> Small:
-    """Build it; another seed makes other weights."""
+    """Build the bundle. Another seed makes other weights."""
     rng = np.random.default_rng(0)
     # user 0 has seen all but five items, user 1 nothing
     histories = [rng.permutation(N_ITEMS)[: N_ITEMS - 5], np.array([], int)]
@@ -54,7 +57,10 @@ def export_bundle(
     first_item_id: int = 0,
     seed: int = 0,
 ) -> np.ndarray:
-    """Export random models of a size into a bundle; the item vectors. The PyTorch models are left in the folder."""
+    """Export random models into a bundle, and leave the PyTorch models in `folder`.
+
+    Returns the item vectors.
+    """
     folder.mkdir(exist_ok=True, parents=True)
     torch.manual_seed(seed)
     model = Retriever(config, np.ones(n_items, bool)).eval()
@@ -63,7 +69,7 @@ def export_bundle(
             weight.mul_(
                 10 if weight.dim() == 2 else 1
             )  # attention and positions matter as much as after training
-    ranker = fitted(n_items, config.d, seed=seed)
+    ranker = replace(fitted(n_items, config.d, seed=seed), curve=pd.DataFrame())
     save_retriever(folder / "retriever.pt", model)
     save_ranker(folder / "ranker.pt", ranker)
     onnx.save(fused_tower(model.encoder(), by_row=True), folder / "tower.onnx")
@@ -77,12 +83,12 @@ def export_bundle(
             tower_fp32=folder / "tower.onnx",
             ranker=folder / "ranker.onnx",
             item_vectors=vectors,
-            items=pl.DataFrame(
+            items=pd.DataFrame(
                 {
-                    "item": pl.Series(range(n_items), dtype=pl.Int32),
-                    "item_id": [first_item_id + i for i in range(n_items)],
+                    "item": np.arange(n_items, dtype=np.int32),
+                    "item_id": np.arange(first_item_id, first_item_id + n_items),
                     "title": [f"Film {i} (1990)" for i in range(n_items)],
-                    "year": pl.Series([1990] * n_items, dtype=pl.Int16),
+                    "year": pd.array([1990] * n_items, dtype="Int16"),
                     "genres": [["Drama"]] * n_items,
                 }
             ),
@@ -102,5 +108,5 @@ def export_bundle(
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """The bundle, read only."""
+    """A bundle for tests that only read it."""
     return build_small(tmp_path_factory.mktemp("small"))

@@ -1,6 +1,9 @@
-"""A bundle of a few films with telling titles, and a server over it."""
+"""A bundle of a few films with telling titles, and servers to test."""
 
+import dataclasses
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,13 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import polars as pl
+import pandas as pd
 
-from nanorecsys.data import Histories
-from nanorecsys.loadtest.process import free_port
-from nanorecsys.serving.bundle import Parts, build_bundle
-from tests.serving.test_bundle import N_ITEMS, WINDOW, item_vectors, ranker, save, tower
+from nanorecsys.serving.bundle import build_bundle
+from tests.serving.small_bundle import N_ITEMS, small_parts
 
 HOSTILE = '<img src=x onerror="document.title=\'run\'"> & "Sons" (1999)'
 TITLES = [
@@ -37,40 +37,53 @@ START_S = 60.0
 
 
 def build(folder: Path) -> Path:
-    """Build the bundle in a folder; its path."""
-    vectors = item_vectors()
-    events = np.array([3, 1, 4, 1, 5, 9, 2, 6, 19, 0], np.int32)
-    parts = Parts(
-        tower=save(tower(vectors), folder / "int8.onnx"),
-        tower_fp32=save(tower(vectors), folder / "fp32.onnx"),
-        ranker=save(ranker(vectors), folder / "ranker.onnx"),
-        item_vectors=vectors,
-        items=pl.DataFrame(
-            {
-                "item": pl.Series(range(N_ITEMS), dtype=pl.Int32),
-                "item_id": ITEM_IDS,
-                "title": TITLES,
-                "year": pl.Series(YEARS, dtype=pl.Int16),
-                "genres": [["Drama", "Sci-Fi"]] * N_ITEMS,
-            }
-        ),
-        histories=Histories(np.array([0, 4, 7, 7, 8, 10]), events),
-        user_ids=np.array(USER_IDS),
-        popularity=np.bincount(events, minlength=N_ITEMS),
-        dataset="films",
-        commit="0123456789ab",
-        window=WINDOW,
-        events_read=WINDOW,
-        tower_variant="int8_dynamic",
-        tower_is_int8=True,
+    """Build the bundle in a folder, return its path."""
+    parts = small_parts(folder)
+    items = parts.items.assign(
+        item_id=ITEM_IDS,
+        title=TITLES,
+        year=pd.array(YEARS, dtype="Int16"),
+        genres=[["Drama", "Sci-Fi"]] * N_ITEMS,
     )
-    build_bundle(folder / "bundle", parts)
+    build_bundle(folder / "bundle", dataclasses.replace(parts, items=items))
     return folder / "bundle"
+
+
+def free_port() -> int:
+    """A free port of the loopback interface."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class RedisServer:
+    """A redis-server on a free port, in memory only. It can be started more than once."""
+
+    available = shutil.which("redis-server") is not None
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def __enter__(self) -> None:
+        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
+        self.process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+        for _ in range(200):
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            except ConnectionRefusedError:
+                time.sleep(0.02)
+        raise AssertionError("redis-server does not answer")
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait(10)
 
 
 @dataclass(frozen=True)
 class Running:
-    """A server at work: where it answers, the file of what it says, and its process."""
+    """A running server: its address, its log, and its process."""
 
     url: str
     log: Path
@@ -80,21 +93,16 @@ class Running:
 
 @contextmanager
 def serving(bundle: Path, folder: Path, *arguments: str) -> Iterator[Running]:
-    """`python -m server` over a bundle, on a free port, until the block ends."""
+    """Run `python -m server` over a bundle on a free port until the block ends.
+
+    It ends without a lame-duck time unless the arguments set one.
+    """
     port = free_port()
     log = folder / "server.log"
-    command = [
-        sys.executable,
-        "-m",
-        "server",
-        "--bundle",
-        str(bundle),
-        "--port",
-        str(port),
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "server", "--bundle", str(bundle), "--port", str(port)]
+    command += ["--lame-duck-s", "0"]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*command, *arguments], stdout=file, stderr=subprocess.STDOUT)
     try:
         url = f"http://127.0.0.1:{port}"
         end = time.monotonic() + START_S

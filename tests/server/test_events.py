@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.errors import SettingsError
+from nanorecsys.serving.errors import ServingError
 from server.events import EventLog
 
 
@@ -33,6 +33,6 @@ def test_a_list_in_use_does_not_grow(tmp_path):
 
 def test_a_file_that_is_something_else_is_refused(tmp_path):
     (tmp_path / "log").write_text("no database" * 200)
-    with pytest.raises(SettingsError, match="cannot keep events there"):
+    with pytest.raises(ServingError, match="cannot keep events there"):
         EventLog(tmp_path / "log")
     assert (tmp_path / "log").read_text().startswith("no database")

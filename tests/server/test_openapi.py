@@ -1,4 +1,4 @@
-"""The document is valid OpenAPI 3.1, and says of every route what the structs and the handlers do. 3 s."""
+"""The document is valid OpenAPI 3.1 and describes every route as structs and handlers are. 3 s."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +11,10 @@ import schemathesis
 
 from server import app
 from server.openapi import document
-from server.schema import MAX_FOUND, MAX_K, MAX_QUERY, Event, Problem, Request
+from server.schema import MAX_K, Event, Problem, Request
 from server.settings import Settings
 
-DOCUMENT = document()
+DOCUMENT = document(app.ROUTES)
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -96,10 +96,6 @@ def test_every_operation_is_explained() -> None:
             assert response["description"], (path, status)
             kinds = set(response["content"])
             assert (kinds == {"application/problem+json"}) is (status >= "400"), (path, status)
-        assert (
-            "503" not in responses
-            or resolve(responses["503"]["headers"]["Retry-After"])["required"]
-        )
 
 
 def test_every_example_is_valid() -> None:
@@ -111,7 +107,7 @@ def test_every_example_is_valid() -> None:
         for value in [*values, *([node["example"]] if "example" in node else [])]:
             validator(node["schema"]).validate(value)
             checked += 1
-    assert checked >= 20  # every body, answer and problem
+    assert checked == 34  # every body, answer and problem
 
 
 BODIES = [
@@ -160,18 +156,3 @@ def test_fields_are_those_of_the_structs() -> None:
     for kind in (Request, Event, Problem):
         assert list(schemas[kind.__name__]["properties"]) == list(kind.__struct_fields__)
     assert schemas["Event"]["required"] == ["user_id", "item_id"]
-
-
-def test_the_search_is_bounded_as_the_server_bounds_it() -> None:
-    q, limit = DOCUMENT["paths"]["/items/search"]["get"]["parameters"]
-    assert (q["required"], q["schema"]["minLength"], q["schema"]["maxLength"]) == (
-        True,
-        1,
-        MAX_QUERY,
-    )
-    assert (limit["schema"]["minimum"], limit["schema"]["maximum"], limit["schema"]["default"]) == (
-        1,
-        MAX_FOUND,
-        10,
-    )
-    assert (MAX_QUERY, MAX_FOUND) == (app.MAX_QUERY, app.MAX_FOUND)

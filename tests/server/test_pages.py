@@ -1,4 +1,4 @@
-"""The page to try it and the documentation, over a real server and in a real browser: no other host, no error. 25 s."""
+"""The try-it page and the documentation, in a real browser over a real server. 25 s."""
 
 import json
 import urllib.error
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 from playwright.sync_api import Browser, Page, expect
 
 from server import web as pages
+from server.app import ROUTES
 from server.openapi import document
 from tests.server.films import HOSTILE, ITEM_IDS, TITLES, Running, build, serving
 
-PATHS = ["/", "/docs", "/openapi.json", *(f"/static/{name}" for name in pages.STATIC)]
+PATHS = ["/", "/docs", *(f"/static/{name}" for name in pages.STATIC)]
 
 PATIENCE_MS = 30_000  # it ends with what is waited for; a loaded machine takes long
 expect.set_options(timeout=PATIENCE_MS)
@@ -124,7 +124,7 @@ def test_pages_forbid_other_hosts_and_are_sent_once(server: Running, path: str) 
 def test_the_document_served_is_the_document_made(server: Running) -> None:
     _, headers, content = get(f"{server.url}/openapi.json")
     assert headers["Content-Type"] == "application/json"
-    assert json.loads(content) == document()
+    assert json.loads(content) == document(ROUTES)
 
 
 def test_nothing_else_is_served(server: Running) -> None:
@@ -143,9 +143,12 @@ def test_nothing_else_is_served(server: Running) -> None:
 
 def test_pages_name_no_other_host() -> None:
     """Nor hold a script or a style, which their policy would stop."""
-    folder = Path(pages.__file__).with_name("pages")
-    assert {path.name for path in folder.iterdir()} == {"index.html", "docs.html", *pages.STATIC}
-    for path in folder.iterdir():
+    assert {path.name for path in pages.FOLDER.iterdir()} == {
+        "index.html",
+        "docs.html",
+        *pages.STATIC,
+    }
+    for path in pages.FOLDER.iterdir():
         text = path.read_text()
         assert "://" not in text.replace("http://www.w3.org/", ""), path
         assert "innerHTML" not in text, path
@@ -397,20 +400,21 @@ def test_links_lead_to_pages(opened: Callable[..., Window], server: Running) -> 
 def test_the_documentation_shows_the_document(opened: Callable[..., Window]) -> None:
     page = opened("/docs").page
     text = page.inner_text("main")
-    for path, methods in document()["paths"].items():
+    for path, methods in document(ROUTES)["paths"].items():
         for operation in methods.values():
             card = page.locator(f"section#{operation['operationId']}")
             assert path in card.inner_text()
             assert operation["summary"] in card.inner_text()
             statuses = card.locator("dl.fields > div > dt > code").all_inner_texts()
             assert set(operation["responses"]) <= set(statuses)
-    for name in document()["components"]["schemas"]:
+    for name in document(ROUTES)["components"]["schemas"]:
         assert page.locator(f"[id=schema-{name}]").count() == 1
     assert "Exactly one of: user_id" in text
     assert "integer, 1 to 100; 10 by default" in text
     assert "[object" not in text
     assert "undefined" not in text
-    dead = "[...document.querySelectorAll('a[href^=\"#\"]')].filter(a => !document.querySelector(a.hash)).map(a => a.href)"
+    dead = """[...document.querySelectorAll('a[href^="#"]')].filter(
+        a => !document.querySelector(a.hash)).map(a => a.href)"""
     assert page.evaluate(dead) == []
 
 
@@ -445,9 +449,3 @@ def test_the_document_missing_is_told(
     page.goto(f"{server.url}/docs")
     page.get_by_role("alert").get_by_text("cannot be read").wait_for()
     page.close()
-
-
-def test_routes_are_added_to_any_app() -> None:
-    app = web.Application()
-    pages.add_routes(app)
-    assert {resource.canonical for resource in app.router.resources()} == set(PATHS)

@@ -1,4 +1,4 @@
-"""Which kernels FAISS multiplies matrices with, in processes of their own, since OpenBLAS chooses once. 2 s."""
+"""The kernels that FAISS multiplies with, in new processes, since OpenBLAS chooses once. 2 s."""
 
 import ast
 import json
@@ -18,12 +18,13 @@ ASKED = """
 import json
 from nanorecsys.system.blas import faiss
 from threadpoolctl import threadpool_info
-print(json.dumps([p["architecture"] for p in threadpool_info() if "faiss" in p["filepath"] and "architecture" in p]))
+pools = [pool for pool in threadpool_info() if "faiss" in pool["filepath"]]
+print(json.dumps([pool["architecture"] for pool in pools if "architecture" in pool]))
 """
 
 
 def asked(**variables):
-    """What the OpenBLAS that FAISS loads says of itself."""
+    """The kernels that the OpenBLAS of FAISS reports."""
     environment = {k: v for k, v in os.environ.items() if k != VARIABLE} | variables
     told = subprocess.run(
         [sys.executable, "-c", ASKED], env=environment, cwd=ROOT, capture_output=True, check=True

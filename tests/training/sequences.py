@@ -1,7 +1,7 @@
 """Small data with an order to learn, and the sizes that the training tests share."""
 
 import numpy as np
-import polars as pl
+import pandas as pd
 
 from nanorecsys.data import Interactions
 from nanorecsys.models.retriever import RetrieverConfig
@@ -14,7 +14,7 @@ SHORT = TrainingConfig(epochs=3, batch_tokens=64, learning_rate=1e-2, precision=
 
 
 def walks(n_users=40, n_items=30, length=14, seed=0):
-    """Users who walk in steps of one from a random item: the next item follows from the last one."""
+    """Users who walk in steps of one from a random item, so that each item gives the next."""
     rng = np.random.default_rng(seed)
     first = rng.integers(0, n_items, n_users)
     item = (first[:, None] + np.arange(length)) % n_items
@@ -29,12 +29,12 @@ def walks(n_users=40, n_items=30, length=14, seed=0):
 
 
 def titles(n_items=30):
-    """One row an item: pairs of neighbours share a word, thirds a genre."""
+    """One row per item: pairs of neighbours share a word, thirds a genre."""
     item = np.arange(n_items)
-    return pl.DataFrame(
+    return pd.DataFrame(
         {
             "title": [f"w{i // 2}" for i in item],
-            "year": pl.Series([1990 + i // 3 for i in item], dtype=pl.Int16),
+            "year": pd.array([1990 + i // 3 for i in item], dtype="Int16"),
             "genres": [[f"g{i % 3}"] for i in item],
         }
     )

@@ -1,9 +1,9 @@
-"""What the training chapter says: quality over seeds, margins, neighbours, ties, sentences chosen by the numbers."""
+"""Quality over seeds, margins, the number of events to read, ties, variants."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import pytest
 import torch
 
@@ -11,10 +11,11 @@ from nanorecsys.data import Histories, Interactions, leave_one_out
 from nanorecsys.evaluation import Change, DotProduct, evaluate, make_task, value
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.training import analysis
-from nanorecsys.training.encode import encode_users
 from nanorecsys.training.errors import TrainingError
-from nanorecsys.training.loop import TrainingConfig
+from nanorecsys.training.fit import encode_users, fit_retriever
+from nanorecsys.training.loop import Trained
 from nanorecsys.training.result import Difference, Read
+from tests.training.sequences import SHORT, SMALL, titles, walks
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +60,6 @@ def test_a_difference_is_paired(task):
     found = analysis.difference([one], [other], "other")
     assert found.ndcg == pytest.approx(value(one, "ndcg@10") - value(other, "ndcg@10"))
     assert found.low < found.ndcg < found.high
-    better = max((one, other), key=lambda r: value(r, "ndcg@10"))
-    assert {"one": one, "other": other}[
-        analysis.best_baseline({"one": one, "other": other})
-    ] is better
 
 
 def test_fewer_events_are_the_last_ones_and_the_seen_stay_left_out(task):
@@ -101,22 +98,6 @@ def test_enough_events_are_the_fewest_down_to_which_both_metrics_hold():
     assert analysis.enough_events([whole]) == 200
 
 
-def test_the_sentence_on_events_has_the_test_part():
-    found = SimpleNamespace(
-        reads=[read(200), read(50)],
-        events_read=50,
-        events_change={"retriever": Change(base=0.1, change=-0.001, low=-0.003, high=0.001)},
-    )
-    assert "in the retriever's order it is -0.0010 (-0.0030 to +0.0010)" in analysis._events(found)
-    found.events_read = 200
-    assert analysis._events(found) == "Every event of the window is worth reading."
-
-
-def test_neighbours_are_the_nearest_and_never_the_item_itself():
-    vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [-1, 0]], np.float32)
-    assert analysis.neighbours(vectors, "abcd", [0, 2], k=2) == [("a", "b", "c"), ("c", "b", "a")]
-
-
 def test_the_other_tie_rule_changes_tied_targets_only():
     events = Interactions(
         user=np.array([0, 0, 0, 0, 1, 1, 1, 1], np.int32),
@@ -133,45 +114,54 @@ def test_the_other_tie_rule_changes_tied_targets_only():
 
 def test_raw_rows_name_task_model_and_run(task):
     rows = analysis.rank_frame({"t": {"m": [run(task, 0), run(task, 1)], "n": [run(task, 2)]}})
-    assert rows.columns == ["task", "model", "run", "user", "item", "rank"]
-    assert rows.group_by("model").len().sort("model")["len"].to_list() == [80, 40]
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "word"),
-    [(0.01, 0.02, "above"), (-0.02, -0.01, "below"), (-0.01, 0.01, "not measurably different")],
-)
-def test_a_sentence_follows_the_interval(low, high, word):
-    sentence = analysis._against(
-        Difference(against="Markov", ndcg=(low + high) / 2, low=low, high=high)
-    )
-    assert word in sentence
-    assert "Markov" in sentence
+    assert rows.columns.tolist() == ["task", "model", "run", "user", "item", "rank"]
+    assert rows.groupby("model").size().to_dict() == {"m": 80, "n": 40}
 
 
 def test_a_variant_that_does_not_exist_is_named_with_those_that_do():
     with pytest.raises(TrainingError, match=r"(?s)no variant 'gbc'.*half_window"):
-        analysis.variants(RetrieverConfig(), ["gbc"])
+        analysis.variants(SMALL, SHORT, ["gbc"])
 
 
-def test_every_way_to_tell_items_apart_is_fitted_that_is_asked_for(task, tmp_path):
-    items = pl.DataFrame(
-        {"title": ["A film"] * 30, "year": [1995] * 30, "genres": [["Comedy"]] * 30}
+def test_variants_change_one_configuration_each():
+    found = analysis.variants(SMALL, SHORT, ["gbce", "half_window"])
+    assert found == {
+        analysis.BASE: (SMALL, SHORT),
+        "gbce": (SMALL, replace(SHORT, loss="gbce")),
+        "half_window": (replace(SMALL, window=4), SHORT),
+    }
+    assert len(analysis.variants(SMALL, SHORT, [])) == 11
+
+
+def test_an_item_choice_also_judges_rare_targets_alone(monkeypatch, task):
+    monkeypatch.setattr(analysis, "RARE", 9)
+    ranks = run(task, 0)
+    model = Retriever(
+        RetrieverConfig(d=8, layers=1, heads=2, hidden=8, content=False), np.ones(30, bool)
     )
-    shape = RetrieverConfig(d=16, layers=1, heads=2, hidden=16, window=8)
-    ways = ["id alone", "id and content"]
-    found = analysis.choose_items(task, items, ways, shape, TrainingConfig(epochs=1), tmp_path)
-    assert list(found) == ways
-    assert [way.fitted.model.config.content for way in found.values()] == [False, True]
-    assert all(way.choice.best_epoch == 1 and way.choice.seconds > 0 for way in found.values())
-    assert all(way.choice.ndcg == value(way.ranks, "ndcg@10") for way in found.values())
+    curve = pd.DataFrame({"seconds": [2.0, 3.0]})
+    found = analysis.item_choice(Trained(model, curve, best_epoch=1), ranks, task)
+    counts = np.bincount(task.known.item, minlength=30)
+    rare = ranks.restricted(counts[ranks.target_item] < analysis.RARE)
+    assert found.ndcg == value(ranks, "ndcg@10")
+    assert (found.rare_targets, found.ndcg_rare) == (len(rare.rank), value(rare, "ndcg@10"))
+    assert (found.best_epoch, found.seconds) == (1, 5.0)
 
 
 @pytest.mark.parametrize("ways", [[], ["id and context"]])
-def test_a_way_to_tell_items_apart_that_does_not_exist_is_named_with_those_that_do(
-    ways, task, tmp_path
-):
+def test_an_unknown_way_to_represent_items_is_named_with_those_that_exist(ways):
     with pytest.raises(TrainingError, match=r"(?s)items_by.*id and content, id alone"):
-        analysis.choose_items(
-            task, pl.DataFrame(), ways, RetrieverConfig(), TrainingConfig(), tmp_path
-        )
+        analysis.item_inputs(ways)
+
+
+def test_a_variant_is_fitted_with_every_seed():
+    events = walks()
+    task = make_task(events, leave_one_out(events), "validation")
+    variants = analysis.variants(SMALL, replace(SHORT, epochs=1), ["one_layer"])
+    found = analysis.ablate(task, titles(), variants, seeds=[0, 1])
+    assert found["variant"].tolist() == ["base", "base", "one_layer", "one_layer"]
+    assert found["seed"].tolist() == [0, 1, 0, 1]
+    one_layer = fit_retriever(
+        task, titles(), replace(SMALL, layers=1), replace(SHORT, epochs=1, seed=1)
+    )
+    assert found["ndcg"].iloc[3] == value(analysis.rank(one_layer.model, task), "ndcg@10")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nanorecsys.data import Histories
 from nanorecsys.serving.padding import padded
-from nanorecsys.training.batches import batches, epoch, had_before, rows_of_epoch
+from nanorecsys.training.batches import epoch, had_before
 
 HISTORIES = st.lists(st.lists(st.integers(0, 50), max_size=30), min_size=1, max_size=8)
 
@@ -21,11 +21,9 @@ def csr(histories):
 @settings(deadline=None)
 def test_every_event_is_the_target_of_one_place_after_what_came_before(histories, window, seed):
     rows = epoch(csr(histories), window, np.random.default_rng(seed))
-    items, segments, targets = (
-        column.numpy() for column in (rows.items, rows.segments, rows.targets)
-    )
+    items, segments, targets, _ = rows.numpy()
     n_events = sum(map(len, histories))
-    assert items.shape == (rows_of_epoch(n_events, window), window)
+    assert items.shape == (-(-n_events // window), window)
     filled = targets > 0
     assert filled.sum() == n_events  # no place is wasted but in one row
     assert sum(not row.all() for row in filled) <= 1
@@ -55,14 +53,10 @@ def test_every_event_is_the_target_of_one_place_after_what_came_before(histories
 def test_what_a_user_had_before_a_target_is_all_of_its_history_up_to_there(histories, window, seed):
     known = csr(histories)
     rows = epoch(known, window, np.random.default_rng(seed))
-    filled = rows.targets > 0
-    offsets, items, events = (
-        torch.from_numpy(known.offsets),
-        torch.from_numpy(known.items),
-        rows.events[filled],
-    )
+    _, _, targets, events = rows[:, rows[2] > 0]
+    offsets, items = torch.from_numpy(known.offsets), torch.from_numpy(known.items)
     had = had_before(offsets, items, events, 51)
-    assert torch.equal(items[events] + 1, rows.targets[filled])
+    assert torch.equal(items[events] + 1, targets)
     wanted = {}
     for start, history in zip(known.offsets, histories, strict=False):
         for place, item in enumerate(history):
@@ -76,7 +70,7 @@ def test_what_a_user_had_before_a_target_is_all_of_its_history_up_to_there(histo
 @settings(deadline=None)
 def test_contexts_are_as_long_as_the_row_allows(histories, window):
     rows = epoch(csr(histories), window, np.random.default_rng(0))
-    items, segments = rows.items.numpy(), rows.segments.numpy()
+    items, segments, _, _ = rows.numpy()
     inside = (items[:, 1:] > 0) & (items[:, :-1] > 0) & (segments[:, 1:] != segments[:, :-1])
     # Between two places with a history, a segment ends only where the next one's empty history
     # stands.
@@ -85,18 +79,11 @@ def test_contexts_are_as_long_as_the_row_allows(histories, window):
 
 def test_epochs_differ_and_seeds_repeat():
     histories = csr([list(range(25)), list(range(7)), [3]])
-    first, again, other = (epoch(histories, 5, np.random.default_rng(seed)) for seed in (0, 0, 1))
-    assert (first.items == again.items).all()
-    assert (first.items != other.items).any()
-
-
-def test_batches_are_consecutive_rows_and_shares_a_partition():
-    rows = epoch(csr([list(range(23))]), 5, np.random.default_rng(0))
-    parts = list(batches(rows, 2))
-    assert [len(part.items) for part in parts] == [2, 2, 1]
-    assert (np.concatenate([part.targets for part in parts]) == rows.targets.numpy()).all()
-    shares = [part.share(rank, 2) for part in parts for rank in (0, 1)]
-    assert [len(share.items) for share in shares] == [1, 1, 1, 1, 1, 0]
+    first, repeated, other = (
+        epoch(histories, 5, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, repeated)
+    assert not torch.equal(first[0], other[0])
 
 
 def test_padded_keeps_the_last_items_left_aligned():

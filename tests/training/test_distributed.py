@@ -34,7 +34,8 @@ with distributed.processes(torch.device("cpu")):
         train(fresh(shape), known, config, stop_after=2, **settings)
         model = fresh(shape, seed=5)
         trained = train(model, known, config, **settings)
-        results[loss] = [trained.curve["loss"].to_list(), weights(model).tolist(), trained.best_epoch]
+        losses = trained.curve["loss"].tolist()
+        results[loss] = [losses, weights(model).tolist(), trained.best_epoch]
     if distributed.rank() == 0:
         print(json.dumps(results))
 """

@@ -8,9 +8,8 @@ from nanorecsys.data import Histories, histories, leave_one_out
 from nanorecsys.evaluation import evaluate, make_task, value
 from nanorecsys.models.errors import ModelError
 from nanorecsys.models.ranker import POPULARITY, load_ranker, save_ranker
-from nanorecsys.training.encode import encode_users
 from nanorecsys.training.errors import TrainingError
-from nanorecsys.training.fit import fit_retriever, scorer
+from nanorecsys.training.fit import encode_users, fit_retriever, scorer
 from nanorecsys.training.ranker import RankerTraining, cold_scorer, draw, fit_ranker, mine, reranker
 from tests.training.sequences import SHORT, SMALL, titles, walks
 
@@ -30,7 +29,7 @@ def retriever():
 
 @pytest.fixture(scope="module")
 def fitted(retriever):
-    return fit_ranker(retriever, TASK, titles(), TRAINING, progress=False)
+    return fit_ranker(retriever, TASK, titles(), TRAINING)
 
 
 def quality(score):
@@ -79,7 +78,7 @@ def test_reranking_helps_a_retriever_that_was_stopped_early(retriever, fitted):
     before = scorer(retriever, TASK)
     after = reranker(fitted, before.user_vectors, TASK.seen, depth=16)
     assert quality(after) > quality(before) + 0.02
-    losses = fitted.curve["loss"].to_list()
+    losses = fitted.curve["loss"].tolist()
     assert losses[-1] < losses[0]
 
 
@@ -116,8 +115,8 @@ def test_cold_items_are_told_apart_by_content(retriever, fitted):
 
 
 def test_same_seed_same_ranker(retriever, fitted):
-    again = fit_ranker(retriever, TASK, titles(), TRAINING, progress=False)
-    assert again.curve.equals(fitted.curve)
+    repeated = fit_ranker(retriever, TASK, titles(), TRAINING)
+    assert repeated.curve.equals(fitted.curve)
 
 
 def test_nothing_to_learn_from_is_a_named_error(retriever):

@@ -10,20 +10,18 @@ from threadpoolctl import threadpool_limits
 
 from nanorecsys.data import Interactions
 from nanorecsys.evaluation import DotProduct, Scorer
-from nanorecsys.training.baselines.errors import BaselineError
 from nanorecsys.training.baselines.matrices import (
     co_counts,
     recency_weights,
     user_item,
     with_fallback,
 )
-
-SYMMETRY_BLOCK = 1024
+from nanorecsys.training.errors import TrainingError
 
 
 @dataclass(frozen=True)
 class EASE:
-    """score(u) = w(u) B, with B the linear item-item model without diagonal that reconstructs histories best
+    """score(u) = w(u) B, with B the best linear item-item model of the histories without diagonal
 
         P = (X' X + penalty I)^-1,   B = I - P diag(1 / diag P)
 
@@ -32,8 +30,8 @@ class EASE:
 
     Args:
         penalty: L2 penalty, in users.
-        recency: power of the decay over a user's history; 0 is EASE as published.
-        max_gib: memory that the dense matrices may take.
+        recency: Power of the decay over a user's history; 0 is EASE as published.
+        max_gib: Memory that the dense matrices may take.
     """
 
     penalty: float = 300.0
@@ -44,15 +42,16 @@ class EASE:
         """Solve for the smaller side of X: the cost is cubic in it.
 
         Raises:
-            BaselineError: the dense matrices would take more than max_gib, or the penalty is too
+            TrainingError: the dense matrices would take more than max_gib, or the penalty is too
                 small.
         """
         few_users = n_users <= n_items
         floats = n_users * (n_users + 3 * n_items) if few_users else n_items * n_items
         gib = 4 * floats / 2**30
         if gib > self.max_gib:
-            raise BaselineError(
-                f"EASE on {n_users} users and {n_items} items takes {gib:.1f} GiB, above {self.max_gib:g}",
+            raise TrainingError(
+                f"EASE on {n_users} users and {n_items} items takes {gib:.1f} GiB, "
+                f"above {self.max_gib:g}",
                 "Raise max_gib if the machine has the memory, or leave EASE out at this size.",
             )
         x = user_item(known, n_users, n_items)
@@ -60,39 +59,34 @@ class EASE:
         try:
             score = (_by_users if few_users else _by_items)(x, weights, self.penalty)
         except scipy.linalg.LinAlgError as error:
-            raise BaselineError(
-                f"EASE has no solution at penalty {self.penalty:g}: its normal equations are singular",
+            raise TrainingError(
+                f"EASE with penalty {self.penalty:g} has no solution: "
+                "its normal equations are singular",
                 "Use a larger penalty.",
             ) from error
         return with_fallback(score, known, n_users, n_items)
 
 
 def _by_items(x: sparse.csr_array, weights: sparse.csr_array, penalty: float) -> Scorer:
-    """EASE through the (n_items, n_items) inverse."""
+    """EASE by the (n_items, n_items) inverse."""
     n_items = x.shape[1]
     model = np.empty((n_items, n_items), np.float32)
     for rows, counts in co_counts(x):
         model[rows] = counts
     model[np.diag_indices(n_items)] += penalty
-    # In place: LAPACK is column-major, and the transpose of a symmetric row-major matrix is the
-    # same matrix.
-    _, singular = scipy.linalg.lapack.spotrf(model.T, overwrite_a=1)
-    if singular:
-        raise scipy.linalg.LinAlgError
-    scipy.linalg.lapack.spotri(model.T, overwrite_c=1)
-    # The inverse is in the lower triangle only.
-    for start in range(0, n_items, SYMMETRY_BLOCK):
-        stop = min(start + SYMMETRY_BLOCK, n_items)
-        corner = np.tril(model[start:stop, start:stop])
-        model[start:stop, start:stop] = corner + np.tril(corner, -1).T
-        model[start:stop, stop:] = model[stop:, start:stop].T
+    # In place, since a copy may not fit: LAPACK is column-major, and the transpose of a symmetric
+    # row-major matrix is the same matrix. It leaves the inverse in the lower triangle of ours.
+    factor = scipy.linalg.cholesky(model.T, overwrite_a=True)
+    model = scipy.linalg.lapack.spotri(factor, overwrite_c=True)[0].T
+    for i in range(n_items):
+        model[i, i:] = model[i:, i]
     model /= -np.diag(model).copy()
     np.fill_diagonal(model, 0)
     return lambda users: weights[users] @ model
 
 
 def _by_users(x: sparse.csr_array, weights: sparse.csr_array, penalty: float) -> Scorer:
-    """EASE through the (n_users, n_users) inverse, exact by the Woodbury identity:
+    """EASE by the (n_users, n_users) inverse, exact by the Woodbury identity:
 
     penalty P = I - X' M with M = (X X' + penalty I)^-1 X, so that with s = diag(X' M), elementwise
     in the items, w B = (w X' M - s w) / (1 - s).
@@ -114,20 +108,18 @@ def _by_users(x: sparse.csr_array, weights: sparse.csr_array, penalty: float) ->
 
 @dataclass(frozen=True)
 class ImplicitALS:
-    """score(u, i) = p(u) q(i), with known pairs weighted by confidence alpha against 1 for all others
+    """score(u, i) = p(u) q(i), with confidence alpha in known pairs against 1 in all others
 
     (Hu, Koren and Volinsky 2008, Collaborative filtering for implicit feedback datasets, eq. 3, by
-    the `implicit` library). The item vectors are fitted on unweighted histories; the user vectors
-    are then solved for anew (their eq. 4) with confidence alpha times `recency_weights`.
+    the `implicit` library). The item vectors are fitted on unweighted histories. The user vectors
+    are then solved for again (their eq. 4) with confidence alpha times `recency_weights`.
 
     Args:
-        factors: size of the vectors.
+        factors: Size of the vectors.
         regularization: L2 penalty.
-        alpha: confidence of a known pair.
-        iterations: sweeps over users and items.
-        recency: power of the decay over a user's history; 0 for none.
-        seed: of the first vectors.
-        threads: of the library.
+        alpha: Confidence in a known pair.
+        iterations: Sweeps over users and items.
+        recency: Power of the decay over a user's history; 0 for none.
     """
 
     factors: int = 64
@@ -135,21 +127,18 @@ class ImplicitALS:
     alpha: float = 10.0
     iterations: int = 15
     recency: float = 0.0
-    seed: int = 0
-    threads: int = 1
 
     def fit(self, known: Interactions, n_users: int, n_items: int) -> Scorer:
         weights = user_item(known, n_users, n_items, recency_weights(known, n_users, self.recency))
-        # The library has threads of its own; BLAS threads within them slow it tenfold, and it warns
-        # of them.
+        # BLAS threads within the library's own thread slow it tenfold, and it warns of them.
         with threadpool_limits(1, "blas"):
             model = AlternatingLeastSquares(
                 factors=self.factors,
                 regularization=self.regularization,
                 alpha=self.alpha,
                 iterations=self.iterations,
-                num_threads=self.threads,
-                random_state=self.seed,
+                num_threads=1,
+                random_state=0,
             )
             model.fit(sparse.csr_matrix(user_item(known, n_users, n_items)), show_progress=False)
             users = model.recalculate_user(np.arange(n_users), sparse.csr_matrix(weights))

@@ -1,4 +1,4 @@
-"""What the baselines share: weighted user-item matrices, co-occurrence counts, the back-off to popularity."""
+"""Shared by the baselines: user-item matrices, co-occurrence counts, the back-off to popularity."""
 
 from collections.abc import Iterator
 
@@ -13,13 +13,13 @@ BLOCK_BYTES = 16 * 2**20
 
 
 def age_in_events(known: Interactions, n_users: int) -> np.ndarray:
-    """How many events of the same user came after each event: int64 (n,), 0 for a user's last."""
+    """Number of later events of the same user, int64 (n,); 0 for a user's last event."""
     counts = np.bincount(known.user, minlength=n_users)
     return np.cumsum(counts)[known.user] - 1 - np.arange(len(known))
 
 
 def recency_weights(known: Interactions, n_users: int, power: float) -> np.ndarray:
-    """(1 + age in events) ** -power, float32 (n,): 1 for a user's last event; power 0 weighs all alike.
+    """Weights (1 + age in events) ** -power, float32 (n,): 1 for a user's last event.
 
     Age counts events, not days: most users of a rating site give all their ratings in a few
     sittings.
@@ -30,17 +30,16 @@ def recency_weights(known: Interactions, n_users: int, power: float) -> np.ndarr
 def user_item(
     known: Interactions, n_users: int, n_items: int, weights: np.ndarray | None = None
 ) -> sparse.csr_array:
-    """Sparse float32 (n_users, n_items): 1 where the user has the item, or the sum of weights (n,) there."""
-    shape = (n_users, n_items)
+    """Sparse float32 (n_users, n_items): 1, or the sum of weights (n,), at a user's items."""
     data = np.ones(len(known), np.float32) if weights is None else weights
-    matrix = sparse.coo_array((data, (known.user, known.item)), shape=shape).tocsr()
+    matrix = sparse.coo_array((data, (known.user, known.item)), (n_users, n_items)).tocsr()
     if weights is None:
         matrix.data[:] = 1.0
     return matrix
 
 
 def co_counts(x: sparse.csr_array) -> Iterator[tuple[slice, np.ndarray]]:
-    """Blocks of rows of the dense float32 matrix x.T @ x (n_items, n_items): (rows, block (b, n_items))."""
+    """The dense float32 matrix x.T @ x (n_items, n_items) by blocks: rows, block (b, n_items)."""
     n_items = x.shape[1]
     by_item = x.T.tocsr()
     step = max(1, BLOCK_BYTES // (4 * n_items))
@@ -50,17 +49,13 @@ def co_counts(x: sparse.csr_array) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def popularity(known: Interactions, n_items: int) -> np.ndarray:
-    """Share of the events that each item has, float32 (n_items,); zeros without any event."""
+    """Each item's share of the events, float32 (n_items,); zeros without any event."""
     counts = np.bincount(known.item, minlength=n_items)
     return (counts / max(1, len(known))).astype(np.float32)
 
 
 def with_fallback(score: Scorer, known: Interactions, n_users: int, n_items: int) -> Scorer:
-    """The same scorer, except that a user without any event is scored by popularity."""
+    """The same scorer, except that popularity scores a user without any event."""
     shares = popularity(known, n_items)
     has_history = np.bincount(known.user, minlength=n_users) > 0
-
-    def scored(users: np.ndarray) -> np.ndarray:
-        return np.where(has_history[users, None], score(users), shares)
-
-    return scored
+    return lambda users: np.where(has_history[users, None], score(users), shares)

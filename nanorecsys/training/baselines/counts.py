@@ -1,11 +1,11 @@
-"""Item-based neighbours: cosine over users (item-kNN), and transitions over time (Markov)."""
+"""Baselines that count: popularity, item neighbours (item-kNN) and transitions (Markov)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 
-from nanorecsys.data import Interactions
+from nanorecsys.data import Interactions, expand
 from nanorecsys.evaluation import Scorer
 from nanorecsys.training.baselines.matrices import (
     age_in_events,
@@ -15,6 +15,48 @@ from nanorecsys.training.baselines.matrices import (
     user_item,
     with_fallback,
 )
+
+DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """score(u, i) = item i's share of the known events, the same for every user."""
+
+    def fit(self, known: Interactions, n_users: int, n_items: int) -> Scorer:
+        shares = popularity(known, n_items)
+        return lambda users: np.tile(shares, (len(users), 1))
+
+
+@dataclass(frozen=True)
+class RecentPopularity:
+    """score(u, i) = events of i in the `days` up to u's last one, plus i's share of all events.
+
+    The share, below 1, only orders items of equal count. Events after u's last one do not count, so
+    that nothing leaks from the future. A user without an event looks back from the last event of
+    all.
+
+    Args:
+        days: Length of the window.
+    """
+
+    days: float = 30
+
+    def fit(self, known: Interactions, n_users: int, n_items: int) -> Scorer:
+        in_time = np.argsort(known.timestamp, kind="stable")
+        item, time = known.item[in_time], known.timestamp[in_time]
+        cut = np.full(n_users, time[-1] if len(time) else 0)
+        cut[known.user] = known.timestamp  # sorted by time within a user: the last assignment stays
+        start = np.searchsorted(time, cut - self.days * DAY_S)
+        stop = np.searchsorted(time, cut, side="right")
+        shares = popularity(known, n_items)
+
+        def score(users: np.ndarray) -> np.ndarray:
+            row, event = expand(start[users], stop[users])
+            counts = np.bincount(row * n_items + item[event], minlength=len(users) * n_items)
+            return counts.reshape(len(users), n_items).astype(np.float32) + shares
+
+        return score
 
 
 @dataclass(frozen=True)
@@ -27,9 +69,9 @@ class ItemKNN:
     shrinkage as in Bell and Koren 2007.) w(j) is `recency_weights`.
 
     Args:
-        neighbours: items kept for each item.
-        shrinkage: in users; larger trusts rare pairs less.
-        recency: power of the decay over a user's history; 0 for none.
+        neighbours: Items kept for each item.
+        shrinkage: Shrinkage in users; a larger one trusts rare pairs less.
+        recency: Power of the decay over a user's history; 0 for none.
     """
 
     neighbours: int = 200
@@ -59,21 +101,22 @@ class ItemKNN:
 
 @dataclass(frozen=True)
 class Markov:
-    """score(u, i) = sum over u's last events j of (1 + age(j)) ** -recency p(i | j), plus backoff times popularity.
+    """score(u, i) = sum over u's last events j of w(j) p(i | j), plus backoff times popularity
 
+        w(j) = (1 + age(j)) ** -recency
         p(i | j) = t(j, i) / ((sum over i of t(j, i) + shrinkage) n(i) ** debias)
 
     where t(j, i) sums (1 / d) ** gap over the times that i came d events after j, d <= window, and
     n(i) counts events: a first-order chain with skips (Shani, Heckerman and Brafman 2005).
 
     Args:
-        window: largest distance d.
-        gap: power of the decay over d.
-        last: how many of u's last events vote.
-        recency: power of the decay over their age.
-        shrinkage: in transitions; larger trusts rare j less.
-        debias: power that takes popularity out of the target.
-        backoff: weight of the popularity share.
+        window: Largest distance d.
+        gap: Power of the decay over d.
+        last: Number of u's last events that vote.
+        recency: Power of the decay over their age.
+        shrinkage: Shrinkage in transitions; a larger one trusts rare j less.
+        debias: Power of the target's popularity that is divided out.
+        backoff: Weight of the popularity share.
     """
 
     window: int = 5
@@ -94,11 +137,8 @@ class Markov:
         counts = np.bincount(known.item, minlength=n_items).astype(np.float32)
         source = 1 / np.maximum(transitions.sum(axis=1) + self.shrinkage, 1.0)
         target = np.maximum(counts, 1.0) ** np.float32(-self.debias)
-        transitions = (
-            (sparse.diags_array(source) @ transitions @ sparse.diags_array(target))
-            .astype(np.float32)
-            .tocsr()
-        )
+        scaled = sparse.diags_array(source) @ transitions @ sparse.diags_array(target)
+        transitions = scaled.astype(np.float32).tocsr()
         weights = recency_weights(known, n_users, self.recency)
         weights[age_in_events(known, n_users) >= self.last] = 0
         recent = user_item(known, n_users, n_items, weights)

@@ -1,0 +1,175 @@
+"""How far a variant is from the trained model, in vectors, lists and quality, and the choice."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from nanorecsys.evaluation import (
+    DotProduct,
+    Evaluation,
+    Task,
+    evaluate,
+    paired_change,
+    some_users,
+    values,
+)
+from nanorecsys.export.result import Parity, VariantResult
+from nanorecsys.models.ranker import FittedRanker
+from nanorecsys.serving.encoder import Encode, encode_users, session
+from nanorecsys.system.errors import NanorecsysError
+
+BATCH_TOKENS = 2000  # padded positions of a batch, to compare with a batch of one
+# The rule of the choice: no larger share of NDCG@10 may be lost, ...
+LARGEST_LOSS = 0.01
+# ... and no entry of a vector may change more with its batch: rounding does less than that, and a
+# scale that is found over the batch does more.
+LARGEST_BATCH_EFFECT = 2e-4
+
+
+def encode_task(encode: Encode, task: Task, window: int, batch_tokens: int) -> np.ndarray:
+    """Encode the users with a target: float32 (n_users, d), zero for all others.
+
+    Args:
+        encode: Encoder to compare.
+        task: Users, their histories and targets.
+        window: Longest history, in events.
+        batch_tokens: Number of padded positions per batch.
+    """
+    users = np.flatnonzero(task.targets.lengths)
+    found = encode_users(encode, task.seen, window, users, batch_tokens=batch_tokens)
+    vectors = np.zeros((task.n_users, found.shape[1]), np.float32)
+    vectors[users] = found
+    return vectors
+
+
+def rank(vectors: np.ndarray, item_vectors: np.ndarray, task: Task) -> Evaluation:
+    """Rank a task's targets by inner product."""
+    return evaluate(DotProduct(vectors, item_vectors), task.targets, task.seen, task.n_items)
+
+
+def batch_effect(encode: Encode, task: Task, window: int, users: int = 32) -> float:
+    """Largest change of a vector's entry between a batch of one and one of similar lengths.
+
+    Args:
+        encode: Encoder to examine.
+        task: Users, their histories and targets.
+        window: Longest history, in events.
+        users: Number of users, spread evenly over those with a target.
+    """
+    some = np.flatnonzero(some_users(task, users).targets.lengths)
+    alone, together = (
+        encode_users(encode, task.seen, window, some, batch_tokens=n) for n in (1, BATCH_TOKENS)
+    )
+    return float(np.abs(alone - together).max())
+
+
+def compare(
+    vectors: np.ndarray,
+    ranked: Evaluation,
+    reference: np.ndarray,
+    reference_ranked: Evaluation,
+    batch_effect: float,
+) -> Parity:
+    """Compare a variant with the trained model, over the users with a target.
+
+    Args:
+        vectors: float32 (n_users, d), unit norm for those users.
+        ranked: Evaluation of `vectors`.
+        reference: The trained model's vectors, float32 (n_users, d).
+        reference_ranked: Evaluation of `reference`.
+        batch_effect: Result of `batch_effect`.
+    """
+    users = ranked.users
+    cosine = np.einsum("ud,ud->u", vectors[users], reference[users])
+    hitrate, ndcg = (
+        paired_change(values(reference_ranked, metric).values, values(ranked, metric).values)
+        for metric in ("hitrate@10", "ndcg@10")
+    )
+    return Parity(
+        max_difference=float(np.abs(vectors[users] - reference[users]).max()),
+        cosine_median=float(np.median(cosine)),
+        cosine_lowest=float(cosine.min()),
+        overlap=float(overlaps(ranked.top, reference_ranked.top).mean()),
+        hitrate=hitrate,
+        ndcg=ndcg,
+        batch_effect=batch_effect,
+    )
+
+
+def overlaps(top: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Share of each user's list that is in the other's: int (m, k) twice -> float (m,); -1 is none.
+
+    >>> overlaps(np.array([[1, 2, 3, 4]]), np.array([[4, 3, 9, 8]])).tolist()
+    [0.5]
+    """
+    shared = [
+        np.isin(a[a >= 0], b).sum() / max((a >= 0).sum(), 1)
+        for a, b in zip(top, other, strict=True)
+    ]
+    return np.array(shared)
+
+
+def rank_frame(ranked: Mapping[str, Evaluation]) -> pd.DataFrame:
+    """Collect the raw rows behind every quality: variant, user int32, item int32, rank float64."""
+    frames = [e.rank_rows().assign(variant=name) for name, e in ranked.items()]
+    return pd.concat(frames, ignore_index=True)[["variant", "user", "item", "rank"]]
+
+
+def ranker_difference(
+    fitted: FittedRanker, path: Path, vectors: np.ndarray, ranked: Evaluation
+) -> float:
+    """Largest difference between an exported ranker's scores and PyTorch's.
+
+    Args:
+        fitted: The trained ranker.
+        path: ONNX file of the exported ranker.
+        vectors: Users' vectors, float32 (n_users, d).
+        ranked: Evaluation whose lists are the candidates.
+    """
+    run, largest = session(path), 0.0
+    for user, candidates in zip(ranked.users, ranked.top, strict=True):
+        items = candidates[candidates >= 0][None].astype(np.int64)
+        users = vectors[user][None]
+        scores = run.run(None, {"users": users, "items": items})[0]
+        with torch.inference_mode():
+            tensor = torch.from_numpy(items)
+            inputs = fitted.items.read(tensor, torch.zeros_like(tensor, dtype=torch.bool))
+            expected = fitted.ranker(torch.from_numpy(users), *inputs).numpy()
+        largest = max(largest, float(np.abs(scores - expected).max()))
+    return largest
+
+
+def keeps_quality(variant: VariantResult) -> bool:
+    """Whether the interval of the change of NDCG@10 excludes a loss of more than `LARGEST_LOSS`."""
+    ndcg = variant.parity.ndcg
+    return ndcg.low >= -LARGEST_LOSS * ndcg.base
+
+
+def depends_on_batch(variant: VariantResult) -> bool:
+    """Whether a vector depends on what else is in its batch."""
+    return variant.parity.batch_effect > LARGEST_BATCH_EFFECT
+
+
+def choose(variants: Mapping[str, VariantResult]) -> str:
+    """Choose the variant to serve: the lowest mean latency of those that the rule leaves.
+
+    A server without PyTorch needs an ONNX file; the variant keeps its quality, and its vectors do
+    not depend on the batch.
+
+    Raises:
+        NanorecsysError: The rule leaves none.
+    """
+    kept = {
+        name: v.mean_ms
+        for name, v in variants.items()
+        if v.load_ms is not None and keeps_quality(v) and not depends_on_batch(v)
+    }
+    if not kept:
+        raise NanorecsysError(
+            "no exported variant keeps its NDCG@10 within the rule",
+            "Evaluate more users or train longer: the interval of a weak model is too wide.",
+        )
+    return min(kept, key=kept.__getitem__)
