@@ -1,8 +1,8 @@
-"""What a recall of .999 can cost at best: how fast codes are scanned, and how much of the catalogue has to be.
+"""The least cost of a recall of 0.999: how fast codes are scanned, and how many must be.
 
-Of a run's published vectors and user queries (chapter 04). An index that scans 4-bit codes and
-refines what it finds can be no faster than the scan alone; one with lists cannot leave out more of
-them than exact search within those lists allows. Everything one query at a time, one thread.
+It uses the vectors and user queries of a run of chapter 04. An index that scans 4-bit codes and
+refines its candidates is not faster than the scan alone. One with lists must visit as many of them
+as exact search within these lists needs. All searches are of single queries on one thread.
 """
 
 import argparse
@@ -24,10 +24,10 @@ K = 100
 LISTS = 256
 EPILOG = """
 examples:
-  python benchmarks/ann.py                                        the full run, 20 seconds
-  python benchmarks/ann.py --run data/runs/quick --codes 64       another run, and half as many codes a vector
+  python benchmarks/ann.py                                   the full run, 20 seconds
+  python benchmarks/ann.py --run data/runs/quick --codes 64       another run, half as many codes
 
-How to read it: times of one line were measured in turn; compare within a run only.
+The times of one line were measured in turn. Compare them within a run only.
 """
 
 
@@ -36,14 +36,22 @@ def main() -> int:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, default=Path("data/runs/full"))
-    parser.add_argument("--codes", type=int, default=128, help="of 4 bits, a vector")
+    parser.add_argument("--codes", type=int, default=128, help="4-bit codes per vector")
     parser.add_argument("--queries", type=int, default=600)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
-        "--factors", type=int, nargs="+", default=[1, 2, 3], help="times k that are refined"
+        "--factors",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3],
+        help="refined candidates, multiples of k",
     )
     parser.add_argument(
-        "--probes", type=int, nargs="+", default=[16, 32, 64, 96, 128], help=f"lists of {LISTS}"
+        "--probes",
+        type=int,
+        nargs="+",
+        default=[16, 32, 64, 96, 128],
+        help=f"visited lists of {LISTS}",
     )
     arguments = parser.parse_args()
     folder = arguments.run / "04_ann"
@@ -61,9 +69,8 @@ def main() -> int:
     faiss.omp_set_num_threads(1)
     n, d = vectors.shape
     print(f"{n:,} x {d}, {len(queries)} user queries, k {K}; {provenance.machine().processor}\n")
-    print(
-        f"{'times k':>8}{'scan alone, ms':>16}{'x Flat':>8}{'refined, ms':>14}{'x Flat':>8}{'recall':>9}"
-    )
+    titles = (f"{'times k':>8}{'scan alone, ms':>16}{'x Flat':>8}", f"{'refined, ms':>14}")
+    print(*titles, f"{'x Flat':>8}{'recall':>9}", sep="")
     for factor in arguments.factors:
         refined.set(f"k_factor_rf={factor}")
         searches = ((flat, K), (scan, K * factor), (refined, K))
@@ -71,23 +78,21 @@ def main() -> int:
             queries, arguments.repeats, *(partial(i.search, k=k) for i, k in searches)
         )
         found = exact.recall(refined.search(queries, K)[1], K).mean()
-        print(
-            f"{factor:>8}{alone:>16.3f}{whole / alone:>8.1f}{both:>14.3f}{whole / both:>8.1f}{found:>9.4f}"
-        )
-    print(
-        f"\n{'lists of ' + str(LISTS):>13}{'vectors read':>14}{'recall of exact search in them':>32}"
-    )
+        speeds = f"{whole / alone:>8.1f}{both:>14.3f}{whole / both:>8.1f}"
+        print(f"{factor:>8}{alone:>16.3f}{speeds}{found:>9.4f}")
+    print(f"\n{'lists of ' + str(LISTS):>13}{'vectors read':>14}{'recall of exact search':>24}")
     for probes in arguments.probes:
         lists.set(f"nprobe={probes}")
         found = exact.recall(lists.search(queries, K)[1], K).mean()
-        print(f"{probes:>13}{visited(lists, queries, probes).mean() / n:>14.0%}{found:>32.4f}")
+        read = np.mean(visited(lists, queries)) / n
+        print(f"{probes:>13}{read:>14.0%}{found:>24.4f}")
     return 0
 
 
 def take_turns(
     queries: np.ndarray, repeats: int, *searches: Callable[[np.ndarray], object]
 ) -> np.ndarray:
-    """Medians in ms of one query at a time, the searches in turn; the median over the repeats after one to warm up."""
+    """Time single queries, the searches in turn; return medians in ms after a warm-up."""
     found = []
     for _ in range(repeats + 1):
         row = []

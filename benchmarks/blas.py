@@ -1,7 +1,6 @@
-"""FAISS's matrix products with each of the kernels that its OpenBLAS has, in one run: assignment to centroids.
+"""FAISS's matrix products with each kernel of its OpenBLAS: assignment to centroids.
 
-See `nanorecsys.system.blas` for why the choice is not left to OpenBLAS, which is the row
-`detected`.
+The row `detected` is OpenBLAS's own choice. `nanorecsys.system.blas` says why it is not used.
 """
 
 import argparse
@@ -24,14 +23,16 @@ else:
 import numpy as np
 from threadpoolctl import threadpool_info
 made = np.random.default_rng(0)
-centroids, vectors = (made.standard_normal((n, {D}), dtype=np.float32) for n in ({CENTROIDS}, {VECTORS}))
+sizes = ({CENTROIDS}, {VECTORS})
+centroids, vectors = (made.standard_normal((n, {D}), dtype=np.float32) for n in sizes)
 quantizer = faiss.IndexFlatIP({D})
 quantizer.add(centroids)
 quantizer.search(vectors[:1024], 1)
 start = time.perf_counter()
 quantizer.search(vectors, 1)
 seconds = time.perf_counter() - start
-name = next(p["architecture"] for p in threadpool_info() if "faiss" in p["filepath"] and "architecture" in p)
+pools = [p for p in threadpool_info() if "faiss" in p["filepath"]]
+name = next(p["architecture"] for p in pools if "architecture" in p)
 print(name, seconds)
 """
 
@@ -40,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=5, help="of each, taking turns")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of each, in turn")
     repeats = parser.parse_args().repeats
 
     model, flags = processor()

@@ -1,8 +1,7 @@
-"""Vectors a second that each generator of synthetic catalogues makes.
+"""Vectors per second of each generator of synthetic catalogues.
 
-The generators take turns; each repeat fits anew and makes one catalogue, all cores at work, and
-what is counted are its synthetic rows. The limits are those of the project on 2 virtual CPUs at d
-256: 150,000 vectors a second for `independent`, 50,000 for `local`.
+The generators take turns. Each repeat fits the generator and makes one catalogue on all cores; its
+synthetic rows are counted. The limits are for 2 virtual CPUs at d 256.
 """
 
 import statistics
@@ -15,7 +14,7 @@ import click
 import numpy as np
 
 from nanorecsys.scaleup import GENERATORS, generate, write_catalogue
-from nanorecsys.scaleup.generators.base import normalised
+from nanorecsys.scaleup.generators.distributions import normalised
 from nanorecsys.study.provenance import machine, threads
 from nanorecsys.system.errors import NanorecsysError
 
@@ -24,13 +23,13 @@ LIMITS = {"independent": 150_000, "local": 50_000}
 EPILOG = """
 \b
 examples:
-  python benchmarks/generators.py                              random items of the study's shape, about a minute
+  python benchmarks/generators.py                              random items, about a minute
   python benchmarks/generators.py --vectors item_vectors.npy   trained ones; the time is the same
-  python benchmarks/generators.py --to-disk --n 3000000        into a file in a temporary folder, as the chapter does
+  python benchmarks/generators.py --to-disk --n 3000000        into a file, as the chapter does
   python benchmarks/generators.py --threads 1 -g local         one generator on one core
 
-How to read it: the time of a fit is part of a small catalogue's time, so the figure grows with --n. Exit status 1: a
-median is below its limit (they are for an otherwise idle machine).
+The time of a fit is part of a small catalogue's time, so the figure grows with --n. Exit status 1:
+a median is below its limit (they are for an otherwise idle machine).
 """
 
 
@@ -81,9 +80,8 @@ def main(
     except NanorecsysError as error:
         raise click.ClickException(str(error)) from error
     cpu = machine().processor
-    print(
-        f"{len(real)} items of d {real.shape[1]} to {n}, {repeats} repeats; {cpu}, {n_threads or 'all'} threads"
-    )
+    print(f"{len(real)} items of d {real.shape[1]} to {n}, {repeats} repeats")
+    print(f"{cpu}, {n_threads or 'all'} threads")
     print(f"environment: {threads()}")
     print(f"{'vectors/s':<14}{'median':>10}{'lowest':>10}{'highest':>10}{'limit':>10}")
     for name, values in rates.items():
@@ -97,13 +95,11 @@ def main(
 
 
 def seconds(real: np.ndarray, n: int, name: str, n_threads: int | None, to_disk: bool) -> float:
-    """Time of one catalogue, fit included."""
+    """Time one catalogue, fit included."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         if to_disk:
-            write_catalogue(
-                Path(folder) / "catalogue.npy", real, n, name, threads=n_threads, progress=False
-            )
+            write_catalogue(Path(folder) / "catalogue.npy", real, n, name, threads=n_threads)
         else:
             generate(real, n, name, threads=n_threads)
         return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""`nanorecsys ann`: what the nearest-neighbour chapter leaves for other programs."""
+"""`nanorecsys ann`: export the vectors of the nearest-neighbour chapter for other programs."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import click
 
 @click.group()
 def ann() -> None:
-    """Vectors and queries of the nearest-neighbour chapter."""
+    """Use the vectors and queries of the nearest-neighbour chapter."""
 
 
 @ann.command("export-hdf5")
@@ -15,11 +15,13 @@ def ann() -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="File to write; data/runs/PROFILE/ann.hdf5 by default.",
+    help="File to write [default: data/runs/PROFILE/ann.hdf5].",
 )
 @click.option("--k", default=100, show_default=True, help="Exact neighbours of each query.")
 def export_hdf5(profile: str, out: Path | None, k: int) -> None:
-    """Write vectors, user queries and exact neighbours of PROFILE's run in the file layout of ann-benchmarks.
+    """Write the vectors of a run in the file layout of ann-benchmarks.
+
+    The file has the item vectors, user queries and exact neighbours of PROFILE's run.
 
     \b
     Example:
@@ -32,12 +34,11 @@ def export_hdf5(profile: str, out: Path | None, k: int) -> None:
     from nanorecsys.study.layout import layout
     from nanorecsys.study.records import read_record
 
-    where = layout()
-    folder = where.run(profile) / "04_ann"
+    folders = layout()
+    folder = folders.run(profile) / "04_ann"
     record = read_record(folder, Result)
     vectors, queries = (np.load(folder / record.files[name]) for name in ("vectors", "queries"))
-    path = out or where.run(profile) / "ann.hdf5"
+    path = out or folders.run(profile) / "ann.hdf5"
     write(path, vectors, queries, k)
-    click.echo(
-        f"{len(vectors):,} vectors, {len(queries):,} queries, {k} neighbours each: {where.relative(path)}"
-    )
+    counts = f"{len(vectors):,} vectors, {len(queries):,} queries, {k} neighbours each"
+    click.echo(f"{counts}: {folders.relative(path)}")

@@ -1,13 +1,17 @@
-"""Named errors of the nearest-neighbour search. A sweep writes down those of a specification, by name, and goes on."""
+"""Named errors of the nearest-neighbour search."""
+
+import msgspec
 
 from nanorecsys.serving.errors import SettingError, SpecificationError
 from nanorecsys.system.errors import NanorecsysError
 
 __all__ = [
     "AnnError",
+    "CrashError",
     "DirectionsError",
     "DivisibilityError",
     "FactoryError",
+    "Failure",
     "ListsError",
     "NeighboursError",
     "SettingError",
@@ -17,28 +21,45 @@ __all__ = [
 
 
 class AnnError(NanorecsysError):
-    """A sweep or an export cannot be done as asked."""
+    """The chapter or an export cannot do what its arguments ask for."""
+
+
+class CrashError(AnnError):
+    """A child process died before it returned a result, for example because memory ran out."""
 
 
 class FactoryError(SpecificationError):
-    """No index is written so."""
+    """The factory string is not one that a library knows."""
 
 
 class DivisibilityError(SpecificationError):
-    """A product quantizer's number of parts does not divide the dimensions."""
+    """The number of parts of a product quantizer does not divide the dimensions."""
 
 
 class DirectionsError(SpecificationError):
-    """A projection to the users' directions that has none, more than there are, or no user vectors to be fitted on."""
+    """A projection has no directions, more than the vectors have, or no users to be fitted on."""
 
 
 class ListsError(SpecificationError):
-    """More inverted lists than vectors to train them with."""
+    """An index has more inverted lists than vectors to train them with."""
 
 
 class VectorsError(SpecificationError):
-    """Vectors that are not finite, not of unit norm, not float32 or not two-dimensional."""
+    """Vectors are not float32 (n, d), not finite or not of unit norm."""
 
 
 class NeighboursError(SpecificationError):
-    """More neighbours asked for than there are vectors."""
+    """A search asks for more neighbours than there are vectors."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An index that could not be built or searched: the error's class and message."""
+
+    factory: str
+    error: str
+    message: str
+
+    @classmethod
+    def of(cls, factory: str, error: Exception) -> "Failure":
+        """Record an error by its name and the first line of its message."""
+        return cls(factory, type(error).__name__, str(error).partition("\n")[0])

@@ -1,9 +1,9 @@
-"""Exact neighbours by brute force, recall against them with ties counted, and what of a search a user has not seen.
+"""Exact neighbours by brute force, recall against them, and ranks of held-out items.
 
-Computed by matrix products in numpy, not by the library whose indexes are judged.
+All is computed in numpy and not by the library whose indexes are judged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,23 +12,21 @@ from nanorecsys.ann.indexes import check_neighbours
 from nanorecsys.data import Histories, expand
 from nanorecsys.evaluation.ranking import top_items
 
-# Scores that single precision cannot tell apart: 256 products of unit vectors carry an error of
-# some 1e-7.
-TIE = 1e-6
+TIE = 1e-6  # difference of scores that single precision cannot tell apart (its error is about 1e-7)
 LOWEST = np.finfo(np.float32).min
 BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class Exact:
-    """What an exact search of n vectors finds.
+    """The exact neighbours of queries among n vectors.
 
     Args:
         scores: float32 (q, k), falling.
         items: int32 (q, k), equal scores in ascending order of item; -1 where there are no more.
-        n: vectors that were searched.
-        hits: for each cutoff, the sorted keys (query * n + item) of every item whose score is at
-            least that of the cutoff's last neighbour, ties included.
+        n: Number of vectors.
+        hits: By cutoff, the sorted keys (query * n + item) of all items whose score is at least
+            that of the cutoff's last neighbour, ties included.
     """
 
     scores: np.ndarray
@@ -37,14 +35,14 @@ class Exact:
     hits: dict[int, np.ndarray]
 
     def recall(self, items: np.ndarray, cutoff: int) -> np.ndarray:
-        """Recall of the first `cutoff` items that a search found for each query, float32 (q,).
+        """Return the recall of the first `cutoff` items of a search's answer, float32 (q,).
 
         An item counts if its exact score is at least that of the cutoff-th exact neighbour, up to
-        `TIE`; an item that is listed twice counts once.
+        `TIE`. An item that is listed twice counts once.
 
         Args:
-            items: int (q, at least cutoff), -1 where nothing was found.
-            cutoff: one of those that `hits` has.
+            items: int (the first queries, at least cutoff), -1 where nothing was found.
+            cutoff: One of the keys of `hits`.
         """
         first = np.sort(items[:, :cutoff], axis=1)
         fresh = np.ones(first.shape, bool)
@@ -61,15 +59,15 @@ def exact_neighbours(
     cutoffs: Sequence[int] | None = None,
     seen: Histories | None = None,
 ) -> Exact:
-    """The k nearest of each query by inner product.
+    """Find the k nearest vectors of each query by inner product.
 
     Args:
         vectors: float32 (n, d).
         queries: float32 (q, d).
-        k: neighbours that are listed.
-        cutoffs: those that recall will be asked at, at most k; k itself by default.
-        seen: CSR by query, items that are no neighbours; none by default. A query with fewer than k
-            others has them all among its hits, and a recall below 1 at the best.
+        k: Neighbours per query.
+        cutoffs: Cutoffs of recall, at most k; k alone by default.
+        seen: CSR by query, items that are not neighbours; none by default. A query with fewer than
+            k other items has a recall below 1 at best.
 
     Raises:
         NeighboursError: k is above n.
@@ -95,9 +93,7 @@ def exact_neighbours(
                 seen.offsets[part], seen.offsets[start + 1 : start + len(found) + 1]
             )
             found[row, seen.items[entry]] = -np.inf
-        items[part] = top = top_items(
-            found, k
-        )  # ties beyond the k-th go to hits, not into the list
+        items[part] = top = top_items(found, k)  # ties beyond the k-th go into hits only
         scores[part] = np.where(top < 0, -np.inf, np.take_along_axis(found, top, axis=1))
         for cutoff in cutoffs:
             row, item = np.nonzero(
@@ -107,22 +103,50 @@ def exact_neighbours(
     return Exact(scores, items, n, {c: np.concatenate(keys) for c, keys in hits.items()})
 
 
+@dataclass(frozen=True, eq=False)
+class HeldOutItems:
+    """One held-out item per user, to be ranked among what the user has not seen.
+
+    Args:
+        users: int32 (u,).
+        vectors: float32 (u, d), user vectors after the whole history.
+        seen: CSR over the same users.
+        targets: int (u,), the held-out items.
+    """
+
+    users: np.ndarray
+    vectors: np.ndarray
+    seen: Histories
+    targets: np.ndarray
+
+    def ranks(
+        self, search: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]], n: int
+    ) -> np.ndarray:
+        """Rank each held-out item by a search of n items, float64 (u,); infinite if not found."""
+        wanted = list_lengths(self.seen.lengths, n)
+        found = np.empty(len(self.targets))
+        for length in np.unique(wanted):
+            rows = np.flatnonzero(wanted == length)
+            scores, items = search(self.vectors[rows], int(length))
+            found[rows] = target_ranks(scores, items, self.seen.take(rows), self.targets[rows], n)
+        return found
+
+
 def target_ranks(
     scores: np.ndarray, items: np.ndarray, seen: Histories, targets: np.ndarray, n: int
 ) -> np.ndarray:
-    """Rank of each user's held-out item in a search's answer without the items that the user has seen, float64 (u,).
+    """Rank each user's held-out item in a search's answer without the seen items, float64 (u,).
 
-    Equal scores count by their mean rank, as everywhere in the study; infinite where the item was
-    not found.
+    Equal scores count by their mean rank. The rank is infinite if the item was not found.
 
     Args:
         scores: float32 (u, k), as the search returned them.
         items: int64 (u, k), -1 where nothing was found.
-        seen: CSR over the same users in the same order.
+        seen: CSR over the same users.
         targets: int (u,).
-        n: size of the catalogue.
+        n: Size of the catalogue.
     """
-    kept = (items >= 0) & ~_are_seen(items, seen, np.arange(len(items)), n)
+    kept = (items >= 0) & ~_are_seen(items, seen, n)
     mine = kept & (items == targets[:, None])
     score = np.where(mine, scores, -np.inf).max(axis=1)
     higher = (kept & (scores > score[:, None])).sum(axis=1)
@@ -130,34 +154,32 @@ def target_ranks(
     return np.where(mine.any(axis=1), 1 + higher + (same - 1) / 2, np.inf)
 
 
-def without_seen(
-    items: np.ndarray, seen: Histories, users: np.ndarray, n: int, cutoff: int
-) -> np.ndarray:
-    """The first items of a search that their user has not seen, int (u, cutoff), -1 where there are fewer.
+def without_seen(items: np.ndarray, seen: Histories, n: int, cutoff: int) -> np.ndarray:
+    """Keep the first items of each answer that the user has not seen, int (u, cutoff).
+
+    The rest of a row is -1 if fewer items are left.
 
     Args:
         items: int (u, at least cutoff), -1 where nothing was found.
-        seen: CSR by user.
-        users: int (u,), whose items they are.
-        n: size of the catalogue.
-        cutoff: items that are kept.
+        seen: CSR over the same users.
+        n: Size of the catalogue.
+        cutoff: Number of items to keep.
 
     Example:
         >>> seen = Histories(np.array([0, 2]), np.array([3, 1]))
-        >>> without_seen(np.array([[3, 2, 1, 0]]), seen, np.array([0]), n=4, cutoff=3).tolist()
+        >>> without_seen(np.array([[3, 2, 1, 0]]), seen, n=4, cutoff=3).tolist()
         [[2, 0, -1]]
     """
-    away = (items < 0) | _are_seen(items, seen, users, n)
+    away = (items < 0) | _are_seen(items, seen, n)
     order = np.argsort(away, axis=1, kind="stable")[:, :cutoff]
-    return np.where(
-        np.take_along_axis(away, order, axis=1), -1, np.take_along_axis(items, order, axis=1)
-    )
+    kept = np.take_along_axis(items, order, axis=1)
+    return np.where(np.take_along_axis(away, order, axis=1), -1, kept)
 
 
 def list_lengths(seen: np.ndarray, n: int, cutoff: int = 10) -> np.ndarray:
-    """Neighbours to ask for so that `cutoff` are left when the seen items are removed, int64 (u,).
+    """Return how many neighbours to ask for so that `cutoff` unseen ones are left, int64 (u,).
 
-    Rounded up to a power of two, at least 128, so that users share batches; at most n.
+    Lengths are powers of two, at least 128, so that users share batches; they are at most n.
 
     >>> list_lengths(np.array([5, 130, 5000]), n=3000).tolist()
     [128, 256, 3000]
@@ -166,30 +188,30 @@ def list_lengths(seen: np.ndarray, n: int, cutoff: int = 10) -> np.ndarray:
     return np.minimum(2 ** np.ceil(np.log2(wanted)).astype(np.int64), n)
 
 
-def seen_share(items: np.ndarray, seen: Histories, users: np.ndarray) -> tuple[float, float]:
-    """Share of neighbours that their user has seen, which a service leaves out: of all, and of the first ones.
+def seen_share(items: np.ndarray, seen: Histories) -> tuple[float, float]:
+    """Return the share of neighbours that the user has seen: of all, and of the nearest ones.
 
     Args:
         items: int (u, k), neighbours of each user, the nearest first.
-        seen: CSR by user.
-        users: int (u,), whose neighbours they are.
+        seen: CSR over the same users.
 
     Example:
-        >>> seen_share(np.array([[3, 1], [2, 0]]), Histories(np.array([0, 1, 2]), np.array([3, 0])), np.array([0, 1]))
+        >>> seen = Histories(np.array([0, 1, 2]), np.array([3, 0]))
+        >>> seen_share(np.array([[3, 1], [2, 0]]), seen)
         (0.5, 0.5)
     """
-    own = _are_seen(items, seen, users, 1 + max(items.max(), seen.items.max(initial=0)))
+    own = _are_seen(items, seen, 1 + max(items.max(), seen.items.max(initial=0)))
     return float(own.mean()), float(own[:, 0].mean())
 
 
-def _are_seen(items: np.ndarray, seen: Histories, users: np.ndarray, n: int) -> np.ndarray:
-    """Which of each user's items int (u, k), below n, the user has seen: bool (u, k); at -1 it says nothing."""
-    row, entry = expand(seen.offsets[users], seen.offsets[users + 1])
+def _are_seen(items: np.ndarray, seen: Histories, n: int) -> np.ndarray:
+    """Say which items, int (u, k) below n, their user has seen: bool (u, k), undefined at -1."""
+    row, entry = expand(seen.offsets[:-1], seen.offsets[1:])
     return _among(np.arange(len(items))[:, None] * n + items, np.sort(row * n + seen.items[entry]))
 
 
 def _among(keys: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Which of `keys` are among the sorted `ordered`: bool, the shape of `keys`."""
+    """Say which of `keys` are in the sorted array `ordered`: bool, the shape of `keys`."""
     if not len(ordered):
         return np.zeros(keys.shape, bool)
     place = np.searchsorted(ordered, keys)

@@ -1,4 +1,4 @@
-"""What the machine can do at best: bytes read a second by one thread, and single-precision arithmetic in a product."""
+"""The machine's limits: memory bandwidth of one thread, and arithmetic of a matrix product."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,33 +8,34 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 MIB = 2**20
-# From well within a core's cache to well beyond a socket's.
+# Working sets from well within a core's cache to well beyond a socket's.
 SIZES_MIB = (0.25, 1.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0)
 GEMM_SHAPE = (1024, 256, 8192)  # queries, dimensions, vectors
 
 
 class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
-    """GB (10^9 bytes) a second that one thread reads from a working set of that size, over and over."""
+    """GB (10^9 bytes) per second that one thread reads repeatedly from a working set."""
 
     working_set_mib: float
     gb_per_s: float
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Measured limits of the machine. `gemm_gflops` is by number of threads, "1" among them."""
+    """Measured limits of the machine. `gemm_gflops` has the number of threads as key."""
 
     bandwidth: list[Bandwidth]
     gemm_gflops: dict[str, float]
 
     @property
     def memory_gb_per_s(self) -> float:
-        """Of the largest working set: main memory's."""
+        """Bandwidth at the largest working set, which is main memory's."""
         return max(self.bandwidth, key=lambda b: b.working_set_mib).gb_per_s
 
     def read_ms(self, read_bytes: float, working_set_bytes: float) -> float:
-        """Milliseconds that reading takes at the least, at the rate of the smallest measured set that is no smaller.
+        """Return the least milliseconds that a read takes.
 
-        A set beyond the largest measured one reads at main memory's rate.
+        The rate is that of the smallest measured working set that is large enough, else main
+        memory's.
 
         >>> limits = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=50),
         ...                            Bandwidth(working_set_mib=64, gb_per_s=10)], gemm_gflops={})
@@ -53,15 +54,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 def measure_limits(
     threads: Sequence[int] = (1, 2), sizes_mib: Sequence[float] = SIZES_MIB, repeats: int = 5
 ) -> Limits:
-    """Measure this machine, the best of `repeats`: a limit is not an average.
+    """Measure this machine. Each limit is the best of several repeats.
 
-    A byte search, a maximum over int8 and one over float32 read the same bytes; whichever is
-    fastest counts.
+    A byte search, a maximum over int8 and one over float32 read the same bytes; the fastest counts.
 
     Args:
-        threads: for which the product is measured; reading is always by one.
-        sizes_mib: working sets.
-        repeats: of each.
+        threads: Thread counts of the matrix product. One thread measures the bandwidth.
+        sizes_mib: Working sets in MiB.
+        repeats: Repeats of each measurement.
     """
     bandwidth = [
         Bandwidth(working_set_mib=s, gb_per_s=_read_rate(int(s * MIB), repeats)) for s in sizes_mib
@@ -82,23 +82,12 @@ def measure_limits(
     return Limits(bandwidth=bandwidth, gemm_gflops=gflops)
 
 
-def best_of(first: Limits, second: Limits) -> Limits:
-    """The higher of two measurements of the same machine, figure by figure."""
-    return Limits(
-        bandwidth=[
-            Bandwidth(working_set_mib=a.working_set_mib, gb_per_s=max(a.gb_per_s, b.gb_per_s))
-            for a, b in zip(first.bandwidth, second.bandwidth, strict=True)
-        ],
-        gemm_gflops={n: max(rate, second.gemm_gflops[n]) for n, rate in first.gemm_gflops.items()},
-    )
-
-
 def _read_rate(size: int, repeats: int) -> float:
-    """GB a second, which is bytes a nanosecond."""
-    ones = np.ones(size, np.int8)  # written to, so that every page is a page of its own
+    """Measure GB per second, which is bytes per nanosecond."""
+    ones = np.ones(size, np.int8)  # written, so that pages are not shared
     text = bytearray(ones.tobytes())
     floats = ones.view(np.float32)
-    calls = max(1, 2 * MIB // size)  # so that a call's own cost vanishes
+    calls = max(1, 2 * MIB // size)  # amortizes the cost of a call
 
     def repeated(read: Callable[[], object]) -> Callable[[], None]:
         def work() -> None:
@@ -113,7 +102,7 @@ def _read_rate(size: int, repeats: int) -> float:
 
 def _best_ns(work: Callable[[], object], repeats: int) -> int:
     times = []
-    for _ in range(repeats + 1):  # the first one warms up
+    for _ in range(repeats + 1):  # the first repeat is a warm-up
         start = time.perf_counter_ns()
         work()
         times.append(time.perf_counter_ns() - start)

@@ -1,38 +1,26 @@
-"""The result record of the nearest-neighbour chapter. Latencies are of one query at a time on one thread."""
+"""The result record of chapter 04. Latencies are of single queries on one thread."""
+
+from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
+import pandas as pd
 
+from nanorecsys.ann.errors import Failure
 from nanorecsys.ann.limits import Limits
 from nanorecsys.study.spread import Spread
 
-
-class Build(msgspec.Struct, frozen=True, kw_only=True):
-    """What building an index took; `peak_rss_mib` is resident memory above that with the vectors loaded."""
-
-    factory: str
-    family: str
-    build_s: float
-    save_s: float
-    load_ms: float
-    bytes_a_vector: float
-    peak_rss_mib: float
+T = TypeVar("T")
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """A specification, or one of its search settings, that did not work: the error's class and message."""
-
-    factory: str
-    error: str
-    message: str
-
-
-class Operating(msgspec.Struct, frozen=True, kw_only=True):
+class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
     """An index with a search setting.
 
-    `recall_10` and `recall_k` are against exact search, ties counted; `worst_decile` is the mean
-    recall_k of the tenth of the users with the lowest. `read_mib` and `floor_ms` are what a query
-    reads, and how long that takes at the least; None where nothing is scanned. Times in batches are
-    of one thread, a query; `queries_per_s` is of all.
+    `recall_10` and `recall_k` are against exact search, ties counted. `worst_decile` is the mean
+    recall_k of the tenth of the users with the lowest. `read_mib` is what a query reads and
+    `floor_ms` the least time that takes; both are None for a graph. Times in batches are per query
+    on one thread; `queries_per_s` uses all threads. `peak_rss_mib` is the build's resident memory
+    above that with the vectors loaded.
     """
 
     factory: str
@@ -48,7 +36,11 @@ class Operating(msgspec.Struct, frozen=True, kw_only=True):
     queries_per_s: float
     hitrate: float
     ndcg: float
+    build_s: float
+    save_s: float
+    load_ms: float
     bytes_a_vector: float
+    peak_rss_mib: float
     read_mib: float | None
     floor_ms: float | None
     on_front: bool
@@ -62,12 +54,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     high: float
 
 
-class Confirmed(msgspec.Struct, frozen=True, kw_only=True):
-    """A point measured again beside Flat, taking turns; `times_flat` is Flat's P50 over its own.
-
-    `parts_ms` are the milliseconds that each layer of its search adds, by its name (see
-    `indexes.layers`): differences of medians, {} for an index without lists.
-    """
+class Finalist(msgspec.Struct, frozen=True, kw_only=True):
+    """A point that was timed again in turns with Flat; `times_flat` is Flat's P50 over its own."""
 
     factory: str
     family: str
@@ -77,11 +65,10 @@ class Confirmed(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: Spread
     p99_ms: Spread
     times_flat: float
-    parts_ms: dict[str, float] = {}
 
 
 class Recommended(msgspec.Struct, frozen=True, kw_only=True):
-    """The index that the serving bundle takes. `search` is a string of `faiss.ParameterSpace`, "" for none."""
+    """The index that the serving bundle takes. `search` is a string of `faiss.ParameterSpace`."""
 
     factory: str
     family: str
@@ -102,10 +89,9 @@ class Recommended(msgspec.Struct, frozen=True, kw_only=True):
 class AnnResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 04 found.
 
-    `best` has one point a specification: the fastest that reaches the floor of recall, or else the
-    one with the highest recall. `fastest` is by the recall that is reached. `tenth_p50_ms` is
-    Flat's on a tenth of the vectors. `whole_table` says that the specifications were the table's,
-    not given ones.
+    `best` has one point per specification: the fastest that reaches the floor of recall, else the
+    one with the highest recall. `fastest` has the recall that is reached as key. `tenth_p50_ms` is
+    Flat's P50 on a tenth of the vectors.
     """
 
     dataset: str
@@ -118,20 +104,40 @@ class AnnResult(msgspec.Struct, frozen=True, kw_only=True):
     users: int
     recall_floor: float
     memory_bound: float
-    families: list[str]
-    families_missing: list[str]
-    whole_table: bool
     points: int
-    builds: list[Build]
-    best: list[Operating]
-    front: list[Operating]
+    best: list[OperatingPoint]
     failures: list[Failure]
     limits: Limits
-    flat_p50_ms: Spread
-    flat_p99_ms: Spread
     tenth_p50_ms: float | None
-    confirmed: list[Confirmed]
-    fastest: dict[str, Confirmed]
+    finalists: list[Finalist]
+    fastest: dict[str, Finalist]
     recommended: Recommended
     seconds: float
-    seconds_limit: float
+
+
+def to_records(frame: pd.DataFrame, kind: type[T]) -> list[T]:
+    """Convert rows to structs; p50_ms, p50_ms_low and p50_ms_high become one `Spread`.
+
+    >>> frame = pd.DataFrame({"factory": ["Flat"], "error": ["E"], "message": ["m"], "more": [1]})
+    >>> to_records(frame, Failure)
+    [Failure(factory='Flat', error='E', message='m')]
+    """
+    found = []
+    for values in frame.to_dict("records"):
+        row = {str(name): _plain(value) for name, value in values.items()}
+        for name in ("p50_ms", "p99_ms"):
+            if name in row:
+                row[name] = {
+                    "middle": row[name],
+                    "low": row[f"{name}_low"],
+                    "high": row[f"{name}_high"],
+                }
+        found.append(msgspec.convert(row, kind))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Convert a cell to what JSON has: NaN becomes None, a NumPy scalar one of Python."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if value is pd.NA or value != value else value

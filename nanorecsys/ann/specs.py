@@ -1,17 +1,17 @@
-"""The table of indexes: factory strings by family, and the search settings that each kind may try.
+"""The table of indexes: factory strings by family, and the search settings of each kind.
 
 A specification is a string of `faiss.index_factory`, or `usearch:M32` (optionally
-`usearch:M32,bf16` or `,i8`) for the other library's graph with M links an item. A search setting is
-a string of `faiss.ParameterSpace`, `nprobe=16`, or of the names that it lacks: `search_L` (NSG),
-`qb` (bits of a query in RaBitQ) and `ef` (usearch).
+`usearch:M32,bf16` or `,i8`) for the usearch library's graph with M links per item. A search setting
+is a string of `faiss.ParameterSpace` such as `nprobe=16`, or one of the names that it lacks:
+`search_L` (NSG), `qb` (bits of a query in RaBitQ) and `ef` (usearch).
 
-`Users128,` before a FAISS string projects vectors and queries to the 128 directions in which users'
-vectors have most of their length, and rotates them there at random; the rest of the string searches
-that space, except for a refinement, which reads whole vectors. A score depends on nothing of an
-item but its part along the user's vector, so that a quantizer that knows where users are spends no
-bits elsewhere. The directions are fitted on vectors of users who are not measured, see
-`nanorecsys.ann.corpus.set_apart`; `Items128,` takes the items' own instead, as a control. (Guo et
-al., 2020, https://arxiv.org/abs/1908.10396, fit a quantizer's loss to the scores instead.)
+`Users128,` before a FAISS string projects vectors and queries to the 128 directions that hold most
+of the squared length of users' vectors, and rotates them at random within that space. The rest of
+the string searches the projected vectors; only a refinement reads whole ones. A score depends only
+on the part of an item along the user's vector, so a quantizer that knows where users are spends no
+bits elsewhere. The directions are fitted on users who are not measured, see
+`nanorecsys.ann.corpus.split_users`. `Items128,` uses the items' own directions as a control. (Guo
+et al., 2020, https://arxiv.org/abs/1908.10396, fit a quantizer's loss to the scores instead.)
 """
 
 import re
@@ -27,7 +27,7 @@ Table = Literal["core", "all"]
 
 
 class Specification(msgspec.Struct, frozen=True):
-    """One index of the table. `core` ones stand for their family where there is no time for all."""
+    """One index of the table. Short runs measure only the `core` indexes of each family."""
 
     factory: str
     family: str
@@ -37,9 +37,9 @@ class Specification(msgspec.Struct, frozen=True):
 BASELINE = "Flat"
 USERS_FAMILY = "users' directions, PQ fast scan, refined"
 PROJECTED = re.compile(r"(Users|Items)(\d+),")
-OTHER = "as given"  # the family of a specification that is not in the table
+OTHER = "as given"  # family of a specification that is not in the table
 
-# `np` skips the annealing of polysemous codes, which takes minutes and changes no recall.
+# `np` skips the annealing of polysemous codes: it takes minutes and does not change recall.
 TABLE = (
     Specification(BASELINE, "Flat", core=True),
     Specification("SQfp16", "scalar quantizer", core=True),
@@ -92,12 +92,11 @@ FAMILIES = tuple(dict.fromkeys(s.family for s in TABLE))
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16)
-# A beam narrower than the neighbours asked for is widened to them by the libraries.
+# The libraries widen a beam that is narrower than k.
 _BEAMS = (100, 112, 128, 160, 192, 256, 384, 512)
-# Candidates a list and lists together: along the diagonal, since either alone runs into the other's
-# loss.
+# Both grow together, since the smaller one limits the recall.
 _PROBES_AND_FACTORS = ((8, 2), (16, 2), (24, 2), (32, 2), (32, 3), (32, 4), (64, 4), (128, 8))
-# Each grid is in order from the cheapest setting to the dearest.
+# Each grid goes from the cheapest setting to the most expensive one.
 GRIDS: dict[str, tuple[str, ...]] = {
     "scan": ("",),
     "refined": tuple(f"k_factor_rf={f}" for f in _FACTORS),
@@ -109,10 +108,10 @@ GRIDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def kind(factory: str) -> str:
-    """Which of `GRIDS` a factory string searches by.
+def grid_name(factory: str) -> str:
+    """Return the name in `GRIDS` of the grid that fits a factory string.
 
-    >>> kind("OPQ64,IVF256,PQ64np"), kind("PQ64x4fs,RFlat"), kind("usearch:M32")
+    >>> grid_name("OPQ64,IVF256,PQ64np"), grid_name("PQ64x4fs,RFlat"), grid_name("usearch:M32")
     ('ivf', 'refined', 'usearch')
     """
     if factory.startswith("usearch:"):
@@ -127,7 +126,7 @@ def kind(factory: str) -> str:
 
 
 def lists(factory: str) -> int:
-    """Inverted lists of a factory string, 0 if it has none.
+    """Number of inverted lists of a factory string, 0 if it has none.
 
     >>> lists("OPQ64,IVF1024,PQ64np"), lists("Flat")
     (1024, 0)
@@ -137,7 +136,7 @@ def lists(factory: str) -> int:
 
 
 def directions(factory: str) -> int:
-    """Directions that a factory string projects to, 0 if it does not project.
+    """Number of directions that a factory string projects to, 0 if it does not project.
 
     >>> directions("Users128,IVF256,PQ128x4fs,RFlat"), directions("IVF256,SQ8")
     (128, 0)
@@ -147,7 +146,7 @@ def directions(factory: str) -> int:
 
 
 def needs_users(factory: str) -> bool:
-    """Whether an index is built from users' vectors as well as items'.
+    """Whether building an index takes users' vectors as well as the items'.
 
     >>> needs_users("Users128,PQ128x4fs"), needs_users("PQ128x4fs")
     (True, False)
@@ -156,17 +155,16 @@ def needs_users(factory: str) -> bool:
     return found is not None and found[1] == "Users"
 
 
-def settings(factory: str, points: int) -> tuple[str, ...]:
-    """The search settings that a specification may try: at most `points`, evenly over its grid, the ends included.
+def search_settings(factory: str, points: int) -> tuple[str, ...]:
+    """Pick at most `points` search settings evenly from a grid, both ends included.
 
-    >>> settings("IVF64,SQ8", 3), settings("Flat", 8)
+    >>> search_settings("IVF64,SQ8", 3), search_settings("Flat", 8)
     (('nprobe=1', 'nprobe=8', 'nprobe=64'), ('',))
     """
-    grid = GRIDS[kind(factory)]
-    if count := lists(factory):  # more lists than there are would be the same search again
-        grid = tuple(s for s in grid if int(re.match(r"nprobe=(\d+)", s)[1]) <= count) or (
-            f"nprobe={count}",
-        )
+    grid = GRIDS[grid_name(factory)]
+    if count := lists(factory):
+        probes = {setting: parse_setting(setting)["nprobe"] for setting in grid}
+        grid = tuple(s for s in grid if probes[s] <= count) or (f"nprobe={count}",)
     if points >= len(grid):
         return grid
     if points == 1:
@@ -175,14 +173,14 @@ def settings(factory: str, points: int) -> tuple[str, ...]:
 
 
 def choose(table: str = "core", specs: Sequence[str] = ()) -> tuple[Specification, ...]:
-    """The specifications of a sweep: those given, or a table; Flat first in any case, since all is measured against it.
+    """Return the given specifications or those of a table, with Flat, the baseline, first.
 
     Args:
-        table: "core" or "all", read where `specs` is empty.
-        specs: factory strings.
+        table: "core" or "all"; used if `specs` is empty.
+        specs: Factory strings.
 
     Raises:
-        AnnError: there is no such table, or a specification is no text.
+        AnnError: The table does not exist, or a specification is not text.
     """
     if table not in ("core", "all"):
         raise AnnError(f"there is no table {table!r} of indexes", "Use core or all.")
@@ -198,17 +196,17 @@ def choose(table: str = "core", specs: Sequence[str] = ()) -> tuple[Specificatio
 
 
 def parse_setting(search: str) -> dict[str, int]:
-    """A search setting by name.
+    """Split a search setting into names and values.
 
     >>> parse_setting("nprobe=16,k_factor_rf=4")
     {'nprobe': 16, 'k_factor_rf': 4}
 
     Raises:
-        SettingError: it is not written `name=number`, with commas between.
+        SettingError: The text is not a comma-separated list of `name=number`.
     """
     found = re.findall(r"(\w+)=(\d+)", search)
     if ",".join(f"{name}={value}" for name, value in found) != search:
         raise SettingError(
-            f"{search!r} is no search setting", "Write it like nprobe=16,k_factor_rf=4."
+            f"{search!r} is not a search setting", "Write it like nprobe=16,k_factor_rf=4."
         )
     return {name: int(value) for name, value in found}

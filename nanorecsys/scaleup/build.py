@@ -1,17 +1,15 @@
-"""Indexes over a catalogue that is never whole in memory: trained on a sample, filled block by block, merged.
+"""Build indexes over a catalogue that is never whole in memory, block by block.
 
 Centroids and the list of each item are computed once for a number of lists and serve every index
-that has as many. Lists in a projection see the rows projected as they are read; what refines them
-sees the whole ones. Each block of items becomes an index of its own in a file; at the end they are
-merged, on the disk where asked. A run that was killed finds the files that are whole, and what it
-makes of them is the same to the byte. Only graphs are not: threads insert at the same time, so that
-links depend on who comes first.
+that has as many. Codes are trained on a sample. The same input gives the same index, except for
+graphs: threads insert at the same time, so links depend on which is first.
 """
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import numpy as np
 
 from nanorecsys.ann.indexes import (
@@ -22,289 +20,196 @@ from nanorecsys.ann.indexes import (
     users_projection,
 )
 from nanorecsys.ann.specs import directions, needs_users
-from nanorecsys.scaleup.rows import Rows
-from nanorecsys.scaleup.specs import Parts, parts
-from nanorecsys.scaleup.steps import Steps
+from nanorecsys.scaleup.catalogue import CatalogueFile
+from nanorecsys.scaleup.specs import ParsedSpecification
+from nanorecsys.serving.retrieval import FaissIndex
 from nanorecsys.system.blas import faiss
+from nanorecsys.system.files import atomic_path
+from nanorecsys.system.memory import peak_resident_bytes
 
 GRAPH_BLOCK = 16_384
-CODE_POINTS = (
-    16_384  # items that codes are trained on, at most: 64 for each centroid of an 8-bit code
-)
-CODE_ITERATIONS = 10  # of k-means for them
+CODE_POINTS = 16_384  # items that codes are trained on: 64 per centroid of an 8-bit code
+CODE_ITERATIONS = 10  # of k-means for codes
 CLUSTER_POINTS = 262_144  # items that k-means of lists is trained on, at most
-COARSE_FACTOR = 2  # centroids compared again, for each list that is asked for
-ONE_BY_ONE = (
-    11  # of FAISS's ways through lists: each query by itself, its candidates in a reservoir
-)
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to build, and what bounds its time.
-
-    Args:
-        specification: see `specs`.
-        catalogue: .npy of unit float32 (N, d).
-        n: its first rows that are indexed.
-        folder: for the steps' files; indexes over the same rows share it.
-        points: of the sample for each list.
-        iterations: of k-means.
-        block_rows: items of a block.
-        threads: of building.
-        on_disk: leave the codes of the lists in a file of their own, which is mapped, not loaded.
-        seed: of samples and k-means.
-        options: of graphs.
-        users: .npy of users' vectors that a projection is fitted on, unit float32 (u, d), "" for
-            none.
-    """
-
-    specification: str
-    catalogue: str
-    n: int
-    folder: str
-    points: int = 64
-    iterations: int = 8
-    block_rows: int = 262_144
-    threads: int = 2
-    on_disk: bool = False
-    seed: int = 0
-    options: BuildOptions = BuildOptions()
-    users: str = ""
+COARSE_FACTOR = 2  # times nprobe: centroids that are re-ranked exactly
+ONE_BY_ONE = 11  # FAISS's `implem` that searches single queries, with candidates in a reservoir
+INNER_PRODUCT = faiss.METRIC_INNER_PRODUCT
 
 
 @dataclass(frozen=True)
-class Built:
-    """An index file, and seconds: `shared_s` for centroids and lists, which other indexes use as well."""
+class TrainingOptions:
+    """What bounds the time and memory of a build.
 
-    path: Path
-    build_s: float
-    shared_s: float
+    Args:
+        points: Sampled items per list for k-means.
+        iterations: Iterations of k-means.
+        block_rows: Items per block.
+        seed: Random seed of samples and k-means.
+    """
+
+    points: int = 64
+    iterations: int = 8
+    block_rows: int = 131_072
+    seed: int = 0
 
 
-def build(plan: Plan) -> Built:
-    """Build one index, or take up where it was left.
+def check_buildable(parsed: ParsedSpecification, n: int, d: int) -> None:
+    """Check that a specification fits n vectors of d dimensions.
 
     Raises:
-        SpecificationError: one of its subclasses, for a specification that is unknown or does not
-            fit the vectors.
+        SpecificationError: It does not, by one of its subclasses.
     """
-    return _Build(plan).run()
+    check_neighbours(1, n)
+    space = f"{parsed.space}," if parsed.space else ""
+    for code in (parsed.factory.replace("_HNSW", ",HNSW"), f"{space}{parsed.coarse_code}"):
+        check_factory(code, n, d)
 
 
-class _Build:
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.rows = Rows(Path(plan.catalogue), plan.n)
-        self.parts = parts(plan.specification, self.rows.n)
-        check_neighbours(1, self.rows.n)
-        p = self.parts
-        space = f"{p.space}," if p.space else ""
-        for code in (p.factory.replace("_HNSW", ",HNSW"), f"{space}{p.coarse_code}"):
-            check_factory(code, self.rows.n, self.rows.d)
-        self.steps = Steps(Path(plan.folder))
-        self.space = f"{p.space}-" if p.space else ""
-        self.projection = self._projection() if p.space else None
-        self.seen = self.rows if self.projection is None else self.rows.projected(self.projection)
+def assign_lists(
+    path: Path,
+    rows: CatalogueFile,
+    parsed: ParsedSpecification,
+    options: TrainingOptions,
+    users: np.ndarray | None,
+) -> None:
+    """Cluster the items and write the list of each to a .npz file.
 
-    def run(self) -> Built:
-        faiss.omp_set_num_threads(self.plan.threads)
-        if self.parts.links:
-            path, own, shared = self._graph()
-        elif self.parts.coarse_links or self.parts.coarse_code:
-            path, own, shared = self._other_coarse()
-        else:
-            path, own, shared = self._lists(self.parts)
-        return Built(path, own, shared)
-
-    def _projection(self) -> np.ndarray:
-        """Of rows onto the space's directions, float32 (directions, d); fitted in no time."""
-        p = self.parts
-        items = self.rows.sample(CODE_POINTS, self.plan.seed + 2, self.plan.block_rows)
-        users = items
-        if needs_users(p.factory):
-            users = np.load(self.plan.users) if self.plan.users else None
-        return users_projection(items, users, directions(p.factory), self.plan.seed)
-
-    def _lists(self, p: Parts) -> tuple[Path, float, float]:
-        key = _name(p.factory) + ("-disk" if self.plan.on_disk else "")
-        blocks = f"block-{self.space}{p.lists}-{p.code.removesuffix('fs').removesuffix('np')}-"
-        shared = f"coarse-{self.space}{p.lists}-"
-        final = self.steps.folder / f"{key}.index"
-        if not final.exists():
-            centroids, assigned = self._coarse(p.lists)
-            trained = self.steps.do(
-                f"{blocks}trained", lambda path: self._train(p, centroids, path)
-            )
-            files = [
-                self.steps.do(
-                    f"{blocks}{start}",
-                    lambda path, span=(start, stop): self._block(trained, assigned, *span, path),
-                )
-                for start, stop in self.rows.blocks(self.plan.block_rows)
-            ]
-            refine = self.steps.do("refine-SQ8", self._codes) if p.refined else None
-            self.steps.do(final.name, lambda path: self._merge(p, trained, files, refine, path))
-            for file in files:
-                file.unlink()
-        own = self.steps.seconds(blocks) + self.steps.seconds(final.name)
-        own += self.steps.seconds("refine-SQ8") if p.refined else 0.0
-        return final, own, self.steps.seconds(shared)
-
-    def _coarse(self, lists: int) -> tuple[np.ndarray, list[Path]]:
-        """Centroids (lists, d), and files of the list of each item, a file a block."""
-        centroids = np.load(
-            self.steps.do(
-                f"coarse-{self.space}{lists}-centroids.npy", lambda path: self._cluster(lists, path)
-            )
+    Args:
+        path: File with projection (directions, d), empty for none; centroids (lists, directions);
+            lists (n,); and of this call seconds and peak_bytes.
+        rows: Items.
+        parsed: Specification; its projection and number of lists are used.
+        options: Bounds of the time.
+        users: Users' vectors that a projection is fitted on, unit float32 (u, d).
+    """
+    start = time.perf_counter()
+    projection = np.empty((0, rows.d), np.float32)
+    if parsed.space:
+        items = rows.sample(CODE_POINTS, options.seed + 2)
+        fitted_on = users if needs_users(parsed.factory) else items
+        count = directions(parsed.factory)
+        projection = users_projection(items, fitted_on, count, options.seed)
+        rows = rows.projected(projection)
+    points = min(parsed.lists * options.points, CLUSTER_POINTS)
+    clustering: Any = faiss.Clustering(rows.d, parsed.lists)
+    clustering.niter, clustering.seed = options.iterations, options.seed + 1
+    clustering.spherical = True
+    clustering.min_points_per_centroid = 1
+    clustering.max_points_per_centroid = options.points
+    clustering.train(rows.sample(points, options.seed), faiss.IndexFlatIP(rows.d))
+    centroids = faiss.vector_to_array(clustering.centroids).reshape(parsed.lists, rows.d)
+    quantizer = faiss.IndexFlatIP(rows.d)
+    quantizer.add(centroids)
+    blocks = rows.blocks(options.block_rows)
+    lists = [quantizer.search(rows.read(*block), 1)[1][:, 0] for block in blocks]
+    with atomic_path(path) as part, part.open("wb") as file:
+        np.savez(
+            file,
+            projection=projection,
+            centroids=centroids,
+            lists=np.concatenate(lists),
+            seconds=time.perf_counter() - start,
+            peak_bytes=peak_resident_bytes(),
         )
-        assigned = [
-            self.steps.do(
-                f"coarse-{self.space}{lists}-{start}.npy",
-                lambda path, span=(start, stop): self._assign(centroids, *span, path),
-            )
-            for start, stop in self.rows.blocks(self.plan.block_rows)
-        ]
-        return centroids, assigned
 
-    def _cluster(self, lists: int, path: Path) -> None:
-        points = min(lists * self.plan.points, CLUSTER_POINTS)
-        sample = self.seen.sample(points, self.plan.seed, self.plan.block_rows)
-        clustering = faiss.Clustering(self.seen.d, lists)
-        clustering.niter, clustering.seed, clustering.spherical = (
-            self.plan.iterations,
-            self.plan.seed + 1,
-            True,
+
+def build_lists(
+    rows: CatalogueFile, parsed: ParsedSpecification, options: TrainingOptions, assigned: Path
+) -> FaissIndex:
+    """Build an index with inverted lists over the items that `assign_lists` assigned."""
+    with np.load(assigned) as kept:
+        projection, centroids, lists = kept["projection"], kept["centroids"], kept["lists"]
+    seen = rows.projected(projection) if len(projection) else rows
+    index = _trained(seen, parsed, centroids, options)
+    refinement: Any = None
+    if parsed.refined:
+        refinement = faiss.IndexScalarQuantizer(
+            rows.d, faiss.ScalarQuantizer.QT_8bit, INNER_PRODUCT
         )
-        clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, self.plan.points
-        clustering.train(sample, faiss.IndexFlatIP(self.seen.d))
-        centroids = faiss.vector_to_array(clustering.centroids).reshape(lists, self.seen.d)
-        _save(path, centroids)
+        refinement.train(rows.sample(CODE_POINTS, options.seed + 1))
+    for start, stop in rows.blocks(options.block_rows):
+        vectors = rows.read(start, stop)
+        if refinement is not None:
+            refinement.add(vectors)
+        if len(projection):
+            vectors = vectors @ projection.T
+        given = (vectors, np.arange(start, stop), lists[start:stop])
+        index.add_core(len(vectors), *(faiss.swig_ptr(array) for array in given))
+    found = _packed(index, parsed.code)
+    if parsed.coarse_links or parsed.coarse_code:
+        coarse = _coarse(centroids, parsed)
+        found.quantizer, found.own_fields = coarse, False
+        _keep_alive(found, coarse)
+    if len(projection):
+        transform = faiss.LinearTransform(rows.d, seen.d, False)
+        project_by(transform, projection)
+        found = faiss.IndexPreTransform(transform, found)
+    if refinement is not None:
+        found = faiss.IndexRefine(found, refinement)
+    return FaissIndex(found)
 
-    def _assign(self, centroids: np.ndarray, start: int, stop: int, path: Path) -> None:
-        quantizer = faiss.IndexFlatIP(self.seen.d)
-        quantizer.add(centroids)
-        _save(path, quantizer.search(self.seen.read(start, stop), 1)[1][:, 0])
 
-    def _train(self, p: Parts, centroids: np.ndarray, path: Path) -> None:
-        # fast scan packs codes once all are there; until then they are plain ones
-        fast_scan = "x4fs" in p.code
-        code = f"{p.code.partition('fs')[0]}np" if fast_scan else p.code.removesuffix("fs")
-        index = faiss.index_factory(self.seen.d, f"IVF{p.lists},{code}", faiss.METRIC_INNER_PRODUCT)
-        if fast_scan:
-            index.by_residual = p.code.endswith("r")  # as the factory has it
-        if isinstance(index, faiss.IndexIVFPQ):
-            index.pq.cp.niter, index.pq.cp.max_points_per_centroid = (
-                CODE_ITERATIONS,
-                CODE_POINTS // 256,
-            )
-        index.quantizer.add(centroids)
-        index.train(self.seen.sample(CODE_POINTS, self.plan.seed + 1, self.plan.block_rows))
-        faiss.write_index(index, str(path))
+def build_graph(rows: CatalogueFile, parsed: ParsedSpecification) -> FaissIndex:
+    """Build a graph over the items themselves."""
+    index: Any = faiss.IndexHNSWFlat(rows.d, parsed.links, INNER_PRODUCT)
+    index.hnsw.efConstruction = BuildOptions().hnsw_beam
+    for block in rows.blocks(GRAPH_BLOCK):
+        index.add(rows.read(*block))
+    return FaissIndex(index)
 
-    def _block(
-        self, trained: Path, assigned: list[Path], start: int, stop: int, path: Path
-    ) -> None:
-        index = faiss.read_index(str(trained))
-        vectors, ids = self.seen.read(start, stop), np.arange(start, stop)
-        lists = np.load(assigned[start // self.plan.block_rows])
-        index.add_core(len(ids), *(faiss.swig_ptr(a) for a in (vectors, ids, lists)))
-        faiss.write_index(index, str(path))
 
-    def _codes(self, path: Path) -> None:
-        index = faiss.IndexScalarQuantizer(
-            self.rows.d, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-        )
-        index.train(self.rows.sample(CODE_POINTS, self.plan.seed + 1, self.plan.block_rows))
-        for start, stop in self.rows.blocks(GRAPH_BLOCK):
-            index.add(self.rows.read(start, stop))
-        faiss.write_index(index, str(path))
+def _trained(
+    rows: CatalogueFile,
+    parsed: ParsedSpecification,
+    centroids: np.ndarray,
+    options: TrainingOptions,
+) -> Any:
+    """Train plain codes; codes of a fast scan are packed once all are there."""
+    fast_scan = "x4fs" in parsed.code
+    code = parsed.code.removesuffix("fs")
+    if fast_scan:
+        code = f"{parsed.code.partition('fs')[0]}np"
+    index: Any = faiss.index_factory(rows.d, f"IVF{parsed.lists},{code}", INNER_PRODUCT)
+    if fast_scan:
+        index.by_residual = parsed.code.endswith("r")  # as the factory does
+    if isinstance(index, faiss.IndexIVFPQ):
+        training: Any = index.pq.cp
+        training.niter, training.max_points_per_centroid = CODE_ITERATIONS, CODE_POINTS // 256
+    index.quantizer.add(centroids)
+    index.train(rows.sample(CODE_POINTS, options.seed + 1))
+    return index
 
-    def _merge(
-        self, p: Parts, trained: Path, files: list[Path], refine: Path | None, path: Path
-    ) -> None:
-        index = faiss.read_index(str(trained))
-        if self.plan.on_disk:
-            from faiss.contrib.ondisk import merge_ondisk
 
-            merge_ondisk(
-                index,
-                [str(f) for f in files],
-                str(self.steps.folder / f"{_name(p.factory)}-disk.ivfdata"),
-            )
-        else:
-            for file in files:
-                index.merge_from(faiss.read_index(str(file)), 0)
-        if "fs" in p.code:
-            packed = (
-                faiss.IndexIVFRaBitQFastScan
-                if p.code.startswith("RaBitQ")
-                else faiss.IndexIVFPQFastScan
-            )
-            index = packed(index)
-            if p.code.startswith("PQ"):
-                index.implem = ONE_BY_ONE
-        if self.projection is not None:
-            transform = faiss.LinearTransform(self.rows.d, self.seen.d, False)
-            project_by(transform, self.projection)
-            index = faiss.IndexPreTransform(transform, index)
-        if refine is not None:
-            codes = faiss.read_index(str(refine))
-            index = faiss.IndexRefine(index, codes)
-        faiss.write_index(index, str(path))
-
-    def _other_coarse(self) -> tuple[Path, float, float]:
-        """The same lists, their centroids found by a graph or by codes."""
-        p = self.parts
-        other = f"_HNSW{p.coarse_links}" if p.coarse_links else f"({p.coarse_code})"
-        plain = parts(p.factory.replace(other, ""), self.rows.n)
-        source, own, shared = self._lists(plain)
-        name = f"{_name(p.factory)}.index"
-
-        def swap(path: Path) -> None:
-            index = faiss.read_index(str(source))
-            lists = faiss.extract_index_ivf(index)
-            centroids = lists.quantizer.reconstruct_n(0, p.lists)
-            faiss.omp_set_num_threads(1)  # so that the links are the same each time
-            coarse = self._coded(centroids) if p.coarse_code else self._linked(centroids)
-            faiss.omp_set_num_threads(self.plan.threads)
-            lists.quantizer, lists.own_fields = coarse, False
-            faiss.write_index(index, str(path))
-
-        final = self.steps.do(name, swap)
-        return final, own + self.steps.seconds(name), shared
-
-    def _linked(self, centroids: np.ndarray) -> faiss.Index:
-        graph = faiss.IndexHNSWFlat(
-            self.seen.d, self.parts.coarse_links, faiss.METRIC_INNER_PRODUCT
-        )
-        graph.hnsw.efConstruction = self.plan.options.hnsw_beam
-        graph.add(centroids)
-        return graph
-
-    def _coded(self, centroids: np.ndarray) -> faiss.Index:
-        index = faiss.index_factory(self.seen.d, self.parts.coarse_code, faiss.METRIC_INNER_PRODUCT)
-        index.k_factor = COARSE_FACTOR
-        index.train(centroids)
-        index.add(centroids)
+def _packed(index: Any, code: str) -> Any:
+    if "fs" not in code:
         return index
-
-    def _graph(self) -> tuple[Path, float, float]:
-        """A graph over the items themselves."""
-        name = f"{self.parts.factory}.index"
-        return self.steps.do(name, self._insert), self.steps.seconds(name), 0.0
-
-    def _insert(self, path: Path) -> None:
-        index = faiss.IndexHNSWFlat(self.rows.d, self.parts.links, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = self.plan.options.hnsw_beam
-        for start, stop in self.rows.blocks(GRAPH_BLOCK):
-            index.add(self.rows.read(start, stop))
-        faiss.write_index(index, str(path))
+    if code.startswith("RaBitQ"):
+        packed: Any = faiss.IndexIVFRaBitQFastScan(index)
+    else:
+        packed = faiss.IndexIVFPQFastScan(index)
+        packed.implem = ONE_BY_ONE
+    _keep_alive(packed, index)  # it owns the centroids
+    index.reset()
+    return packed
 
 
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)
+def _keep_alive(index: Any, part: Any) -> None:
+    """Keep a part of an index as long as the index itself, as FAISS's own constructors do."""
+    index.referenced_objects = [*getattr(index, "referenced_objects", []), part]
 
 
-def _name(factory: str) -> str:
-    return factory.replace(",", "-").replace("(", "").replace(")", "")
+def _coarse(centroids: np.ndarray, parsed: ParsedSpecification) -> Any:
+    """An index of the centroids: a graph, or codes with exact re-ranking."""
+    d = centroids.shape[1]
+    if parsed.coarse_links:
+        index: Any = faiss.IndexHNSWFlat(d, parsed.coarse_links, INNER_PRODUCT)
+        index.hnsw.efConstruction = BuildOptions().hnsw_beam
+    else:
+        index = faiss.index_factory(d, parsed.coarse_code, INNER_PRODUCT)
+        index.k_factor = COARSE_FACTOR
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # the same links each time
+    index.train(centroids)
+    index.add(centroids)
+    faiss.omp_set_num_threads(threads)
+    return index

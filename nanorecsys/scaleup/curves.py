@@ -1,15 +1,16 @@
-"""Recall curves of a catalogue: what each family of indexes finds of the exact neighbours, and for how much work.
+"""Recall curves of a catalogue: what each family of indexes finds of the exact neighbours.
 
-Neighbours are the nearest items that the user has not seen, as a service leaves the seen ones out;
-the same is counted among all items beside it.
+Neighbours are the nearest items that the user has not seen, since a service leaves out the seen
+ones. The recall among all items is counted as well.
 
-The rows are shuffled first: k-means and graphs must not meet the real items before the made-up
-ones. FAISS's k-means is trained anew for each seed, so that its noise can be averaged away; that of
-the lists several times.
+The rows are shuffled first: k-means and graphs must not meet the real items before the synthetic
+ones. Each seed trains FAISS's k-means anew, so that its noise can be averaged; that of the lists is
+averaged over several trainings.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,69 +24,68 @@ PROBES = (1, 2, 4, 8, 16, 32)
 BEAMS = (10, 16, 32, 64, 128, 256)
 LINKS = 16
 PQ_BYTES = (8, 16, 32, 64)
-SQ_BITS = {"SQ4": faiss.ScalarQuantizer.QT_4bit, "SQ6": faiss.ScalarQuantizer.QT_6bit}
-SQ_BITS["SQ8"] = faiss.ScalarQuantizer.QT_8bit
-FAMILIES = ("IVF", "HNSW", "PQ", "SQ")
-IVF_TRAININGS = 3  # that are averaged: k-means of lists is cheap, and its noise the largest of all
-PQ_ITERATIONS = 6  # of k-means for the codes: more of them add less than 0.01 of recall, to every catalogue alike
-PQ_POINTS = 64  # a centroid, at most
+FAMILIES = ("IVF", "HNSW", "PQ")
+IVF_TRAININGS = 3  # averaged: k-means of lists is cheap, and its noise the largest
+PQ_ITERATIONS = 6  # of k-means for codes; more of them add less than 0.01 of recall
+PQ_POINTS = 64  # per centroid, at most
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """Recall@10 of one family at each setting, from the cheapest to the dearest, with what a query costs there.
+    """Recall@10 of a family at each setting, from the cheapest to the most expensive.
 
-    The setting is nprobe for IVF, efSearch for HNSW and bytes a vector for PQ and SQ; the work is
-    vectors compared with for IVF and HNSW, and bytes a vector for the others. `recall_all` counts
-    among all items, the seen ones included.
+    The setting is nprobe for IVF, efSearch for HNSW and bytes per vector for PQ. `recall_all`
+    counts seen items as neighbours, too.
     """
 
     settings: list[int]
     recall: list[float]
-    work: list[float]
     recall_all: list[float] = []
 
 
 @dataclass(frozen=True, eq=False)
-class _Users:
-    """Who queries a catalogue: unit float32 (q, d), what they have seen of it, and their neighbours in it."""
+class Audience:
+    """Users who query a catalogue.
+
+    Args:
+        queries: Unit float32 (q, d).
+        seen: CSR by query, the catalogue's items that the user has seen.
+        unseen: Exact neighbours among what the user has not seen.
+        all: Exact neighbours among all items.
+    """
 
     queries: np.ndarray
     seen: Histories
     unseen: Exact
     all: Exact
 
-    def scanned(self, index: faiss.Index) -> tuple[float, float]:
-        """Mean recall of a scan, among unseen items and among all.
+    def scan(self, index: faiss.Index) -> tuple[float, float]:
+        """Return the mean recalls of a scan, among unseen items and among all.
 
-        A scan puts all that it reads into one order, so it is asked for more, and the seen ones are
-        left out after.
+        The scan is asked for more neighbours, and the seen ones are left out afterwards.
         """
         depths = list_lengths(self.seen.lengths, index.ntotal, K)
         kept, first = (np.empty((len(self.queries), K), np.int64) for _ in range(2))
         for depth in np.unique(depths):
             users = np.flatnonzero(depths == depth)
             items = index.search(self.queries[users], int(depth))[1]
-            kept[users] = without_seen(items, self.seen, users, index.ntotal, K)
+            kept[users] = without_seen(items, self.seen.take(users), index.ntotal, K)
             first[users] = items[:, :K]
         return self._recalls(kept, first)
 
-    def walked(self, index: faiss.IndexHNSWFlat, beam: int) -> tuple[float, float, float]:
-        """Mean recall of a graph as `scanned`, and vectors compared with for a query among unseen items.
+    def walk(self, index: faiss.IndexHNSWFlat, beam: int) -> tuple[float, float]:
+        """Return the mean recalls of a graph, among unseen items and among all.
 
-        Asked for more it would search with a wider beam; so the seen ones are kept out of its
-        answer, not of its way.
+        Asking for more would widen the beam. So seen items may be passed but not returned.
         """
         index.hnsw.efSearch = beam
         first = index.search(self.queries, K)[1]
         kept = np.empty_like(first)
-        faiss.cvar.hnsw_stats.reset()
-        for i, (start, stop) in enumerate(
-            zip(self.seen.offsets, self.seen.offsets[1:], strict=False)
-        ):
-            others = faiss.IDSelectorNot(faiss.IDSelectorBatch(self.seen.items[start:stop]))
-            wanted = faiss.SearchParametersHNSW(efSearch=beam, sel=others)
+        for i in range(len(kept)):
+            own = self.seen.items[self.seen.offsets[i] : self.seen.offsets[i + 1]]
+            others = faiss.IDSelectorNot(faiss.IDSelectorBatch(own))
+            wanted = faiss.SearchParametersHNSW(efSearch=beam, sel=others)  # type: ignore[attr-defined]
             kept[i] = index.search(self.queries[i : i + 1], K, params=wanted)[1]
-        return *self._recalls(kept, first), faiss.cvar.hnsw_stats.ndis / len(kept)
+        return self._recalls(kept, first)
 
     def _recalls(self, kept: np.ndarray, first: np.ndarray) -> tuple[float, float]:
         return float(self.unseen.recall(kept, K).mean()), float(self.all.recall(first, K).mean())
@@ -98,28 +98,33 @@ def recall_curves(
     seed: int,
     families: Sequence[str] = FAMILIES,
 ) -> dict[str, Curve]:
-    """The curves of one catalogue.
+    """Measure the curves of one catalogue.
 
     Args:
-        vectors: unit float32 (n, d).
-        queries: unit float32 (q, d), real users.
+        vectors: Unit float32 (n, d).
+        queries: Unit float32 (q, d), real users.
         seen: CSR by query, rows of `vectors` that the user has seen.
-        seed: of the order of the rows and of every training.
-        families: of `FAMILIES`.
+        seed: Random seed of the order of the rows and of every training.
+        families: Some of `FAMILIES`.
     """
     order = np.random.default_rng(seed).permutation(len(vectors))
     shuffled = np.ascontiguousarray(vectors[order])
     seen = relabelled(seen, np.argsort(order))
     unseen, every = (exact_neighbours(shuffled, queries, K, seen=s) for s in (seen, None))
-    users = _Users(queries, seen, unseen, every)
-    curves = {"IVF": _ivf, "HNSW": _hnsw, "PQ": _pq, "SQ": _sq}
-    return {family: curves[family](shuffled, users, seed) for family in families}
+    audience = Audience(queries, seen, unseen, every)
+    measures = {"IVF": _ivf, "HNSW": _hnsw, "PQ": _pq}
+    return {family: measures[family](shuffled, audience, seed) for family in families}
 
 
 def relabelled(seen: Histories, rows: np.ndarray) -> Histories:
-    """What users have seen of another catalogue: int `rows` (items,) says where an item is there, -1 that it is not.
+    """Translate seen items to another catalogue.
 
-    >>> relabelled(Histories(np.array([0, 2, 3]), np.array([2, 1, 2])), np.array([-1, 7, -1])).items.tolist()
+    Args:
+        seen: CSR of items.
+        rows: int (items,), the item's row in the other catalogue, -1 if it is not there.
+
+    >>> seen = Histories(np.array([0, 2, 3]), np.array([2, 1, 2]))
+    >>> relabelled(seen, np.array([-1, 7, -1])).items.tolist()
     [7]
     """
     there = rows[seen.items]
@@ -128,89 +133,52 @@ def relabelled(seen: Histories, rows: np.ndarray) -> Histories:
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """The mean of curves over the same settings."""
-    values = ([c.recall for c in curves], [c.work for c in curves], [c.recall_all for c in curves])
-    return Curve(curves[0].settings, *(np.mean(v, axis=0).tolist() for v in values))
+    """Average curves over the same settings."""
+    recall, recall_all = (
+        np.mean(values, axis=0).tolist()
+        for values in ([c.recall for c in curves], [c.recall_all for c in curves])
+    )
+    return Curve(curves[0].settings, recall, recall_all)
 
 
-def work_at(curve: Curve, recall: float) -> float | None:
-    """Work at which a curve first reaches a recall, between settings on a straight line in the log of work.
-
-    None where it does not reach it.
-
-    >>> work_at(Curve([1, 2], [0.8, 1.0], [10.0, 1000.0]), 0.9)
-    100.0
-    """
-    above = [i for i, r in enumerate(curve.recall) if r >= recall]
-    if not above:
-        return None
-    i = above[0]
-    if i == 0:
-        return curve.work[0]
-    share = (recall - curve.recall[i - 1]) / (curve.recall[i] - curve.recall[i - 1])
-    low, high = np.log(curve.work[i - 1 : i + 1])
-    return float(np.exp(low + share * (high - low)).round(9))
-
-
-def _ivf(vectors: np.ndarray, users: _Users, seed: int) -> Curve:
-    seeds = [1 + IVF_TRAININGS * seed + number for number in range(IVF_TRAININGS)]
-    return mean_curve([_ivf_once(vectors, users, s) for s in seeds])
-
-
-def _ivf_once(vectors: np.ndarray, users: _Users, seed: int) -> Curve:
-    n, d = vectors.shape
-    lists = round(n**0.5)
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed, index.cp.min_points_per_centroid = seed, 1
-    index.train(vectors)
-    index.add(vectors)
+def _ivf(vectors: np.ndarray, audience: Audience, seed: int) -> Curve:
+    lists = round(len(vectors) ** 0.5)
     probes = [p for p in PROBES if p <= lists]
-    sizes = np.array([index.invlists.list_size(i) for i in range(lists)])
-    ranked = index.quantizer.search(users.queries, probes[-1])[1]
-    found, work = [], []
-    for nprobe in probes:
-        index.nprobe = nprobe
-        found.append(users.scanned(index))
-        work.append(float(lists + sizes[ranked[:, :nprobe]].sum(axis=1).mean()))
-    return _curve(probes, found, work)
+    curves = []
+    for number in range(IVF_TRAININGS):
+        d = vectors.shape[1]
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, lists, faiss.METRIC_INNER_PRODUCT)
+        index.cp.seed, index.cp.min_points_per_centroid = 1 + IVF_TRAININGS * seed + number, 1
+        index.train(vectors)
+        index.add(vectors)
+        found = []
+        for nprobe in probes:
+            index.nprobe = nprobe
+            found.append(audience.scan(index))
+        curves.append(_curve(probes, found))
+    return mean_curve(curves)
 
 
-def _hnsw(vectors: np.ndarray, users: _Users, seed: int) -> Curve:
+def _hnsw(vectors: np.ndarray, audience: Audience, seed: int) -> Curve:
     index = faiss.IndexHNSWFlat(vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
     index.add(vectors)
-    *found, work = zip(*(users.walked(index, beam) for beam in BEAMS), strict=True)
-    return _curve(BEAMS, list(zip(*found, strict=True)), work)
+    return _curve(BEAMS, [audience.walk(index, beam) for beam in BEAMS])
 
 
-def _pq(vectors: np.ndarray, users: _Users, seed: int) -> Curve:
+def _pq(vectors: np.ndarray, audience: Audience, seed: int) -> Curve:
     d = vectors.shape[1]
     sizes = [m for m in PQ_BYTES if d % m == 0]
     found = []
     for m in sizes:
-        index = faiss.IndexPQ(d, m, 8, faiss.METRIC_INNER_PRODUCT)
+        index: Any = faiss.IndexPQ(d, m, 8, faiss.METRIC_INNER_PRODUCT)
         index.do_polysemous_training = False
         index.pq.cp.seed, index.pq.cp.niter = seed + 1, PQ_ITERATIONS
         index.pq.cp.min_points_per_centroid, index.pq.cp.max_points_per_centroid = 1, PQ_POINTS
         index.train(vectors)
         index.add(vectors)
-        found.append(users.scanned(index))
-    return _curve(sizes, found, sizes)
+        found.append(audience.scan(index))
+    return _curve(sizes, found)
 
 
-def _sq(vectors: np.ndarray, users: _Users, seed: int) -> Curve:
-    d = vectors.shape[1]
-    found, sizes = [], []
-    for kind in SQ_BITS.values():
-        index = faiss.IndexScalarQuantizer(d, kind, faiss.METRIC_INNER_PRODUCT)
-        index.train(vectors)
-        index.add(vectors)
-        found.append(users.scanned(index))
-        sizes.append(index.sa_code_size())
-    return _curve(sizes, found, sizes)
-
-
-def _curve(
-    settings: Sequence[int], recalls: Sequence[tuple[float, float]], work: Sequence[float]
-) -> Curve:
-    recall, recall_all = (list(values) for values in zip(*recalls, strict=True))
-    return Curve(list(settings), recall, [float(w) for w in work], recall_all)
+def _curve(settings: Sequence[int], recalls: Sequence[tuple[float, float]]) -> Curve:
+    return Curve(list(settings), [r for r, _ in recalls], [r for _, r in recalls])

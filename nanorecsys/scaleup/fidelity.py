@@ -1,264 +1,216 @@
-"""The held-out test: can a generator that sees a tenth of the real items make up the other nine tenths?
+"""The held-out test: can a generator that sees a tenth of the real items make up the others?
 
-A random tenth is kept, the generator expands it tenfold, and the curves of every family of indexes
-on that catalogue are held against those on the real one, under the same real users. Over several
-hidden subsets, and over several trainings of the indexes, so that their noise stays below the
-differences.
+A random tenth is kept, and the generator expands it tenfold. The recall curves of every family of
+indexes on that catalogue are compared with those on the real one, under the same real users. The
+test is repeated over several hidden subsets and trainings of the indexes, so that their noise stays
+below the differences.
 
-What is judged is the search among items that the users have not seen. Their vectors lie close to
-what they have seen last, nine tenths of which are hidden with the other items: no generator can
-make up for each user what it has seen, and in a catalogue that is expanded from all real items
-those are real.
+The test judges the search among items that the users have not seen. User vectors lie close to what
+the users saw last, and nine tenths of that is hidden with the other items. No generator can make it
+up for each user, and in a catalogue that is expanded from all real items it is real.
 """
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import msgspec
 import numpy as np
-import polars as pl
+import pandas as pd
 from scipy import stats
 
+from nanorecsys.ann.bench import THREAD_VARIABLES
 from nanorecsys.data import Histories
-from nanorecsys.scaleup.curves import (
-    FAMILIES,
-    Curve,
-    mean_curve,
-    recall_curves,
-    relabelled,
-    work_at,
-)
-from nanorecsys.scaleup.descriptors import Described, copy_share, describe, two_sample_auc
+from nanorecsys.scaleup.catalogue import generate
+from nanorecsys.scaleup.curves import FAMILIES, Curve, mean_curve, recall_curves, relabelled
+from nanorecsys.scaleup.descriptors import Description, copy_share, describe, two_sample_auc
 from nanorecsys.scaleup.errors import VectorsError
-from nanorecsys.scaleup.generators.neighbours import nearest
+from nanorecsys.scaleup.generators.neighbourhoods import nearest
 from nanorecsys.scaleup.result import Gap, Judged
-from nanorecsys.scaleup.shards import generate
 from nanorecsys.system.environment import environment
-from nanorecsys.system.files import atomic_path
 
 REAL = "real"
-JUDGED = ("IVF", "HNSW", "PQ")  # families that the rule reads
-WORK_RECALL = 0.95
-COPIES = (
-    0.05  # of the made-up items that may lie so close to a real one, see `descriptors.copy_share`
-)
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-FEWEST = 50  # items kept, below which no generator could be judged
+COPIES = 0.05  # share of synthetic items that may be almost copies, see `descriptors.copy_share`
+FEWEST = 50  # items that must be kept
 RULE = (
-    "a generator is believable if in none of IVF, HNSW and PQ its mean recall among what users have not seen is "
-    "further from the real one, at any setting, than the bound, and if at most one made-up item in twenty is nearly a "
-    "copy"
+    "a generator is believable if in none of IVF, HNSW and PQ its mean recall among what users "
+    "have not seen is further from the real one, at any setting, than the bound, and if at most "
+    "one synthetic item in twenty is almost a copy"
 )
 Progress = Callable[[Iterable], Iterable]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How much is tested.
+@dataclass(frozen=True, eq=False)
+class HeldOutTest:
+    """The real catalogue, its users, and how much to test.
 
     Args:
-        subsets: hidden subsets.
-        trainings: of every index on every catalogue.
-        kept: share of the real items that a generator sees.
-        bound: of the difference in recall.
-        seed: of the subsets, the generators and the trainings.
-        workers: processes, of one thread each.
-        folder: keeps what is done, so that a run that was killed goes on; "" keeps nothing.
+        vectors: Real items, unit float32 (n, d).
+        queries: Real users, unit float32 (q, d).
+        seen: CSR by query, real items that the user has seen.
+        subsets: Number of hidden subsets.
+        trainings: Trainings of every index on every catalogue.
+        kept: Share of the real items that a generator sees.
+        bound: Difference in recall that lets a generator be believed.
+        seed: Random seed of the subsets, generators and trainings.
+        workers: Processes, of one thread each.
     """
 
+    vectors: np.ndarray
+    queries: np.ndarray
+    seen: Histories
     subsets: int = 5
     trainings: int = 2
     kept: float = 0.1
     bound: float = 0.03
     seed: int = 0
     workers: int = 2
-    folder: str = ""
+
+    def split(self, subset: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows that are kept and those that are hidden, in random order."""
+        order = np.random.default_rng((self.seed, subset)).permutation(len(self.vectors))
+        kept = round(self.kept * len(self.vectors))
+        return order[:kept], order[kept:]
 
 
-@dataclass(frozen=True, eq=False)
-class Held:
-    """What the test found: curves of the real catalogue, its descriptors, a verdict for each generator, raw rows.
+class Verdicts(msgspec.Struct, frozen=True):
+    """Results of the test.
 
-    `noise` is by family the largest difference between one training on the real catalogue and their
-    mean.
+    `noise` is the largest difference between one training on the real catalogue and the mean, by
+    family. `rows` has a row per catalogue, training, family and setting.
     """
 
     real: dict[str, Curve]
     noise: dict[str, float]
-    described: Described
+    description: Description
     judged: list[Judged]
-    rows: pl.DataFrame
+    rows: pd.DataFrame
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
+@dataclass(frozen=True)
+class Training:
+    """One training of all indexes on the catalogue of a generator and a hidden subset."""
+
     generator: str
     subset: int
-    training: int
+    number: int
     seed: int
 
+    @property
+    def first(self) -> bool:
+        """Whether the catalogue is described as well, which is done once per generator."""
+        return self.subset == self.number == 0
 
-class _Outcome(msgspec.Struct, frozen=True):
-    """Curves of one training; descriptors and the share of copies at the first training of the first subset."""
+
+class Outcome(msgspec.Struct, frozen=True):
+    """Curves of a training; the description and the share of copies if it is the first."""
 
     curves: dict[str, Curve]
-    described: Described | None
-    copies: float
+    description: Description | None = None
+    copies: float = 0.0
 
 
-def held_out(
-    vectors: np.ndarray,
-    queries: np.ndarray,
-    seen: Histories,
-    generators: Sequence[str],
-    settings: Settings,
-    progress: Progress = iter,
-) -> Held:
+def judge_generators(
+    test: HeldOutTest, generators: Sequence[str], progress: Progress = iter
+) -> Verdicts:
     """Judge generators.
 
     Args:
-        vectors: real items, unit float32 (n, d).
-        queries: real users, unit float32 (q, d).
-        seen: CSR by query, real items that the user has seen.
-        generators: names of `GENERATORS`.
-        settings: how much is tested.
-        progress: wraps the results, one a generator, subset and training.
+        test: The test.
+        generators: Names of `GENERATORS`.
+        progress: Wrapper of the trainings, to show progress.
 
     Raises:
-        VectorsError: too few items for the share that is kept.
+        VectorsError: There are too few items for the share that is kept.
     """
-    kept = round(settings.kept * len(vectors))
+    kept = round(test.kept * len(test.vectors))
     if kept < FEWEST:
         raise VectorsError(
-            f"{settings.kept:.0%} of {len(vectors)} items are {kept}, fewer than the {FEWEST} that the test needs",
-            "Keep a larger share, or take more items.",
+            f"{test.kept:.0%} of {len(test.vectors)} items are {kept}, but the test needs {FEWEST}",
+            "Keep a larger share, or use more items.",
         )
-    # every difference is against the mean of these, so it has the noise of many trainings and not
-    # of a few
-    reals = [
-        _Task(REAL, 0, t, settings.seed + t)
-        for t in range(max(2, settings.subsets) * settings.trainings)
+    # Every difference is against the mean of these, so it should have the noise of many trainings.
+    repeats = max(2, test.subsets) * test.trainings
+    trainings = [Training(REAL, 0, t, test.seed + t) for t in range(repeats)]
+    trainings += [
+        Training(name, subset, t, test.seed + 100 * (subset + 1) + t)
+        for name in generators
+        for subset in range(test.subsets)
+        for t in range(test.trainings)
     ]
-    made = [
-        _Task(g, s, t, settings.seed + 100 * (s + 1) + t)
-        for g in generators
-        for s in range(settings.subsets)
-        for t in range(settings.trainings)
-    ]
-    tasks = [*reals, *made]
+    context = multiprocessing.get_context("spawn")
     with (
-        environment(ONE_THREAD),  # of every library, in each process
-        ProcessPoolExecutor(
-            settings.workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_take,
-            initargs=(vectors, queries, seen, settings),
-        ) as pool,
+        environment(dict.fromkeys(THREAD_VARIABLES, "1")),
+        ProcessPoolExecutor(test.workers, context) as pool,
     ):
-        results = list(progress(pool.map(_run_or_read, tasks)))
-    found = list(zip(tasks, results, strict=True))
-    trained = [outcome.curves for task, outcome in found if task.generator == REAL]
-    real = {f: mean_curve([c[f] for c in trained]) for f in FAMILIES}
+        outcomes = list(progress(pool.map(partial(train, test), trainings)))
+    found = dict(zip(trainings, outcomes, strict=True))
+    of_real = [outcome for training, outcome in found.items() if training.generator == REAL]
+    real = {f: mean_curve([outcome.curves[f] for outcome in of_real]) for f in FAMILIES}
     noise = {
-        f: float(max(np.abs(np.subtract(c[f].recall, real[f].recall)).max() for c in trained))
+        f: max(_distance(outcome.curves[f].recall, real[f].recall) for outcome in of_real)
         for f in FAMILIES
     }
-    described = next(
-        o.described for task, o in found if task.generator == REAL and o.described is not None
-    )
-    judged = [
-        _judge(g, [(task, result) for task, result in found if task.generator == g], real, settings)
-        for g in generators
-    ]
-    return Held(real, noise, described, judged, _rows(found))
+    judged = []
+    for name in generators:
+        own = {t: outcome for t, outcome in found.items() if t.generator == name}
+        judged.append(_judge(name, own, real, test))
+    description = of_real[0].description
+    assert description is not None
+    return Verdicts(real, noise, description, judged, _rows(found))
 
 
-def subset(vectors: np.ndarray, settings: Settings, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that are kept and those that are hidden, in random order."""
-    order = np.random.default_rng((settings.seed, number)).permutation(len(vectors))
-    kept = round(settings.kept * len(vectors))
-    return order[:kept], order[kept:]
+def train(test: HeldOutTest, training: Training) -> Outcome:
+    """Measure the curves of one training, in a worker process."""
+    vectors, queries, seen = test.vectors, test.queries, test.seen
+    if training.generator == REAL:
+        description = describe(vectors) if training.first else None
+        return Outcome(recall_curves(vectors, queries, seen, training.seed), description)
+    kept, hidden = test.split(training.subset)
+    made_with = test.seed + training.subset
+    catalogue = generate(vectors[kept], len(vectors), training.generator, made_with, threads=1)
+    rows = np.full(len(vectors), -1)
+    rows[kept] = np.arange(len(kept))
+    curves = recall_curves(catalogue, queries, relabelled(seen, rows), training.seed)
+    if not training.first:
+        return Outcome(curves)
+    new = catalogue[len(kept) :]
+    description = describe(catalogue, two_sample_auc(new, vectors[hidden], 0))
+    usual = float(np.median(nearest(vectors, 2)[1][:, 1]))
+    return Outcome(curves, description, copy_share(new, vectors[kept], usual))
 
 
 def choose(judged: Sequence[Judged]) -> Judged:
-    """The generator to take: the least far off of the believable ones, else of those that do not copy, else of all."""
+    """Choose the least wrong of the believable generators, else of those that do not copy."""
     believable = [j for j in judged if j.believable]
-    return min(
-        believable or [j for j in judged if j.copies <= COPIES] or judged, key=lambda j: j.worst
-    )
-
-
-_shared: dict[str, Any] = {}
-
-
-def _take(vectors: np.ndarray, queries: np.ndarray, seen: Histories, settings: Settings) -> None:
-    _shared.update(vectors=vectors, queries=queries, seen=seen, settings=settings)
-
-
-def _run_or_read(task: _Task) -> _Outcome:
-    settings: Settings = _shared["settings"]
-    if not settings.folder:
-        return _run(task)
-    path = Path(settings.folder) / f"{task.generator}-{task.subset}-{task.training}.json"
-    if not path.exists():
-        with atomic_path(path) as part:
-            part.write_bytes(msgspec.json.encode(_run(task)))
-    return msgspec.json.decode(path.read_bytes(), type=_Outcome)
-
-
-def _run(task: _Task) -> _Outcome:
-    vectors, queries, seen, settings = (
-        _shared[name] for name in ("vectors", "queries", "seen", "settings")
-    )
-    first = task.training == 0 and task.subset == 0
-    if task.generator == REAL:
-        described = describe(vectors, queries, seen, 0) if first else None
-        return _Outcome(recall_curves(vectors, queries, seen, task.seed), described, 0.0)
-    kept, hidden = subset(vectors, settings, task.subset)
-    catalogue = generate(
-        vectors[kept], len(vectors), task.generator, settings.seed + task.subset, threads=1
-    )
-    rows = np.full(len(vectors), -1)
-    rows[kept] = np.arange(len(kept))
-    seen = relabelled(seen, rows)
-    described, copies = None, 0.0
-    if first:
-        new = catalogue[len(kept) :]
-        described = describe(catalogue, queries, seen, 0, two_sample_auc(new, vectors[hidden], 0))
-        copies = copy_share(new, vectors[kept], float(np.median(nearest(vectors, 2)[1][:, 1])))
-    return _Outcome(recall_curves(catalogue, queries, seen, task.seed), described, copies)
+    original = [j for j in judged if j.copies <= COPIES]
+    return min(believable or original or judged, key=lambda j: j.worst)
 
 
 def _judge(
-    generator: str, found: list[tuple[_Task, _Outcome]], real: dict[str, Curve], settings: Settings
+    generator: str, found: dict[Training, Outcome], real: dict[str, Curve], test: HeldOutTest
 ) -> Judged:
     gaps = []
     for family in FAMILIES:
         by_subset = [
-            mean_curve([outcome.curves[family] for task, outcome in found if task.subset == s])
-            for s in range(settings.subsets)
+            mean_curve([o.curves[family] for t, o in found.items() if t.subset == subset])
+            for subset in range(test.subsets)
         ]
         gaps.append(_gap(family, by_subset, real[family]))
-    first = next(outcome for _, outcome in found if outcome.described is not None)
-    judged = [g for g in gaps if g.family in JUDGED]
-    worst = max(abs(g.largest) for g in judged)
-    worst_all = max(
-        np.abs(np.subtract(g.curve.recall_all, real[g.family].recall_all)).max() for g in judged
-    )
-    off = [g.family for g in judged if abs(g.largest) > settings.bound]
+    first = next(iter(found.values()))
+    assert first.description is not None
+    off = [gap.family for gap in gaps if abs(gap.largest) > test.bound]
     reasons = [f"{' and '.join(off)} too far off"] if off else []
     if first.copies > COPIES:
-        reasons.append(f"{first.copies:.0%} of its items are nearly copies")
+        reasons.append(f"{first.copies:.0%} of its items are almost copies")
     return Judged(
         generator=generator,
         gaps=gaps,
-        worst=worst,
-        worst_all=float(worst_all),
-        described=first.described,
+        worst=max(abs(gap.largest) for gap in gaps),
+        worst_all=max(_distance(gap.curve.recall_all, real[gap.family].recall_all) for gap in gaps),
+        description=first.description,
         copies=first.copies,
         believable=not reasons,
         reason="; ".join(reasons) or "within the bound in every family",
@@ -266,33 +218,36 @@ def _judge(
 
 
 def _gap(family: str, by_subset: list[Curve], real: Curve) -> Gap:
-    mean = mean_curve(by_subset)
-    differences = np.array([c.recall for c in by_subset]) - real.recall
+    differences = np.array([curve.recall for curve in by_subset]) - real.recall
     at = int(np.abs(differences.mean(axis=0)).argmax())
     values = differences[:, at]
     half = 0.0
     if len(values) > 1:
-        half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-    mine, theirs = work_at(mean, WORK_RECALL), work_at(real, WORK_RECALL)
+        half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    mean = float(values.mean())
     return Gap(
         family=family,
-        largest=float(values.mean()),
-        setting=mean.settings[at],
-        low=float(values.mean() - half),
-        high=float(values.mean() + half),
+        largest=mean,
+        setting=real.settings[at],
+        low=mean - half,
+        high=mean + half,
         by_subset=values.tolist(),
-        work_ratio=None if mine is None or theirs is None else mine / theirs,
-        curve=mean,
+        curve=mean_curve(by_subset),
     )
 
 
-def _rows(found: list[tuple[_Task, _Outcome]]) -> pl.DataFrame:
-    """One row a catalogue, training, family and setting, with recall, work and the recall among all items."""
-    rows = [
-        (task.generator, task.subset, task.training, family, *point)
-        for task, outcome in found
-        for family, c in outcome.curves.items()
-        for point in zip(c.settings, c.recall, c.work, c.recall_all, strict=True)
-    ]
-    names = ("generator", "subset", "training", "family", "setting", "recall", "work", "recall_all")
-    return pl.DataFrame(rows, schema=names, orient="row")
+def _distance(one: Sequence[float], other: Sequence[float]) -> float:
+    return float(np.abs(np.subtract(one, other)).max())
+
+
+def _rows(found: dict[Training, Outcome]) -> pd.DataFrame:
+    frames = []
+    for training, outcome in found.items():
+        for family, curve in outcome.curves.items():
+            frame = pd.DataFrame(msgspec.structs.asdict(curve))
+            frame.insert(0, "family", family)
+            frame.insert(0, "training", training.number)
+            frame.insert(0, "subset", training.subset)
+            frame.insert(0, "generator", training.generator)
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True).rename(columns={"settings": "setting"})

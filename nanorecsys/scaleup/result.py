@@ -1,20 +1,19 @@
-"""The result record of the scale-up chapter. Latencies are of one query at a time on one thread."""
+"""The result record of chapter 05. Latencies are of single queries on one thread."""
 
 import msgspec
 
+from nanorecsys.ann.errors import Failure
 from nanorecsys.ann.limits import Limits
-from nanorecsys.ann.result import Failure, Spread
 from nanorecsys.scaleup.curves import Curve
-from nanorecsys.scaleup.descriptors import Described
+from nanorecsys.scaleup.descriptors import Description
+from nanorecsys.study.spread import Spread
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """One family's curve on made-up catalogues beside that on the real one.
+    """The difference of one family's curve on synthetic catalogues from that on the real one.
 
     `largest` is the difference of the mean curves that is largest in size, with its sign (positive:
-    too easy), at `setting`; `low` and `high` are its 95 % interval over hidden subsets.
-    `work_ratio` is work at a recall of 0.95, made up over real; None where one of the two does not
-    get there.
+    too easy), at `setting`. `low` and `high` are its 95 % interval over hidden subsets.
     """
 
     family: str
@@ -23,33 +22,32 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     low: float
     high: float
     by_subset: list[float]
-    work_ratio: float | None
     curve: Curve
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """A generator in the held-out test. `worst` is the largest difference of any family, in size.
+    """A generator in the held-out test.
 
-    `worst_all` is the same where neighbours that the user has seen count as well. `believable` is
-    what the rule says: no family further off than the bound, and no copies.
+    `worst` is the size of the largest difference of any family; `worst_all` counts neighbours that
+    the user has seen as well. `believable` follows `fidelity.RULE`.
     """
 
     generator: str
     gaps: list[Gap]
     worst: float
-    worst_all: float | None = None
-    described: Described
+    worst_all: float
+    description: Description
     copies: float
     believable: bool
     reason: str
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """An index over the first n items of a catalogue, at the fastest setting that reaches the floor of recall.
+class ScalePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """An index over n items at the fastest setting that reaches the floor of recall.
 
-    `build_s` includes `shared_s`, the time of centroids and lists, which other indexes of the run
-    use as well. Peaks are resident memory of the whole process. `read_mib` is what a query reads,
-    None for a graph; `floor_ms` how long that takes at the least.
+    `build_s` includes `shared_s`, the time of centroids and lists, which other indexes use as well.
+    Peaks are resident memory of the whole process. `read_mib` is what a query reads and `floor_ms`
+    the least time that takes; both are None for a graph.
     """
 
     generator: str
@@ -70,49 +68,24 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     floor_ms: float | None
 
 
-class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """An index over n items whose setting was chosen on a generator's catalogue: its recall there and on another."""
+class MovedSetting(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting chosen on one generator's catalogue: its recall there, and on the study's."""
 
+    generator: str
+    n: int
     factory: str
     search: str
     promised: float
     found: float
-    generator: str = "independent"
-    n: int = 0
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """value = factor * n ** power, fitted on the sizes that reach the floor of recall."""
+    """P50 in ms = factor * n ** power, fitted on the sizes that reach the floor of recall."""
 
     family: str
-    what: str
     factor: float
     power: float
     points: int
-
-
-class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the planning table: what n items at a rate take, and whether one machine still has that.
-
-    `measured` says that n is within the sizes that were measured; all else is extrapolation.
-    """
-
-    n: int
-    rate: float
-    p99_ms: float
-    vcpu: float
-    memory_gib: float
-    measured: bool
-    one_machine: bool
-
-
-class Generated(msgspec.Struct, frozen=True, kw_only=True):
-    """How fast a generator wrote a catalogue: synthetic rows a second, the fit included."""
-
-    generator: str
-    n: int
-    seconds: float
-    rate: float
 
 
 class ScaleupResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,26 +102,19 @@ class ScaleupResult(msgspec.Struct, frozen=True, kw_only=True):
     trainings: int
     kept: int
     bound: float
-    copies_bound: float
     real_curves: dict[str, Curve]
     real_noise: dict[str, float]
-    real_described: Described
+    real_description: Description
     judged: list[Judged]
     recommended_generator: str
     generator: str
-    generated: list[Generated]
-    rows: list[Row]
+    rows: list[ScalePoint]
     growth: list[Growth]
-    planned: list[Planned]
-    moved: list[Moved]
-    moved_at: int = 0
-    graph_stop: str
-    best: Row
-    flat: Row
+    moved: list[MovedSetting]
+    best: ScalePoint
+    flat: ScalePoint
     speedup: float
     memory_share: float
-    peak_gib: float
     failures: list[Failure]
     limits: Limits
     seconds: float
-    seconds_limit: float

@@ -1,4 +1,4 @@
-"""Indexes that can be served, behind one small protocol: set, search, save, load. Scores are inner products.
+"""Indexes that can be served, behind one small protocol. Scores are inner products.
 
 index = load_index("IVF256,SQ8", path)
 index.set("nprobe=16")
@@ -29,13 +29,15 @@ __all__ = [
 
 
 class Index(Protocol):
-    """A built index. Vectors are float32, unit norm."""
+    """A built index. Vectors are float32, unit norm; `index` is the library's own object."""
+
+    index: Any
 
     def set(self, search: str) -> None:
-        """Take a search setting, as `specs.GRIDS` has them; "" leaves everything as it is."""
+        """Apply a search setting such as `nprobe=16`; "" changes nothing."""
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores float32 (q, k), falling, and items int64 (q, k), -1 where fewer than k were found."""
+        """Return scores float32 (q, k), falling, and items int64 (q, k), -1 beyond the last one."""
 
     def save(self, path: Path) -> None:
         """Write the index."""
@@ -44,7 +46,7 @@ class Index(Protocol):
 class FaissIndex:
     """An index of `faiss.index_factory`."""
 
-    def __init__(self, index: faiss.Index) -> None:
+    def __init__(self, index: Any) -> None:
         self.index = index
         self._search = index.search
 
@@ -52,7 +54,7 @@ class FaissIndex:
         """See `Index`.
 
         Raises:
-            SettingError: FAISS does not know the setting for this index.
+            SettingError: The index does not have this setting.
         """
         rest = []
         for part in filter(None, search.split(",")):
@@ -63,7 +65,8 @@ class FaissIndex:
                 rest.append(part)
         if rest:
             try:
-                faiss.ParameterSpace().set_index_parameters(self.index, ",".join(rest))
+                parameters: Any = faiss.ParameterSpace()
+                parameters.set_index_parameters(self.index, ",".join(rest))
             except RuntimeError as error:
                 raise SettingError(
                     f"the setting {search!r} does not fit: {reason(error)}",
@@ -80,7 +83,7 @@ class FaissIndex:
 
 
 class UsearchIndex:
-    """A graph of the usearch library. `threads` are those of one call: one query still runs on one."""
+    """A graph of the usearch library. A call uses `threads`, a single query only one."""
 
     def __init__(self, index: Any, threads: int = 1) -> None:
         self.index = index
@@ -91,7 +94,7 @@ class UsearchIndex:
         for part in filter(None, search.split(",")):
             name, _, value = part.partition("=")
             if name != "ef":
-                raise SettingError(f"usearch has no setting {name!r}", "Its only one is ef.")
+                raise SettingError(f"usearch has no setting {name!r}", "Its only setting is ef.")
             self.index.expansion_search = int(value)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +104,7 @@ class UsearchIndex:
             np.atleast_2d(1 - found.distances),
             np.atleast_2d(found.keys).astype(np.int64),
         )
-        counts = np.atleast_1d(getattr(found, "counts", items.shape[1]))
+        counts = np.atleast_1d(np.asarray(getattr(found, "counts", items.shape[1])))
         items[np.arange(items.shape[1]) >= counts[:, None]] = -1
         return scores, items
 
@@ -110,54 +113,61 @@ class UsearchIndex:
         self.index.save(str(path))
 
 
-def load_index(factory: str, path: Path) -> Index:
-    """An index that `save` wrote."""
+def load_index(factory: str, path: Path, mapped: bool = False) -> Index:
+    """Read an index that `save` wrote.
+
+    Args:
+        factory: Specification of the index.
+        path: File of the index.
+        mapped: Leave inverted lists in the file and map them; FAISS only.
+    """
     if factory.startswith("usearch"):
         return UsearchIndex(usearch().Index.restore(str(path)))
-    return FaissIndex(faiss.read_index(str(path)))
+    return FaissIndex(faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0))
 
 
-def _set_beam(index: faiss.Index, value: int) -> None:
+def _set_beam(index: Any, value: int) -> None:
     index.nsg.search_L = value
 
 
-def _set_query_bits(index: faiss.Index, value: int) -> None:
+def _set_query_bits(index: Any, value: int) -> None:
     index.qb = value
 
 
-_OWN_SETTINGS: dict[str, Callable[[faiss.Index, int], None]] = {
+_OWN_SETTINGS: dict[str, Callable[[Any, int], None]] = {
     "search_L": _set_beam,
     "qb": _set_query_bits,
 }
 
 
-def innermost(index: faiss.Index) -> faiss.Index:
-    """The index within refinement and transforms, as its own class."""
+def innermost(index: faiss.Index) -> Any:
+    """Return the index within refinement and transforms, as its own class."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexRefine):
         return innermost(index.base_index)
     return innermost(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 
 
-def transforms(index: faiss.Index) -> list[faiss.VectorTransform]:
-    """What is applied to a vector before it is searched, in order."""
+def transforms(index: faiss.Index) -> list[Any]:
+    """Return the transforms that a vector passes before it is searched, in order."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexRefine):
         return transforms(index.base_index)
     if not isinstance(index, faiss.IndexPreTransform):
         return []
-    own = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
+    chain: Any = index.chain
+    own = [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
     return own + transforms(index.index)
 
 
 def usearch() -> Any:
-    """usearch is not among what the package needs, only among what the study does."""
+    """Import usearch, which the study needs and the server does not."""
     from usearch import index
 
     return index
 
 
 def reason(error: RuntimeError) -> str:
-    """FAISS's own words, without the place in its source."""
+    """Return FAISS's message without the place in its source code."""
     text = str(error).partition(" at /")[2] or str(error)
     return text.partition(": ")[2].removeprefix("Error: ") or text

@@ -1,4 +1,4 @@
-"""Exact neighbours, recall with ties and duplicates, and ranks of held-out items, each against plain loops. 1 s."""
+"""Exact neighbours, recall and ranks of held-out items against plain loops. 1 s."""
 
 import numpy as np
 import pytest
@@ -60,8 +60,9 @@ def test_what_a_query_has_seen_is_no_neighbour_and_no_hit(duplicated):
 def test_a_search_without_the_seen_keeps_its_order():
     seen = Histories(np.array([0, 2, 2, 5]), np.array([3, 1, 0, 1, 2]))
     items = np.array([[2, 1, -1, 0], [3, 1, 2, 0]])
-    assert without_seen(items, seen, np.array([2, 1]), 4, 3).tolist() == [[-1, -1, -1], [3, 1, 2]]
-    assert without_seen(items, seen, np.array([0, 2]), 4, 2).tolist() == [[2, 0], [3, -1]]
+    first, second = seen.take(np.array([2, 1])), seen.take(np.array([0, 2]))
+    assert without_seen(items, first, 4, 3).tolist() == [[-1, -1, -1], [3, 1, 2]]
+    assert without_seen(items, second, 4, 2).tolist() == [[2, 0], [3, -1]]
 
 
 @pytest.mark.parametrize("cutoff", [1, 7, 30])
@@ -143,4 +144,4 @@ def test_neighbours_that_their_user_has_seen_are_counted_and_those_of_others_are
         [[item in rows[user] for item in line] for user, line in zip(users, found, strict=True)]
     )
     assert 0 < own.mean() < 1
-    assert seen_share(found, seen, users) == pytest.approx((own.mean(), own[:, 0].mean()))
+    assert seen_share(found, seen.take(users)) == pytest.approx((own.mean(), own[:, 0].mean()))

@@ -14,7 +14,7 @@ def clustered(n=1200, d=32, seed=0, clusters=20):
 
 
 def few_directions(q=60, d=32, directions=6, seed=2, leak=0.1):
-    """Queries that lie in the last few coordinates but for a little, wherever the items' variance is."""
+    """Queries that lie almost entirely in the last few coordinates."""
     rng = np.random.default_rng(seed)
     return unit(rng.standard_normal((q, d)) * np.where(np.arange(d) >= d - directions, 1, leak))
 

@@ -70,7 +70,7 @@ def test_the_index_chapter_runs_on_another_size_and_other_indexes(tmp_path, monk
     )
     result = json.loads((tmp_path / "out" / "04_ann" / "result.json").read_text())["result"]
     assert (result["n_items"], result["generator"]) == (6500, "gaussian")
-    assert {b["factory"] for b in result["builds"]} == {"Flat", "IVF32,SQ8"}
+    assert {p["factory"] for p in result["best"]} == {"Flat", "IVF32,SQ8"}
 
 
 def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generator(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nanorecsys.scaleup.generators.base import normalised
+from nanorecsys.scaleup.generators.distributions import normalised
 
 D = 16
 

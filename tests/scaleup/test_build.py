@@ -1,32 +1,35 @@
-"""Indexes built from shards: the same as in one piece, resumed after a kill, within a bound of memory. About 20 s."""
+"""Indexes built block by block, and their bench in child processes. 20 s."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
-from msgspec import json
 
-from nanorecsys.ann.errors import DirectionsError, DivisibilityError, FactoryError, NeighboursError
+from nanorecsys.ann.errors import DirectionsError, DivisibilityError, FactoryError, VectorsError
 from nanorecsys.ann.exact import exact_neighbours
+from nanorecsys.ann.indexes import read_bytes, visited
 from nanorecsys.ann.limits import Bandwidth, Limits
 from nanorecsys.ann.specs import directions
-from nanorecsys.scaleup import search_worker, specs, write_catalogue
-from nanorecsys.scaleup.build import Plan, build
-from nanorecsys.scaleup.rows import Rows
-from nanorecsys.scaleup.scale import Ladder, Settings, frames, grid
-from nanorecsys.scaleup.search_worker import spared_bytes
-from nanorecsys.scaleup.specs import parts
-from nanorecsys.scaleup.steps import Steps
-from nanorecsys.scaleup.truth import exact_prefixes
-from nanorecsys.serving.retrieval import FaissIndex, load_index
+from nanorecsys.scaleup import bench, build, search, specs, write_catalogue
+from nanorecsys.scaleup.bench import CatalogueBench
+from nanorecsys.scaleup.build import (
+    TrainingOptions,
+    assign_lists,
+    build_graph,
+    build_lists,
+    check_buildable,
+)
+from nanorecsys.scaleup.catalogue import CatalogueFile, exact_prefixes
+from nanorecsys.scaleup.search import SearchOptions, search_at_floor
+from nanorecsys.scaleup.specs import parse_specification, search_grid
+from nanorecsys.serving.retrieval import load_index
 from nanorecsys.system.blas import faiss
+from tests.ann.children import die
 
 N, D = 4000, 16
 CHOOSING = 25  # of 40 queries
 CODED = "Users8,IVF16(PQ4x4fs,RFlat),PQ4x4fsr,Refine(SQ8)"
+TRAINING = TrainingOptions(points=32, iterations=3, block_rows=1024)
 SPECS = (
     "IVF16,SQ8",
     "IVF16,PQ8np",
@@ -39,45 +42,54 @@ SPECS = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory, curved) -> Path:
     path = tmp_path_factory.mktemp("catalogue") / "catalogue.npy"
-    write_catalogue(path, curved, N, "recombined", progress=False)
+    write_catalogue(path, curved, N, "recombined")
     return path
 
 
 @pytest.fixture(scope="module")
 def queries(curved) -> np.ndarray:
-    return curved[:40] @ np.linalg.qr(np.random.default_rng(0).standard_normal((D, D)))[0].astype(
-        "f4"
-    )
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((D, D)))[0]
+    return curved[:40] @ rotation.astype("f4")
 
 
 @pytest.fixture(scope="module")
-def users(catalogue, curved) -> str:
-    """Users whose vectors lie in 4 of the 16 dimensions; the file lies beside the catalogue."""
+def users(curved) -> np.ndarray:
+    """Users whose vectors lie in 4 of the 16 dimensions."""
     vectors = curved[40:240].copy()
     vectors[:, 4:] = 0
-    np.save(
-        catalogue.with_name("users.npy"), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    )
-    return str(catalogue.with_name("users.npy"))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def plan(specification: str, catalogue: Path, folder: Path, **more) -> Plan:
-    values = {"points": 32, "iterations": 3, "block_rows": 1024, "threads": 1} | more
-    if specification.startswith("Users"):
-        values.setdefault("users", str(catalogue.with_name("users.npy")))
-    return Plan(
-        specification=specification, catalogue=str(catalogue), n=N, folder=str(folder), **values
-    )
+def made(specification, catalogue, folder, users=None, options=TRAINING):
+    """Build an index, save it and load it again, as the bench does."""
+    rows = CatalogueFile(catalogue)
+    parsed = parse_specification(specification, N)
+    check_buildable(parsed, N, D)
+    if parsed.links:
+        index = build_graph(rows, parsed)
+    else:
+        lists = folder / f"lists-{parsed.space}-{parsed.lists}-{options.block_rows}.npz"
+        if not lists.exists():
+            assign_lists(lists, rows, parsed, options, users)
+        index = build_lists(rows, parsed, options, lists)
+    path = folder / f"{parsed.factory}-{options.block_rows}.index"
+    index.save(path)
+    return load_index(specification, path)
 
 
-def answers(
-    path: Path, specification: str, queries: np.ndarray, search: str = "nprobe=4"
-) -> np.ndarray:
-    index = load_index(specification, path)
-    index.set(search)
+def answers(index, queries, setting="nprobe=4"):
+    index.set(setting)
     return index.search(queries, 10)[1]
 
 
@@ -85,46 +97,45 @@ def answers(
 def test_blocks_make_the_index_that_one_piece_makes(
     specification, catalogue, queries, users, tmp_path
 ):
-    several = build(plan(specification, catalogue, tmp_path / "several"))
-    whole = build(plan(specification, catalogue, tmp_path / "whole", block_rows=N))
-    assert load_index(specification, several.path).index.ntotal == N
-    np.testing.assert_array_equal(
-        answers(several.path, specification, queries), answers(whole.path, specification, queries)
-    )
+    several = made(specification, catalogue, tmp_path, users)
+    one = TrainingOptions(points=32, iterations=3, block_rows=N)
+    whole = made(specification, catalogue, tmp_path, users, one)
+    assert several.index.ntotal == N
+    np.testing.assert_array_equal(answers(several, queries), answers(whole, queries))
 
 
 @pytest.mark.parametrize(
-    "specification", ["IVF16,SQ8", "IVF16,PQ8x4fs,Refine(SQ8)", "IVF16_HNSW8,SQ8", "HNSW8"]
+    ("specification", "setting"),
+    [
+        ("IVF16,SQ8", "nprobe=16"),
+        ("IVF16,PQ8x4fs,Refine(SQ8)", "nprobe=16,k_factor_rf=16"),
+        ("IVF16_HNSW8,SQ8", "nprobe=16,quantizer_efSearch=32"),
+        ("HNSW8", "efSearch=64"),
+    ],
 )
-def test_the_index_finds_the_neighbours(specification, catalogue, queries, tmp_path):
-    path = build(plan(specification, catalogue, tmp_path)).path
+def test_the_index_finds_the_neighbours(specification, setting, catalogue, queries, tmp_path):
     exact = exact_neighbours(np.load(catalogue), queries, 10)
-    search = {True: "efSearch=64", False: "nprobe=16"}[specification == "HNSW8"]
-    if "Refine" in specification:
-        search += ",k_factor_rf=16"
-    if "_HNSW" in specification:
-        search += ",quantizer_efSearch=32"
-    assert exact.recall(answers(path, specification, queries, search), 10).mean() > 0.8
+    index = made(specification, catalogue, tmp_path)
+    assert exact.recall(answers(index, queries, setting), 10).mean() > 0.8
 
 
 def test_users_directions_find_what_users_ask_for(catalogue, users, tmp_path):
-    """A quarter of the directions is all that users take: nothing is lost to them, and much to a fit on the items."""
-    asked = np.load(users)[:40]
-    exact = exact_neighbours(np.load(catalogue), asked, 10)
+    """Users take a quarter of the directions: a fit on them loses nothing, one on items much."""
+    exact = exact_neighbours(np.load(catalogue), users[:40], 10)
     recall = {}
     for space in ("Users4", "Items4"):
-        path = build(plan(f"{space},IVF16,SQ8", catalogue, tmp_path)).path
-        recall[space] = exact.recall(answers(path, "", asked, "nprobe=16"), 10).mean()
+        index = made(f"{space},IVF16,SQ8", catalogue, tmp_path, users)
+        recall[space] = exact.recall(answers(index, users[:40], "nprobe=16"), 10).mean()
     assert recall["Users4"] > 0.9
     assert recall["Items4"] < recall["Users4"] - 0.1
 
 
 def test_refinement_compares_whole_vectors(catalogue, queries, users, tmp_path):
-    """Queries that leave the users' directions still find their neighbours, if enough of them are compared again."""
-    path = build(plan(CODED, catalogue, tmp_path)).path
+    """Queries outside the users' directions find their neighbours if enough are re-ranked."""
+    index = made(CODED, catalogue, tmp_path, users)
     exact = exact_neighbours(np.load(catalogue), queries, 10)
     few, many = (
-        exact.recall(answers(path, CODED, queries, f"nprobe=16,k_factor_rf={f}"), 10).mean()
+        exact.recall(answers(index, queries, f"nprobe=16,k_factor_rf={f}"), 10).mean()
         for f in (1, 400)
     )
     assert many > 0.95
@@ -132,8 +143,8 @@ def test_refinement_compares_whole_vectors(catalogue, queries, users, tmp_path):
 
 
 def test_centroids_are_found_by_their_codes(catalogue, queries, users, tmp_path):
-    index = faiss.read_index(str(build(plan(CODED, catalogue, tmp_path)).path))
-    lists = faiss.extract_index_ivf(index)
+    index = made(CODED, catalogue, tmp_path, users)
+    lists = faiss.extract_index_ivf(index.index)
     assert (lists.d, faiss.downcast_index(lists).implem) == (8, 11)
     coarse = faiss.downcast_index(lists.quantizer)
     assert isinstance(coarse, faiss.IndexRefineFlat)
@@ -143,83 +154,57 @@ def test_centroids_are_found_by_their_codes(catalogue, queries, users, tmp_path)
     assert (near[:, 0] == (queries[:, :8] @ centroids.T).argmax(axis=1)).mean() > 0.7
 
 
+def code_bytes(index, queries):
+    return visited(index, queries).mean() * faiss.extract_index_ivf(index.index).code_size
+
+
+def test_coded_centroids_are_read_in_part(catalogue, queries, users, tmp_path):
+    index = made(CODED, catalogue, tmp_path, users)
+    index.set("nprobe=4,k_factor_rf=2")
+    plain = made("Users8,IVF16,PQ4x4fsr,Refine(SQ8)", catalogue, tmp_path, users)
+    plain.set("nprobe=4,k_factor_rf=2")
+    # 16 codes of 2 bytes and 8 centroids of 8 floats are read, in place of 16 centroids.
+    coded, whole = (
+        read_bytes(own, queries, 10) - code_bytes(own, queries) for own in (index, plain)
+    )
+    assert whole - coded == 4 * 8 * (16 - 8) - 16 * 2
+
+
 def test_lists_of_one_space_are_not_those_of_another(catalogue, users, tmp_path):
-    folder = tmp_path / "steps"
     for specification in ("IVF16,SQ8", "Items8,IVF16,SQ8", "Users8,IVF16,SQ8"):
-        build(plan(specification, catalogue, folder))
-    shapes = {p.name: np.load(p).shape for p in folder.glob("coarse-*-centroids.npy")}
-    assert shapes == {
-        "coarse-16-centroids.npy": (16, 16),
-        "coarse-Items8-16-centroids.npy": (16, 8),
-        "coarse-Users8-16-centroids.npy": (16, 8),
-    }
+        made(specification, catalogue, tmp_path, users)
+    shapes = [np.load(p)["centroids"].shape for p in sorted(tmp_path.glob("lists-*.npz"))]
+    assert shapes == [(16, 16), (16, 8), (16, 8)]
 
 
-def test_k_means_sees_so_many_points_at_most(catalogue, tmp_path, monkeypatch):
-    monkeypatch.setattr("nanorecsys.scaleup.build.CLUSTER_POINTS", 300)
-    asked = []
-    sample = Rows.sample
+def test_k_means_and_blocks_read_a_bounded_number_of_rows(catalogue, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "CLUSTER_POINTS", 300)
+    monkeypatch.setattr(build, "CODE_POINTS", 256)
+    samples, reads = [], []
+    sample, read = CatalogueFile.sample, CatalogueFile.read
     monkeypatch.setattr(
-        Rows, "sample", lambda self, count, *rest: asked.append(count) or sample(self, count, *rest)
+        CatalogueFile,
+        "sample",
+        lambda self, count, seed: samples.append(count) or sample(self, count, seed, 1024),
     )
-    build(plan("IVF16,SQ8", catalogue, tmp_path, points=100))
-    assert asked[0] == 300
-
-
-def test_lists_on_the_disk_answer_as_those_in_memory(catalogue, queries, tmp_path):
-    memory = build(plan("IVF16,SQ8", catalogue, tmp_path / "memory"))
-    disk = build(plan("IVF16,SQ8", catalogue, tmp_path / "disk", on_disk=True))
-    assert disk.path.stat().st_size < 0.1 * memory.path.stat().st_size
-    np.testing.assert_array_equal(
-        answers(memory.path, "IVF16,SQ8", queries), answers(disk.path, "IVF16,SQ8", queries)
+    monkeypatch.setattr(
+        CatalogueFile,
+        "read",
+        lambda self, start, stop: reads.append(stop - start) or read(self, start, stop),
     )
+    options = TrainingOptions(points=100, iterations=3, block_rows=1024)
+    assert made("IVF16,SQ8", catalogue, tmp_path, options=options).index.ntotal == N
+    assert samples[0] == 300
+    assert max(reads) == 1024
 
 
-@pytest.mark.parametrize("step", [1, 4, 7, 9, 10, 11])
-def test_a_killed_build_resumes_with_the_same_bytes(step, catalogue, tmp_path):
-    """Killed without notice when that many steps are done, or in the middle of the next."""
-    whole = build(plan("IVF16,PQ8x4fs,Refine(SQ8)", catalogue, tmp_path / "whole")).path
-    code = f"""
-import os, signal
-from pathlib import Path
-from nanorecsys.scaleup import build, steps
-done = 0
-do = steps.Steps.do
-def killing(self, name, make):
-    global done
-    if done == {step}:
-        def make_half(path, make=make):
-            make(path)
-            os.kill(os.getpid(), signal.SIGKILL)
-        do(self, name, make_half)
-    done += 1
-    return do(self, name, make)
-build.Steps.do = killing
-build.build(build.Plan(specification="IVF16,PQ8x4fs,Refine(SQ8)", catalogue={str(catalogue)!r}, n={N},
-    folder={str(tmp_path / "killed")!r}, points=32, iterations=3, block_rows=1024, threads=1))
-"""
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
-    assert not (tmp_path / "killed" / whole.name).exists()
-    made = []
-    do = Steps.do
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            Steps,
-            "do",
-            lambda self, name, make: do(self, name, lambda path: made.append(name) or make(path)),
-        )
-        again = build(plan("IVF16,PQ8x4fs,Refine(SQ8)", catalogue, tmp_path / "killed")).path
-    assert again.read_bytes() == whole.read_bytes()
-    assert len(made) == 12 - step
-
-
-def test_what_another_index_shares_is_not_made_again(catalogue, tmp_path):
-    build(plan("IVF16,PQ8x4fs,Refine(SQ8)", catalogue, tmp_path))
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("coarse-*")}
-    assert before
-    build(plan("IVF16,SQ8", catalogue, tmp_path))
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("coarse-*")} == before
-    assert not list(tmp_path.glob("block-*[0-9]"))  # merged blocks are gone
+def test_mapped_lists_answer_as_those_in_memory(catalogue, queries, tmp_path):
+    memory = made("IVF16,SQ8", catalogue, tmp_path)
+    (path,) = tmp_path.glob("*.index")
+    mapped = load_index("IVF16,SQ8", path, mapped=True)
+    lists = faiss.downcast_InvertedLists(faiss.extract_index_ivf(mapped.index).invlists)
+    assert isinstance(lists, faiss.OnDiskInvertedLists)
+    np.testing.assert_array_equal(answers(memory, queries), answers(mapped, queries))
 
 
 @pytest.mark.parametrize(
@@ -235,171 +220,128 @@ def test_what_another_index_shares_is_not_made_again(catalogue, tmp_path):
         ("IVF16(PQ7x4fs,RFlat),SQ8", DivisibilityError),
     ],
 )
-def test_specifications_that_cannot_be_built(specification, error, catalogue, tmp_path):
+def test_specifications_that_cannot_be_built_have_a_named_error(
+    specification, error, catalogue, tmp_path
+):
     with pytest.raises(error):
-        build(plan(specification, catalogue, tmp_path))
+        made(specification, catalogue, tmp_path)
 
 
-def test_users_directions_need_users(catalogue, tmp_path):
+def test_users_directions_need_users_vectors(catalogue, users, tmp_path):
     with pytest.raises(DirectionsError, match="none"):
-        build(plan("Users8,IVF16,SQ8", catalogue, tmp_path, users=""))
+        made("Users8,IVF16,SQ8", catalogue, tmp_path)
+    with pytest.raises(VectorsError, match="norm 2"):
+        made("Users8,IVF16,SQ8", catalogue, tmp_path, 2 * users)
 
 
-def test_projected_specifications_are_taken_apart():
-    found = parts("Users152,IVF(PQ76x4fs,RFlat),PQ76x4fsr,Refine(SQ8)", 3_000_000)
+def test_a_projected_specification_is_parsed():
+    found = parse_specification("Users152,IVF(PQ76x4fs,RFlat),PQ76x4fsr,Refine(SQ8)", 3_000_000)
     assert found.factory == "Users152,IVF8192(PQ76x4fs,RFlat),PQ76x4fsr,Refine(SQ8)"
-    assert (found.space, directions(found.factory), found.coarse_code) == (
-        "Users152",
-        152,
-        "PQ76x4fs,RFlat",
-    )
+    assert (found.space, directions(found.factory)) == ("Users152", 152)
+    assert found.coarse_code == "PQ76x4fs,RFlat"
     assert (found.code, found.refined, found.coarse_links) == ("PQ76x4fsr", True, 0)
     assert found.family == "users' directions, PQ fast scan, refined"
-    assert parts("Items8,IVF4_HNSW8,SQ8", 1000).factory == "Items8,IVF4_HNSW8,SQ8"
-    assert parts("Items8,IVF4,SQ8", 1000).family != parts("IVF4,SQ8", 1000).family
+    same = "Items8,IVF4_HNSW8,SQ8"
+    assert parse_specification(same, 1000).factory == same
+    families = {parse_specification(s, 1000).family for s in ("Items8,IVF4,SQ8", "IVF4,SQ8")}
+    assert len(families) == 2
 
 
 def test_lists_are_as_many_as_items_allow():
-    assert parts("IVF4096,PQ32np", 3_000_000).factory == "IVF4096,PQ32np"
-    assert parts("IVF4096,PQ32np", 10_000).lists == 256
-    assert parts("IVF_HNSW32,SQ8", 3_000_000) == parts(
-        f"IVF{specs.MOST_LISTS}_HNSW32,SQ8", 3_000_000
-    )
+    assert parse_specification("IVF4096,PQ32np", 3_000_000).factory == "IVF4096,PQ32np"
+    assert parse_specification("IVF4096,PQ32np", 10_000).lists == 256
+    most = f"IVF{specs.MOST_LISTS}_HNSW32,SQ8"
+    assert parse_specification("IVF_HNSW32,SQ8", 3_000_000).factory == most
 
 
-def test_rows_are_those_of_the_file(catalogue):
-    vectors = np.load(catalogue)
-    rows = Rows(catalogue, 3000)
-    np.testing.assert_array_equal(rows.read(10, 20), vectors[10:20])
-    assert rows.blocks(1024) == [(0, 1024), (1024, 2048), (2048, 3000)]
-    half = np.eye(D, dtype="f4")[:5]
-    np.testing.assert_array_equal(rows.projected(half).read(10, 20), vectors[10:20, :5])
-    np.testing.assert_array_equal(
-        rows.projected(half).sample(500, 0, 1024), rows.sample(500, 0, 1024)[:, :5]
-    )
-    sample = rows.sample(500, 0, 1024)
-    np.testing.assert_array_equal(sample, rows.sample(500, 0, 3000))
-    assert len(np.unique(sample, axis=0)) == 500
-    np.testing.assert_array_equal(rows.sample(9999, 0, 1024), vectors[:3000])
-
-
-def test_exact_neighbours_of_prefixes(catalogue, queries, monkeypatch):
-    monkeypatch.setattr("nanorecsys.scaleup.truth.BLOCK", 700)
-    vectors = np.load(catalogue)
-    found = exact_prefixes(catalogue, queries, 10, [900, 1400, N])
-    for n, exact in found.items():
-        wanted = exact_neighbours(vectors[:n], queries, 10)
-        np.testing.assert_array_equal(np.sort(exact.items), np.sort(wanted.items))
-        np.testing.assert_array_equal(exact.hits[10], wanted.hits[10])
-        assert exact.recall(wanted.items, 10).mean() == 1
-
-
-def test_exact_neighbours_count_ties(tmp_path):
-    vectors = np.tile(np.eye(4, dtype="f4"), (5, 1))
-    np.save(tmp_path / "v.npy", vectors)
-    exact = exact_prefixes(tmp_path / "v.npy", vectors[:1], 2, [20])[20]
-    assert exact.recall(np.array([[8, 16]]), 2).tolist() == [1.0]
-    assert exact.recall(np.array([[8, 17]]), 2).tolist() == [0.5]
-
-
-def test_more_neighbours_than_items(catalogue, queries):
-    with pytest.raises(NeighboursError):
-        exact_prefixes(catalogue, queries, 50, [40])
+LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1.0, gb_per_s=10.0)], gemm_gflops={"1": 1.0})
+OPTIONS = SearchOptions(choosing=CHOOSING, rounds=1, timed=10, threads=1)
 
 
 @pytest.fixture(scope="module")
-def ladder(tmp_path_factory, catalogue, queries, users) -> Ladder:
-    limits = Limits(
-        bandwidth=[Bandwidth(working_set_mib=1.0, gb_per_s=10.0)], gemm_gflops={"1": 1.0}
-    )
-    settings = Settings(
-        choosing=CHOOSING, points=32, iterations=2, block_rows=1024, rounds=1, timed=10, threads=1
-    )
-    folder = tmp_path_factory.mktemp("ladder")
+def tried(tmp_path_factory, catalogue, queries, users) -> CatalogueBench:
+    folder = tmp_path_factory.mktemp("bench")
     exact = exact_prefixes(catalogue, queries, 10, [N])
-    return Ladder(folder, "recombined", catalogue, queries, exact, limits, settings, np.load(users))
-
-
-def test_a_row_of_the_ladder(ladder):
-    flat, found = ladder.row("Flat", N), ladder.row("IVF16,SQ8", N)
-    assert flat.recall == 1.0
-    assert (flat.bytes_a_vector, flat.read_mib) == (4 * D, N * 4 * D / 2**20)
-    assert found.recall >= 0.9
-    assert found.search in grid(parts("IVF16,SQ8", N), 10, N)
-    assert found.p50_ms.low <= found.p50_ms.middle <= found.p99_ms.high
-    assert 0 < found.build_peak_gib < 1
-    assert found.shared_s <= found.build_s
-    assert ladder.recalls(N)["IVF16,SQ8", found.search] >= 0.95
-    rows = frames([ladder])
-    own = rows["accuracy"].filter(index="IVF16-SQ8").filter(pl.len().over("setting") > CHOOSING)
-    assert own["setting"].n_unique() == 1
-    assert own.filter(pl.col("query") >= CHOOSING)["recall"].mean() == pytest.approx(found.recall)
-    assert set(rows["accuracy"]["index"]) >= {"Flat", "IVF16-SQ8"}
-    assert rows["latency"].filter(index="IVF16-SQ8", round=-1).height == 10
-
-
-def test_more_queries_try_the_settings_that_may_be_the_least(ladder, tmp_path, monkeypatch):
-    ladder.row("IVF16,SQ8", N)
-    plan = json.decode(
-        (ladder.folder / f"{N}" / "IVF16-SQ8" / "search.json").read_bytes(), type=search_worker.Plan
+    return CatalogueBench(
+        folder, "recombined", catalogue, queries, exact, LIMITS, OPTIONS, TRAINING, users=users
     )
-    monkeypatch.setattr(search_worker, "SCOUTS", CHOOSING // 4)
-    found = search_worker.measure(plan, tmp_path)
-    tried = pl.read_parquet(tmp_path / "accuracy.parquet").group_by("setting").agg(pl.len())
-    few = [plan.settings[i] for i in tried.filter(pl.col("len") == CHOOSING // 4)["setting"].sort()]
-    more = [plan.settings[i] for i in tried.filter(pl.col("len") > CHOOSING // 4)["setting"].sort()]
-    assert found.search in more
-    assert plan.settings[-1] in few  # all lists: fewer surely do
 
 
-def test_a_row_in_users_directions(ladder):
-    row = ladder.row(CODED, N)
-    assert (row.factory, row.family) == (CODED, "users' directions, PQ fast scan, refined")
-    assert row.recall > 0.8
-    assert row.floor_ms > 0
+@pytest.fixture(scope="module")
+def flat(tried):
+    return tried.measure("Flat", N)
 
 
-def test_centroids_that_have_codes_are_not_all_read(catalogue, users, tmp_path):
-    index = load_index("", build(plan(CODED, catalogue, tmp_path)).path)
-    index.set("nprobe=4")
-    # 16 codes of 2 bytes are read, and 8 centroids of 8 floats in place of 16
-    assert spared_bytes(index) == 4 * 8 * (16 - 8) - 16 * 2
-    assert spared_bytes(load_index("", build(plan("IVF16,SQ8", catalogue, tmp_path)).path)) == 0
-    assert spared_bytes(load_index("", build(plan("HNSW8", catalogue, tmp_path)).path)) == 0
+@pytest.fixture(scope="module")
+def lists(tried):
+    return tried.measure("IVF16,SQ8", N)
 
 
-def test_a_row_of_a_graph_says_nothing_of_what_is_read(ladder):
-    row = ladder.row("HNSW8", N)
-    assert (row.read_mib, row.floor_ms) == (None, None)
+def test_exact_search_is_measured(flat):
+    assert flat["recall"] == 1.0
+    assert (flat["bytes_a_vector"], flat["read_mib"]) == (4 * D, N * 4 * D / 2**20)
 
 
-def test_bytes_count_lists_on_the_disk(ladder):
-    disk, memory = ladder.row("IVF16,SQ8", N, on_disk=True), ladder.row("IVF16,SQ8", N)
-    assert disk.bytes_a_vector == pytest.approx(memory.bytes_a_vector, rel=0.1)
+def test_an_index_is_measured_at_the_fastest_setting_that_reaches_the_floor(tried, lists):
+    assert lists["recall"] >= 0.9
+    assert lists["search"] in search_grid(parse_specification("IVF16,SQ8", N), 10, N)
+    assert lists["p50_ms_low"] <= lists["p50_ms"] <= lists["p99_ms_high"]
+    assert lists["shared_s"] <= lists["build_s"]
+    assert 0 < lists["build_peak_gib"] < 1
+    recalls = tried.recalls(N).set_index(["factory", "search"])["recall"]
+    assert recalls["IVF16,SQ8", lists["search"]] >= 0.95
+    (accuracy,) = (f for f in tried.rows["accuracy"] if f["factory"].iloc[0] == "IVF16,SQ8")
+    chosen = accuracy[accuracy["search"] == lists["search"]]
+    assert len(chosen) == 40
+    others = chosen[chosen["query"] >= CHOOSING]
+    assert others["recall"].mean() == pytest.approx(lists["recall"])
+    (latency,) = (f for f in tried.rows["latency"] if f["factory"].iloc[0] == "IVF16,SQ8")
+    assert (latency["round"] == -1).sum() == 10
 
 
-def test_a_row_that_is_there_is_not_made_again(ladder, monkeypatch):
-    first = ladder.row("Flat", N)
-    monkeypatch.setattr(Ladder, "_run", None)
-    assert ladder.row("Flat", N) == first
-
-
-def test_an_index_that_cannot_be_built_is_written_down(ladder):
-    assert ladder.row("Nope", N) is None
-    assert ladder.row("IVF16,PQ7np", N) is None
-    assert [f.error for f in ladder.failures] == ["FactoryError", "DivisibilityError"]
-
-
-def test_merging_holds_blocks_and_index_but_not_the_vectors(catalogue, tmp_path, monkeypatch):
-    """No call asks for more rows than a block or the sample has."""
-    monkeypatch.setattr("nanorecsys.scaleup.build.CODE_POINTS", 256)
-    asked = []
-    read = Rows.read
-    monkeypatch.setattr(
-        Rows,
-        "read",
-        lambda self, start, stop: asked.append(stop - start) or read(self, start, stop),
+def test_more_queries_try_the_settings_that_may_be_the_cheapest(tried, lists, queries, monkeypatch):
+    monkeypatch.setattr(search, "SCOUTS", CHOOSING // 4)
+    path = tried.folder / f"{N}" / "IVF16,SQ8.index"
+    settings = search_grid(parse_specification("IVF16,SQ8", N), 10, N)
+    found, rows = search_at_floor(
+        load_index, ("", path), settings, queries, tried.exact[N], OPTIONS
     )
-    built = build(plan("IVF16,SQ8", catalogue, tmp_path))
-    assert max(asked) == 1024
-    assert FaissIndex(faiss.read_index(str(built.path))).index.ntotal == N
+    counts = rows["accuracy"].groupby("search").size()
+    assert counts[found["search"]] > CHOOSING // 4
+    assert counts[settings[-1]] == CHOOSING // 4  # all lists: fewer surely do
+
+
+def test_an_index_in_users_directions_is_measured(tried):
+    row = tried.measure(CODED, N)
+    assert (row["factory"], row["family"]) == (CODED, "users' directions, PQ fast scan, refined")
+    assert row["recall"] > 0.8
+    assert row["floor_ms"] > 0
+
+
+def test_a_graph_does_not_scan(tried):
+    row = tried.measure("HNSW8", N)
+    assert (row["read_mib"], row["floor_ms"]) == (None, None)
+
+
+def test_what_is_built_is_not_built_again(tried, lists):
+    folder = tried.folder / f"{N}"
+    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    mapped = tried.measure("IVF16,SQ8", N, on_disk=True)
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+    assert mapped["factory"] == "IVF16,SQ8 on disk"
+    same = ("build_s", "bytes_a_vector", "shared_s")
+    assert [mapped[name] for name in same] == [lists[name] for name in same]
+
+
+def test_an_index_that_cannot_be_built_is_recorded(tried):
+    before = len(tried.failures)
+    assert tried.measure("Nope", N) is None
+    assert tried.measure("IVF16,PQ7np", N) is None
+    found = [f.error for f in tried.failures[before:]]
+    assert found == ["FactoryError", "DivisibilityError"]
+
+
+def test_a_crash_is_recorded(tried, monkeypatch):
+    monkeypatch.setattr(bench, "build_lists", die)
+    assert tried.measure("IVF16,PQ4np", N) is None
+    assert tried.failures[-1].error == "CrashError"

@@ -1,0 +1,438 @@
+"""The bench of chapters 04 and 05: build an index and search it, each task in a child process.
+
+A child process does nothing else, so its peak memory is that of the task, and torch is not loaded
+beside FAISS. A child that crashes becomes a named error, and the caller goes on. An index that is
+built is not built again.
+"""
+
+import gc
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import pandas as pd
+from threadpoolctl import ThreadpoolController
+
+from nanorecsys.ann.corpus import Corpus
+from nanorecsys.ann.errors import AnnError, CrashError, Failure, SpecificationError
+from nanorecsys.ann.exact import Exact, HeldOutItems
+from nanorecsys.ann.indexes import BuildOptions, build_index, check_neighbours, read_bytes
+from nanorecsys.ann.specs import BASELINE, Specification, search_settings
+from nanorecsys.serving.retrieval import Index, UsearchIndex, load_index
+from nanorecsys.system.blas import faiss
+from nanorecsys.system.environment import environment
+from nanorecsys.system.files import atomic_path
+from nanorecsys.system.memory import forget_peak, peak_resident_bytes, resident_bytes
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+LARGE_BATCH, SMALL_BATCH = 1000, 32
+SMALL_BATCHES = 4  # calls per round
+WARM_UP = 20  # queries before each timed series
+TURN = 25  # queries per turn where settings take turns
+T = TypeVar("T")
+
+
+def in_child(
+    work: Callable[..., T],
+    *arguments: Any,
+    threads: int,
+    variables: Mapping[str, str] | None = None,
+) -> T:
+    """Call a function in a new process and return its result.
+
+    Args:
+        work: Function of a module that does not import torch.
+        arguments: Arguments of the function.
+        threads: Size of the thread pools of OpenMP and BLAS.
+        variables: Further environment variables of the process.
+
+    Raises:
+        CrashError: The process died before it returned.
+        Exception: The function raised it.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    # Waiting threads sleep: spinning ones slow k-means tenfold where another process has work.
+    pools = dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
+    with tempfile.NamedTemporaryFile() as messages:
+        given = (sender, messages.name, work, arguments)
+        process = context.Process(target=_send_result, args=given, daemon=True)
+        with environment(pools | dict(variables or {})):
+            process.start()
+        sender.close()
+        try:
+            result = receiver.recv()
+        except EOFError as error:
+            process.join()
+            last = messages.read().decode(errors="replace").strip()[-300:]
+            raise CrashError(
+                f"{work.__name__} died in its process with status {process.exitcode} {last}",
+                "Status -9 means that memory ran out: use fewer vectors.",
+            ) from error
+        process.join()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _send_result(
+    sender: Connection, messages: str, work: Callable[..., Any], arguments: Sequence[Any]
+) -> None:
+    os.dup2(os.open(messages, os.O_WRONLY), 2)  # libraries warn of small samples
+    try:
+        result = work(*arguments)
+    except Exception as error:
+        result = error
+    sender.send(result)
+
+
+class BuildCosts(msgspec.Struct, frozen=True, kw_only=True):
+    """Time and memory of a build. `base_bytes` were resident before it, with its input loaded."""
+
+    build_s: float
+    save_s: float
+    index_bytes: int
+    base_bytes: int
+    peak_bytes: int
+
+
+def build(
+    path: Path, make: Callable[..., Index], *arguments: Any, threads: int, **child: Any
+) -> BuildCosts:
+    """Build an index in a child process and save it, unless `path` is there already.
+
+    Args:
+        path: File of the index. The costs are kept beside it.
+        make: Function that returns the index.
+        arguments: Arguments of `make`.
+        threads: Threads of the build.
+        child: Further arguments of `in_child`.
+    """
+    costs = path.with_suffix(".json")
+    if not costs.exists():
+        found = in_child(_build, path, threads, make, arguments, threads=threads, **child)
+        with atomic_path(costs) as part:
+            part.write_bytes(msgspec.json.encode(found))
+    return msgspec.json.decode(costs.read_bytes(), type=BuildCosts)
+
+
+def _build(
+    path: Path, threads: int, make: Callable[..., Index], arguments: Sequence[Any]
+) -> BuildCosts:
+    faiss.omp_set_num_threads(threads)
+    base = resident_bytes()
+    forget_peak()
+    start = time.perf_counter()
+    index = make(*arguments)
+    built = time.perf_counter()
+    peak = peak_resident_bytes()
+    with atomic_path(path) as part:
+        index.save(part)
+    return BuildCosts(
+        build_s=built - start,
+        save_s=time.perf_counter() - built,
+        index_bytes=path.stat().st_size,
+        base_bytes=base,
+        peak_bytes=peak,
+    )
+
+
+class Searcher:
+    """An index and the queries to search it with, in a process that does nothing else."""
+
+    def __init__(self, index: Index, queries: np.ndarray, k: int) -> None:
+        self.index, self.queries, self.k = index, queries, k
+        self._pools = ThreadpoolController()
+
+    def use_threads(self, threads: int) -> None:
+        """Set the threads of FAISS, of its matrix products and of usearch."""
+        faiss.omp_set_num_threads(threads)
+        self._pools.limit(limits=threads)
+        if isinstance(self.index, UsearchIndex):
+            self.index.threads = threads
+
+    def latencies(self, sample: np.ndarray) -> np.ndarray:
+        """Time a sample of queries one at a time, ns, int64 (len(sample),)."""
+        single = [self.queries[i : i + 1] for i in sample]
+        taken = np.empty(len(single), np.int64)
+        clock, search, k = time.perf_counter_ns, self.index.search, self.k
+        for i, query in enumerate(single):
+            start = clock()
+            search(query, k)
+            taken[i] = clock() - start
+        return taken
+
+    def round(self, number: int, sample: np.ndarray, warm_up: int = WARM_UP) -> pd.DataFrame:
+        """Time one round on one thread. The frame has the columns round, query and ns."""
+        self.use_threads(1)
+        self.latencies(sample[:warm_up])
+        taken = self.latencies(sample)
+        return pd.DataFrame({"round": number, "query": sample.astype(np.int32), "ns": taken})
+
+    def batches(self, size: int, threads: int, calls: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
+        """Time searches of batches of queries.
+
+        Args:
+            size: Queries per batch.
+            threads: Threads of a search.
+            calls: Number of batches; 0 for all queries.
+
+        Returns:
+            Columns batch, threads and ns (a query), one row per batch; and the items that were
+            found, int (queries, k).
+        """
+        self.use_threads(threads)
+        starts = range(0, len(self.queries), size)
+        taken, found = [], []
+        for start in starts[: calls or None]:
+            part = self.queries[start : start + size]
+            begin = time.perf_counter_ns()
+            found.append(self.index.search(part, self.k)[1])
+            taken.append((time.perf_counter_ns() - begin) / len(part))
+        frame = pd.DataFrame({"batch": size, "threads": threads, "ns": taken})
+        return frame, np.concatenate(found)
+
+
+def percentiles(latency: pd.DataFrame, by: str = "point") -> pd.DataFrame:
+    """Compute P50 and P99 in ms of each round, and their median and range over the rounds.
+
+    Args:
+        latency: Columns round, ns and `by`.
+        by: Column to group by, the index of the result.
+
+    Returns:
+        Columns p50_ms, p50_ms_low, p50_ms_high, p99_ms, p99_ms_low and p99_ms_high.
+    """
+    found: dict[str, pd.Series] = {}
+    for name, quantile in (("p50_ms", 0.5), ("p99_ms", 0.99)):
+        rounds = latency.groupby([by, "round"])["ns"].quantile(quantile) / 1e6
+        own = rounds.groupby(by)
+        found |= {name: own.median(), f"{name}_low": own.min(), f"{name}_high": own.max()}
+    return pd.DataFrame(found)
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How much the bench measures.
+
+    Args:
+        k: Neighbours per query.
+        points: Search settings per specification, at most.
+        rounds: Rounds of everything that is timed.
+        queries: Queries per setting and round, one at a time.
+        threads: Threads of builds and of large batches.
+        seed: Random seed of orders and samples.
+        options: Bounds of the builds.
+    """
+
+    k: int = 100
+    points: int = 8
+    rounds: int = 3
+    queries: int = 300
+    threads: int = 2
+    seed: int = 0
+    options: BuildOptions = field(default_factory=BuildOptions)
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """The queries of a bench: float32 (q, d), their exact neighbours, and items to rank."""
+
+    queries: np.ndarray
+    exact: Exact
+    held_out: HeldOutItems
+
+
+@dataclass(eq=False)
+class Measurements:
+    """What the bench measured of a table of indexes.
+
+    Args:
+        points: One row per index and search setting: point, factory, family, search, read_bytes
+            (NaN for a graph), and of the index file, build_s, save_s, load_ms, bytes_a_vector and
+            peak_rss_mib.
+        rows: Raw rows by name, each with the column point: accuracy (query, recall_10, recall_k),
+            ranks (user, rank), latency (round, query, ns), batches (batch, threads, ns).
+        failures: Indexes that could not be built or searched.
+    """
+
+    points: pd.DataFrame
+    rows: dict[str, pd.DataFrame]
+    failures: list[Failure]
+
+
+def measure_table(
+    folder: Path,
+    specs: Iterable[Specification],
+    corpus: Corpus,
+    workload: Workload,
+    settings: BenchSettings,
+    users: np.ndarray | None = None,
+) -> Measurements:
+    """Build and search every specification. One that fails is recorded by its error's name.
+
+    Args:
+        folder: Folder of the index files. Those of a killed run are used.
+        specs: Specifications, Flat among them.
+        corpus: Vectors to search.
+        workload: Queries.
+        settings: How much to measure.
+        users: Other users' vectors that projections are fitted on.
+
+    Raises:
+        AnnError: Flat, the baseline, is not the first specification, or failed.
+        NeighboursError: There are fewer vectors than neighbours asked for.
+    """
+    n = len(corpus.vectors)
+    check_neighbours(settings.k, n)
+    points: list[pd.DataFrame] = []
+    rows: dict[str, list[pd.DataFrame]] = {}
+    failures: list[Failure] = []
+    for number, spec in enumerate(specs):
+        path = folder / f"{number}.index"
+        try:
+            given = (spec.factory, corpus.vectors, settings.options, users)
+            costs = build(path, build_index, *given, threads=settings.threads)
+            own = in_child(_measure, path, spec, workload, settings, threads=settings.threads)
+        except (SpecificationError, CrashError, RuntimeError, ValueError) as error:
+            failures.append(Failure.of(spec.factory, error))
+            continue
+        first = sum(map(len, points))
+        for name, frame in own.items():
+            frame["point"] += first
+            rows.setdefault(name, []).append(frame)
+        points.append(
+            rows["points"][-1].assign(
+                file=path.name,
+                build_s=costs.build_s,
+                save_s=costs.save_s,
+                bytes_a_vector=costs.index_bytes / n,
+                peak_rss_mib=max(costs.peak_bytes - costs.base_bytes, 0) / 2**20,
+            )
+        )
+    if not points or points[0]["factory"].iloc[0] != BASELINE:
+        reason = "; ".join(f.message for f in failures if f.factory == BASELINE)
+        raise AnnError(
+            f"the baseline {BASELINE} was not measured: {reason or 'it is not the first one'}",
+            "Correct the vectors; every index is compared with it.",
+        )
+    del rows["points"]
+    found = {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
+    return Measurements(pd.concat(points, ignore_index=True), found, failures)
+
+
+def _measure(
+    path: Path, spec: Specification, workload: Workload, settings: BenchSettings
+) -> dict[str, pd.DataFrame]:
+    """Measure all settings of an index in another random order in each round."""
+    gc.disable()
+    rng = np.random.default_rng(settings.seed)
+    start = time.perf_counter()
+    index = load_index(spec.factory, path)
+    load_ms = 1e3 * (time.perf_counter() - start)
+    searcher = Searcher(index, workload.queries, settings.k)
+    searches = search_settings(spec.factory, settings.points)
+    rows: dict[str, list[pd.DataFrame]] = {}
+    for number in range(settings.rounds):
+        sample = rng.permutation(len(workload.queries))[: settings.queries]
+        for point in rng.permutation(len(searches)):
+            index.set(searches[point])
+            own = _accuracy(searcher, workload, settings) if number == 0 else {}
+            own["latency"] = searcher.round(number, sample)
+            batches = [searcher.batches(SMALL_BATCH, 1, SMALL_BATCHES)[0]]
+            if number == 0:
+                batches += [own["batches"], searcher.batches(LARGE_BATCH, 1, calls=1)[0]]
+            own["batches"] = pd.concat(batches)
+            for name, frame in own.items():
+                rows.setdefault(name, []).append(frame.assign(point=np.int32(point)))
+    found = {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
+    names = pd.DataFrame({"factory": spec.factory, "family": spec.family, "search": searches})
+    found["points"] = (
+        found["points"].sort_values("point", ignore_index=True).join(names).assign(load_ms=load_ms)
+    )
+    return found
+
+
+def _accuracy(
+    searcher: Searcher, workload: Workload, settings: BenchSettings
+) -> dict[str, pd.DataFrame]:
+    """Recall of every query, ranks of the held-out items, throughput, and bytes that are read."""
+    k, exact, held_out = settings.k, workload.exact, workload.held_out
+    searcher.batches(WARM_UP, settings.threads, calls=1)
+    batches, found = searcher.batches(LARGE_BATCH, settings.threads)
+    accuracy = {"query": np.arange(len(found), dtype=np.int32), "recall_k": exact.recall(found, k)}
+    accuracy["recall_10"] = exact.recall(found, min(10, k))
+    ranks = held_out.ranks(searcher.index.search, exact.n).astype(np.float32)
+    read = read_bytes(searcher.index, workload.queries, k)
+    return {
+        "accuracy": pd.DataFrame(accuracy),
+        "ranks": pd.DataFrame({"user": held_out.users, "rank": ranks}),
+        "batches": batches,
+        "points": pd.DataFrame({"read_bytes": [read]}, dtype=float),
+    }
+
+
+def time_in_turns(
+    folder: Path,
+    points: pd.DataFrame,
+    corpus: Corpus,
+    queries: np.ndarray,
+    settings: BenchSettings,
+    rounds: int,
+) -> pd.DataFrame:
+    """Time a few points again; they take turns every few queries, so that drift favours none.
+
+    Args:
+        folder: Folder of `measure_table`.
+        points: Some rows of `Measurements.points`.
+        corpus: Vectors of the indexes.
+        queries: float32 (q, d).
+        settings: How much to measure.
+        rounds: Number of rounds.
+
+    Returns:
+        Columns point, round, query and ns. Point -1 is Flat on every tenth vector.
+    """
+    few = corpus.vectors[::10].copy()
+    return in_child(
+        _time_in_turns, folder, points, few, queries, settings, rounds, threads=settings.threads
+    )
+
+
+def _time_in_turns(
+    folder: Path,
+    points: pd.DataFrame,
+    few: np.ndarray,
+    queries: np.ndarray,
+    settings: BenchSettings,
+    rounds: int,
+) -> pd.DataFrame:
+    gc.disable()
+    rng = np.random.default_rng(settings.seed + 1)
+    files = points.drop_duplicates("file")
+    loaded = {
+        row.file: Searcher(load_index(row.factory, folder / row.file), queries, settings.k)
+        for row in files.itertuples()
+    }
+    turns = [(row.point, row.search, loaded[row.file]) for row in points.itertuples()]
+    if len(few) >= settings.k:
+        turns.append((-1, "", Searcher(build_index(BASELINE, few), queries, settings.k)))
+    found = []
+    for number in range(rounds):
+        sample = rng.permutation(len(queries))[: settings.queries]
+        for start in range(0, len(sample), TURN):
+            for turn in rng.permutation(len(turns)):
+                point, search, searcher = turns[turn]
+                searcher.index.set(search)
+                part = sample[start : start + TURN]
+                # The warm-up brings the index back into the caches.
+                found.append(searcher.round(number, part, warm_up=2).assign(point=point))
+    return pd.concat(found, ignore_index=True)

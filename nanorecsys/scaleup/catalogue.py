@@ -1,0 +1,184 @@
+"""Catalogues of any size: generate one, read it block by block, and find exact neighbours in it."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from nanorecsys.ann.exact import TIE, Exact
+from nanorecsys.ann.indexes import check_neighbours
+from nanorecsys.scaleup.errors import VectorsError
+from nanorecsys.scaleup.generators import check_items, generator_of
+from nanorecsys.system.files import atomic_path
+
+SHARD_ROWS = 16_384  # 16 MiB at d 256: some hundred shards at 3 million items
+BLOCK = 32_768  # rows of a product at once: 32 MiB at d 256
+SPARE = 4  # neighbours kept for each one asked for, so that ties at the last place are seen
+
+
+def generate(
+    vectors: np.ndarray,
+    n: int,
+    generator: str = "local",
+    seed: int = 0,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Make a catalogue of n items in memory, unit float32 (n, d), the real items first.
+
+    Args:
+        vectors: Real items, unit float32 (items, d).
+        n: Items of the catalogue, at least as many as there are real ones.
+        generator: A name of `GENERATORS`.
+        seed: Random seed.
+        threads: Threads, by default one per core. The bytes do not depend on them.
+
+    Raises:
+        UnknownGeneratorError: The generator is unknown.
+        VectorsError: The real items are unfit, or more than n.
+    """
+    _check(vectors, n, generator)
+    catalogue = np.empty((n, vectors.shape[1]), np.float32)
+    _fill(catalogue, vectors, generator, seed, threads)
+    return catalogue
+
+
+def write_catalogue(
+    path: Path | str,
+    vectors: np.ndarray,
+    n: int,
+    generator: str = "local",
+    seed: int = 0,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Write the catalogue that `generate` makes to a .npy file; it is never whole in memory.
+
+    Returns:
+        The file, memory-mapped and read-only, float32 (n, d).
+    """
+    _check(vectors, n, generator)
+    with atomic_path(Path(path)) as part:
+        shape = (n, vectors.shape[1])
+        catalogue = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+        _fill(catalogue, vectors, generator, seed, threads)
+        catalogue.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def _check(vectors: np.ndarray, n: int, generator: str) -> None:
+    generator_of(generator)
+    check_items(vectors)
+    if n < len(vectors):
+        raise VectorsError(
+            f"A catalogue of {n} items cannot keep {len(vectors)} real ones.",
+            f"Ask for at least {len(vectors)} items, or pass fewer vectors.",
+        )
+
+
+def _fill(
+    catalogue: np.ndarray, vectors: np.ndarray, generator: str, seed: int, threads: int | None
+) -> None:
+    """Write real items, then shards with a random stream each, so that order does not matter."""
+    n, real = len(catalogue), len(vectors)
+    catalogue[:real] = vectors
+    # One BLAS thread per thread: sums then have one order whatever the number of threads.
+    with (
+        threadpool_limits(1),
+        ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool,
+    ):
+        fitted = generator_of(generator)(vectors, n)
+
+        def make(shard: int) -> None:
+            rows = catalogue[real:][shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
+            seeds = np.random.SeedSequence(seed, spawn_key=(shard,))
+            rows[:] = fitted.sample(len(rows), np.random.Generator(np.random.SFC64(seeds)))
+
+        shards = -(-(n - real) // SHARD_ROWS)
+        for _ in pool.map(make, range(shards)):
+            continue
+
+
+class CatalogueFile:
+    """Rows of a .npy file of float32 (n, d). A map would count as memory, so blocks are read."""
+
+    def __init__(self, path: Path, n: int = 0) -> None:
+        """Open a file.
+
+        Args:
+            path: The file.
+            n: Number of its first rows to use, 0 for all.
+        """
+        shape = np.load(path, mmap_mode="r").shape
+        self.path, self.d = path, shape[1]
+        self.n = n or shape[0]
+        self._begin = path.stat().st_size - 4 * shape[0] * shape[1]
+        self._width = shape[1]
+        self._matrix: np.ndarray | None = None
+
+    def projected(self, matrix: np.ndarray) -> Self:
+        """Return the same rows multiplied by a matrix, float32 (directions, d), when read."""
+        other = type(self)(self.path, self.n)
+        other._matrix, other.d = matrix, len(matrix)
+        return other
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Read rows start to stop, float32 (stop - start, d)."""
+        offset = self._begin + 4 * self._width * start
+        values = np.fromfile(self.path, "<f4", (stop - start) * self._width, offset=offset)
+        rows = values.reshape(-1, self._width)
+        return rows if self._matrix is None else rows @ self._matrix.T
+
+    def blocks(self, rows: int) -> list[tuple[int, int]]:
+        """Return start and stop of blocks of that many rows."""
+        return [(start, min(start + rows, self.n)) for start in range(0, self.n, rows)]
+
+    def sample(self, count: int, seed: int, block_rows: int = BLOCK) -> np.ndarray:
+        """Read a random sample of the rows in their order, float32 (min(count, n), d)."""
+        if count >= self.n:
+            return self.read(0, self.n)
+        chosen = np.sort(np.random.default_rng(seed).choice(self.n, count, replace=False))
+        found = np.empty((count, self.d), np.float32)
+        for start, stop in self.blocks(block_rows):
+            first, last = np.searchsorted(chosen, (start, stop))
+            found[first:last] = self.read(start, stop)[chosen[first:last] - start]
+        return found
+
+
+def exact_prefixes(
+    path: Path, queries: np.ndarray, k: int, sizes: Sequence[int]
+) -> dict[int, Exact]:
+    """Find the k nearest of each query among the first rows of a file, for each size.
+
+    Args:
+        path: .npy of float32 (n, d).
+        queries: float32 (q, d).
+        k: Neighbours per query.
+        sizes: Numbers of first rows, at most n.
+
+    Raises:
+        NeighboursError: k is above the smallest size.
+    """
+    check_neighbours(k, min(sizes))
+    rows = CatalogueFile(path)
+    keep = SPARE * k
+    scores = np.full((len(queries), keep), -np.inf, np.float32)
+    items = np.full((len(queries), keep), -1, np.int64)
+    found = {}
+    stops = sorted({*range(BLOCK, max(sizes), BLOCK), *sizes})
+    for start, stop in zip([0, *stops[:-1]], stops, strict=True):
+        product = queries @ rows.read(start, stop).T  # (q, b)
+        for q, row in enumerate(product):
+            fresh = np.flatnonzero(row > scores[q, -1])
+            candidates = np.concatenate([scores[q], row[fresh]])
+            numbers = np.concatenate([items[q], start + fresh])
+            best = np.argsort(-candidates, kind="stable")[:keep]
+            scores[q], items[q] = candidates[best], numbers[best]
+        if stop in sizes:
+            query, place = np.nonzero((scores >= scores[:, k - 1 : k] - TIE) & (items >= 0))
+            hits = np.sort(query * stop + items[query, place])
+            nearest = items[:, :k].astype(np.int32)
+            found[stop] = Exact(scores[:, :k].copy(), nearest, stop, {k: hits})
+    return found

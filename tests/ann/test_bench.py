@@ -1,0 +1,282 @@
+"""The bench and its child processes, the corpus, and the export, on small vectors. 15 s."""
+
+import os
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from nanorecsys import evaluation
+from nanorecsys.ann import analysis, bench, corpus, specs
+from nanorecsys.ann.bench import (
+    BenchSettings,
+    Workload,
+    build,
+    in_child,
+    measure_table,
+    time_in_turns,
+)
+from nanorecsys.ann.errors import AnnError, CrashError, NeighboursError, VectorsError
+from nanorecsys.ann.exact import HeldOutItems, exact_neighbours
+from nanorecsys.ann.hdf5 import export_hdf5
+from nanorecsys.ann.limits import Bandwidth, Limits
+from nanorecsys.ann.result import Finalist, to_records
+from nanorecsys.data import Histories, Interactions
+from nanorecsys.evaluation import Task
+from tests.ann.children import die, look_around
+from tests.ann.vectors import clustered, users
+
+N, D, K, USERS = 800, 32, 10, 30
+
+
+@pytest.fixture(scope="module")
+def task():
+    rng = np.random.default_rng(0)
+    items = (
+        np.concatenate([rng.permutation(N)[:9] for _ in range(USERS)])
+        .astype(np.int32)
+        .reshape(USERS, 9)
+    )
+    seen = Histories(np.arange(USERS + 1) * 8, items[:, :8].ravel())
+    targets = Histories(np.arange(USERS + 1), items[:, 8].copy())
+    user = np.repeat(np.arange(USERS, dtype=np.int32), 8)
+    known = Interactions(
+        user, seen.items, np.ones(len(user), np.float32), np.tile(np.arange(8), USERS)
+    )
+    return Task("leave_one_out/test", known, seen, targets, USERS, N)
+
+
+@pytest.fixture(scope="module")
+def queries(task):
+    histories, who = corpus.user_prefixes(task, 2)
+    return corpus.user_queries(histories, who, lambda h: users(len(h.lengths), D))
+
+
+@pytest.fixture(scope="module")
+def workload(task, queries):
+    exact = exact_neighbours(clustered(N, D), queries.vectors, K, (K,))
+    held_out = HeldOutItems(
+        queries.users, queries.whole, task.seen.take(queries.users), task.targets.items
+    )
+    return Workload(queries.vectors, exact, held_out)
+
+
+@pytest.fixture(scope="module")
+def searched():
+    return corpus.Corpus(clustered(N, D), N, "")
+
+
+SETTINGS = BenchSettings(k=K, points=2, rounds=2, queries=30, threads=1)
+LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)], gemm_gflops={"1": 1.0})
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, searched, workload):
+    given = ["IVF8,SQ8", "PQ7np", "Nope", "IVF900,Flat", "usearch:M8", "Users8,PQ8x4fs,RFlat"]
+    folder = tmp_path_factory.mktemp("bench")
+    chosen = specs.choose("core", given)
+    return folder, measure_table(folder, chosen, searched, workload, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def points(measured, queries, task):
+    return analysis.operating_points(measured[1], queries.user, task, LIMITS, N)
+
+
+def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
+    found = measured[1]
+    assert found.points["factory"].unique().tolist() == ["Flat", "IVF8,SQ8", "usearch:M8"]
+    assert [(f.factory, f.error) for f in found.failures] == [
+        ("PQ7np", "DivisibilityError"),
+        ("Nope", "FactoryError"),
+        ("IVF900,Flat", "ListsError"),
+        ("Users8,PQ8x4fs,RFlat", "DirectionsError"),
+    ]
+    assert all(f.message for f in found.failures)
+
+
+def test_every_point_has_its_raw_rows(measured, queries):
+    found = measured[1]
+    assert found.points["point"].tolist() == [0, 1, 2, 3, 4]
+    assert found.points["search"].tolist() == ["", "nprobe=1", "nprobe=8", "ef=100", "ef=512"]
+    rows = found.rows
+    assert len(rows["accuracy"]) == 5 * len(queries.vectors)
+    assert len(rows["ranks"]) == 5 * USERS
+    assert len(rows["latency"]) == 5 * 2 * 30
+    assert rows["latency"].groupby(["point", "round"])["query"].nunique().unique() == [30]
+    assert set(found.points["point"][found.points["read_bytes"].notna()]) == {0, 1, 2}
+    assert (found.points["bytes_a_vector"] > D).all()
+
+
+def test_flat_is_exact_and_ranks_like_the_studys_evaluation(measured, points, queries, task):
+    assert (points["recall_k"][0], points["worst_decile"][0]) == (1.0, 1.0)
+    assert points["recall_k"][1] < points["recall_k"][2]
+    assert points["worst_decile"][1] < points["recall_k"][1]
+    scorer = evaluation.DotProduct(queries.whole, clustered(N, D))
+    expected = evaluation.evaluate(scorer, task.targets, task.seen, N, k_max=20)
+    for metric in ("hitrate@10", "ndcg@10"):
+        own = analysis.evaluation(measured[1].rows["ranks"], 0, task, N)
+        assert evaluation.value(own, metric) == pytest.approx(evaluation.value(expected, metric))
+    assert points["hitrate"][0] == pytest.approx(evaluation.value(expected, "hitrate@10"))
+
+
+def test_finalists_are_timed_again_in_turns(measured, points, searched, queries):
+    chosen = points[points["factory"] != "IVF8,SQ8"]
+    again = time_in_turns(measured[0], chosen, searched, queries.vectors, SETTINGS, rounds=2)
+    assert again.groupby("point").size().to_dict() == dict.fromkeys((-1, 0, 3, 4), 60)
+    found = analysis.confirmed(chosen, again)
+    assert found["factory"].tolist() == ["Flat", "usearch:M8", "usearch:M8"]
+    assert found["times_flat"].iloc[0] == 1
+    records = to_records(found, Finalist)
+    assert [r.p50_ms.middle for r in records] == found["p50_ms"].tolist()
+
+
+def test_a_built_index_is_not_built_again(measured, searched, workload, monkeypatch):
+    folder, found = measured
+    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    chosen = specs.choose("core", ["IVF8,SQ8"])
+    again = measure_table(folder, chosen, searched, workload, SETTINGS)
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+    assert again.points["build_s"].tolist() == found.points["build_s"][:3].tolist()
+    recall = again.rows["accuracy"]["recall_k"]
+    assert recall.tolist() == found.rows["accuracy"]["recall_k"][: len(recall)].tolist()
+
+
+def test_a_child_that_dies_is_a_named_failure_and_leaves_no_index(tmp_path):
+    with pytest.raises(CrashError, match="status -9"):
+        in_child(die, threads=1)
+    with pytest.raises(CrashError, match="_build died"):
+        build(tmp_path / "0.index", die, threads=1)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_crash_is_recorded_and_the_sweep_goes_on(tmp_path, searched, workload, monkeypatch):
+    whole = bench.build
+
+    def crash(path, make, factory, *rest, threads):
+        return whole(path, die if factory == "SQ8" else make, factory, *rest, threads=threads)
+
+    monkeypatch.setattr(bench, "build", crash)
+    chosen = specs.choose("core", ["SQ8", "SQ4"])
+    found = measure_table(tmp_path, chosen, searched, workload, SETTINGS)
+    assert [(f.factory, f.error) for f in found.failures] == [("SQ8", "CrashError")]
+    assert found.points["factory"].tolist() == ["Flat", "SQ4"]
+
+
+def test_without_flat_or_with_too_few_vectors_nothing_is_measured(tmp_path, searched, workload):
+    with pytest.raises(AnnError, match="the baseline Flat was not measured"):
+        measure_table(tmp_path, [specs.Specification("Nope", "")], searched, workload, SETTINGS)
+    few = corpus.Corpus(clustered(5, D), 5, "")
+    with pytest.raises(NeighboursError):
+        measure_table(tmp_path, [], few, workload, SETTINGS)
+
+
+def test_users_are_split_and_projections_are_fitted_on_the_others(
+    tmp_path, task, searched, workload
+):
+    apart, rest = corpus.split_users(task, 0.2, seed=1)
+    assert (len(apart), len(rest)) == (6, 24)
+    assert sorted([*apart, *rest]) == list(range(USERS))
+    assert corpus.split_users(task, 0.2, seed=2)[0].tolist() != apart.tolist()
+    assert not len(corpus.split_users(task, 0)[0])
+    for share in (1.0, -0.1):
+        with pytest.raises(AnnError, match="training_users is"):
+            corpus.split_users(task, share)
+    histories, _ = corpus.user_prefixes(task, 2, apart)
+    first = histories.items[: histories.offsets[1]]
+    assert first.tolist() == task.seen.items[8 * apart[0] : 8 * apart[0] + 4].tolist()
+    chosen = specs.choose("core", ["Users8,PQ8x4fs,RFlat"])
+    few = BenchSettings(k=K, points=1, rounds=1, queries=5, threads=1)
+    found = measure_table(tmp_path, chosen, searched, workload, few, users=users(80, D, seed=5))
+    assert not found.failures
+    recall = found.rows["accuracy"].groupby("point")["recall_k"].mean()
+    assert 0.3 < recall[1] < 1 == recall[0]
+
+
+def test_a_child_has_the_threads_it_is_given_and_does_not_load_torch():
+    import torch  # noqa: F401 - loaded here, so that a child could inherit it
+
+    variables = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    modules, environment = in_child(look_around, threads=3, variables=variables)
+    assert "faiss" in modules
+    assert "torch" not in modules
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
+    assert environment["GLIBC_TUNABLES"] == variables["GLIBC_TUNABLES"]
+    assert os.environ.get("OMP_WAIT_POLICY") != "PASSIVE"
+
+
+def test_nothing_of_the_package_brings_torch_along():
+    names = "analysis bench chapter command corpus exact hdf5 indexes limits"
+    imports = "; ".join(f"import nanorecsys.ann.{name}" for name in names.split())
+    code = f"import sys; {imports}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_prefixes_are_the_beginnings_of_each_history(task):
+    histories, who = corpus.user_prefixes(task, 3)
+    assert who.tolist() == list(range(USERS))
+    for p, share in enumerate((3, 6, 8)):
+        for u in (0, 7, USERS - 1):
+            row = p * USERS + u
+            own = histories.items[histories.offsets[row] : histories.offsets[row + 1]]
+            assert own.tolist() == task.seen.items[8 * u : 8 * u + share].tolist()
+    with pytest.raises(AnnError, match="prefixes is 0"):
+        corpus.user_prefixes(task, 0)
+
+
+def test_a_corpus_says_what_of_it_is_synthetic():
+    real = clustered(50, D)
+
+    def generate(vectors, n, *, generator, seed):
+        return np.concatenate([vectors, clustered(n - len(vectors), D, seed + 1)])
+
+    grown = corpus.expand_corpus(real, 80, "local", generate)
+    assert np.array_equal(grown.vectors[:50], real)
+    assert "80 vectors of 32 dimensions, 30 of them synthetic (local)" in str(grown)
+    for same in (0, 50):
+        assert str(corpus.expand_corpus(real, same, "local", generate)).endswith("all of them real")
+    with pytest.raises(AnnError, match="n_items is 40"):
+        corpus.expand_corpus(real, 40, "local", generate)
+    with pytest.raises(VectorsError, match="norm 2"):
+        corpus.expand_corpus(2 * real, 80, "local", generate)
+
+
+def test_the_exported_file_has_the_layout_of_ann_benchmarks(tmp_path):
+    vectors, queries = clustered(300, D), users(12, D)
+    path = tmp_path / "out" / "vectors.hdf5"
+    export_hdf5(path, vectors, queries, k=20)
+    with h5py.File(path) as file:
+        assert set(file) == {"train", "test", "neighbors", "distances"}
+        assert (file.attrs["distance"], file.attrs["dimension"], file.attrs["type"]) == (
+            "angular",
+            D,
+            "dense",
+        )
+        assert (file["train"].dtype, file["neighbors"].dtype, file["distances"].dtype) == (
+            "f4",
+            "i4",
+            "f4",
+        )
+        assert np.array_equal(file["train"], vectors)
+        assert np.array_equal(file["test"], queries)
+        neighbors, distances = file["neighbors"][:], file["distances"][:]
+    assert neighbors.shape == distances.shape == (12, 20)
+    assert (np.diff(distances, axis=1) >= 0).all()
+    cosine = 1 - np.einsum("qkd,qd->qk", vectors[neighbors], queries)
+    assert distances == pytest.approx(cosine, abs=1e-6)
+    assert np.array_equal(neighbors, exact_neighbours(vectors, queries, 20).items)
+
+
+def test_an_export_that_cannot_be_leaves_no_file(tmp_path):
+    path = tmp_path / "vectors.hdf5"
+    for vectors, queries, error in (
+        (clustered(30, D), users(3, 16), AnnError),
+        (clustered(30, D), 2 * users(3, D), VectorsError),
+        (clustered(5, D), users(3, D), NeighboursError),
+    ):
+        with pytest.raises(error):
+            export_hdf5(path, vectors, queries, k=20)
+    assert not list(tmp_path.iterdir())
