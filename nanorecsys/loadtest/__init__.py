@@ -1,1 +1,1 @@
-"""The load test chapter: a population, an open-loop generator, scenarios, and what they say of a server."""
+"""The load test chapter: users, a load generator, a bench for servers, and queueing."""

@@ -1,8 +1,7 @@
-"""Serving bundles for the load test: the study's own with as many users as the original had, and one for each model
-and index that a rung of the ladder serves.
+"""Serving bundles for the load test: one for each model and index that a rung of the ladder serves.
 
-The users are bootstrapped from the run's real histories and numbered from 1, unless the data set
-has as many itself.
+Their users are as many as the original had. Where the data set has fewer, they are bootstrapped
+from the real histories and numbered from 1.
 """
 
 import dataclasses
@@ -13,31 +12,30 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from nanorecsys.ann import bundle as command
+from nanorecsys.ann.bundle import TRAINING, gather
 from nanorecsys.export.graph import fused_tower
 from nanorecsys.export.torch_export import export_encoder
 from nanorecsys.loadtest.population import bootstrap_histories
 from nanorecsys.models.retriever import EveryPosition, load_retriever
 from nanorecsys.serving.bundle import Parts, build_bundle
 
-# The bundles by what is new in each against the one before it.
-EVERY, LAST, FUSED, CHOSEN, INDEXED = (
-    "every position",
-    "last position",
-    "fused",
-    "chosen",
-    "indexed",
-)
+# The bundles in order, each by what is new against the one before it.
+BUNDLE_NAMES = ("every position", "last position", "fused", "chosen", "indexed")
+EVERY, LAST, FUSED, CHOSEN, INDEXED = BUNDLE_NAMES
 FLAT = "Flat"
 
 
 @dataclass(frozen=True, eq=False)
 class Bundles:
-    """The bundles' folders and parts by name, and what they have in common.
+    """Bundles, and what they have in common.
 
-    `bootstrapped` says that the users are drawn again from real ones; `lengths` are the events of
-    each that the final server reads, int64 (n_users,); `models` is the folder of the PyTorch
-    models.
+    Args:
+        folders: Folder of each bundle by name, in order.
+        changed: Parts of each bundle by name.
+        parts: Parts of the bundle that the study serves.
+        bootstrapped: Whether the users are drawn from fewer real ones.
+        lengths: Events of each user that the final server reads, int64 (n_users,).
+        models: Folder of the PyTorch models.
     """
 
     folders: dict[str, Path]
@@ -49,7 +47,7 @@ class Bundles:
 
     @property
     def final(self) -> str:
-        """The name of the bundle that the study serves."""
+        """Name of the bundle that the study serves."""
         return list(self.folders)[-1]
 
 
@@ -64,19 +62,19 @@ def build_bundles(
     """Export the towers that differ, and build the bundles.
 
     Args:
-        run: the run's folder, whose chapters 01 to 04 are read.
-        folder: where the bundles go.
-        n_users: users of each; real ones where the data set has as many or more.
-        seed: of the bootstrap.
-        names: which bundles, all if empty; the flat one of the chosen tower and the study's own are
-            always there.
-        progress: wraps the names, to show how far it is.
+        run: Folder of a run whose chapters 01 to 04 are read.
+        folder: Folder for the bundles.
+        n_users: Number of users of each bundle.
+        seed: Random seed of the bootstrap.
+        names: Names of the bundles, all if empty; the one with the chosen tower and the study's own
+            are always built.
+        progress: Wraps the names to show progress.
 
     Raises:
-        NanorecsysError: a chapter has not run there.
+        NanorecsysError: A chapter has not run there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = command.gather(run)
+    parts = gather(run)
     bootstrapped = len(parts.user_ids) < n_users
     if bootstrapped:
         parts = dataclasses.replace(
@@ -84,7 +82,7 @@ def build_bundles(
             histories=bootstrap_histories(parts.histories, n_users, seed, parts.events_read),
             user_ids=np.arange(1, n_users + 1),
         )
-    models = run / command.TRAINING
+    models = run / TRAINING
     wanted = set(names or (EVERY, LAST, FUSED))
     changed = _changes(parts, _export(models, parts, folder, wanted))
     for name in progress(list(changed)):
@@ -100,7 +98,7 @@ def build_bundles(
 
 
 def _changes(parts: Parts, towers: dict[str, Path]) -> dict[str, Parts]:
-    """The parts of each bundle, each changed in one thing against the one before; the last is the study's own."""
+    """List the parts of each bundle, each with one change against the one before."""
     flat = dataclasses.replace(parts, index=None, index_factory=FLAT, index_search="")
     found = {
         name: dataclasses.replace(flat, tower=tower, tower_variant=name, tower_is_int8=False)
@@ -113,8 +111,7 @@ def _changes(parts: Parts, towers: dict[str, Path]) -> dict[str, Parts]:
 
 
 def _export(models: Path, parts: Parts, folder: Path, names: Collection[str]) -> dict[str, Path]:
-    """The towers in fp32: all layers at every position, the last layer at the last one only, and that from fused
-    operators."""
+    """Export the fp32 towers: every position, the last position only, and fused operators."""
     encoder = load_retriever(models / "retriever.pt").encoder()
     paths = {
         name: folder / f"{name.replace(' ', '_')}.onnx"

@@ -1,368 +1,334 @@
-"""A run of the load generator: a plan goes in, a process of its own sends, raw rows and a verdict come out.
+"""A load generator for servers on 127.0.0.1, which runs in a separate process.
 
-Rows, one a request in order of intended time (parquet):
-
-    intended_ns, sent_ns, done_ns  int64 from the run's start; done -1 without an answer, sent -1
-    where skipped user                           int32, the number; hot: bool, drawn from the hot
-    set status                         int16, of HTTP; 0 no connection or no answer in time; -1
-    skipped source                         model, cache, fallback or ""
-    cache_ms, queue_ms, encode_ms, retrieve_ms, rank_ms, total_ms   float32, of Server-Timing; NaN
-    where absent encode_cpu_ms, retrieve_cpu_ms, rank_cpu_ms                     float32, the CPU
-    time in it, likewise worker                         int32, X-Worker; -1 where absent
-    retries                        int8, on fresh connections
-    warm_up                        bool, intended before the measured part
-    body                           binary, of every `keep_every`-th answer, null elsewhere; absent
-    where none is kept
+In an open loop, requests follow a schedule whatever the server does. In a closed loop, each client
+waits for its answer before it asks again. The generator shares the machine with the server, so a
+request has to cost it little: requests are encoded before the run, an `asyncio.Protocol` finds the
+end of each response, and its headers are parsed after the run.
 """
 
-import atexit
-import ipaddress
-import math
+import asyncio
+import json
+import multiprocessing
 import os
-import pickle
-import signal
-import socket
-import subprocess
+import re
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, cast
 
-import msgspec
 import numpy as np
-import polars as pl
+import psutil
+import uvloop
 
-from nanorecsys.loadtest.errors import GeneratorError, PlanError, RemoteHostError, UnreachableError
-from nanorecsys.loadtest.plan import (
-    BEGIN,
-    COLUMNS,
-    END,
-    ENDED,
-    FINISHED,
-    LOG,
-    PLAN,
-    Finished,
-    Plan,
-    Progress,
-)
-from nanorecsys.loadtest.process import memory_mib, tree_cpu_s
-from nanorecsys.loadtest.summary import (
-    COMPUTED,
-    STAGES,
-    Lag,
-    Summary,
-    Verdict,
-    judge,
-    measure_lag,
-    summarize,
-)
-from nanorecsys.system.files import atomic_path
-
-ROWS = "rows.parquet"
-_spare: list[subprocess.Popen] = []  # that wait for a plan, see `_take`
+SKIPPED, FAILED = -1, 0  # in place of an HTTP status
+SPACING_S = 0.002  # seconds between connections, so that one worker does not get them all
+TIMEOUT_CHECK_S = 0.5  # seconds between checks for requests that have timed out
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_SOURCE = b'"source":"'
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Load:
+    """Requests to send, and how.
 
     Args:
-        plan: as run.
-        rows: parquet file, see this module.
-        finished: what the generator says of itself.
-        summary: of the measured part.
-        lag: of the generator, really sent against intended; 0 unless the plan is open.
-        verdict: VALID, INVALID or VOID, with reasons.
-        server_cpu_s: CPU time of the server's processes, ended ones too, from the begin of the
-            measured part until all was answered; None where no process ids were given.
-        server_rss_mib: resident memory of the server's processes before and after, pages that they
-            share counted once (PSS); None where no process ids were given.
+        port: Port of the server on 127.0.0.1.
+        user_ids: User id of each request, int or str.
+        due_ns: Time of each request in nanoseconds from the start, int64, ascending; None for a
+            closed loop, which ends when its time is over or its users are used up.
+        clients: Number of clients of a closed loop.
+        warm_up_s: Seconds before the measured part.
+        seconds: Seconds of the measured part.
+        pids: Processes of the server, whose CPU time is measured.
+        connections: Connections opened before the start; more are opened when all are in use.
+        max_in_flight: Requests in flight beyond which an open loop skips a request.
+        timeout_s: Longest wait for an answer.
+        stop_on_error: Whether the first failed request of the measured part ends the run.
     """
 
-    plan: Plan
-    rows: Path
-    finished: Finished
-    summary: Summary
-    lag: Lag
-    verdict: Verdict
-    server_cpu_s: float | None
-    server_rss_mib: tuple[float, float] | None
-
-    @property
-    def cpu_s(self) -> float:
-        """CPU time of the generator over the measured part."""
-        return self.finished.cpu_s
-
-    @property
-    def cpu_ms_per_request(self) -> float | None:
-        """CPU time of the generator for an answer, None where there was none."""
-        return _per(self.cpu_s, self.summary.answered_since_begin)
-
-    @property
-    def server_cpu_ms_per_request(self) -> float | None:
-        """CPU time of the server for an answer, None where it was not measured or there was none."""
-        return (
-            None
-            if self.server_cpu_s is None
-            else _per(self.server_cpu_s, self.summary.answered_since_begin)
-        )
-
-    def frame(self) -> pl.DataFrame:
-        """All rows, those of the warm-up too."""
-        return pl.read_parquet(self.rows)
+    port: int
+    user_ids: Sequence[Any]
+    due_ns: np.ndarray | None = None
+    clients: int = 1
+    warm_up_s: float = 0.0
+    seconds: float
+    pids: Sequence[int] = ()
+    connections: int = 64
+    max_in_flight: int = 512
+    timeout_s: float = 30.0
+    stop_on_error: bool = False
 
 
-class Interrupted(KeyboardInterrupt):
-    """A run was stopped by hand. `run` is what there is of it, `search` of the search that it belongs to, if any."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self.run = run
-        self.search: Any = None
-
-
-def run_plan(plan: Plan, progress: Callable[[Progress], None] | None = None) -> Run:
-    """Run a plan in a process of its own, and judge it.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sent:
+    """What became of the requests that were due, n of them, in order.
 
     Args:
-        plan: all of it.
-        progress: called about twice a second.
-
-    Raises:
-        PlanError, RemoteHostError, UnreachableError: it cannot start.
-        GeneratorError: the generating process ended without rows.
-        Interrupted: on Ctrl-C, with what there is.
+        intended_ns, sent_ns, done_ns: Times from the start, int64; -1 where there is none.
+        status: HTTP status, int16; 0 for a broken connection or a timeout, -1 for a skipped one.
+        heads: Headers of each response.
+        sources: Source of each answer: model, cache, fallback, or empty.
+        end_ns: End of the measured part.
+        cpu_s: CPU seconds of the generator from the start of the measured part to the last answer.
+        server_cpu_s: CPU seconds of the server in the same time.
     """
-    check(plan)
-    out = Path(plan.out)
-    out.mkdir(parents=True, exist_ok=True)
-    for name in (ROWS, COLUMNS, FINISHED):
-        (out / name).unlink(missing_ok=True)
-    (out / PLAN).write_bytes(msgspec.json.encode(plan))
-    before = memory_mib(plan.pids) if plan.pids else 0.0
-    cpu, interrupted = _generate(plan, progress or (lambda _: None))
-    finished = msgspec.json.decode((out / FINISHED).read_bytes(), type=Finished)
-    rows = _frame(pickle.loads((out / COLUMNS).read_bytes()))
-    with atomic_path(out / ROWS) as part:
-        rows.write_parquet(part)
-    (out / COLUMNS).unlink()
-    summary = summarize(rows, finished.begin_ns, finished.end_ns)
-    lag = (
-        measure_lag(rows) if plan.mode == "open" else Lag(0.0, 0.0, 0.0)
-    )  # else requests wait by intention
-    bound_ms = math.inf if plan.mode == "offline" else plan.bound_ms
-    run = Run(
-        plan=plan,
-        rows=out / ROWS,
-        finished=finished,
-        summary=summary,
-        lag=lag,
-        verdict=judge(rows, summary, lag, bound_ms, plan.percentile, plan.minimum),
-        server_cpu_s=cpu[END] - cpu[BEGIN] if len(cpu) == 2 else None,
-        server_rss_mib=(before, memory_mib(plan.pids)) if plan.pids else None,
-    )
-    if interrupted:
-        raise Interrupted(run)
-    return run
+
+    intended_ns: np.ndarray
+    sent_ns: np.ndarray
+    done_ns: np.ndarray
+    status: np.ndarray
+    heads: list[str]
+    sources: list[str]
+    end_ns: int
+    cpu_s: float
+    server_cpu_s: float
 
 
-def check(plan: Plan) -> None:
-    """Refuse a plan that cannot run.
+def poisson(rate: float, seconds: float, seed: int) -> np.ndarray:
+    """Draw the arrivals of a Poisson process, nanoseconds from the start, int64, ascending.
 
-    Raises:
-        PlanError: a number out of bounds, or fewer users than arrivals.
-        RemoteHostError, UnreachableError: see `check_target`.
+    >>> due = poisson(1000, 10, seed=0)
+    >>> bool(9_600 < len(due) < 10_400), bool((np.diff(due) >= 0).all())
+    (True, True)
     """
-    least = {
-        "concurrency": 1,
-        "max_in_flight": 1,
-        "connections": 1,
-        "retries": 0,
-        "keep_every": 0,
-        "warm_up_s": 0,
-    }
-    for name, low in least.items():
-        if getattr(plan, name) < low:
-            raise PlanError(
-                f"expected {name} of {low} or more, got {getattr(plan, name)}", "Mend the plan."
-            )
-    for name in ("seconds", "timeout_s", "bound_ms"):
-        if not getattr(plan, name) > 0:
-            raise PlanError(f"expected {name} above 0, got {getattr(plan, name)}", "Mend the plan.")
-    if not 0 < plan.percentile <= 100:
-        raise PlanError(f"expected a percentile up to 100, got {plan.percentile}", "99 is usual.")
-    needed = len(plan.due()) if plan.mode == "open" else 1
-    requests = len(np.load(plan.users, mmap_mode="r"))
-    if requests < needed:
-        raise PlanError(
-            f"{needed:,} requests are due, and {requests:,} users were drawn", "Draw one for each."
+    rng = np.random.default_rng(seed)
+    times = rng.random(rng.poisson(rate * seconds)) * seconds * 1e9
+    return np.sort(times.astype(np.int64))
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """Sum the user and system time of processes; one that has ended counts 0."""
+    total = 0.0
+    for pid in pids:
+        try:
+            if sys.platform == "linux":
+                # clock_getcpuclockid(3): nanoseconds, where /proc counts in hundredths of a second
+                total += time.clock_gettime(~pid << 3 | 2)
+            else:
+                total += sum(psutil.Process(pid).cpu_times()[:2])
+        except (OSError, psutil.NoSuchProcess):
+            continue
+    return total
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended, also where that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def generate(load: Load) -> Sent:
+    """Send the load and wait for every answer."""
+    generator = _Generator(load)
+    uvloop.run(generator.run())
+    return generator.sent()
+
+
+class _Connection(asyncio.Protocol):
+    """A keep-alive connection with at most one request in flight."""
+
+    def __init__(self, generator: "_Generator") -> None:
+        self.generator = generator
+        self.request = -1
+        self.received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        start = self.received.find(b"\r\n\r\n")
+        if start < 0:
+            return
+        length = _LENGTH.search(self.received, 0, start)
+        if length is None or len(self.received) < start + 4 + int(length[1]):
+            return
+        head, body = self.received[:start], self.received[start + 4 :]
+        request, self.request, self.received = self.request, -1, b""
+        if b"connection: close" in head.lower():
+            self.transport.close()
+        else:
+            self.generator.idle.append(self)
+        self.generator.finish(request, head, body)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self in self.generator.idle:
+            self.generator.idle.remove(self)
+        if self.request >= 0:
+            self.generator.finish(self.request, b"", b"")
+
+
+class _Generator:
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.requests = [_request(load.port, user_id) for user_id in load.user_ids]
+        n = len(self.requests) if load.due_ns is None else len(load.due_ns)
+        self.intended = [-1] * n if load.due_ns is None else load.due_ns.tolist()
+        self.sent_ns, self.done_ns = [-1] * n, [-1] * n
+        self.status = [FAILED] * n
+        self.heads = [b""] * n
+        self.sources = [b""] * n
+        self.idle: deque[_Connection] = deque()
+        self.busy: dict[int, _Connection] = {}
+        self.opening: set[asyncio.Task] = set()
+        self.waiting = self.next = 0
+        self.stopped = False
+        self.begin_ns = int(load.warm_up_s * 1e9)
+
+    async def run(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.over = asyncio.Event()
+        for _ in range(self.load.connections):
+            self.idle.append(await self._connect())
+            await asyncio.sleep(SPACING_S)
+        self.start = time.perf_counter_ns()
+        self._read_cpu()
+        self.loop.call_later(self.load.warm_up_s, self._read_cpu)
+        self.loop.call_later(TIMEOUT_CHECK_S, self._break_late)
+        if self.load.due_ns is None:
+            for _ in range(self.load.clients):
+                self._ask_again()
+            await self.over.wait()
+        else:
+            sender = threading.Thread(target=self._send_on_schedule)
+            sender.start()
+            await self.over.wait()
+            sender.join()
+        self.cpu_s = time.process_time() - self.cpu_begin_s
+        self.server_cpu_s = cpu_seconds(self.load.pids) - self.server_cpu_begin_s
+        for connection in self.idle:
+            connection.transport.close()
+
+    def sent(self) -> Sent:
+        """Collect what became of each request."""
+        load, n = self.load, self.next
+        end_ns = self.begin_ns + int(load.seconds * 1e9)
+        if self.stopped or load.due_ns is None:
+            end_ns = min(end_ns, max(self.done_ns, default=0))
+        return Sent(
+            intended_ns=np.array(self.intended[:n], np.int64),
+            sent_ns=np.array(self.sent_ns[:n], np.int64),
+            done_ns=np.array(self.done_ns[:n], np.int64),
+            status=np.array(self.status[:n], np.int16),
+            heads=[head.decode("latin-1") for head in self.heads[:n]],
+            sources=[source.decode() for source in self.sources[:n]],
+            end_ns=max(end_ns, self.begin_ns),
+            cpu_s=self.cpu_s,
+            server_cpu_s=self.server_cpu_s,
         )
-    check_target(plan.url, plan.allow_remote)
 
+    def finish(self, request: int, head: bytes, body: bytes) -> None:
+        """Note the response to a request; an empty head means a broken connection."""
+        del self.busy[request]
+        if head:
+            self.done_ns[request] = self._now()
+            self.status[request] = int(head[9:12])
+            self.heads[request] = head
+            start = body.rfind(_SOURCE) + len(_SOURCE)
+            if start >= len(_SOURCE):
+                self.sources[request] = body[start : body.index(b'"', start)]
+        measured = self.intended[request] >= self.begin_ns
+        if self.load.stop_on_error and measured and self.status[request] != 200:
+            self.stopped = True
+        if self.load.due_ns is None:
+            self._ask_again()
+        self._end_if_over()
 
-def check_target(url: str, allow_remote: bool = False) -> None:
-    """Refuse what is no URL, somebody else's server, and one that is not there.
+    def _now(self) -> int:
+        return time.perf_counter_ns() - self.start
 
-    Raises:
-        PlanError: not a URL of http or https.
-        RemoteHostError: the host is not loopback, and it is not said that it may be loaded.
-        UnreachableError: nothing answers there.
-    """
-    parts = _split(url)
-    if not allow_remote and not _loopback(parts.hostname):
-        raise RemoteHostError(
-            f"{parts.hostname} is not this machine",
-            "If it is yours to load: --allow-remote, or allow_remote=True.",
+    def _read_cpu(self) -> None:
+        self.cpu_begin_s = time.process_time()
+        self.server_cpu_begin_s = cpu_seconds(self.load.pids)
+
+    def _send_on_schedule(self) -> None:
+        """Pass each request to the event loop at its time.
+
+        This runs in a thread, since `time.sleep` is exact to about 0.1 ms and the event loop's
+        timers only to 1 ms.
+        """
+        for request, due in enumerate(self.intended):
+            wait_ns = due - self._now()
+            if wait_ns > 0:
+                time.sleep(wait_ns / 1e9)
+            if self.stopped:
+                break
+            self.loop.call_soon_threadsafe(self._send_or_skip, request)
+        self.loop.call_soon_threadsafe(self._end_if_over)
+
+    def _send_or_skip(self, request: int) -> None:
+        if self.stopped:
+            return
+        self.next = request + 1
+        if len(self.busy) + self.waiting >= self.load.max_in_flight:
+            self.status[request] = SKIPPED
+        else:
+            self._send(request)
+
+    def _ask_again(self) -> None:
+        """Send the next request of a closed loop unless its time is over."""
+        now = self._now()
+        if now < self.begin_ns + self.load.seconds * 1e9 and self.next < len(self.requests):
+            self.intended[self.next] = now
+            self.next += 1
+            self._send(self.next - 1)
+
+    def _send(self, request: int) -> None:
+        if self.idle:
+            self._send_on(self.idle.popleft(), request)
+        else:
+            self.waiting += 1
+            task = self.loop.create_task(self._send_on_new_connection(request))
+            self.opening.add(task)
+            task.add_done_callback(self.opening.discard)
+
+    async def _send_on_new_connection(self, request: int) -> None:
+        try:
+            connection = await self._connect()
+        except OSError:
+            self.waiting -= 1
+            self._end_if_over()
+        else:
+            self.waiting -= 1
+            self._send_on(connection, request)
+
+    def _send_on(self, connection: _Connection, request: int) -> None:
+        self.busy[request] = connection
+        connection.request = request
+        self.sent_ns[request] = self._now()
+        connection.transport.write(self.requests[request])
+
+    async def _connect(self) -> _Connection:
+        _, connection = await self.loop.create_connection(
+            lambda: _Connection(self), "127.0.0.1", self.load.port
         )
-    try:
-        socket.create_connection((parts.hostname, _port(parts)), timeout=5).close()
-    except OSError as error:
-        raise UnreachableError(
-            f"nothing answers at {url}: {error.strerror or error}",
-            "Start the server, or mend the URL: python -m server --help.",
-        ) from None
+        return connection
+
+    def _break_late(self) -> None:
+        """Break the connections of requests that have waited too long."""
+        latest = self._now() - self.load.timeout_s * 1e9
+        for request, connection in list(self.busy.items()):
+            if self.sent_ns[request] < latest:
+                connection.transport.abort()
+        self.loop.call_later(TIMEOUT_CHECK_S, self._break_late)
+
+    def _end_if_over(self) -> None:
+        all_sent = self.stopped or self.load.due_ns is None or self.next == len(self.intended)
+        if all_sent and not self.busy and not self.waiting:
+            self.over.set()
 
 
-def _split(url: str):
-    parts = urlsplit(url)
-    try:
-        if parts.scheme in ("http", "https") and parts.hostname and _port(parts):
-            return parts
-    except ValueError:  # of a port that is no number
-        pass
-    raise PlanError(f"expected a URL such as http://127.0.0.1:8000, got {url!r}", "Mend the URL.")
-
-
-def _port(parts) -> int:
-    return parts.port or {"http": 80, "https": 443}[parts.scheme]
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _per(seconds: float, answers: int) -> float | None:
-    return 1e3 * seconds / answers if answers else None
-
-
-def _generate(plan: Plan, progress: Callable[[Progress], None]) -> tuple[dict[str, float], bool]:
-    """Server's CPU seconds at begin and end, and whether it was stopped by hand."""
-    out = Path(plan.out)
-    cpu: dict[str, float] = {}
-    interrupted, status = False, None
-    process = _take()
-    try:
-        order = msgspec.json.encode(
-            (os.getcwd(), str(out / PLAN))
-        ).decode()  # the process may be of another folder
-        print(order, file=process.stdin, flush=True)
-        while status is None:
-            try:
-                for line in process.stdout:
-                    word = line.strip()
-                    if word in (BEGIN, END):
-                        cpu |= {word: tree_cpu_s(plan.pids)} if plan.pids else {}
-                    elif word.startswith(ENDED):
-                        status = int(word.removeprefix(ENDED))
-                        break
-                    elif not interrupted:  # which may have torn a line
-                        progress(msgspec.json.decode(word, type=Progress))
-                else:
-                    status = process.wait()
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                os.killpg(process.pid, signal.SIGINT)
-    except BaseException:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        _close(process)
-        raise
-    if process.poll() is None:
-        _spare.append(process)
-    else:
-        _close(process)
-    if interrupted and not (out / FINISHED).exists():  # it had not begun
-        raise KeyboardInterrupt
-    if status or not (out / FINISHED).exists():
-        told = (
-            (out / LOG).read_text(errors="replace").strip()[-800:] if (out / LOG).exists() else ""
-        )
-        raise GeneratorError(
-            f"the generator ended with status {status}: {told}", "Status -9 is memory that ran out."
-        )
-    return cpu, interrupted
-
-
-def _take() -> subprocess.Popen:
-    """A process that has loaded the generator's libraries, and forks one for each plan that it is told.
-
-    In a session of its own, so that Ctrl-C reaches this process, which passes it on once.
-    """
-    while _spare:
-        if (process := _spare.pop()).poll() is None:
-            return process
-        _close(process)
-    return subprocess.Popen(
-        [sys.executable, "-m", "nanorecsys.loadtest.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-    )
-
-
-def _close(process: subprocess.Popen) -> None:
-    """End a process that waits for a plan, or has died."""
-    process.stdin.close()
-    process.stdout.close()
-    process.wait()
-
-
-@atexit.register
-def _close_spare() -> None:
-    while _spare:
-        _close(_spare.pop())
-
-
-def _frame(columns: dict[str, Any]) -> pl.DataFrame:
-    """The rows of all requests that were due, from what the generator's process has kept of them."""
-    timing = pl.Series(columns["timing"], dtype=pl.String)
-    source = pl.Series([s.decode(errors="replace") for s in columns["source"]], dtype=pl.String)
-    frame = pl.DataFrame(
-        {
-            **{
-                name: columns[name]
-                for name in ("intended_ns", "sent_ns", "done_ns", "user", "hot", "status")
-            },
-            "source": source.str.extract(r'^\s*"(\w+)"').fill_null(""),
-            **{f"{stage}_ms": _milliseconds(timing, rf"{stage};dur=") for stage in STAGES},
-            **{
-                f"{stage}_cpu_ms": _milliseconds(timing, rf"{stage};dur=[0-9.]+;cpu=")
-                for stage in COMPUTED
-            },
-            "worker": pl.Series(columns["worker"], dtype=pl.String)
-            .cast(pl.Int32, strict=False)
-            .fill_null(-1),
-            "retries": columns["retries"],
-            "warm_up": columns["warm_up"],
-        }
-    )
-    return (
-        frame.with_columns(body=pl.Series(columns["body"], dtype=pl.Binary))
-        if columns["body"]
-        else frame
-    )
-
-
-def _milliseconds(timing: pl.Series, before: str) -> pl.Series:
-    found = timing.str.extract(rf"(?:^|[ ,]){before}([0-9.]+)")
-    return found.cast(pl.Float32).fill_null(float("nan"))
+def _request(port: int, user_id: Any) -> bytes:
+    body = json.dumps({"user_id": user_id, "k": 10, "include_titles": False})
+    head = f"POST /recommend HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+    fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return (head + fields + body).encode()

@@ -3,22 +3,39 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from nanorecsys.loadtest import bundles as b
-from nanorecsys.loadtest.bundles import Bundles
-from nanorecsys.system.errors import NanorecsysError
+from nanorecsys.loadtest.bundles import (
+    BUNDLE_NAMES,
+    CHOSEN,
+    EVERY,
+    FUSED,
+    INDEXED,
+    LAST,
+    Bundles,
+)
+from nanorecsys.loadtest.errors import LoadTestError
 
-STEP = 1.4  # between the tries of a search, until one is valid and one is not
+STEP = 1.4  # ratio of the rates of a search until one holds and one does not
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A server by what distinguishes it; `change` says what is new against the one before.
+    """A server by its settings.
 
-    `whole` has it read all events of a window, and not only those that the bundle says.
+    Args:
+        name: Name in the record.
+        change: What is new against the rung before.
+        engine: onnx or torch.
+        bundle: Name of its bundle, see `bundles`.
+        pad: Whether histories are padded to the window.
+        whole_window: Whether all events of the window are read, or only as many as the bundle says.
+        threads: Compute threads; 0 computes on the event loop.
+        max_batch: Largest micro-batch.
+        cache: Where answers are kept: none, memory, or the URL of a Redis.
+        coalesce: Whether equal requests in flight are computed once.
+        workers: Number of worker processes.
     """
 
     name: str
@@ -26,47 +43,38 @@ class Rung:
     engine: str
     bundle: str
     pad: bool
-    whole: bool
+    whole_window: bool
     threads: int
     max_batch: int
     cache: str
     coalesce: bool
     workers: int = 1
 
-    def arguments(self, bundles: Bundles, folder: Path | None = None) -> list[str]:
-        """Of `python -m server`.
+    def arguments(self, bundles: Bundles) -> list[object]:
+        """List the arguments of `python -m server`.
 
         Args:
-            bundles: of which its own is taken; where this run has not made that, the next one.
-            folder: another bundle to serve.
+            bundles: Bundles to serve; where this run has not built the rung's own, the next one.
         """
-        names = (b.EVERY, b.LAST, b.FUSED, b.CHOSEN, b.INDEXED)
-        later = [n for n in names[names.index(self.bundle) :] if n in bundles.folders]
-        folder = folder or bundles.folders[later[0] if later else bundles.final]
-        values = [
-            *(
-                "--bundle",
-                folder,
-                "--engine",
-                self.engine,
-                "--threads",
-                self.threads,
-                "--max-batch",
-                self.max_batch,
-            ),
-            *(
-                "--cache",
-                self.cache,
-                "--workers",
-                self.workers,
-                "--pad" if self.pad else "--no-pad",
-            ),
-            *("--read-events", bundles.parts.window if self.whole else 0),
-            *("--coalesce" if self.coalesce else "--no-coalesce", "--lame-duck-s", 0),
-        ]
+        names = BUNDLE_NAMES[BUNDLE_NAMES.index(self.bundle) :]
+        built = [name for name in names if name in bundles.folders]
+        values: dict[str, object] = {
+            "--bundle": bundles.folders[built[0] if built else bundles.final],
+            "--engine": self.engine,
+            "--threads": self.threads,
+            "--max-batch": self.max_batch,
+            "--cache": self.cache,
+            "--workers": self.workers,
+            "--read-events": bundles.parts.window if self.whole_window else 0,
+            "--lame-duck-s": 0,
+        }
         if self.engine == "torch":
-            values += ["--models", bundles.models]
-        return [str(value) for value in values]
+            values["--models"] = bundles.models
+        switches = [
+            "--pad" if self.pad else "--no-pad",
+            "--coalesce" if self.coalesce else "--no-coalesce",
+        ]
+        return [*(part for pair in values.items() for part in pair), *switches]
 
 
 def _rungs() -> tuple[Rung, ...]:
@@ -74,9 +82,9 @@ def _rungs() -> tuple[Rung, ...]:
         name="torch",
         change="PyTorch, eager fp32, every history padded, one blocking request at a time",
         engine="torch",
-        bundle=b.EVERY,
+        bundle=EVERY,
         pad=True,
-        whole=True,
+        whole_window=True,
         threads=0,
         max_batch=1,
         cache="none",
@@ -84,24 +92,24 @@ def _rungs() -> tuple[Rung, ...]:
     )
     found = [first]
     for name, change, changed in (
-        ("ONNX", "ONNX Runtime fp32, the same model as PyTorch exports it", {"engine": "onnx"}),
+        ("ONNX", "ONNX Runtime fp32, the model as PyTorch exports it", {"engine": "onnx"}),
         ("no padding", "histories at their own length", {"pad": False}),
-        ("last position", "the last layer at the last position only", {"bundle": b.LAST}),
-        ("fused", "ONNX Runtime's fused operators", {"bundle": b.FUSED}),
-        ("chosen tower", "the tower that the export chapter chose", {"bundle": b.CHOSEN}),
+        ("last position", "the last layer at the last position only", {"bundle": LAST}),
+        ("fused", "ONNX Runtime's fused operators", {"bundle": FUSED}),
+        ("chosen tower", "the tower that the export chapter chose", {"bundle": CHOSEN}),
         (
             "last events",
-            "the last events of a history alone, as many as validation found enough",
-            {"whole": False},
+            "only the last events of a history, as many as validation found enough",
+            {"whole_window": False},
         ),
         ("pool", "computing in a thread beside the event loop", {"threads": 1}),
-        ("micro-batches", "waiting requests of like length together", {"max_batch": 8}),
+        ("micro-batches", "waiting requests of similar length computed together", {"max_batch": 8}),
         ("cache", "answers kept in memory", {"cache": "memory"}),
         ("coalescing", "equal requests in flight computed once", {"coalesce": True}),
         (
             "index",
             "the index that chapter 04 recommends in place of exact search",
-            {"bundle": b.INDEXED},
+            {"bundle": INDEXED},
         ),
         (
             "second worker",
@@ -127,32 +135,45 @@ BASELINE = dataclasses.replace(
 
 
 def choose(names: Sequence[str]) -> list[Rung]:
-    """Rungs by name, in the order of the ladder; all if no name is given.
+    """Choose rungs by name, in the order of the ladder; all if no name is given.
 
     Raises:
-        NanorecsysError: there is no such rung.
+        LoadTestError: There is no such rung.
     """
-    if unknown := set(names) - {r.name for r in RUNGS}:
-        raise NanorecsysError(
-            f"there is no rung {sorted(unknown)[0]!r}",
-            f"Use any of {', '.join(r.name for r in RUNGS)}.",
+    if unknown := set(names) - {rung.name for rung in RUNGS}:
+        raise LoadTestError(
+            f"there is no rung {min(unknown)!r}",
+            f"Use any of {', '.join(rung.name for rung in RUNGS)}.",
         )
-    return [r for r in RUNGS if not names or r.name in names]
+    return [rung for rung in RUNGS if not names or rung.name in names]
 
 
 def climb(
-    attempt: Callable[[float], bool], first: float, tries: int, step: float = STEP
+    holds: Callable[[float], bool], first: float, tries: int, precision: float = 0.0
 ) -> float | None:
-    """The highest rate that held, in few tries: up or down by `step` until it is bracketed, then halfway.
+    """Search the highest rate that holds: up or down until it is bracketed, then by bisection.
+
+    Args:
+        holds: Tries a rate.
+        first: First rate.
+        tries: Number of tries at most.
+        precision: Relative precision at which the search ends.
 
     >>> round(climb(lambda rate: rate <= 130, first=60, tries=5))
     118
     """
     low, high, rate = 0.0, np.inf, first
     for _ in range(tries):
-        if attempt(rate):
+        if holds(rate):
             low = rate
         else:
             high = rate
-        rate = low * step if high == np.inf else high / step if low == 0 else (low * high) ** 0.5
+        if low and high / low <= 1 + precision:
+            break
+        if high == np.inf:
+            rate = low * STEP
+        elif low == 0:
+            rate = high / STEP
+        else:
+            rate = (low * high) ** 0.5
     return low or None

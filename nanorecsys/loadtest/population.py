@@ -1,9 +1,11 @@
-"""Users for a load test: as many as asked for, like the real ones, no two of them the same to the model.
+"""Users of a load test: as many as asked for, alike the real ones, and the mix in which they ask.
 
-A server that caches answers by the history's content would answer a copied user from the cache of
-the first, and a load of such users would look warmer than it is. So no real history is copied whole
-where that can be helped.
+A server that caches answers by the content of a history would answer a copied user from the cache
+of the first, and the load would be warmer than it looks. So the model sees no two users alike.
 """
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -11,60 +13,58 @@ from nanorecsys.data import Histories
 from nanorecsys.loadtest.errors import PopulationError
 
 WINDOW = 200  # last events of a history that the model reads
-_ROUNDS = 200  # of exchanges, after which histories are too short to differ
+ROUNDS = 200  # exchanges of events, after which histories count as too short to differ
 
 
 def bootstrap_histories(
     histories: Histories, n_users: int, seed: int, window: int = WINDOW
 ) -> Histories:
-    """Histories of `n_users`, of the real length distribution; users 0 to n - 1 are the n real ones, unchanged.
+    """Draw histories of `n_users` with the real distribution of lengths; the real users come first.
 
-    For every further user a length is drawn from the real ones, then a real user with a history of
-    at least this length, then a stretch of this length out of it (so order and neighbourhoods of
-    items are real). Where the last `window` items, which is all that a model sees, are those of
-    another user, two neighbouring events of that window change places, at random, until they are
-    not: lengths and sets of items stay as they were.
+    Each further user gets a length drawn from the real ones, and a stretch of that length from the
+    history of a random user who has so many events. Order and neighbourhoods of items are therefore
+    real. Where the last `window` items are those of another user, random neighbours in the window
+    change places until they differ, which keeps the length and the set of items.
 
     Args:
-        histories: the real ones; empty ones are not drawn.
-        n_users: no more than the real ones: the first of them.
-        seed: of everything drawn.
-        window: events that the model sees.
+        histories: Real histories; empty ones are not drawn.
+        n_users: Number of users; at most the real ones gives the first of them.
+        seed: Random seed.
+        window: Number of last events that the model sees.
 
     Raises:
-        PopulationError: no users asked for, no event to draw from, or histories too short for so
-            many to differ.
+        PopulationError: No users are asked for, there is no event to draw, or the histories are too
+            short for so many users to differ.
 
     >>> real = Histories(np.array([0, 3, 7]), np.array([5, 6, 7, 1, 2, 3, 4], np.int32))
     >>> many = bootstrap_histories(real, 8, seed=0)
     >>> many.items[:7].tolist(), sorted(set(many.lengths.tolist()))
     ([5, 6, 7, 1, 2, 3, 4], [3, 4])
     """
-    real = len(histories.lengths)
+    n_real = len(histories.lengths)
     if n_users < 1:
         raise PopulationError(f"expected at least one user, got {n_users}", "Ask for more users.")
-    if n_users <= real:
+    if n_users <= n_real:
         offsets = histories.offsets[: n_users + 1]
         return Histories(offsets, histories.items[: offsets[-1]])
     if not len(histories.items):
-        raise PopulationError("no user has an event to draw from", "Take a data set with events.")
+        raise PopulationError("no user has an event to draw from", "Use a data set with events.")
     rng = np.random.default_rng(seed)
-    starts, lengths = _stretches(histories, n_users - real, rng)
-    offsets = np.concatenate([histories.offsets, histories.offsets[-1] + np.cumsum(lengths)])
-    within = np.arange(offsets[-1] - offsets[real]) - np.repeat(
-        offsets[real:-1] - offsets[real], lengths
+    starts, lengths = _draw_stretches(histories, n_users - n_real, rng)
+    ends = np.cumsum(lengths)
+    within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    drawn = Histories(
+        np.concatenate([histories.offsets, histories.offsets[-1] + ends]),
+        np.concatenate([histories.items, histories.items[np.repeat(starts, lengths) + within]]),
     )
-    items = np.concatenate([histories.items, histories.items[np.repeat(starts, lengths) + within]])
-    drawn = Histories(offsets, items)
-    _make_distinct(drawn, real, window, rng)
+    _make_distinct(drawn, n_real, window, rng)
     return drawn
 
 
-def seen_keys(histories: Histories, users: np.ndarray, window: int = WINDOW) -> np.ndarray:
-    """A 64-bit key of each user's last `window` items, uint64 (len(users),): different keys, different items.
+def window_keys(histories: Histories, users: np.ndarray, window: int = WINDOW) -> np.ndarray:
+    """Hash each user's last `window` items to 64 bits, uint64 (len(users),).
 
-    A sum of products with random odd numbers by place. Equal keys of different items are possible,
-    and as rare as 2^-64.
+    The key is a sum of items times random odd numbers by place.
     """
     places = np.random.default_rng(0).integers(0, 2**63, window + 1, dtype=np.uint64) * 2 + 1
     lengths = np.minimum(histories.lengths[users], window)
@@ -73,47 +73,127 @@ def seen_keys(histories: Histories, users: np.ndarray, window: int = WINDOW) -> 
     back = np.repeat(lengths + first, lengths) - np.arange(lengths.sum())  # 1 for the last event
     values = (histories.items[np.repeat(ends, lengths) - back].astype(np.uint64) + 1) * places[back]
     keys = np.zeros(len(users), np.uint64)
-    some = lengths > 0
-    if some.any():
-        keys[some] = np.add.reduceat(values, first[some])
+    has_events = lengths > 0
+    if has_events.any():
+        keys[has_events] = np.add.reduceat(values, first[has_events])
     return keys
 
 
-def _stretches(
+def _draw_stretches(
     histories: Histories, n: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where n stretches of real histories begin, and how long they are."""
+    """Draw where n stretches of real histories begin, and their lengths."""
     by_length = np.argsort(histories.lengths, kind="stable")
     ascending = histories.lengths[by_length]
     lengths = rng.choice(ascending[ascending > 0], n)
-    at_least = np.searchsorted(
-        ascending, lengths
-    )  # the first user, by length, who has so many events
-    source = by_length[rng.integers(at_least, len(ascending))]
-    return histories.offsets[source] + rng.integers(
-        0, histories.lengths[source] - lengths + 1
-    ), lengths
+    first_long_enough = np.searchsorted(ascending, lengths)
+    source = by_length[rng.integers(first_long_enough, len(ascending))]
+    shift = rng.integers(0, histories.lengths[source] - lengths + 1)
+    return histories.offsets[source] + shift, lengths
 
 
-def _make_distinct(histories: Histories, real: int, window: int, rng: np.random.Generator) -> None:
-    """Exchange neighbouring events of users from `real` on, in place, until no such user is seen twice."""
+def _make_distinct(
+    histories: Histories, n_real: int, window: int, rng: np.random.Generator
+) -> None:
+    """Exchange neighbouring events of drawn users, in place, until no window is seen twice."""
     users = np.arange(len(histories.lengths))
-    keys = seen_keys(histories, users, window)
-    for _ in range(_ROUNDS):
-        again = np.ones(len(users), bool)
-        again[np.unique(keys, return_index=True)[1]] = (
-            False  # the first of each key, so a real one, stays
-        )
-        again = users[again & (users >= real)]
-        if not len(again):
+    keys = window_keys(histories, users, window)
+    items = histories.items
+    for _ in range(ROUNDS):
+        repeated = np.ones(len(users), bool)
+        repeated[np.unique(keys, return_index=True)[1]] = False  # the first user of each key stays
+        changed = users[repeated & (users >= n_real)]
+        if not len(changed):
             return
-        able = again[histories.lengths[again] > 1]
+        able = changed[histories.lengths[changed] > 1]
         seen = np.minimum(histories.lengths[able], window)
         place = histories.offsets[able + 1] - rng.integers(2, seen + 1)
-        items = histories.items
         items[place], items[place + 1] = items[place + 1], items[place]
-        keys[again] = seen_keys(histories, again, window)
+        keys[changed] = window_keys(histories, changed, window)
     raise PopulationError(
-        f"{len(again):,} of {len(users):,} users still have a history that another has: theirs are too short to differ",
-        "Ask for fewer users, or take a data set with longer histories.",
+        f"{len(changed):,} of {len(users):,} users have the same history as another user: "
+        "the histories are too short to differ",
+        "Ask for fewer users, or use a data set with longer histories.",
     )
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A mix of hot and cold users.
+
+    Args:
+        n_users: Number of users.
+        hot_users: Size of the hot set, drawn from all users.
+        cold_share: Share of the requests from cold users. They come in the order of a permutation,
+            so no cold user returns before all have come.
+        seed: Random seed of the hot set, the permutation and the mix.
+
+    Raises:
+        PopulationError: A size or share is out of bounds.
+    """
+
+    n_users: int
+    hot_users: int
+    cold_share: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cold_share <= 1:
+            raise PopulationError(
+                f"expected a cold share from 0 to 1, got {self.cold_share}",
+                "The original's is 0.3.",
+            )
+        lowest = 1 if self.cold_share < 1 else 0
+        if not lowest <= self.hot_users <= self.n_users:
+            raise PopulationError(
+                f"expected {lowest} to {self.n_users} hot users, got {self.hot_users}",
+                "Use fewer hot users, or more users.",
+            )
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """All users, int32 (n_users,): the hot ones, then the cold ones in the order they come."""
+        return np.random.default_rng([self.seed, 0]).permutation(self.n_users).astype(np.int32)
+
+    @property
+    def hot(self) -> np.ndarray:
+        """The hot set, int32 (hot_users,)."""
+        return self.order[: self.hot_users]
+
+    @property
+    def n_cold(self) -> int:
+        """Number of users outside the hot set."""
+        return self.n_users - self.hot_users
+
+    def draw(self, n: int, cold_used: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the users of n requests.
+
+        Args:
+            n: Number of requests.
+            cold_used: Number of cold users in earlier draws. The permutation starts again after its
+                end; another number also draws another mix.
+
+        Returns:
+            Users, int32 (n,), and whether each comes from the hot set, bool (n,).
+
+        Raises:
+            PopulationError: One draw needs more cold users than there are.
+
+        >>> users, hot = Workload(1000, hot_users=10, cold_share=0.3, seed=1).draw(200)
+        >>> len(set(users[~hot].tolist())) + int(hot.sum()), len(set(users[hot].tolist()))
+        (200, 10)
+        """
+        rng = np.random.default_rng([self.seed, 1, cold_used])
+        hot = rng.random(n) >= self.cold_share
+        cold = n - int(hot.sum())
+        if cold > self.n_cold:
+            raise PopulationError(
+                f"the load needs {cold:,} cold users, and there are {self.n_cold:,}",
+                "Use more users, a shorter run, or a smaller cold share.",
+            )
+        users = np.empty(n, np.int32)
+        if cold < n:
+            users[hot] = rng.choice(self.hot, n - cold)
+        places = (cold_used + np.arange(cold)) % max(self.n_cold, 1)
+        users[~hot] = self.order[self.hot_users + places]
+        return users, hot

@@ -1,21 +1,32 @@
-"""The result record of the load test. Latencies are from the intended time of sending, CPU times those of processes."""
+"""The result record of the load test.
+
+Latencies count from the intended time of sending. CPU times are of all processes of the server.
+"""
 
 import msgspec
 
 from nanorecsys.study.spread import Spread
 
-NO_CORE = "waiting for a core"  # the part of a latency
-
 
 class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a load against one server.
 
-    `offered_per_s` is null in a closed loop. `goodput_per_s` are answers from the model or the
-    cache over the seconds. `refused` are deliberate 503, `failed` every other server error, a lost
-    connection or a timeout, `skipped` requests that the generator's bound on requests in flight
-    left out. CPU times are milliseconds a request, of the server with all its processes and of the
-    generator. `verdict` is VALID, INVALID (a bound is not kept) or VOID (the generator could not
-    keep its schedule). Percentiles are null where nothing was answered, or all was due at once.
+    Args:
+        scenario, server: Names of the scenario and of the server.
+        offered_per_s: Offered rate; None in a closed loop.
+        seconds: Length of the measured part.
+        requests: Requests intended in it.
+        answered: Requests answered with 200 from the model or the cache.
+        refused: Requests answered with 503.
+        failed: Requests with another status, a broken connection or a timeout.
+        skipped: Requests that the generator left out because too many were in flight.
+        goodput_per_s: Good answers a second.
+        p50_ms, p95_ms, p99_ms: Latency of the good answers; None where there is none.
+        hit_share: Share of the good answers that came from the cache.
+        server_cpu_ms, generator_cpu_ms: CPU milliseconds a request.
+        lag_p99_ms: 99th percentile of how late the generator sent.
+        verdict: VALID, INVALID (the server broke a bound) or VOID (the generator was late).
+        reason: Why a run is not VALID.
     """
 
     scenario: str
@@ -36,15 +47,21 @@ class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
     generator_cpu_ms: float
     lag_p99_ms: float
     verdict: str
+    reason: str = ""
 
 
-class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU ms a request of baseline and optimized server, which took turns on the same schedule and users.
+class ServerComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Baseline and optimized server, which took turns with the same users and schedules.
 
-    `times` is baseline over optimized of each pair. In `void` of the runs the generator was late,
-    which voids their latencies, not their CPU times. Where `offered_per_s` is null, clients in a
-    closed loop kept each as busy as it can be. `baseline_per_s` and `optimized_per_s` are what they
-    answered; older records have neither.
+    Args:
+        offered_per_s: Offered rate; None where clients in a closed loop kept both busy.
+        cold_share: Share of requests from cold users.
+        repeats: Number of pairs of runs.
+        baseline_cpu_ms, optimized_cpu_ms: CPU milliseconds a request.
+        baseline_p99_ms, optimized_p99_ms: 99th percentile of latency.
+        baseline_per_s, optimized_per_s: Good answers a second.
+        times: CPU time of the baseline over that of the optimized server, by pair.
+        void: Number of runs in which the generator was late; their CPU times count all the same.
     """
 
     offered_per_s: float | None
@@ -54,16 +71,23 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     optimized_cpu_ms: Spread
     baseline_p99_ms: Spread
     optimized_p99_ms: Spread
+    baseline_per_s: Spread
+    optimized_per_s: Spread
     times: Spread
     void: int
-    baseline_per_s: Spread | None = None
-    optimized_per_s: Spread | None = None
 
 
-class Rung(msgspec.Struct, frozen=True, kw_only=True):
-    """One rung of the ladder: what is new in it, CPU ms a request at the common load with its P99 (null where the run
-    was VOID), and the highest offered rate that was VALID, null where none was or none was
-    searched."""
+class MeasuredRung(msgspec.Struct, frozen=True, kw_only=True):
+    """One rung of the ladder.
+
+    Args:
+        name: Name of the server.
+        change: What is new against the rung before.
+        cpu_ms: CPU milliseconds a request at the rate that every rung carries.
+        p99_ms: 99th percentile of latency there; None where the run was VOID.
+        highest_per_s: Highest offered rate that was VALID; None where none was, or none was tried.
+        cpu_at_highest_ms: CPU milliseconds a request at that rate.
+    """
 
     name: str
     change: str
@@ -74,7 +98,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one stage, in ms."""
+    """Percentiles of one stage in ms."""
 
     p50: float
     p95: float
@@ -82,7 +106,15 @@ class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Band(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests between two quantiles of latency: mean ms that they spent in each part, and how many were computed."""
+    """Requests between two quantiles of latency.
+
+    Args:
+        low, high: The quantiles.
+        requests: Number of requests.
+        mean_ms: Mean latency.
+        computed_share: Share that was computed, not answered from the cache.
+        parts_ms: Mean time in each part, see `summary.PARTS`.
+    """
 
     low: float
     high: float
@@ -93,50 +125,36 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def waiting_share(self) -> float:
-        """Of its time, in the queue or for a core; older records count the latter with what computes."""
-        return (self.parts_ms["queue"] + self.parts_ms.get(NO_CORE, 0.0)) / self.mean_ms
+        """Share of the time that was spent in the queue or waiting for a core."""
+        waited = self.parts_ms["queue"] + self.parts_ms.get("waiting for a core", 0.0)
+        return waited / self.mean_ms
 
 
 class Predicted(msgspec.Struct, frozen=True, kw_only=True):
-    """Percentiles at one offered rate, simulated and measured: medians over rounds, with the range of the P99 measured
-    in them (null in older records)."""
+    """Percentiles at one offered rate, predicted by the queue and measured: medians over rounds."""
 
     offered_per_s: float
     load: float
     predicted_p50_ms: float
-    predicted_p95_ms: float
     predicted_p99_ms: float
     measured_p50_ms: float
-    measured_p95_ms: float
     measured_p99_ms: float
-    measured_p99_low_ms: float | None = None
-    measured_p99_high_ms: float | None = None
 
-
-class CpuTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a request, in ms: median and 95th percentile of computing, the event loop for a hit and for others, and the
-    generator."""
-
-    compute_p50: float
-    compute_p95: float
-    loop_hot: float
-    loop_cold: float
-    generator: float
-
-
-class ServiceTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """What the simulation is told: CPU times where cores are at work, and where work wakes them, there of computing the
-    time (CPU time in older records, all null in the oldest); and ms on the wire."""
-
-    busy: CpuTimes | None = None
-    idle: CpuTimes | None = None
-    wire: float
-    batch_cost: list[float]
+    @property
+    def p99_error(self) -> float:
+        """Relative error of the predicted P99."""
+        return self.predicted_p99_ms / self.measured_p99_ms - 1
 
 
 class Original(msgspec.Struct, frozen=True, kw_only=True):
-    """The original's service times in the simulation, at an offered rate that is `load` of its two cores; `hits_wait`
-    says whether answers from the cache wait behind what is computed."""
+    """The original's latency, predicted from its published service times.
+
+    Args:
+        offered_per_s: Offered rate.
+        load: Share of its two cores that the rate needs.
+        hits_wait: Whether hits wait behind what is computed.
+        p50_ms, p95_ms, p99_ms: Predicted latency.
+    """
 
     offered_per_s: float
     load: float
@@ -147,10 +165,21 @@ class Original(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overload(msgspec.Struct, frozen=True, kw_only=True):
-    """At a multiple of the highest rate: goodput over that at the highest rate, P99 of the answered, and how long
-    after the rate fell back the latency bound was kept again. Where the generator was late the run
-    is VOID. Of several rounds it is the one with the median P99; `rounds_p99_ms` has that of each,
-    and `not_deliberate` counts in all."""
+    """A multiple of the highest rate: of several rounds, the one with the median P99.
+
+    Args:
+        times_highest: Offered rate over the highest rate.
+        offered_per_s: Offered rate.
+        goodput_per_s: Good answers a second in the overload.
+        goodput_share: Goodput over that at the highest rate.
+        p99_ms: 99th percentile of latency of the good answers.
+        refused_share: Share of the requests answered with 503.
+        not_deliberate: Requests that failed otherwise.
+        recovery_s: Seconds until the bound was kept again after the rate fell back.
+        lag_p99_ms: 99th percentile of how late the generator sent.
+        verdict: VOID where the generator was late, otherwise VALID.
+        rounds_p99_ms: 99th percentile of latency in each round.
+    """
 
     times_highest: float
     offered_per_s: float
@@ -162,47 +191,35 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
     recovery_s: float
     lag_p99_ms: float
     verdict: str
-    rounds_p99_ms: list[float] = []  # older records have one round
-
-
-class Faults(msgspec.Struct, frozen=True, kw_only=True):
-    """The run with faults. `lost` are requests of clients that stayed, without an answer after their retries; `reasons`
-    counts the wrong answers by what was wrong; `events_missing` acknowledged events that are not in
-    the log; `tracebacks` are in what the server printed; `rss_mib` is the memory of all its
-    processes after each round of faults, always at the same distance from it, `rss_before_mib` that
-    before any, and growth is that from the first round to the last, None where there was one."""
-
-    requests: int
-    answered: int
-    refused: int
-    retried: int
-    lost: int
-    server_errors: int
-    compared: int
-    wrong: int
-    reasons: dict[str, int]
-    events_acknowledged: int
-    events_missing: int
-    cache: str
-    workers_killed: int
-    reloads: int
-    cache_stops: int
-    clients_cut: int
-    rss_before_mib: float | None = None  # older records have neither this nor the rounds
-    rss_mib: list[float] = []
-    rss_growth: float | None
-    tracebacks: int
-    seconds: float
+    rounds_p99_ms: list[float] = []
 
 
 class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 06 found.
 
-    `is_study_shape`: the model and catalogue have the study's shape; `is_full`: the loads have
-    their full length. `mixed` and `cold` compare the servers at a light load that both carry,
-    `busy` and `busy_cold` where both are kept busy; older records have neither of the latter.
-    `stages_alone` are of requests sent one at a time, `baseline_stages` the same of the baseline,
-    `stages_loaded` of the confirmed highest rate, as are `bands`.
+    Args:
+        dataset: Name of the data set.
+        is_study_shape: Whether model and catalogue have the study's shape.
+        is_full: Whether the loads have their full length.
+        n_users: Number of users in the bundle.
+        bootstrapped: Whether they are drawn from fewer real users.
+        mean_length: Mean number of events of a user.
+        window, events_read: Last events that the model can read, and that the final server reads.
+        cold_share: Share of requests from cold users.
+        p99_bound_ms: Bound of the 99th percentile of latency.
+        mixed: The two servers at a light rate that both carry.
+        busy, busy_cold: The two servers kept busy, with the usual mix and with cold users alone.
+        ladder: The rungs.
+        highest: The run that confirmed the highest rate; None where none was confirmed.
+        limited_by: How the next higher rate failed.
+        loads: Every run.
+        stages_alone, baseline_stages: Time in each stage, one request at a time.
+        stages_loaded: Time in each stage at the highest rate.
+        bands: Where the time goes at the highest rate.
+        predicted: What queueing alone predicts, beside the measurement.
+        original: The same for the original's service times.
+        overload: The overload; None where no highest rate is known.
+        void_runs: Number of runs that are VOID.
     """
 
     dataset: str
@@ -215,28 +232,18 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     events_read: int = 0
     cold_share: float
     p99_bound_ms: float
-    mixed: Compared
-    cold: Compared
-    busy: Compared | None = None
-    busy_cold: Compared | None = None
-    ladder: list[Rung]
+    mixed: ServerComparison
+    busy: ServerComparison
+    busy_cold: ServerComparison
+    ladder: list[MeasuredRung]
     highest: LoadRow | None
     limited_by: str
     loads: list[LoadRow]
     stages_alone: dict[str, Percentiles]
     stages_loaded: dict[str, Percentiles]
+    baseline_stages: dict[str, Percentiles]
     bands: list[Band]
-    service: ServiceTimes
     predicted: list[Predicted]
-    prediction_error: float | None
     original: list[Original]
     overload: Overload | None
-    faults: Faults
     void_runs: int
-    baseline_stages: dict[str, Percentiles]
-    seconds: float
-    seconds_limit: float
-
-    def load(self, scenario: str) -> LoadRow | None:
-        """The first run of a scenario."""
-        return next((row for row in self.loads if row.scenario == scenario), None)

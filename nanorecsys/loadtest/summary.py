@@ -1,248 +1,292 @@
-"""What the rows of a run say: percentiles, rates, errors, a verdict, and where the time of slow requests went."""
+"""Metrics from the raw rows of runs.
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+Rows have one line a request, in order of intended time:
 
-import msgspec
+    intended_ns, sent_ns, done_ns   int64 from the run's start; -1 where there is none
+    status                          int16, of HTTP; 0 for no answer, -1 for skipped
+    source                          model, cache, fallback, or empty
+    user, hot                       number of the user; whether it was drawn from the hot set
+    queue_ms .. total_ms            float32, of Server-Timing; NaN where absent
+    encode_cpu_ms ..                float32, CPU time of the stages that compute
+    warm_up                         whether the request was intended before the measured part
+"""
+
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
-import polars as pl
-from hdrh.histogram import HdrHistogram
+import pandas as pd
 
-from nanorecsys.loadtest.result import LoadRow
-
-STAGES = ("cache", "queue", "encode", "retrieve", "rank", "total")  # of Server-Timing,
-COMPUTED = ("encode", "retrieve", "rank")  # and those of them that it tells the CPU time of
-PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9, 100.0)
-LAG_MS = 5.0  # the generator's lag at its 99th percentile, beyond which a run is void,
-LAG_SHARE = 0.1  # or this share of the bound, where that is less
-_LONGEST_US = 3_600_000_000
+from nanorecsys.loadtest.generator import Sent
+from nanorecsys.loadtest.result import Band, LoadRow, Overload, Percentiles
 
 VALID, INVALID, VOID = "VALID", "INVALID", "VOID"
+COMPUTED = ("encode", "retrieve", "rank")  # stages whose CPU time the server tells
+STAGES = ("queue", *COMPUTED, "total")
+NO_CORE = "waiting for a core"
+# Where the time of a request goes; the parts add up to its latency.
+PARTS = ("generator", "queue", *COMPUTED, NO_CORE, "event loop", "outside")
+QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 1.0)  # bounds of the bands of latency
+LAG_MS = 5.0  # 99th percentile of the generator's lag beyond which a run is VOID
+BIN_S = 0.5  # length of the bins in which a recovery is found
 
 
-class Latency(msgspec.Struct, frozen=True):
-    """Percentiles of n latencies, None where there is none."""
-
-    n: int
-    p50_ms: float | None
-    p90_ms: float | None
-    p95_ms: float | None
-    p99_ms: float | None
-    p999_ms: float | None
-    max_ms: float | None
-
-
-class Lag(msgspec.Struct, frozen=True):
-    """The generator's own lag, really sent against intended, of requests that were not skipped."""
-
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """VALID, INVALID (the server's doing) or VOID (the generator's: it says nothing of the server), and why."""
-
-    kind: Literal["VALID", "INVALID", "VOID"]
-    reasons: list[str]
-
-    @property
-    def valid(self) -> bool:
-        """Whether it is VALID."""
-        return self.kind == VALID
-
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The measured part of a run.
+def frame_of(sent: Sent, users: np.ndarray, hot: np.ndarray, begin_ns: int) -> pd.DataFrame:
+    """Make the rows of a run.
 
     Args:
-        seconds: of the measured part.
-        offered: requests intended in it.
-        offered_per_s, answered_per_s: with any answer, those that came in it.
-        goodput_per_s: of the answers that came in it, good ones: 200 and no fallback.
-        answered_since_begin: answers from its begin until the last, what CPU time is divided by.
-        statuses: offered requests by status, 0 for broken or late, -1 for skipped.
-        errors: offered requests with another status than 200, skipped ones aside.
-        skipped: that the bound on requests in flight kept back.
-        retries: attempts on fresh connections.
-        fallbacks: answers marked as fallback.
-        hit_share: of good answers, from the cache; None where there is none.
-        cold_hit_share: of good answers to cold users; above 0 where a cold user was not cold.
-        latency: of good answers, from the intended time.
-        sent_latency: of the same, from the time really sent: what a closed loop reports.
-        hit_latency, miss_latency: of the same, from the cache and not, from the intended time.
-        workers: good answers by worker's process id.
+        sent: What the generator reports, n requests.
+        users: Number of each request's user, int32 (n,).
+        hot: Whether each was drawn from the hot set, bool (n,).
+        begin_ns: Start of the measured part.
     """
-
-    seconds: float
-    offered: int
-    offered_per_s: float
-    answered_per_s: float
-    goodput_per_s: float
-    answered_since_begin: int
-    statuses: dict[int, int]
-    errors: int
-    skipped: int
-    retries: int
-    fallbacks: int
-    hit_share: float | None
-    cold_hit_share: float | None
-    latency: Latency
-    sent_latency: Latency
-    hit_latency: Latency
-    miss_latency: Latency
-    workers: dict[int, int]
+    timing = pd.Series(sent.heads, dtype=object).str.extract(r"(?i)server-timing: *([^\r]*)")[0]
+    columns = {
+        "intended_ns": sent.intended_ns,
+        "sent_ns": sent.sent_ns,
+        "done_ns": sent.done_ns,
+        "status": sent.status,
+        "source": sent.sources,
+        "user": users,
+        "hot": hot,
+        "warm_up": sent.intended_ns < begin_ns,
+    }
+    for stage in STAGES:
+        columns[f"{stage}_ms"] = _number(timing, rf"(?:^|[ ,]){stage};dur=([0-9.]+)")
+    for stage in COMPUTED:
+        columns[f"{stage}_cpu_ms"] = _number(timing, rf"{stage};dur=[0-9.]+;cpu=([0-9.]+)")
+    return pd.DataFrame(columns)
 
 
-def percentiles(latency_ms: np.ndarray, at: Iterable[float] = PERCENTILES) -> dict[float, float]:
-    """Percentiles by HdrHistogram, three significant digits, in the order asked for; NaN of nothing.
-
-    Args:
-        latency_ms: float (n,), from 1 us to an hour; beyond is counted at the end.
-        at: from 0 to 100.
-
-    >>> percentiles(np.arange(1.0, 1001.0), [50, 99])
-    {50: 500.223, 99: 990.207}
-    """
-    at = list(at)
-    if not len(latency_ms):
-        return dict.fromkeys(at, float("nan"))
-    microseconds = np.clip(np.rint(np.asarray(latency_ms) * 1e3), 1, _LONGEST_US).astype(np.int64)
-    histogram = HdrHistogram(1, _LONGEST_US, 3)
-    for value, count in zip(
-        *(a.tolist() for a in np.unique(microseconds, return_counts=True)), strict=True
-    ):
-        histogram.record_value(value, count)
-    found = histogram.get_percentile_to_value_dict(at)
-    return {p: found[p] / 1e3 for p in at}
+def _number(timing: pd.Series, pattern: str) -> pd.Series:
+    return timing.str.extract(pattern)[0].astype("float32")
 
 
-def latency_of(latency_ms: np.ndarray) -> Latency:
-    """The usual percentiles of latencies, float (n,)."""
-    return Latency(
-        len(latency_ms), *(percentiles(latency_ms).values() if len(latency_ms) else [None] * 6)
+def good(rows: pd.DataFrame) -> pd.DataFrame:
+    """Select the good answers: 200, and no fallback; `latency_ms` is added."""
+    answered = rows[(rows.status == 200) & (rows.source != "fallback")]
+    return answered.assign(latency_ms=(answered.done_ns - answered.intended_ns) / 1e6)
+
+
+def measured(rows: pd.DataFrame) -> pd.DataFrame:
+    """Select the good answers of the measured part."""
+    return good(rows[~rows.warm_up])
+
+
+def computed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Select the measured good answers that were computed; `compute_ms` and its CPU are added."""
+    found = measured(rows)
+    found = found[found.encode_ms.notna()]
+    return found.assign(
+        compute_ms=found[[f"{stage}_ms" for stage in COMPUTED]].sum(axis=1),
+        compute_cpu_ms=found[[f"{stage}_cpu_ms" for stage in COMPUTED]].sum(axis=1),
     )
 
 
-def timed(row: LoadRow) -> bool:
-    """Whether a run of the record tells latencies: the generator was on time, and something was answered."""
-    return row.verdict != VOID and row.p99_ms is not None
-
-
-def middle(p99_ms: Sequence[float | None]) -> int:
-    """The place of the median, the lower of two middle ones, among those that are not None; 0 if all are."""
-    told = [place for place, p99 in enumerate(p99_ms) if p99 is not None] or [0]
-    return sorted(told, key=lambda place: p99_ms[place] or 0.0)[(len(told) - 1) // 2]
-
-
-def measured(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the measured part."""
-    return rows.filter(~pl.col("warm_up"))
-
-
-def good(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows with a good answer: 200, and no fallback; with `latency_ms` and `sent_latency_ms`."""
-    return rows.filter((pl.col("status") == 200) & (pl.col("source") != "fallback")).with_columns(
-        latency_ms=(pl.col("done_ns") - pl.col("intended_ns")) / 1e6,
-        sent_latency_ms=(pl.col("done_ns") - pl.col("sent_ns")) / 1e6,
-    )
-
-
-def summarize(rows: pl.DataFrame, begin_ns: int, end_ns: int) -> Summary:
-    """Summarize a run.
-
-    Args:
-        rows: all of it, see `generator`.
-        begin_ns, end_ns: the measured part.
-    """
-    offered = measured(rows)
-    fine = good(offered)
-    seconds = (end_ns - begin_ns) / 1e9
-    inside = rows.filter(pl.col("done_ns").is_between(begin_ns, end_ns))
-    hits = fine["source"] == "cache"
-    latency = fine["latency_ms"].to_numpy()
-    answered = offered.filter(pl.col("status") > 0)
-    return Summary(
-        seconds=seconds,
-        offered=len(offered),
-        offered_per_s=len(offered) / seconds if seconds else 0.0,
-        answered_per_s=int((inside["status"] > 0).sum()) / seconds if seconds else 0.0,
-        goodput_per_s=len(good(inside)) / seconds if seconds else 0.0,
-        answered_since_begin=int((rows["done_ns"] >= begin_ns).sum()),
-        statuses=_counts(offered["status"]),
-        errors=int((~offered["status"].is_in([200, -1])).sum()),
-        skipped=int((offered["status"] == -1).sum()),
-        retries=int(offered["retries"].sum()),
-        fallbacks=int((answered["source"] == "fallback").sum()),
-        hit_share=_share(int(hits.sum()), len(fine)),
-        cold_hit_share=_share(int((hits & ~fine["hot"]).sum()), int((~fine["hot"]).sum())),
-        latency=latency_of(latency),
-        sent_latency=latency_of(fine["sent_latency_ms"].to_numpy()),
-        hit_latency=latency_of(latency[hits.to_numpy()]),
-        miss_latency=latency_of(latency[~hits.to_numpy()]),
-        workers=_counts(fine["worker"]),
-    )
-
-
-def measure_lag(rows: pl.DataFrame) -> Lag:
-    """The generator's lag in the measured part of an open loop."""
-    sent = measured(rows).filter(pl.col("sent_ns") >= 0)
-    lag_ms = (sent["sent_ns"] - sent["intended_ns"]).to_numpy() / 1e6
-    if not len(lag_ms):
-        return Lag(0.0, 0.0, 0.0)
-    return Lag(*percentiles(lag_ms, [50.0, 99.0, 100.0]).values())
-
-
-def judge(
-    rows: pl.DataFrame,
-    summary: Summary,
-    lag: Lag,
+def summarize(
+    sent: Sent,
+    rows: pd.DataFrame,
+    begin_ns: int,
+    scenario: str,
+    server: str,
+    offered_per_s: float | None,
     bound_ms: float,
-    percentile: float = 99.0,
-    minimum: int = 1000,
-) -> Verdict:
-    """Judge a run after the rules of MLPerf's load generator.
+) -> LoadRow:
+    """Summarize a run and judge it after the rules of MLPerf's load generator.
 
-    VOID where the generator was late: its lag at the 99th percentile above 5 ms, or above a tenth
-    of the bound where that is less. Otherwise INVALID where the latency from the intended time
-    passes the bound at the percentile, any request failed, was skipped or got a fallback, or there
-    were too few.
+    A run is VOID where the generator was late, whatever the server did. Otherwise it is INVALID
+    where P99 exceeds the bound, or a request failed, was refused or skipped.
 
     Args:
-        rows: all of the run.
-        summary: of it.
-        lag: of it.
-        bound_ms: of the latency.
-        percentile: at which it holds.
-        minimum: measured requests.
+        sent: What the generator reports.
+        rows: Rows of the run.
+        begin_ns: Start of the measured part.
+        scenario, server, offered_per_s: See `LoadRow`.
+        bound_ms: Bound of the 99th percentile of latency; a closed loop has none.
     """
-    limit = min(LAG_MS, LAG_SHARE * bound_ms)
-    if lag.p99_ms > limit:
-        return Verdict(
-            VOID, [f"the generator's own lag at P99 is {lag.p99_ms:.1f} ms, above {limit:g} ms"]
-        )
-    reasons = []
-    if summary.offered < minimum:
-        reasons.append(f"{summary.offered:,} requests, fewer than {minimum:,}")
-    if summary.latency.n:
-        latency = good(measured(rows))["latency_ms"].to_numpy()
-        found = percentiles(latency, [percentile])[percentile]
-        if found > bound_ms:
-            reasons.append(f"P{percentile:g} is {found:.1f} ms, above {bound_ms:g} ms")
-    for count, what in (
-        (summary.errors, "failed"),
-        (summary.skipped, "skipped, as too many were in flight"),
-        (summary.fallbacks, "answered by a fallback"),
-    ):
-        if count:
-            reasons.append(f"{count:,} {what}")
-    return Verdict(INVALID, reasons) if reasons else Verdict(VALID, [])
+    offered = rows[~rows.warm_up]
+    fine = good(offered)
+    seconds = (sent.end_ns - begin_ns) / 1e9
+    refused, skipped = int((offered.status == 503).sum()), int((offered.status == -1).sum())
+    failed = len(offered) - len(fine) - refused - skipped
+    was_sent = offered[offered.sent_ns >= 0]
+    lag_ms = (was_sent.sent_ns - was_sent.intended_ns) / 1e6
+    lag_p99_ms = float(np.percentile(lag_ms, 99)) if len(lag_ms) else 0.0
+    latency = percentiles(fine.latency_ms) if len(fine) else None
+    answers = max(int((rows.done_ns >= begin_ns).sum()), 1)
+    reasons = [
+        f"{count:,} {what}"
+        for count, what in ((failed, "failed"), (refused, "refused"), (skipped, "skipped"))
+        if count
+    ]
+    if offered_per_s is not None and latency and latency.p99 > bound_ms:
+        reasons.append(f"P99 is {latency.p99:.1f} ms, above {bound_ms:g} ms")
+    if not latency:
+        reasons.append("no request was answered")
+    verdict = INVALID if reasons else VALID
+    if offered_per_s is not None and lag_p99_ms > LAG_MS:
+        verdict = VOID
+        reasons = [f"the generator's lag at P99 is {lag_p99_ms:.1f} ms, above {LAG_MS:g} ms"]
+    came = good(rows[rows.done_ns.between(begin_ns, sent.end_ns)])
+    return LoadRow(
+        scenario=scenario,
+        server=server,
+        offered_per_s=offered_per_s,
+        seconds=seconds,
+        requests=len(offered),
+        answered=len(fine),
+        refused=refused,
+        failed=failed,
+        skipped=skipped,
+        goodput_per_s=len(came) / seconds if seconds else 0.0,
+        p50_ms=latency.p50 if latency else None,
+        p95_ms=latency.p95 if latency else None,
+        p99_ms=latency.p99 if latency else None,
+        hit_share=float((fine.source == "cache").mean()) if len(fine) else 0.0,
+        server_cpu_ms=1e3 * sent.server_cpu_s / answers,
+        generator_cpu_ms=1e3 * sent.cpu_s / answers,
+        lag_p99_ms=lag_p99_ms,
+        verdict=verdict,
+        reason="; ".join(reasons),
+    )
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def percentiles(values: pd.Series) -> Percentiles:
+    """Compute P50, P95 and P99 of at least one value."""
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    return Percentiles(p50=float(p50), p95=float(p95), p99=float(p99))
 
 
-def _counts(column: pl.Series) -> dict[int, int]:
-    counted = column.value_counts(sort=True)
-    return dict(zip(counted.to_series(0).to_list(), counted.to_series(1).to_list(), strict=True))
+def stages(rows: pd.DataFrame) -> dict[str, Percentiles]:
+    """Percentiles of the original's breakdown; empty where nothing was computed.
+
+    `total` is the latency of all answers, everything else is of computed ones.
+    """
+    cold = computed(rows)
+    if cold.empty:
+        return {}
+    columns = {
+        "total": measured(rows).latency_ms,
+        "total, computed": cold.latency_ms,
+        "queue": cold.queue_ms,
+        "embedding": cold.encode_ms,
+        "ranking": cold.rank_ms,
+        "retrieval": cold.retrieve_ms,
+        "compute": cold.compute_ms,
+        "compute, CPU time": cold.compute_cpu_ms,
+    }
+    return {name: percentiles(column) for name, column in columns.items()}
+
+
+def parts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Split the latency of each measured good answer into `PARTS`, in ms.
+
+    generator: how late it was sent. queue: waiting for a thread. encode, retrieve, rank: CPU time
+    of the thread; a request of a batch has all of its batch. Waiting for a core: the rest of these
+    three stages. event loop: the rest of the server's total. outside: sockets, and waiting for the
+    event loop of the server or the generator.
+    """
+    fine = measured(rows)
+    fine = fine[fine.total_ms.notna()].fillna(dict.fromkeys(rows.filter(like="_ms").columns, 0.0))
+    took = fine[[f"{stage}_ms" for stage in COMPUTED]].sum(axis=1)
+    cpu = {stage: fine[f"{stage}_cpu_ms"] for stage in COMPUTED}
+    return pd.DataFrame(
+        {
+            "latency_ms": fine.latency_ms,
+            "computed": fine.source == "model",
+            "generator": (fine.sent_ns - fine.intended_ns) / 1e6,
+            "queue": fine.queue_ms,
+            **cpu,
+            NO_CORE: took - sum(cpu.values()),
+            "event loop": fine.total_ms - fine.queue_ms - took,
+            "outside": (fine.done_ns - fine.sent_ns) / 1e6 - fine.total_ms,
+        }
+    )
+
+
+def bands(rows: pd.DataFrame) -> list[Band]:
+    """Mean time in each part between quantiles of latency; an empty band is left out."""
+    found = parts(rows).sort_values("latency_ms")
+    edges = np.round(np.array(QUANTILES) * len(found)).astype(int)
+    made = []
+    for place, (start, stop) in enumerate(itertools.pairwise(edges)):
+        band = found.iloc[start:stop]
+        if len(band):
+            made.append(
+                Band(
+                    low=QUANTILES[place],
+                    high=QUANTILES[place + 1],
+                    requests=len(band),
+                    mean_ms=float(band.latency_ms.mean()),
+                    computed_share=float(band.computed.mean()),
+                    parts_ms={name: float(band[name].mean()) for name in PARTS},
+                )
+            )
+    return made
+
+
+def recovery_s(rows: pd.DataFrame, fell_back_ns: int, bound_ms: float) -> float:
+    """Seconds after the rate fell back until every later bin keeps the bound without a failure.
+
+    Args:
+        rows: Rows of the run.
+        fell_back_ns: Time at which the rate fell back.
+        bound_ms: Bound of the 99th percentile of latency.
+    """
+    after = rows[rows.intended_ns >= fell_back_ns]
+    bins = (after.intended_ns - fell_back_ns) // int(BIN_S * 1e9)
+    latency_ms = ((after.done_ns - after.intended_ns) / 1e6).where(after.status == 200, np.inf)
+    worst = latency_ms.groupby(bins).quantile(0.99, interpolation="higher")
+    failed = (after.status != 200).groupby(bins).any()
+    late = worst.index[(worst > bound_ms) | failed]
+    return float(late.max() + 1) * BIN_S if len(late) else 0.0
+
+
+def overload(
+    rows: pd.DataFrame,
+    phases: Sequence[tuple[float, float]],
+    lag_p99_ms: float,
+    highest: LoadRow,
+    bound_ms: float,
+) -> Overload:
+    """Summarize a run that goes beyond the highest rate and falls back.
+
+    Args:
+        rows: Rows of the run.
+        phases: Rate and seconds before, in and after the overload.
+        lag_p99_ms: Lag of the generator.
+        highest: The run at the highest rate.
+        bound_ms: Bound of the 99th percentile of latency.
+    """
+    (_, before_s), (rate, during_s), _ = phases
+    begin_ns, end_ns = int(before_s * 1e9), int((before_s + during_s) * 1e9)
+    during = rows[rows.intended_ns.between(begin_ns, end_ns)]
+    fine = good(during)
+    goodput = len(good(rows[rows.done_ns.between(begin_ns, end_ns)])) / during_s
+    server_errors = (rows.status >= 500) & (rows.status != 503)
+    return Overload(
+        times_highest=rate / highest.offered_per_s if highest.offered_per_s else 0.0,
+        offered_per_s=rate,
+        goodput_per_s=goodput,
+        goodput_share=goodput / highest.goodput_per_s,
+        p99_ms=float(np.percentile(fine.latency_ms, 99)) if len(fine) else np.inf,
+        refused_share=float((during.status == 503).mean()),
+        not_deliberate=int((server_errors | (rows.status == 0)).sum()),
+        recovery_s=recovery_s(rows, end_ns, bound_ms),
+        lag_p99_ms=lag_p99_ms,
+        verdict=VOID if lag_p99_ms > LAG_MS else VALID,
+    )
+
+
+def by_second(rows: pd.DataFrame) -> pd.DataFrame:
+    """Requests by the second they were due in: offered, good, refused, and P99 of the good."""
+    second = (rows.intended_ns // 1_000_000_000).rename("second")
+    fine = good(rows)
+    return pd.DataFrame(
+        {
+            "offered": rows.groupby(second).size(),
+            "good": fine.groupby(second).size(),
+            "refused": (rows.status == 503).groupby(second).sum(),
+            "p99_ms": fine.latency_ms.groupby(second).quantile(0.99),
+        }
+    ).fillna({"good": 0})

@@ -1,39 +1,43 @@
-"""The chapter's bundles of small models, users bootstrapped, and a bench to load them on."""
+"""Bundles of small models with bootstrapped users, and a bench that loads them."""
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nanorecsys.ann import bundle as command
 from nanorecsys.data import Histories
+from nanorecsys.loadtest import bundles
+from nanorecsys.loadtest.bench import Bench
 from nanorecsys.loadtest.bundles import Bundles, build_bundles
-from nanorecsys.loadtest.measure import Bench
 from nanorecsys.serving.bundle import Parts, open_bundle
-from tests.server.conftest import N_USERS, build_small
+from tests.server.conftest import build_small
 
 MANY = 400
-EVENTS_READ = 6  # of a window of 10
+EVENTS_READ = 6  # events that the served bundles read; the window has 10
 
 
 def parts_of(bundle: Path) -> Parts:
-    """What a bundle was made of, with the index that a search chapter might recommend.
+    """Parts of a bundle, with an index that the index chapter might recommend.
 
-    Left out is the user who has seen nearly everything: none of a hundred candidates is left to
-    compare.
+    Some users are left out: who has seen nearly everything leaves no candidates to compare, who
+    has no history gets a fallback, and copies of a very short history cannot be made distinct.
     """
     opened = open_bundle(bundle)
-    m, start = opened.manifest, opened.histories.offsets[1]
+    m, lengths = opened.manifest, opened.histories.lengths
+    users = np.flatnonzero((lengths >= 4) & (lengths <= 100))
+    starts = opened.histories.offsets[users]
+    histories = [
+        opened.histories.items[start:][:n] for start, n in zip(starts, lengths[users], strict=True)
+    ]
     return Parts(
         tower=bundle / "tower.onnx",
         tower_fp32=bundle / "tower_fp32.onnx",
         ranker=bundle / "ranker.onnx",
         item_vectors=opened.item_vectors,
         items=opened.items,
-        histories=Histories(opened.histories.offsets[1:] - start, opened.histories.items[start:]),
-        user_ids=np.arange(N_USERS - 1),
+        histories=Histories(np.cumsum([0, *lengths[users]]), np.concatenate(histories)),
+        user_ids=np.arange(len(users)),
         popularity=opened.popularity,
         dataset=m.dataset,
         commit=m.commit,
@@ -48,11 +52,11 @@ def parts_of(bundle: Path) -> Parts:
 
 @pytest.fixture(scope="package")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run's folder with models, from which the parts of a bundle can be gathered."""
+    """Folder of a run with models, from which the parts of a bundle can be gathered."""
     folder = tmp_path_factory.mktemp("run")
-    parts = parts_of(build_small(folder / command.TRAINING).bundle)
+    parts = parts_of(build_small(folder / bundles.TRAINING).bundle)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "gather", lambda _: parts)
+        patch.setattr(bundles, "gather", lambda _: parts)
         yield folder
 
 
@@ -63,14 +67,8 @@ def served(run: Path) -> Bundles:
 
 
 @pytest.fixture
-def bench(served: Bundles, tmp_path: Path) -> Bench:
-    """A bench for them."""
-    return Bench(served, tmp_path / "bench", hot_users=20, cold_share=0.3, bound_ms=1000.0, seed=0)
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """As at a terminal: a shell starts what it puts in the background with this signal ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def bench(served: Bundles, tmp_path: Path) -> Iterator[Bench]:
+    """Bench for these bundles."""
+    made = Bench(served, tmp_path / "bench", hot_users=20, cold_share=0.3, bound_ms=1e3, seed=0)
+    yield made
+    made.close()

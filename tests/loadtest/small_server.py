@@ -1,4 +1,4 @@
-"""Small servers on 127.0.0.1 whose delays and failures a test knows."""
+"""Small servers on 127.0.0.1 with delays and failures that a test chooses."""
 
 import asyncio
 import threading
@@ -11,16 +11,16 @@ Answer = Callable[[web.Request, dict, int], Awaitable[web.Response]]
 
 
 class SmallServer:
-    """Serves POST /recommend in a thread of its own until the block ends.
+    """Serves POST /recommend in a thread until the block ends.
 
     Args:
-        answer: coroutine of the request, its JSON and its number from 0.
+        answer: Coroutine that takes the request, its JSON and its number from 0.
     """
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.requests: list[dict] = []
-        self.peers: list[int] = []  # client ports, one a request
+        self.peers: list[int] = []  # client port of each request
         self.in_flight = self.most_in_flight = 0
 
     def __enter__(self) -> "SmallServer":
@@ -42,12 +42,10 @@ class SmallServer:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self.port = runner.addresses[0][1]
         started.set()
         await self._stop.wait()
-        await asyncio.sleep(
-            0.05
-        )  # lets what has just connected be accepted, so that it is closed as well
+        await asyncio.sleep(0.05)  # accept the last connections, so that they are closed as well
         await runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.Response:
@@ -64,7 +62,7 @@ class SmallServer:
 
 
 def fine(source: str = "model", status: int = 200, **headers: str) -> web.Response:
-    """An answer as the server gives it."""
+    """Make an answer like the server's."""
     body = msgspec.json.encode(
         {"items": [{"item_id": 1, "score": 0.5}], "source": source, "bundle": "0123456789ab"}
     )
@@ -72,7 +70,7 @@ def fine(source: str = "model", status: int = 200, **headers: str) -> web.Respon
 
 
 def serial(service_s: float) -> Answer:
-    """One request at a time, each for a time of its own."""
+    """Answer one request at a time, each after `service_s` seconds."""
     lock = asyncio.Lock()
 
     async def answer(request: web.Request, body: dict, number: int) -> web.Response:
@@ -84,5 +82,5 @@ def serial(service_s: float) -> Answer:
 
 
 async def at_once(request: web.Request, body: dict, number: int) -> web.Response:
-    """No delay."""
+    """Answer without a delay."""
     return fine()

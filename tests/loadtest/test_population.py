@@ -1,13 +1,15 @@
-"""Bootstrapped users: like the real ones, and no two the same to the model."""
+"""Bootstrapped users and the mix in which they ask. 3 s."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nanorecsys.data import Histories
 from nanorecsys.loadtest.errors import PopulationError
-from nanorecsys.loadtest.population import bootstrap_histories, seen_keys
+from nanorecsys.loadtest.population import Workload, bootstrap_histories, window_keys
 
 
 def histories(lists: list[list[int]]) -> Histories:
@@ -37,7 +39,7 @@ def test_real_users_come_first_and_stay_as_they_are(real: Histories, many: Histo
     assert (many.items.dtype, many.offsets.dtype) == (np.int32, np.int64)
 
 
-def test_no_two_users_are_the_same_to_the_model(many: Histories) -> None:
+def test_the_model_sees_no_two_users_alike(many: Histories) -> None:
     assert len({tuple(items[-200:]) for items in lists(many)}) == 5000
 
 
@@ -58,15 +60,14 @@ def test_items_are_a_stretch_of_a_real_history(real: Histories, many: Histories)
 
 
 def test_most_stretches_keep_their_order(real: Histories, many: Histories) -> None:
-    """Only neighbours change places, and only where users would be the same."""
     follows = {pair for items in lists(real) for pair in pairwise(items)}
     pairs = [pair for items in lists(many)[40:] for pair in pairwise(items)]
     assert np.mean([pair in follows for pair in pairs]) > 0.9
 
 
-def test_a_seed_gives_the_same_users_and_another_others(real: Histories, many: Histories) -> None:
-    again, other = bootstrap_histories(real, 5000, seed=1), bootstrap_histories(real, 5000, seed=2)
-    assert np.array_equal(many.items, again.items)
+def test_the_seed_decides_the_users(real: Histories, many: Histories) -> None:
+    same, other = bootstrap_histories(real, 5000, seed=1), bootstrap_histories(real, 5000, seed=2)
+    assert np.array_equal(many.items, same.items)
     assert lists(many)[40:60] != lists(other)[40:60]
 
 
@@ -76,14 +77,14 @@ def test_copies_of_one_history_are_made_distinct() -> None:
     assert all(sorted(items) == [1, 2, 3, 4, 5, 6] for items in lists(many))
 
 
-def test_histories_that_differ_before_the_window_alone_are_made_distinct_in_it() -> None:
+def test_histories_that_differ_only_before_the_window_are_made_distinct_in_it() -> None:
     many = bootstrap_histories(histories([[9, 1, 2, 3, 4], [8, 1, 2, 3, 4]]), 20, seed=0, window=4)
     drawn = {tuple(items[-4:]) for items in lists(many)[2:]}
-    assert len(drawn | {(1, 2, 3, 4)}) == 19  # all 18, and the one that both real ones show
+    assert len(drawn | {(1, 2, 3, 4)}) == 19  # the 18 drawn ones and that of both real users
 
 
-def test_keys_are_of_what_the_model_sees() -> None:
-    keys = seen_keys(
+def test_keys_depend_on_the_window_only() -> None:
+    keys = window_keys(
         histories([[7, 1, 2, 3], [8, 1, 2, 3], [1, 2, 3], [3, 2, 1], [], [2, 3]]),
         np.arange(6),
         window=3,
@@ -92,7 +93,7 @@ def test_keys_are_of_what_the_model_sees() -> None:
     assert len(set(keys.tolist())) == 4
 
 
-def test_fewer_users_than_real_ones_are_the_first(real: Histories) -> None:
+def test_fewer_users_than_real_ones_are_the_first_of_them(real: Histories) -> None:
     assert lists(bootstrap_histories(real, 7, seed=0)) == lists(real)[:7]
 
 
@@ -109,6 +110,69 @@ def test_empty_histories_are_not_drawn() -> None:
         ([[1, 2]], 4, "too short to differ"),
     ],
 )
-def test_what_cannot_be_drawn_is_named(items: list[list[int]], n_users: int, message: str) -> None:
+def test_histories_that_cannot_be_drawn_are_an_error(
+    items: list[list[int]], n_users: int, message: str
+) -> None:
     with pytest.raises(PopulationError, match=message):
         bootstrap_histories(histories(items), n_users, seed=0)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.integers(0, 300))
+def test_cold_users_come_once_and_hot_ones_from_the_hot_set(
+    seed: int, cold_share: float, n: int
+) -> None:
+    workload = Workload(500, hot_users=20, cold_share=cold_share, seed=seed)
+    users, hot = workload.draw(n)
+    cold = users[~hot].tolist()
+    assert len(set(cold)) == len(cold)
+    assert not set(cold) & set(workload.hot.tolist())
+    assert set(users[hot].tolist()) <= set(workload.hot.tolist())
+    assert (users.dtype, hot.dtype, len(users)) == (np.int32, bool, n)
+
+
+def test_a_draw_continues_where_the_last_one_stopped() -> None:
+    workload = Workload(1000, hot_users=100, cold_share=0.5, seed=4)
+    seen, cold_used = [], 0
+    for _ in range(5):
+        users, hot = workload.draw(200, cold_used)
+        seen += users[~hot].tolist()
+        cold_used += int((~hot).sum())
+    assert len(set(seen)) == len(seen) == cold_used > 400
+
+
+def test_the_permutation_starts_again_after_its_end() -> None:
+    workload = Workload(100, hot_users=10, cold_share=1.0)
+    assert np.array_equal(workload.draw(50, cold_used=90)[0], workload.draw(50)[0])
+
+
+def test_shares_are_as_asked_for() -> None:
+    users, hot = Workload(100_000, hot_users=50, cold_share=0.3, seed=2).draw(20_000)
+    assert abs((~hot).mean() - 0.3) < 0.015  # 4.6 standard errors
+    counts = np.bincount(users[hot])
+    counts = counts[counts > 0]
+    assert len(counts) == 50
+    assert counts.min() > 0.7 * counts.mean()  # uniform: one standard deviation is 6 %
+
+
+def test_cold_users_alone_need_no_hot_set() -> None:
+    users, hot = Workload(30, hot_users=0, cold_share=1.0).draw(30)
+    assert sorted(users.tolist()) == list(range(30))
+    assert not hot.any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cold_share": 1.5}, "cold share from 0 to 1"),
+        ({"cold_share": 0.3, "hot_users": 0}, "hot users"),
+        ({"cold_share": 0.3, "hot_users": 11}, "hot users"),
+    ],
+)
+def test_a_bad_mix_is_an_error(arguments: dict, message: str) -> None:
+    with pytest.raises(PopulationError, match=message):
+        Workload(**{"n_users": 10, "hot_users": 5} | arguments)
+
+
+def test_too_few_cold_users_are_an_error() -> None:
+    with pytest.raises(PopulationError, match="needs 11 cold users, and there are 10"):
+        Workload(15, hot_users=5, cold_share=1.0).draw(11)

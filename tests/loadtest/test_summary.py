@@ -1,166 +1,258 @@
-"""Summaries and verdicts."""
+"""Metrics from synthetic rows with a known answer. 1 s."""
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from nanorecsys.loadtest import analysis
-from nanorecsys.loadtest.summary import (
-    COMPUTED,
-    INVALID,
-    STAGES,
-    VALID,
-    VOID,
-    Lag,
-    judge,
-    latency_of,
-    measure_lag,
-    percentiles,
-    summarize,
-)
+from nanorecsys.loadtest import summary
+from nanorecsys.loadtest.generator import Sent
+from nanorecsys.loadtest.result import LoadRow
+from nanorecsys.loadtest.summary import INVALID, PARTS, VALID, VOID
 
-ON_TIME = Lag(0.1, 0.5, 2.0)
+MS = 1_000_000
 
 
-def rows(n: int = 2000, latency_ms: float | np.ndarray = 10.0, **columns: object) -> pl.DataFrame:
-    """n good answers, one a millisecond."""
-    intended = np.arange(n) * 1_000_000
-    done = intended + (np.full(n, latency_ms) * 1e6).astype(np.int64)
-    given = {
+def rows(n=1000, **columns):
+    """A run at 100 requests/s: 70 % hits of 1 ms, the others computed after a random queue."""
+    rng = np.random.default_rng(0)
+    intended = np.arange(n) * 10 * MS
+    hot = rng.random(n) < 0.7
+    queue, encode, retrieve, rank = (
+        np.where(hot, np.nan, x).astype(np.float32)
+        for x in (rng.exponential(20.0, n), 5.0, 0.5, 1.0)
+    )
+    total = np.where(hot, 0.6, np.nan_to_num(queue) + 5 + 0.5 + 1 + 0.4).astype(np.float32)
+    sent = intended + MS // 5
+    made = {
         "intended_ns": intended,
-        "sent_ns": intended + 100_000,
-        "done_ns": done,
-        "hot": np.zeros(n, bool),
-        "status": np.full(n, 200),
-        "source": ["model"] * n,
-        **{f"{stage}_ms": np.full(n, np.nan) for stage in STAGES},
-        **{f"{stage}_cpu_ms": np.full(n, np.nan) for stage in COMPUTED},
-        "worker": np.full(n, -1),
-        "retries": np.zeros(n, int),
-        "warm_up": np.zeros(n, bool),
+        "sent_ns": sent,
+        "done_ns": sent + ((total + 0.3) * MS).astype(np.int64),
+        "status": np.full(n, 200, np.int16),
+        "source": np.where(hot, "cache", "model"),
+        "user": np.arange(n, dtype=np.int32),
+        "hot": hot,
+        "queue_ms": queue,
+        "encode_ms": encode,
+        "retrieve_ms": retrieve,
+        "rank_ms": rank,
+        "total_ms": total,
+        "encode_cpu_ms": np.float32(0.8) * encode,
+        "retrieve_cpu_ms": retrieve,
+        "rank_cpu_ms": rank,
+        "warm_up": intended < 50 * 10 * MS,
     }
-    return pl.DataFrame(given | columns)
+    return pd.DataFrame(made | columns)
 
 
-def verdict(frame: pl.DataFrame, lag: Lag = ON_TIME, bound_ms: float = 100.0, minimum: int = 1000):
-    return judge(frame, summarize(frame, 0, 2_000_000_000), lag, bound_ms, minimum=minimum)
+def load_row(**values):
+    given = {
+        "scenario": "sweep",
+        "server": "x",
+        "offered_per_s": 100.0,
+        "seconds": 10.0,
+        "requests": 1000,
+        "answered": 1000,
+        "refused": 0,
+        "failed": 0,
+        "skipped": 0,
+        "goodput_per_s": 100.0,
+        "p50_ms": 1.0,
+        "p95_ms": 5.0,
+        "p99_ms": 10.0,
+        "hit_share": 0.7,
+        "server_cpu_ms": 2.0,
+        "generator_cpu_ms": 1.0,
+        "lag_p99_ms": 0.1,
+        "verdict": "VALID",
+    }
+    return LoadRow(**given | values)
 
 
-@given(st.lists(st.floats(0.01, 10_000), min_size=1, max_size=300))
-def test_percentiles_are_exact_to_three_digits(latency_ms: list[float]) -> None:
-    ordered = np.sort(latency_ms)
-    for p, found in percentiles(np.array(latency_ms), [1, 50, 90, 99, 100]).items():
-        rank = max(int(p / 100 * len(ordered) + 0.5), 1)  # how HdrHistogram counts
-        assert found == pytest.approx(ordered[rank - 1], rel=1.5e-3, abs=1.1e-3)
-
-
-def test_percentiles_of_nothing_are_not_numbers() -> None:
-    assert np.isnan(percentiles(np.array([]), [99])[99])
-    assert latency_of(np.array([])).p99_ms is None
-
-
-def test_latency_counts_from_the_intended_time() -> None:
-    s = summarize(
-        rows(latency_ms=10.0, sent_ns=np.arange(2000) * 1_000_000 + 4_000_000), 0, 2_000_000_000
+def sent_of(frame, end_ns=10_000 * MS, heads=()):
+    return Sent(
+        intended_ns=frame.intended_ns.to_numpy(),
+        sent_ns=frame.sent_ns.to_numpy(),
+        done_ns=frame.done_ns.to_numpy(),
+        status=frame.status.to_numpy(),
+        heads=list(heads),
+        sources=frame.source.tolist(),
+        end_ns=end_ns,
+        cpu_s=0.5,
+        server_cpu_s=2.0,
     )
-    assert s.latency.p50_ms == pytest.approx(10, rel=1e-3)
-    assert s.sent_latency.p50_ms == pytest.approx(6, rel=1e-3)
 
 
-def test_the_warm_up_counts_only_for_what_is_answered_later() -> None:
-    frame = rows(latency_ms=100.0, warm_up=np.arange(2000) < 500)
-    s = summarize(frame, 500_000_000, 2_000_000_000)
-    assert (s.offered, s.latency.n) == (1500, 1500)
-    assert s.offered_per_s == pytest.approx(1000)
-    assert s.answered_since_begin == 1600  # 100 were sent before the begin and answered after it
-    assert s.goodput_per_s == pytest.approx(1501 / 1.5)  # answered from 0.5 s to 2.0 s, both ends
+def summarize(frame, begin_ns=0, offered_per_s=100.0, bound_ms=1000.0):
+    return summary.summarize(sent_of(frame), frame, begin_ns, "sweep", "x", offered_per_s, bound_ms)
 
 
-def test_hits_and_workers_are_told_apart() -> None:
-    n = np.arange(2000)
-    frame = rows(
-        latency_ms=np.where(n % 4 == 0, 20.0, 1.0),
-        source=np.where(n % 4 == 0, "model", "cache").tolist(),
-        hot=n % 2 == 1,
-        worker=np.where(n < 1500, 11, 12),
+def test_rows_hold_what_the_server_tells_of_its_stages():
+    frame = rows(3).assign(source=["model", "cache", ""], status=[200, 200, 0])
+    timing = "queue;dur=1.30, encode;dur=4.5;cpu=4.1, retrieve;dur=0.2;cpu=0.1, total;dur=6.9"
+    heads = [f"HTTP/1.1 200 OK\r\nServer-Timing: {timing}\r\nX-Worker: 1", "server-timing: x", ""]
+    found = summary.frame_of(
+        sent_of(frame, heads=heads), frame.user.to_numpy(), frame.hot.to_numpy(), 15 * MS
     )
-    s = summarize(frame, 0, 2_000_000_000)
-    assert (s.hit_share, s.cold_hit_share) == (0.75, 0.5)
-    assert s.hit_latency.p99_ms == pytest.approx(1, rel=1e-3)
-    assert s.miss_latency.p50_ms == pytest.approx(20, rel=1e-3)
-    assert s.workers == {11: 1500, 12: 500}
+    assert set(found.columns) == set(rows(1).columns)
+    first = found.iloc[0]
+    assert (first.queue_ms, first.encode_ms, first.encode_cpu_ms) == pytest.approx((1.3, 4.5, 4.1))
+    assert (first.retrieve_cpu_ms, first.total_ms) == pytest.approx((0.1, 6.9))
+    assert found.rank_ms.isna().all()
+    assert found.total_ms.isna().tolist() == [False, True, True]
+    assert found.warm_up.tolist() == [True, True, False]
+    assert found.source.tolist() == ["model", "cache", ""]
 
 
-def test_lag_is_of_what_was_sent_in_the_measured_part() -> None:
-    n = np.arange(1000)
-    sent = n * 1_000_000 + np.where(n < 500, 50_000_000, 2_000_000)
-    lag = measure_lag(rows(1000, sent_ns=np.where(n == 999, -1, sent), warm_up=n < 500))
-    assert lag.max_ms == pytest.approx(2, rel=1e-3)
+def test_latency_counts_from_the_intended_time():
+    frame = rows(done_ns=np.arange(1000) * 10 * MS + 10 * MS)
+    found = summarize(frame.assign(sent_ns=frame.intended_ns + 4 * MS))
+    assert (found.p50_ms, found.lag_p99_ms) == pytest.approx((10.0, 4.0))
+
+
+def test_the_warm_up_counts_only_for_what_is_answered_after_it():
+    frame = rows(done_ns=np.arange(1000) * 10 * MS + 100 * MS)
+    found = summarize(frame, begin_ns=500 * MS)
+    assert (found.requests, found.answered) == (950, 950)
+    assert found.seconds == 9.5
+    assert found.goodput_per_s == pytest.approx(951 / 9.5)  # both ends of the measured part count
+    assert found.server_cpu_ms == pytest.approx(2000 / 960)  # ten began before it and ended in it
+    assert found.generator_cpu_ms == pytest.approx(500 / 960)
+
+
+def test_only_answers_from_model_or_cache_are_good():
+    status = np.full(1000, 200, np.int16)
+    status[500:520], status[520:530], status[530:535], status[535] = 503, 404, 0, -1
+    frame = rows(status=status)
+    frame.loc[600:609, "source"] = "fallback"
+    found = summarize(frame)
+    assert (found.refused, found.failed, found.skipped) == (20, 25, 1)
+    assert found.answered == 950 - 46
+    assert found.hit_share == pytest.approx((summary.measured(frame).source == "cache").mean())
 
 
 @pytest.mark.parametrize(
-    ("frame", "lag", "bound_ms", "kind", "reason"),
+    ("n_slow", "late_ms", "status", "verdict", "reason"),
     [
-        (rows(), ON_TIME, 100, VALID, None),
-        (rows(latency_ms=np.where(np.arange(2000) < 19, 500.0, 10.0)), ON_TIME, 100, VALID, None),
-        (
-            rows(latency_ms=np.where(np.arange(2000) < 40, 500.0, 10.0)),
-            ON_TIME,
-            100,
-            INVALID,
-            "P99 is 500",
-        ),
-        (rows(999), ON_TIME, 100, INVALID, "999 requests, fewer than 1,000"),
-        (rows(status=np.where(np.arange(2000) == 7, 503, 200)), ON_TIME, 100, INVALID, "1 failed"),
-        (rows(status=np.where(np.arange(2000) == 7, 0, 200)), ON_TIME, 100, INVALID, "1 failed"),
-        (rows(status=np.where(np.arange(2000) < 2, -1, 200)), ON_TIME, 100, INVALID, "2 skipped"),
-        (
-            rows(source=["fallback", *["model"] * 1999]),
-            ON_TIME,
-            100,
-            INVALID,
-            "1 answered by a fallback",
-        ),
-        (rows(), Lag(1.0, 5.1, 9.0), 100, VOID, "above 5 ms"),
-        (rows(), Lag(0.5, 1.1, 9.0), 100, VALID, None),
-        (rows(), Lag(0.5, 1.1, 9.0), 10, VOID, "above 1 ms"),
-        (rows(status=np.zeros(2000, int)), ON_TIME, 100, INVALID, "2,000 failed"),
+        (0, 0, 200, VALID, ""),
+        (8, 0, 200, VALID, ""),
+        (20, 0, 200, INVALID, "P99 is 2000.0 ms, above 1000 ms"),
+        (0, 0, 503, INVALID, "1 refused"),
+        (0, 0, 0, INVALID, "1 failed"),
+        (0, 0, -1, INVALID, "1 skipped"),
+        (20, 6, 503, VOID, "the generator's lag at P99 is 6.0 ms, above 5 ms"),
     ],
 )
-def test_verdicts(
-    frame: pl.DataFrame, lag: Lag, bound_ms: float, kind: str, reason: str | None
-) -> None:
-    found = verdict(frame, lag, bound_ms)
-    assert found.kind == kind
-    assert reason is None or any(reason in r for r in found.reasons)
-    assert bool(found.reasons) == (kind != VALID)
-
-
-def test_parts_of_the_time_sum_to_the_latency() -> None:
-    slow = np.arange(2000) >= 1980
-    frame = rows(
-        latency_ms=np.where(slow, 50.0, 10.0),
-        queue_ms=np.where(slow, 40.0, 1.0),
-        encode_ms=np.full(2000, 5.0),
-        encode_cpu_ms=np.full(2000, 4.5),
-        total_ms=np.where(slow, 48.0, 7.0),
+def test_verdicts(n_slow, late_ms, status, verdict, reason):
+    frame = rows()
+    slow = (np.arange(1000) >= 500) & (np.arange(1000) < 500 + n_slow)
+    frame = frame.assign(
+        done_ns=frame.intended_ns + np.where(slow, 2000 * MS, 10 * MS),
+        sent_ns=frame.intended_ns + late_ms * MS,
+        status=np.where(np.arange(1000) == 700, status, 200),
     )
-    parts = analysis.parts(frame)
-    slowest = parts.filter(pl.col("latency_ms") >= np.percentile(parts["latency_ms"], 99))
-    mean, slow = (
-        found.select(analysis.PARTS).mean().row(0, named=True) for found in (parts, slowest)
+    found = summarize(frame)
+    assert (found.verdict, found.reason) == (verdict, reason)
+
+
+def test_a_closed_loop_has_neither_bound_nor_lag():
+    frame = rows()
+    late = frame.assign(sent_ns=frame.intended_ns + 50 * MS)
+    assert summarize(late, offered_per_s=None, bound_ms=1.0).verdict == VALID
+
+
+def test_a_run_without_an_answer_has_no_percentiles():
+    found = summarize(rows(status=np.zeros(1000, int), done_ns=np.full(1000, -1)))
+    assert (found.verdict, found.p99_ms, found.answered) == (INVALID, None, 0)
+
+
+def test_parts_add_up_to_the_latency_without_the_warm_up():
+    found = summary.parts(rows())
+    assert len(found) == 950
+    assert found[list(PARTS)].sum(axis=1).to_numpy() == pytest.approx(
+        found.latency_ms.to_numpy(), abs=1e-3
     )
-    assert sum(slow.values()) == pytest.approx(50)
-    assert sum(mean.values()) == pytest.approx(10.4)
-    assert slow["queue"] == pytest.approx(40)
-    assert (slow["encode"], slow["waiting for a core"]) == (4.5, 0.5)
-    assert slow["generator"] == pytest.approx(0.1)
-    assert mean["event loop"] == pytest.approx(0.99 + 0.03)
-    assert slow["outside"] == pytest.approx(1.9)
-    assert sum(part / slowest["latency_ms"].mean() for part in slow.values()) == pytest.approx(1)
+    computed = found[found.computed]
+    assert computed.encode.to_numpy() == pytest.approx(4.0)
+    assert computed["waiting for a core"].to_numpy() == pytest.approx(1.0)
+    assert computed["event loop"].to_numpy() == pytest.approx(0.4, abs=1e-3)
+    assert found.generator.to_numpy() == pytest.approx(0.2)
 
 
-def test_there_are_no_parts_of_answers_without_stages() -> None:
-    assert analysis.parts(rows()).is_empty()
+def test_a_request_without_an_answer_has_no_parts():
+    status = np.where(np.arange(1000) % 2 == 0, 503, 200)
+    assert len(summary.parts(rows(status=status))) == 475
+
+
+def test_bands_cover_every_request_and_the_tail_is_the_queue():
+    found = summary.bands(rows())
+    assert sum(band.requests for band in found) == 950
+    assert [band.mean_ms for band in found] == sorted(band.mean_ms for band in found)
+    for band in found:
+        assert sum(band.parts_ms.values()) == pytest.approx(band.mean_ms, abs=1e-3)
+    assert (found[0].computed_share, found[-1].computed_share) == (0, 1)
+    assert found[-1].parts_ms["queue"] / found[-1].mean_ms > 0.8
+    waited = found[-1].parts_ms["queue"] + found[-1].parts_ms["waiting for a core"]
+    assert found[-1].waiting_share == pytest.approx(waited / found[-1].mean_ms)
+
+
+def test_stages_are_those_of_computed_requests():
+    found = summary.stages(rows())
+    assert found["embedding"].p50 == found["embedding"].p99 == 5.0
+    assert found["compute"].p95 == 6.5
+    assert found["compute, CPU time"].p95 == pytest.approx(5.5)
+    assert found["total"].p50 == pytest.approx(1.1, abs=0.01)
+    assert summary.stages(rows().query("hot")) == {}
+
+
+PHASES = [(100, 2), (400, 3), (100, 5)]
+
+
+def overloaded(**columns):
+    """A run of PHASES: 30 % of the overload is answered, and the bound is kept 1 s after it."""
+    rng = np.random.default_rng(0)
+    due = np.concatenate(
+        [np.arange(200) / 100, 2 + np.arange(1200) / 400, 5 + np.arange(500) / 100]
+    )
+    good = (due < 2) | (due >= 5) | (rng.random(len(due)) < 0.3)
+    late = np.where((due >= 2) & (due < 6), 150.0, 5.0)
+    intended = (due * 1e9).astype(np.int64)
+    made = {
+        "intended_ns": intended,
+        "sent_ns": intended,
+        "done_ns": intended + (np.where(good, late, 1.0) * MS).astype(np.int64),
+        "status": np.where(good, 200, 503).astype(np.int16),
+        "source": np.where(good, "model", ""),
+    }
+    return pd.DataFrame(made | columns)
+
+
+def test_an_overload_is_read_from_the_rows():
+    highest = load_row(offered_per_s=200.0, goodput_per_s=150.0)
+    found = summary.overload(overloaded(), PHASES, 0.1, highest, bound_ms=100.0)
+    assert found.times_highest == 2.0
+    assert found.goodput_share == pytest.approx(120 / 150, rel=0.08)
+    assert found.p99_ms == pytest.approx(150.0)
+    assert found.refused_share == pytest.approx(0.7, abs=0.05)
+    assert (found.not_deliberate, found.recovery_s, found.verdict) == (0, 1.0, VALID)
+    late = summary.overload(overloaded(), PHASES, 6.0, highest, bound_ms=100.0)
+    assert late.verdict == VOID
+
+
+def test_other_server_errors_and_broken_connections_are_not_deliberate():
+    status = np.array([500, 0, 503, *[200] * 1897])
+    found = summary.overload(overloaded(status=status), PHASES, 0.1, load_row(), bound_ms=100.0)
+    assert found.not_deliberate == 2
+
+
+def test_a_server_that_never_recovers_takes_until_the_end():
+    frame = overloaded()
+    late = frame.assign(done_ns=frame.intended_ns + 500 * MS)
+    assert summary.recovery_s(late, int(5e9), 100.0) == 5.0
+    assert summary.recovery_s(late, int(5e9), 1000.0) == 0.0
+
+
+def test_seconds_show_what_was_offered_answered_and_refused():
+    found = summary.by_second(overloaded())
+    assert found.offered.tolist() == [100] * 2 + [400] * 3 + [100] * 5
+    assert (found.good + found.refused).tolist() == found.offered.tolist()
+    assert found.p99_ms.tolist()[:3] == pytest.approx([5.0, 5.0, 150.0])

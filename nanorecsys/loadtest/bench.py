@@ -1,0 +1,418 @@
+"""The bench: it starts servers, sends loads and keeps the results.
+
+Every server gets the same mix: a share of the requests comes from users who have not asked before,
+the others from a hot set whose answers are in the cache before the measurement. The scenarios
+follow MLPerf's load generator: single stream, server (a Poisson stream) and offline.
+
+    with bench.start(ladder.FINAL) as server:
+        run = server.open_loop("steady", rate=200, seconds=10)
+        run.row.p99_ms, summary.stages(run.rows)
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from nanorecsys.loadtest import result
+from nanorecsys.loadtest.bundles import Bundles
+from nanorecsys.loadtest.generator import Load, Sent, end_with_parent, generate, poisson
+from nanorecsys.loadtest.ladder import Rung, climb
+from nanorecsys.loadtest.population import Workload
+from nanorecsys.loadtest.result import LoadRow
+from nanorecsys.loadtest.server_process import ServerProcess
+from nanorecsys.loadtest.summary import VALID, VOID, frame_of, summarize
+from nanorecsys.study.spread import spread
+
+BUSY_CLIENTS = 8  # clients of a closed loop that keeps a server busy
+WARM_UP_S = 0.3  # seconds of each run before it counts
+BUSY_SHARE = 0.6  # share of what a server's CPU time allows, at which a search begins
+USABLE_CORES = 1.6  # cores that a server with two threads can use; the generator has the rest
+WARM_PASSES = 12  # passes over the hot set until every worker's cache has it, at most
+WARM_SHARE = 0.99  # share of hits at which the caches count as warm
+CLOSED_PER_S = 20_000  # requests/s for which a closed loop has users, at most
+CONFIRMATIONS, STEP_DOWN = 5, 0.12  # long runs at the highest rate, each lower by this share
+
+
+@dataclass(frozen=True, eq=False)
+class LoadRun:
+    """One run: its row in the record, and the rows of its requests (see `summary`)."""
+
+    row: LoadRow
+    rows: pd.DataFrame
+
+
+class Bench:
+    """Starts servers, and keeps every run.
+
+    Args:
+        bundles: Bundles to serve.
+        folder: Folder for logs and events of the servers.
+        hot_users: Size of the hot set.
+        cold_share: Share of the requests from cold users.
+        bound_ms: Bound of the 99th percentile of latency.
+        seed: Random seed of users and schedules.
+        report: Called with what begins.
+    """
+
+    def __init__(
+        self,
+        bundles: Bundles,
+        folder: Path,
+        *,
+        hot_users: int,
+        cold_share: float,
+        bound_ms: float,
+        seed: int,
+        report: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self.bundles, self.folder = bundles, folder
+        self.bound_ms, self.seed, self.report = bound_ms, seed, report
+        self.workload = Workload(len(bundles.lengths), hot_users, cold_share, seed)
+        self.user_ids: list[Any] = np.asarray(bundles.parts.user_ids).tolist()
+        self.generator = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
+        self.runs: list[LoadRun] = []
+        self.servers_started = 0
+
+    def start(self, rung: Rung) -> "LoadedServer":
+        """Start a server and fill its cache with the hot set.
+
+        Raises:
+            ServerStartError: It does not start.
+        """
+        self.report(f"{rung.name}: starting")
+        self.servers_started += 1
+        folder = self.folder / f"{self.servers_started:02d}-{rung.name.replace(' ', '-')}"
+        arguments = [*rung.arguments(self.bundles), "--events", folder / "events.sqlite"]
+        process = ServerProcess(arguments, log=folder / "server.log")
+        process.start()
+        server = LoadedServer(self, rung, process)
+        if rung.cache != "none":
+            server.warm_cache()
+        return server
+
+    def close(self) -> None:
+        """End the generator's process."""
+        self.generator.shutdown()
+
+    def rows(self) -> list[LoadRow]:
+        """List the row of each run."""
+        return [run.row for run in self.runs]
+
+    def frame(self) -> pd.DataFrame:
+        """Join the rows of all runs; `run` is the place of the run in `rows()`."""
+        return pd.concat(
+            [run.rows.assign(run=number) for number, run in enumerate(self.runs)],
+            ignore_index=True,
+        )
+
+
+class LoadedServer:
+    """A running server and the loads on it, each with users who are cold to it."""
+
+    def __init__(self, bench: Bench, rung: Rung, process: ServerProcess) -> None:
+        self.bench, self.rung, self.process = bench, rung, process
+        self.cold_used = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the server."""
+        self.process.stop()
+
+    def warm_cache(self) -> None:
+        """Ask for the hot set until its answers come from the cache, whichever worker answers."""
+        rng = np.random.default_rng(self.bench.seed)
+        for _ in range(WARM_PASSES):
+            users = rng.permutation(self.bench.workload.hot)
+            sent = self._send(users, clients=16, seconds=60.0)
+            if sent.sources.count("cache") >= WARM_SHARE * len(users):
+                break
+
+    def open_loop(
+        self,
+        scenario: str,
+        rate: float,
+        seconds: float,
+        *,
+        cold_share: float | None = None,
+        due_ns: np.ndarray | None = None,
+        warm_up_s: float = WARM_UP_S,
+        attempts: int = 2,
+        stop_on_error: bool = False,
+    ) -> LoadRun:
+        """Send a Poisson stream of requests, whatever the server does.
+
+        Args:
+            scenario: Name in the record.
+            rate: Offered rate, requests/s.
+            seconds: Length of the measured part.
+            cold_share: Share of the requests from cold users; the bench's by default.
+            due_ns: Arrivals in place of a Poisson stream, see `Load`.
+            warm_up_s: Seconds before the measured part.
+            attempts: Number of attempts while the generator is late; the last one is kept.
+            stop_on_error: Whether the first failed request ends the run.
+        """
+        self.bench.report(f"{self.rung.name}: {scenario} at {rate:.0f}/s")
+        for _ in range(attempts):
+            if due_ns is None:
+                due = poisson(rate, warm_up_s + seconds, self.bench.seed + len(self.bench.runs))
+            else:
+                due = due_ns
+            run = self._measure(
+                scenario,
+                rate,
+                len(due),
+                cold_share,
+                due_ns=due,
+                warm_up_s=warm_up_s,
+                seconds=seconds,
+                stop_on_error=stop_on_error,
+            )
+            if run.row.verdict != VOID:
+                break
+        self.bench.runs.append(run)
+        return run
+
+    def closed_loop(
+        self, scenario: str, clients: int, seconds: float, *, cold_share: float | None = None
+    ) -> LoadRun:
+        """Run clients that send the next request when the last one is answered.
+
+        One client is MLPerf's single stream; many keep the server busy (offline).
+
+        Args:
+            scenario: Name in the record.
+            clients: Number of clients.
+            seconds: Length of the measured part.
+            cold_share: Share of the requests from cold users; the bench's by default.
+        """
+        self.bench.report(f"{self.rung.name}: {scenario}")
+        workload = self.bench.workload
+        share = workload.cold_share if cold_share is None else cold_share
+        n = int(CLOSED_PER_S * (WARM_UP_S + seconds))
+        if share:
+            n = min(n, int(0.9 * workload.n_cold / share))
+        run = self._measure(
+            scenario, None, n, share, clients=clients, warm_up_s=WARM_UP_S, seconds=seconds
+        )
+        self.bench.runs.append(run)
+        return run
+
+    def _measure(
+        self,
+        scenario: str,
+        offered_per_s: float | None,
+        n: int,
+        cold_share: float | None,
+        *,
+        warm_up_s: float,
+        **load: Any,
+    ) -> LoadRun:
+        workload = self.bench.workload
+        if cold_share is not None:
+            workload = dataclasses.replace(workload, cold_share=cold_share)
+        users, hot = workload.draw(n, self.cold_used)
+        sent = self._send(users, warm_up_s=warm_up_s, **load)
+        n_sent = len(sent.status)
+        self.cold_used += int((~hot[:n_sent]).sum())
+        begin_ns = int(warm_up_s * 1e9)
+        rows = frame_of(sent, users[:n_sent], hot[:n_sent], begin_ns)
+        row = summarize(
+            sent, rows, begin_ns, scenario, self.rung.name, offered_per_s, self.bench.bound_ms
+        )
+        return LoadRun(row, rows)
+
+    def _send(self, users: np.ndarray, **load: Any) -> Sent:
+        user_ids = [self.bench.user_ids[user] for user in users.tolist()]
+        whole = Load(port=self.process.port, user_ids=user_ids, pids=self.process.pids(), **load)
+        return self.bench.generator.submit(generate, whole).result()
+
+
+def compare(
+    baseline: LoadedServer,
+    optimized: LoadedServer,
+    rate: float | None,
+    cold_share: float,
+    seconds: float,
+    repeats: int,
+) -> result.ServerComparison:
+    """Load two servers in turn, with the same users and schedules.
+
+    Args:
+        baseline, optimized: The two servers.
+        rate: Offered rate that both carry; None for a closed loop that keeps each of them busy.
+        cold_share: Share of the requests from cold users.
+        seconds: Length of each run.
+        repeats: Number of pairs of runs.
+    """
+    scenario = f"{'kept busy' if rate is None else 'compared'}, {cold_share:.0%} cold"
+    pairs: list[list[LoadRow]] = []
+    for number in range(repeats):
+        cold_used = max(baseline.cold_used, optimized.cold_used)
+        pair = []
+        for server in (baseline, optimized):
+            server.cold_used = cold_used
+            if rate is None:
+                run = server.closed_loop(scenario, BUSY_CLIENTS, seconds, cold_share=cold_share)
+            else:
+                run = server.open_loop(
+                    scenario,
+                    rate,
+                    seconds,
+                    cold_share=cold_share,
+                    due_ns=poisson(rate, WARM_UP_S + seconds, server.bench.seed + number),
+                    attempts=1,
+                )
+            pair.append(run.row)
+        pairs.append(pair)
+    cpu_ms = np.array([[row.server_cpu_ms for row in pair] for pair in pairs])
+    p99_ms = np.array([[row.p99_ms or np.nan for row in pair] for pair in pairs])
+    per_s = np.array([[row.goodput_per_s for row in pair] for pair in pairs])
+    return result.ServerComparison(
+        offered_per_s=rate,
+        cold_share=cold_share,
+        repeats=repeats,
+        baseline_cpu_ms=spread(cpu_ms[:, 0]),
+        optimized_cpu_ms=spread(cpu_ms[:, 1]),
+        baseline_p99_ms=spread(p99_ms[:, 0]),
+        optimized_p99_ms=spread(p99_ms[:, 1]),
+        baseline_per_s=spread(per_s[:, 0]),
+        optimized_per_s=spread(per_s[:, 1]),
+        times=spread(cpu_ms[:, 0] / cpu_ms[:, 1]),
+        void=sum(row.verdict == VOID for pair in pairs for row in pair),
+    )
+
+
+def measure_rung(
+    bench: Bench, rung: Rung, rate: float, seconds: float, tries: int, try_s: float
+) -> result.MeasuredRung:
+    """Measure a rung's CPU time at a rate that every rung carries, and search its highest rate.
+
+    Args:
+        bench: The bench.
+        rung: The server.
+        rate: Offered rate, requests/s.
+        seconds: Length of the run at that rate.
+        tries: Number of tries of the search; 0 for none.
+        try_s: Length of each.
+    """
+    with bench.start(rung) as server:
+        common = server.open_loop("ladder, common load", rate, seconds).row
+        highest = search(
+            server, "ladder, search", first_rate(common, rung), seconds=try_s, tries=tries
+        )
+    return result.MeasuredRung(
+        name=rung.name,
+        change=rung.change,
+        cpu_ms=common.server_cpu_ms,
+        p99_ms=None if common.verdict == VOID else common.p99_ms,
+        highest_per_s=highest.row.offered_per_s if highest else None,
+        cpu_at_highest_ms=highest.row.server_cpu_ms if highest else None,
+    )
+
+
+def first_rate(row: LoadRow, rung: Rung) -> float:
+    """Choose the first rate of a search: somewhat below what the CPU time of a request allows."""
+    cores = 1 if rung.threads * rung.workers < 2 else USABLE_CORES
+    return BUSY_SHARE * 1000 / row.server_cpu_ms * cores
+
+
+def search(
+    server: LoadedServer,
+    scenario: str,
+    first: float,
+    *,
+    seconds: float,
+    tries: int,
+    precision: float = 0.0,
+) -> LoadRun | None:
+    """Search the highest rate that is VALID; None where no try was.
+
+    Args:
+        server: The server.
+        scenario: Name in the record.
+        first: First rate, requests/s.
+        seconds: Length of each try.
+        tries: Number of tries at most.
+        precision: Relative precision at which the search ends.
+    """
+    valid: dict[float, LoadRun] = {}
+
+    def holds(rate: float) -> bool:
+        run = server.open_loop(scenario, rate, seconds, stop_on_error=True)
+        if run.row.verdict == VALID:
+            valid[rate] = run
+        return rate in valid
+
+    highest = climb(holds, first, tries, precision)
+    return valid[highest] if highest else None
+
+
+def find_highest(
+    server: LoadedServer, first: float, seconds: float, precision: float, confirm_s: float
+) -> tuple[LoadRun | None, str]:
+    """Search the highest rate and confirm it by a long run.
+
+    Args:
+        server: The server.
+        first: First rate, requests/s.
+        seconds: Length of each try.
+        precision: Relative precision of the search.
+        confirm_s: Length of the run that confirms; where it fails, the rate is lowered.
+
+    Returns:
+        The run that confirmed, None where none did; and how the next higher rate failed.
+    """
+    n_before = len(server.bench.runs)
+    found = search(server, "search", first, seconds=seconds, tries=12, precision=precision)
+    confirmed = None
+    rate = found.row.offered_per_s if found and found.row.offered_per_s else 0.0
+    for number in range(CONFIRMATIONS if found else 0):
+        run = server.open_loop(
+            "confirming", rate * (1 - STEP_DOWN) ** number, confirm_s, stop_on_error=True
+        )
+        if run.row.verdict == VALID:
+            confirmed = run
+            break
+    highest = (confirmed.row.offered_per_s if confirmed else None) or 0.0
+    failed = [
+        (run.row.offered_per_s, run.row.reason)
+        for run in server.bench.runs[n_before:]
+        if run.row.verdict != VALID and (run.row.offered_per_s or 0.0) > highest
+    ]
+    if not failed:
+        return confirmed, "no higher rate was tried"
+    rate_above, reason = min(failed)
+    return confirmed, f"at {rate_above:.0f}/s: {reason}"
+
+
+def median_run(runs: Sequence[LoadRun]) -> LoadRun:
+    """Choose the run with the median P99 of those that are not VOID; the first where all are."""
+    timed = [run for run in runs if run.row.verdict != VOID and run.row.p99_ms is not None]
+    ordered = sorted(timed, key=lambda run: run.row.p99_ms or 0.0)
+    return ordered[(len(ordered) - 1) // 2] if ordered else runs[0]
+
+
+def arrivals(phases: Sequence[tuple[float, float]], seed: int) -> np.ndarray:
+    """Draw Poisson arrivals at one rate after another, nanoseconds from the start, int64.
+
+    Args:
+        phases: Rate and seconds of each phase.
+        seed: Random seed.
+    """
+    start_ns, found = 0, []
+    for number, (rate, seconds) in enumerate(phases):
+        found.append(start_ns + poisson(rate, seconds, seed + number))
+        start_ns += int(seconds * 1e9)
+    return np.concatenate(found)
