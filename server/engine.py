@@ -78,9 +78,8 @@ class Engine:
     ) -> None:
         bundle = self.bundle = open_bundle(path)
         self.encode: Encode = bundle.encoder
-        self.rank: Rank = lambda users, items: bundle.ranker.run(
-            None, {"users": users, "items": items}
-        )[0]
+        run = bundle.ranker.run
+        self.rank: Rank = lambda users, items: run(None, {"users": users, "items": items})[0]
         if torch_models:
             from server.torch_models import TorchModels
 

@@ -34,9 +34,8 @@ class Service:
         self.events: EventLog
         self._cache = open_cache(settings.cache, settings.cache_size, settings.cache_ttl_s)
         threads = settings.threads if settings.engine == "onnx" else 0
-        self._batcher = Batcher(
-            threads, settings.max_batch, settings.max_queue, settings.deadline_ms / 1e3
-        )
+        deadline_s = settings.deadline_ms / 1e3
+        self._batcher = Batcher(threads, settings.max_batch, settings.max_queue, deadline_s)
         self._in_flight: dict[bytes, asyncio.Future[Ranked]] = {}
         # For what waits on the disk. One thread, so events have one writer.
         self._disk = ThreadPoolExecutor(1, "disk")

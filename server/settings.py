@@ -147,20 +147,15 @@ def make_command(serve: Callable[[Settings], None]) -> click.Command:
     texts = {name: text for group in _groups().values() for name, text in group.items()}
     options: list[click.Parameter] = []
     for field in dataclasses.fields(Settings):
-        [kind] = types[field.name].__metadata__
-        flag = _flag(field.name)
+        flag, [kind] = _flag(field.name), types[field.name].__metadata__
         flags = f"{flag}/--no-{flag[2:]}" if kind is click.BOOL else flag
-        options.append(
-            click.Option([flags], type=kind, default=field.default, help=texts[field.name])
-        )
+        text = texts[field.name]
+        options.append(click.Option([flags], type=kind, default=field.default, help=text))
+    context = {"auto_envvar_prefix": "NANORECSYS", "show_default": True, "max_content_width": 100}
     return _Command(
         "python -m server",
         params=options,
         callback=lambda **values: serve(read_settings(**values)),
         help=serve.__doc__,
-        context_settings={
-            "auto_envvar_prefix": "NANORECSYS",
-            "show_default": True,
-            "max_content_width": 100,
-        },
+        context_settings=context,
     )

@@ -1,6 +1,6 @@
 """A bundle of small models in ONNX, and the PyTorch models that they came from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +66,9 @@ def export_bundle(
     model = Retriever(config, np.ones(n_items, bool)).eval()
     with torch.no_grad():
         for weight in model.tower.parameters():
-            weight.mul_(
-                10 if weight.dim() == 2 else 1
-            )  # attention and positions matter as much as after training
-    ranker = replace(fitted(n_items, config.d, seed=seed), curve=pd.DataFrame())
+            # Attention and positions matter as much as after training.
+            weight.mul_(10 if weight.dim() == 2 else 1)
+    ranker = fitted(n_items, config.d, seed=seed)
     save_retriever(folder / "retriever.pt", model)
     save_ranker(folder / "ranker.pt", ranker)
     onnx.save(fused_tower(model.encoder(), by_row=True), folder / "tower.onnx")

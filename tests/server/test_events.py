@@ -21,16 +21,6 @@ def test_an_event_is_seen_by_all_and_kept(tmp_path):
     again.close()
 
 
-def test_a_list_in_use_does_not_grow(tmp_path):
-    log = EventLog(tmp_path / "log")
-    log.append(1, 1)
-    before = log.of_user(1)
-    log.append(1, 2)
-    assert log.of_user(1) == [1, 2]
-    assert before == [1]
-    log.close()
-
-
 def test_a_file_that_is_something_else_is_refused(tmp_path):
     (tmp_path / "log").write_text("no database" * 200)
     with pytest.raises(ServingError, match="cannot keep events there"):
