@@ -123,14 +123,3 @@ def judge(chapter: str, claims: Iterable[Claim], result: Any | None) -> list[Jud
             )
         )
     return judged
-
-
-def keeps_time(chapter: str, limits: str) -> Claim:
-    """The claim that a chapter takes at most its `seconds_limit`."""
-    return Claim(
-        id=f"{chapter}.time",
-        statement=f"The chapter takes no more than its share of time: {limits}.",
-        value=lambda r: r.seconds / r.seconds_limit,
-        unit="of the limit",
-        target=Target("<=", 1.0, limit=1.25),
-    )
