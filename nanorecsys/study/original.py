@@ -145,14 +145,12 @@ def _rungs(field: str, *pairs: tuple[str, str]) -> Read:
 
 def _queueing(field: str) -> Read:
     """A figure of the original's own service times in the queue at its rate."""
-    return lambda r: next(
-        (
-            (getattr(row, field),)
-            for row in r.original
-            if row.hits_wait and row.offered_per_s == ORIGINAL_RATE
-        ),
-        None,
-    )
+
+    def read(r: Any) -> Values | None:
+        rows = [o for o in r.original if o.hits_wait and o.offered_per_s == ORIGINAL_RATE]
+        return (getattr(rows[0], field),) if rows else None
+
+    return read
 
 
 def _index(family: str, generator: str | None = None) -> Read:

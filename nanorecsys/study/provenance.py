@@ -57,18 +57,12 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     seeds: dict[str, int]
 
 
-def cpu_info(path: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]:
-    """Model name and those of `FLAGS` that the processor has."""
-    model, present = processor(path)
-    return model, [flag for flag in FLAGS if flag in present]
-
-
 def machine() -> Machine:
     """This machine, with the cores that this process may use."""
-    model, flags = cpu_info()
+    model, present = processor()
     return Machine(
         cpu_model=model,
-        cpu_flags=flags,
+        cpu_flags=[flag for flag in FLAGS if flag in present],
         cores=len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,

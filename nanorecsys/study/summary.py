@@ -1,6 +1,5 @@
-"""The summary over a run's records: every claim judged, and one tidy table of every figure."""
+"""The summary over a run's records: which chapters ran, and one tidy table of every figure."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,7 @@ import msgspec
 import pandas as pd
 
 from nanorecsys.study.chapters import Chapter, chapters
-from nanorecsys.study.claims import VERDICTS, JudgedClaim, judge
-from nanorecsys.study.original import judge_original
+from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.parameters import RUN_NAME
 from nanorecsys.study.records import FILE, Record, encode, read_record, write_atomically
 from nanorecsys.study.session import Session
@@ -36,23 +34,6 @@ def collect(session: Session) -> tuple[dict[str, Chapter], dict[str, Record]]:
         if (run / name / FILE).exists()
     }
     return earlier, records
-
-
-def judge_all(
-    earlier: Mapping[str, Chapter], records: Mapping[str, Record]
-) -> tuple[list[JudgedClaim], list[JudgedClaim]]:
-    """The original's rows and the study's findings, judged."""
-    findings = []
-    for name, chapter in earlier.items():
-        record = records.get(name)
-        findings += judge(name, chapter.claims, record and record.result)
-    return judge_original(records), findings
-
-
-def count(claims: Iterable[JudgedClaim]) -> dict[str, int]:
-    """How many claims got each verdict."""
-    counts = Counter(claim.verdict for claim in claims)
-    return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
 def write_files(

@@ -200,12 +200,12 @@ def test_a_styled_frame_formats_and_aligns_its_columns():
     assert dict(flatten({"a": {"b": 1, "c": [1, 2]}, "d": "x"})) == {"a.b": 1, "d": "x"}
 
 
-def test_cpu_flags_are_those_that_matter(tmp_path):
-    info = tmp_path / "cpuinfo"
-    info.write_text(
-        "model name\t: Some CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nmodel name\t: Some CPU\n"
-    )
-    assert provenance.cpu_info(info) == ("Some CPU", ["avx2", "avx512_vnni"])
+def test_the_machine_has_the_flags_that_matter(monkeypatch):
+    found = ("Some CPU", frozenset({"fpu", "avx512_vnni", "avx2"}))
+    monkeypatch.setattr(provenance, "processor", lambda: found)
+    machine = provenance.machine()
+    assert (machine.cpu_model, machine.cpu_flags) == ("Some CPU", ["avx2", "avx512_vnni"])
+    assert machine.processor == "Some CPU with avx512_vnni"
 
 
 def test_a_chapter_that_was_killed_counts_what_it_goes_on_from(tmp_path):
