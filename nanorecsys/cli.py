@@ -110,24 +110,18 @@ def run(
         if (not only or name in only) and (first is None or name >= first)
     ]
     folder = folders.run(profile + runner.SECOND_RUN if again else profile)
+    lender = folders.run(profile) if again else None
+    made = runner.Run(folders, folder, parameters, lender=lender)
     if listing:
         table = Table("chapter", "state", "last took", "parameters", title=f"run {folder.name}")
-        for chapter, why in runner.plan(folders, folder, selected, parameters, force=force):
+        for chapter, why in runner.plan(made, selected, force=force):
             state = runner.state_of(chapter, folder)
             took = runner.clock(state.seconds) if state else "-"
             values = "\n".join(f"{k}={v!r}" for k, v in parameters[chapter.name].items())
             table.add_row(chapter.name, f"runs: {why}" if why else "up to date", took, values)
         Console().print(table)
         return
-    ran = runner.run_chapters(
-        folders,
-        folder,
-        selected,
-        parameters,
-        Console(),
-        lender=folders.run(profile) if again else None,
-        force=force,
-    )
+    ran = runner.run_chapters(made, selected, Console(), force=force)
     told = f"{len(ran)} of {len(selected)} chapters ran"
     click.echo(f"{told}; results in {folders.relative(folder)}")
 

@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ WORK = ".work"
 READY = ".ready"  # in a work folder that passed the gate and only has to be moved
 SECOND_RUN = "-again"  # after a run's name: the folder of its second run
 TRACE_LINES = 20  # last lines of a failed cell's traceback in a message
-Parameters = Mapping[str, dict[str, Any]]  # by chapter
 KERNEL = {
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm asks for widgets, which no page shows
     # threads that spin longer while they wait slow down a shared machine several times
@@ -55,6 +55,34 @@ class ChapterError(NanorecsysError):
 
 class ResourceError(NanorecsysError):
     """Not enough memory or disk for a chapter, found before it started."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the study.
+
+    Args:
+        folders: Folders of the study.
+        folder: Folder for the results.
+        parameters: Resolved parameters by chapter.
+        reads: Folder of the run whose earlier chapters it reads; its own by default.
+        lender: First run, if this is its second run; it lends chapters that are not run again.
+    """
+
+    folders: Layout
+    folder: Path
+    parameters: Mapping[str, dict[str, Any]]
+    reads: Path | None = None
+    lender: Path | None = None
+
+    @property
+    def upstream(self) -> Path:
+        """Folder of the run whose earlier chapters it reads."""
+        return self.reads or self.folder
+
+    def fingerprint(self, chapter: Chapter) -> Fingerprint:
+        """What the result of `chapter` in this run depends on now."""
+        return fingerprint(chapter, self.parameters[chapter.name], self.folders, self.upstream)
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,26 +201,14 @@ def require(estimates: Mapping[str, Estimate], folder: Path) -> None:
 
 
 def run_chapters(
-    folders: Layout,
-    run: Path,
-    selected: Iterable[Chapter],
-    parameters: Parameters,
-    console: Console,
-    *,
-    upstream: Path | None = None,
-    lender: Path | None = None,
-    force: bool = False,
+    run: Run, selected: Iterable[Chapter], console: Console, *, force: bool = False
 ) -> list[str]:
     """Run the selected chapters that are not up to date, in order.
 
     Args:
-        folders: Folders of the study.
-        run: Folder for the results.
+        run: Run that they belong to.
         selected: Chapters in their order.
-        parameters: Resolved parameters.
         console: Console for progress.
-        upstream: Run whose earlier chapters they read; `run` by default.
-        lender: First run, if `run` is its second run; it lends the chapters that are not selected.
         force: Whether to run chapters that are up to date.
 
     Returns:
@@ -202,43 +218,40 @@ def run_chapters(
         ResourceError: Before anything runs.
         ChapterError: A chapter failed; its last good result is untouched.
     """
-    upstream = upstream or run
-    selected = list(selected)
-    with locked(run):
-        for work in sorted((run / WORK).glob(f"*/{READY}")):
-            seal(work.parent, run)
-        if lender:
-            borrow(lender, run, set(parameters) - {c.name for c in selected})
-        planned = plan(folders, run, selected, parameters, upstream=upstream, force=force)
-        require(
-            {c.name: c.module.estimate(parameters[c.name]) for c, why in planned if why},
-            run,
-        )
+    selected, folder = list(selected), run.folder
+    with locked(folder):
+        for work in sorted((folder / WORK).glob(f"*/{READY}")):
+            seal(work.parent, folder)
+        if run.lender:
+            borrow(run.lender, folder, set(run.parameters) - {c.name for c in selected})
+        planned = plan(run, selected, force=force)
+        stale = [chapter for chapter, why in planned if why]
+        require({c.name: c.module.estimate(run.parameters[c.name]) for c in stale}, folder)
         for chapter, why in planned:
             if not why:
-                _clear_work(run, chapter)
+                _clear_work(folder, chapter)
                 console.print(f"{chapter.name}  up to date", highlight=False)
                 continue
-            missing = [n for n in chapter.needs if not (upstream / n).is_dir()]
+            missing = [n for n in chapter.needs if not (run.upstream / n).is_dir()]
             if missing and not chapter.is_summary:
-                source = (lender or upstream).name
+                source = (run.lender or run.upstream).name
                 raise ChapterError(
                     f"{chapter.name} reads {', '.join(missing)}, which has not run in {source}",
                     f"nanorecsys run {source} --from {missing[0]}",
                 )
             told = f"{chapter.name}  runs: {why}"
             console.print(told, highlight=False, markup=False, soft_wrap=True)
-            now = fingerprint(chapter, parameters[chapter.name], folders, upstream)
-            work = run / WORK / f"{chapter.name}-{now.key[:16]}"
-            _clear_work(run, chapter, keep=None if force else work)
+            now = run.fingerprint(chapter)
+            work = folder / WORK / f"{chapter.name}-{now.key[:16]}"
+            _clear_work(folder, chapter, keep=None if force else work)
             work.mkdir(parents=True, exist_ok=True)
-            last = state_of(chapter, run)
+            last = state_of(chapter, folder)
             with ChapterProgress(console, chapter.name, last.seconds if last else None) as progress:
-                _execute(chapter, now.parameters, folders, work, upstream, progress)
-            _finish(work, chapter, now, progress.seconds, folders)
-            seal(work, run)
+                _execute(chapter, run, work, progress)
+            _finish(work, chapter, now, progress.seconds, run.folders)
+            seal(work, folder)
             console.print(f"{chapter.name}  done in {clock(progress.seconds)}", highlight=False)
-    return [chapter.name for chapter, why in planned if why]
+    return [chapter.name for chapter in stale]
 
 
 def borrow(lender: Path, run: Path, names: Iterable[str]) -> None:
@@ -249,13 +262,7 @@ def borrow(lender: Path, run: Path, names: Iterable[str]) -> None:
 
 
 def plan(
-    folders: Layout,
-    run: Path,
-    selected: Iterable[Chapter],
-    parameters: Parameters,
-    *,
-    upstream: Path | None = None,
-    force: bool = False,
+    run: Run, selected: Iterable[Chapter], *, force: bool = False
 ) -> list[tuple[Chapter, str]]:
     """Each selected chapter with the reason why it has to run, empty if it is up to date."""
     planned: list[tuple[Chapter, str]] = []
@@ -266,30 +273,22 @@ def plan(
         elif before:
             why = f"{', '.join(before)} runs before it"
         else:
-            now = fingerprint(chapter, parameters[chapter.name], folders, upstream or run)
-            why = why_stale(chapter, run, now)
+            why = why_stale(chapter, run.folder, run.fingerprint(chapter))
         planned.append((chapter, why))
     return planned
 
 
-def _execute(
-    chapter: Chapter,
-    parameters: dict[str, Any],
-    folders: Layout,
-    work: Path,
-    upstream: Path,
-    progress: ChapterProgress,
-) -> None:
+def _execute(chapter: Chapter, run: Run, work: Path, progress: ChapterProgress) -> None:
     """Run one chapter's notebook in its work folder and check what it left."""
     output = work / f"{chapter.name}.ipynb"
-    upstream_name = upstream.relative_to(folders.runs).as_posix()
-    variables = {OUT_VARIABLE: str(work), "NANORECSYS_ROOT": str(folders.root), **KERNEL}
+    upstream = run.upstream.relative_to(run.folders.runs).as_posix()
+    variables = {OUT_VARIABLE: str(work), "NANORECSYS_ROOT": str(run.folders.root), **KERNEL}
     try:
         with environment(variables):
             papermill.execute_notebook(
                 chapter.notebook,
                 output,
-                parameters={**parameters, RUN_NAME: upstream_name},
+                parameters={**run.parameters[chapter.name], RUN_NAME: upstream},
                 engine_name="nanorecsys",
                 progress=progress,
                 stdout_file=progress,
@@ -307,7 +306,7 @@ def _execute(
             trace = click.unstyle("\n".join(error.traceback)).splitlines()
             told = "\n    ".join([told, *filter(None, trace[-TRACE_LINES:])])
         raise ChapterError(
-            f"{chapter.name}: {told}\n  executed so far: {folders.relative(output)}\n"
+            f"{chapter.name}: {told}\n  executed so far: {run.folders.relative(output)}\n"
             "  the last good result, if there is one, is untouched",
             "mend the cause, then resume with the same command",
         ) from error

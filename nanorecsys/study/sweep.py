@@ -14,7 +14,7 @@ from nanorecsys.study.chapters import chapters
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.parameters import ParameterError, known_chapter, resolve
 from nanorecsys.study.records import read_record, write_atomically
-from nanorecsys.study.runner import load_profile, run_chapters
+from nanorecsys.study.runner import Run, load_profile, run_chapters
 from nanorecsys.study.summary import flatten
 
 SWEEPS = "sweeps"
@@ -69,11 +69,9 @@ def sweep(
     rows = []
     for number, (name, parameters) in enumerate(points.items(), 1):
         console.print(f"point {number} of {len(points)}: {name}", highlight=False, markup=False)
-        run, upstream = folder / name, folders.run(profile)
-        run_chapters(
-            folders, run, [chapter], {chapter_name: parameters}, console, upstream=upstream
-        )
-        record = read_record(run / chapter_name, chapter.result)
+        run = Run(folders, folder / name, {chapter_name: parameters}, folders.run(profile))
+        run_chapters(run, [chapter], console)
+        record = read_record(run.folder / chapter_name, chapter.result)
         figures = dict(flatten(msgspec.to_builtins(record.result)))
         point = {key: parameters[key] for key in texts}
         rows.append(point | figures | {"seconds": record.provenance.seconds})

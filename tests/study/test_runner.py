@@ -33,7 +33,8 @@ def reasons(mini, *overrides):
     everything = chapters(mini)
     settable = {name: chapter.settable for name, chapter in everything.items()}
     parameters = resolve(settable, runner.load_profile(mini, "quick"), "quick", overrides)
-    return [why for _, why in runner.plan(mini, mini.run("quick"), everything.values(), parameters)]
+    run = runner.Run(mini, mini.run("quick"), parameters)
+    return [why for _, why in runner.plan(run, everything.values())]
 
 
 def test_a_change_reruns_exactly_what_depends_on_it(mini):
@@ -183,7 +184,8 @@ def test_sealing_survives_a_kill_at_every_step(mini, monkeypatch, tmp_path_facto
         parameters = resolve(
             {"01_alpha": selected[0].settable}, {}, "quick", [f"n_items={n_items}"]
         )
-        return runner.run_chapters(mini, run, selected, parameters, Console(quiet=True))
+        made = runner.Run(mini, run, parameters)
+        return runner.run_chapters(made, selected, Console(quiet=True))
 
     def kill(*_):
         raise Killed
