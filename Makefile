@@ -1,4 +1,4 @@
-# Every target makes or refreshes the environment that it needs; `make help` lists them.
+# Every target creates or refreshes the environment that it needs; `make help` lists them.
 # VENV= (empty) uses the active environment, for example conda's, in place of .venv.
 VENV ?= .venv
 PYTHON ?= python3
@@ -16,7 +16,7 @@ export PYTHONPATH := $(CURDIR)
 .DEFAULT_GOAL := help
 .PHONY: help install study book test serve lint clean lock
 
-help: ## say what there is
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  PROFILE=smoke|quick|full|ml-20m|ml-32m   sizes of the study (quick)"
@@ -24,7 +24,7 @@ help: ## say what there is
 	@echo "  BUNDLE=DIR                               what make serve serves (data/runs/PROFILE/bundle)"
 	@echo "  VENV=                                    use the active environment instead of .venv"
 
-install: $(INSTALLED) ## make or refresh the environment (a minute or two at first, nothing afterwards)
+install: $(INSTALLED) ## create or refresh the environment (a few minutes at first)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "install  puts the pinned packages into $(if $(VENV),$(VENV),the active environment); a few minutes at first"
@@ -43,11 +43,11 @@ book: $(INSTALLED) ## build the book over the published results, without running
 	@echo "book  renders the published results"
 	@$(BIN)nanorecsys book
 
-test: $(INSTALLED) ## run every tier of tests
+test: $(INSTALLED) ## run every tier of tests, lint first
 	@echo "test  runs every tier; seconds by tier at the end"
 	@$(RUN) tests/tiers.py $(ARGS)
 
-serve: $(INSTALLED) $(BUNDLE)/manifest.json ## start the server; its bundle is built first where there is none
+serve: $(INSTALLED) $(BUNDLE)/manifest.json ## start the server; builds its bundle first if there is none
 	@echo "serve  starts the server over $(BUNDLE)"
 	@$(RUN) -m server --bundle $(BUNDLE) $(ARGS)
 
@@ -56,19 +56,16 @@ $(BUNDLE)/manifest.json: | $(INSTALLED)
 	@$(BIN)nanorecsys run $(PROFILE) --only 01_data --only 02_training --only 03_export --only 04_ann
 	@$(BIN)nanorecsys bundle $(PROFILE) --output $(BUNDLE)
 
-lint: $(INSTALLED) ## check style, types and that rooms import only the rooms below them
-	@echo "lint  checks style, types and imports"
-	@$(BIN)ruff check .
-	@$(BIN)ruff format --check .
-	@$(BIN)mypy
-	@$(BIN)lint-imports --no-logo
+lint: $(INSTALLED) ## check style, format, types and that subpackages import only those below them
+	@echo "lint  checks style, format, types and imports"
+	@$(RUN) tests/tiers.py --lint
 
 clean: ## remove the environment, runs and pages; downloads stay
 	@echo "clean  removes .venv, data/runs, _build and caches"
 	@rm -rf .venv data/runs _build .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
-lock: ## resolve the whole tree anew in a fresh environment and write constraints.txt
+lock: ## resolve all packages in a fresh environment and write constraints.txt
 	@echo "lock  resolves the tree in a fresh environment; a few minutes"
 	@rm -rf _build/lock && $(PYTHON) -m venv _build/lock
 	@_build/lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[study,test]'

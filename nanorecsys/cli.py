@@ -1,23 +1,38 @@
-"""The command line, `nanorecsys`: run, book, publish, check, compare, sweep, bundle, ann, doctor."""
+"""The command line, `nanorecsys`: the study's commands and those of its chapters."""
 
 import sys
+from importlib import import_module
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from nanorecsys.ann.bundle import bundle
-from nanorecsys.ann.command import ann
 from nanorecsys.system.errors import NanorecsysError
 
+# Commands of the chapters, imported when they are called.
+CHAPTER_COMMANDS = {"bundle": "nanorecsys.ann.bundle", "ann": "nanorecsys.ann.command"}
 PARAMETER_HELP = (
     "Set a parameter: chapter.name=value, or name=value in every chapter that has it. Repeatable. "
-    "`--list` shows the chapters, `papermill --help-notebook notebooks/NN_name.ipynb` their parameters."
+    "`--list` shows all parameters."
 )
 
 
+class StudyGroup(click.Group):
+    """A group that imports the chapters' commands when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands."""
+        return sorted([*super().list_commands(ctx), *CHAPTER_COMMANDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command called `cmd_name`."""
+        if cmd_name in CHAPTER_COMMANDS:
+            return getattr(import_module(CHAPTER_COMMANDS[cmd_name]), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
 def main() -> None:
-    """Run the command line; a user's mistake ends with its message and exit code 1, not with a traceback."""
+    """Run the command line; a user's mistake ends with a message and exit code 1."""
     try:
         cli(standalone_mode=False)
     except NanorecsysError as error:
@@ -31,7 +46,10 @@ def main() -> None:
         sys.exit(130)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=StudyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 def cli() -> None:
     """A reproducible study of serving a sequential recommender on two virtual CPUs.
 
@@ -42,20 +60,12 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("profile", default="quick")
-@click.option(
-    "--only", multiple=True, metavar="CHAPTER", help="Run this chapter alone. Repeatable."
-)
-@click.option("--from", "first", metavar="CHAPTER", help="Run this chapter and all after it.")
-@click.option(
-    "--again",
-    is_flag=True,
-    help="A second run, in data/runs/PROFILE-again; the first lends what is not run.",
-)
-@click.option("--force", is_flag=True, help="Run also what is up to date.")
+@click.option("--only", multiple=True, metavar="CHAPTER", help="Run only this chapter. Repeatable.")
+@click.option("--from", "first", metavar="CHAPTER", help="Run this chapter and all later ones.")
+@click.option("--again", is_flag=True, help="Make a second run, in data/runs/PROFILE-again.")
+@click.option("--force", is_flag=True, help="Also run chapters that are up to date.")
 @click.option("-p", "overrides", multiple=True, metavar="NAME=VALUE", help=PARAMETER_HELP)
-@click.option(
-    "--list", "listing", is_flag=True, help="Show what would run and why, and run nothing."
-)
+@click.option("--list", "listing", is_flag=True, help="Only show what would run and why.")
 def run(
     profile: str,
     only: tuple[str, ...],
@@ -69,7 +79,8 @@ def run(
 
     A chapter is skipped when its notebook, parameters, code, upstream results and input files are
     unchanged. After a kill or a failure the same command resumes; a failed chapter leaves its last
-    good result in place.
+    good result in place. A second run (`--again`) takes the chapters that it does not run itself
+    from the first.
 
     \b
     Examples:
@@ -83,63 +94,46 @@ def run(
     from nanorecsys.study.layout import layout
     from nanorecsys.study.parameters import known_chapter, resolve
 
-    where = layout()
-    everything = chapters(where)
+    folders = layout()
+    everything = chapters(folders)
     parameters = resolve(
-        {name: c.settable for name, c in everything.items()},
-        runner.load_profile(where, profile),
+        {name: chapter.settable for name, chapter in everything.items()},
+        runner.load_profile(folders, profile),
         profile,
         overrides,
     )
     for name in (*only, *([first] if first else [])):
         known_chapter(name, everything, "run")
     selected = [
-        c
-        for n, c in everything.items()
-        if (not only or n in only) and (first is None or n >= first)
+        chapter
+        for name, chapter in everything.items()
+        if (not only or name in only) and (first is None or name >= first)
     ]
-    folder = where.run(profile + runner.AGAIN if again else profile)
+    folder = folders.run(profile + runner.SECOND_RUN if again else profile)
+    lender = folders.run(profile) if again else None
+    made = runner.Run(folders, folder, parameters, lender=lender)
     if listing:
-        _list(where, folder, selected, parameters, force)
+        table = Table("chapter", "state", "last took", "parameters", title=f"run {folder.name}")
+        for chapter, why in runner.plan(made, selected, force=force):
+            state = runner.state_of(chapter, folder)
+            took = runner.clock(state.seconds) if state else "-"
+            values = "\n".join(f"{k}={v!r}" for k, v in parameters[chapter.name].items())
+            table.add_row(chapter.name, f"runs: {why}" if why else "up to date", took, values)
+        Console().print(table)
         return
-    given = [f"-p {o}" for o in overrides]
-    if again:  # to resume with all chapters would repeat those that the first run lends
-        given += [
-            "--again",
-            *(f"--only {name}" for name in only),
-            *([f"--from {first}"] if first else []),
-        ]
-    ran = runner.run_chapters(
-        where,
-        folder,
-        selected,
-        parameters,
-        Console(),
-        first=where.run(profile) if again else None,
-        force=force,
-        resume_command=" ".join(["nanorecsys run", profile, *given]),
-    )
-    click.echo(f"{len(ran)} of {len(selected)} chapters ran; results in {where.relative(folder)}")
-
-
-def _list(where, folder, selected, parameters, force: bool) -> None:
-    """Print every chapter's state, last duration and parameters."""
-    from nanorecsys.study import runner
-
-    table = Table("chapter", "state", "last took", "parameters", title=f"run {folder.name}")
-    for chapter, why in runner.plan(where, folder, selected, parameters, force=force):
-        state = runner.state_of(chapter, folder)
-        took = runner.clock(state.seconds) if state else "-"
-        values = "\n".join(f"{k}={v!r}" for k, v in parameters[chapter.name].items())
-        table.add_row(chapter.name, f"runs: {why}" if why else "up to date", took, values)
-    Console().print(table)
+    ran = runner.run_chapters(made, selected, Console(), force=force)
+    told = f"{len(ran)} of {len(selected)} chapters ran"
+    click.echo(f"{told}; results in {folders.relative(folder)}")
 
 
 @cli.command()
 @click.argument("profile", required=False)
-@click.option("--pdf", is_flag=True, help="Print it to one PDF too, with Chromium.")
+@click.option("--pdf", is_flag=True, help="Also print the book to one PDF with Chromium.")
 def book(profile: str | None, pdf: bool) -> None:
-    """Build the book over the run of PROFILE, or over the published results, with warnings as errors."""
+    """Build the book over the run of PROFILE, or over the published results.
+
+    Every warning is an error. The pages go to _build/PROFILE/html, or to _build/published/html.
+    """
     from nanorecsys.study.book import build, print_pdf
     from nanorecsys.study.layout import layout
 
@@ -150,36 +144,35 @@ def book(profile: str | None, pdf: bool) -> None:
 
 @cli.command()
 @click.argument("profile", default="full")
-@click.option(
-    "--again", is_flag=True, help="Also the records of its second run, data/runs/PROFILE-again."
-)
-@click.option(
-    "--other-machine", is_flag=True, help="Instead: lay its records beside the published results."
-)
+@click.option("--again", is_flag=True, help="Also publish the records of its second run.")
+@click.option("--other-machine", is_flag=True, help="Only publish its records, for comparison.")
 def publish(profile: str, again: bool, other_machine: bool) -> None:
     """Copy the finished run of PROFILE into book/results, to be committed.
 
     \b
     Examples:
       nanorecsys publish full
-      nanorecsys publish full --other-machine     the published results stay, the page on comparing
-      shows both
+      nanorecsys publish full --other-machine    keeps the published results and adds the records
     """
     from nanorecsys.study import book
+    from nanorecsys.study.compare import OTHER_MACHINE, REPEATED
     from nanorecsys.study.layout import layout
+    from nanorecsys.study.runner import SECOND_RUN
 
     if again and other_machine:
         raise click.UsageError("expected --again or --other-machine, got both")
     if other_machine:
-        book.publish_other_machine(layout(), profile, Console())
-    else:
-        book.publish(layout(), profile, Console(), again=again)
+        book.publish_beside(layout(), profile, OTHER_MACHINE, Console())
+        return
+    book.publish(layout(), profile, Console())
+    if again:
+        book.publish_beside(layout(), profile + SECOND_RUN, REPEATED, Console())
 
 
 @cli.command()
 @click.argument("profile", required=False)
 def check(profile: str | None) -> None:
-    """Check the run of PROFILE, or the published results: notebooks whole, records valid, pages right."""
+    """Check notebooks, records and built pages of the run of PROFILE, or the published results."""
     from nanorecsys.study.book import check_run
     from nanorecsys.study.layout import layout
 
@@ -193,14 +186,12 @@ def check(profile: str | None) -> None:
 
 @cli.command()
 @click.argument("run", default="quick")
-@click.option("--published", is_flag=True, help="Beside the published results; the default.")
-@click.option("--with", "other", metavar="RUN", help="Beside another run of data/runs.")
-def compare(run: str, published: bool, other: str | None) -> None:
-    """Set the run called RUN beside the published one, claim by claim.
+@click.option("--with", "other", metavar="RUN", help="Compare with this run of data/runs instead.")
+def compare(run: str, other: str | None) -> None:
+    """Compare the run called RUN with the published one, claim by claim.
 
     Verdicts, ratios and qualities are judged, seconds and bytes are only shown. Exit code 0:
-    nothing differs; 1: some claim differs; 2: there is nothing to compare. The page goes to
-    data/runs/RUN/compare.html, and into the book.
+    nothing differs; 1: some claim differs; 2: there is nothing to compare.
 
     \b
     Examples:
@@ -210,37 +201,30 @@ def compare(run: str, published: bool, other: str | None) -> None:
     from nanorecsys.study import compare as comparing
     from nanorecsys.study.layout import layout
 
-    if published and other:
-        raise click.UsageError("expected --published or --with RUN, got both")
-    where = layout()
+    folders = layout()
+    beside = folders.run(other) if other else folders.published
     try:
-        found = comparing.compare(
-            where, where.run(run), where.run(other) if other else where.published
-        )
+        claims = comparing.compare(folders, folders.run(run), beside)
     except NanorecsysError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    comparing.show(found, Console())
-    path = where.run(run) / comparing.COMPARED
-    comparing.write_page(path, found)
-    click.echo(f"as a page: {where.relative(path)}")
-    sys.exit(1 if found.differing else 0)
+    comparing.show(claims, run, other or comparing.PUBLISHED, Console())
+    sys.exit(int((claims.outcome == "differs").any()))
 
 
 @cli.command()
 @click.argument("chapter")
 @click.option(
-    "-p", "grid", multiple=True, metavar="NAME=A,B,C", help="Values of one parameter. Repeatable."
+    "-p", "grid", multiple=True, metavar="NAME=A,B,C", help="Values of a parameter. Repeatable."
 )
 @click.option(
-    "--profile", default="quick", show_default=True, help="Where the other parameters come from."
+    "--profile", default="quick", show_default=True, help="Profile for all other parameters."
 )
 def sweep(chapter: str, grid: tuple[str, ...], profile: str) -> None:
     """Run CHAPTER at every point of a grid of parameters, and compare the results.
 
     The points read their upstream chapters from the run of the profile. Points that have run are
-    kept, so the same command resumes. The table and a page that compares them go to
-    data/runs/PROFILE/sweeps/CHAPTER.
+    kept, so the same command resumes. The table goes to data/runs/PROFILE/sweeps/CHAPTER.
 
     \b
     Example:
@@ -254,7 +238,10 @@ def sweep(chapter: str, grid: tuple[str, ...], profile: str) -> None:
 
 @cli.command()
 def doctor() -> None:
-    """Say what this machine is and whether the study can run here; exit code 1 with the remedy where it cannot."""
+    """Describe this machine and check whether the study can run here.
+
+    The exit code is 1 if it cannot; the remedy is then in the table.
+    """
     from nanorecsys.study.doctor import examine, healthy
 
     checks = examine()
@@ -266,7 +253,3 @@ def doctor() -> None:
     Console().print(table)
     if not healthy(checks):
         sys.exit(1)
-
-
-cli.add_command(bundle)
-cli.add_command(ann)

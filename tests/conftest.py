@@ -1,4 +1,4 @@
-"""What tests of several folders share: a real browser, and examples that may take long on a shared machine."""
+"""What tests of several folders share: a real browser, and patience on a shared machine."""
 
 import pytest
 from hypothesis import settings

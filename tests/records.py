@@ -3,8 +3,8 @@
 from nanorecsys.study.provenance import Machine, Provenance
 
 
-def made(commit: str, started_utc: str) -> Provenance:
-    """Of a run that took a second on a small machine."""
+def example_provenance(commit: str, started_utc: str) -> Provenance:
+    """The provenance of a run of one second on a small machine."""
     return Provenance(
         commit=commit,
         started_utc=started_utc,

@@ -1,6 +1,7 @@
 """Every tier of tests, cheapest first, with the seconds of each; `make test` and `.ci/run` call it.
 
-Arguments go to every pytest of the first tiers: `python tests/tiers.py -k splits`.
+Arguments go to every pytest of the first tiers: `python tests/tiers.py -k splits`. `--lint` runs
+only the checks of style, types and imports, as `make lint` does.
 """
 
 import os
@@ -11,70 +12,61 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-# Two processes with two threads each wait for one another on two cores.
+# Two processes with two threads each would wait for one another on two cores.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
-TWO = [
-    "-n",
-    "2",
-    "--max-worker-restart",
-    "0",
-]  # a process that was lost with a test that hung isn't begun again
+# A worker that is lost with a hanging test is not restarted.
+TWO = ["-n", "2", "--max-worker-restart", "0"]
 TWO_AT_ONCE = [*TWO, "--dist", "worksteal"]
 ONE_A_FILE = [*TWO, "--dist", "loadfile"]  # the cells of a notebook need one kernel
-NBVAL = [
-    "--nbval-lax",
-    "--nbval-cell-timeout",
-    "300",
-]  # several times the longest cell of a smoke run
+# The time limit is several times the longest cell of a smoke run.
+NBVAL = ["--nbval-lax", "--nbval-cell-timeout", "300", "-x", "-W", "default"]
 OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
+LINT = [
+    ("style", [str(BIN / "ruff"), "check", "."], {}),
+    ("format", [str(BIN / "ruff"), "format", "--check", "."], {}),
+    ("types", [str(BIN / "mypy")], {}),
+    ("imports", [str(BIN / "lint-imports"), "--no-logo"], {}),
+]
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tiers; the first that fails ends it. Returns the exit code."""
-    nbval = ROOT / "data" / "runs" / "nbval"
-    tiers = [
-        ("style", [str(BIN / "ruff"), "check", "."], {}),
-        (
-            "unit and property tests, two at once",
-            [
-                *PYTEST,
-                *TWO_AT_ONCE,
-                "-m",
-                "not timed",
-                "--doctest-modules",
-                "nanorecsys",
-                *unit_folders(),
-                *arguments,
-            ],
-            ONE_THREAD,
-        ),
-        (
-            "tests with the machine to themselves",
-            [*PYTEST, "-m", "timed", *unit_folders(), *arguments],
-            ONE_THREAD,
-        ),
-        ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
-        (
-            "notebooks under papermill, the book in a browser",
-            [*PYTEST, *ONE_A_FILE, *OF_A_RUN, *arguments],
-            ONE_THREAD,
-        ),
-        (
-            "notebooks run again (nbval)",
-            [
-                *PYTEST,
-                *ONE_A_FILE,
-                *NBVAL,
-                "-x",
-                "-W",
-                "default",
-                "data/runs/smoke",
-                "--ignore-glob=*/.work/*",
-            ],
-            ONE_THREAD | {"NANORECSYS_OUT": str(nbval)},
-        ),
-    ]
+    """Run the tiers; the first failure ends it. Returns the exit code."""
+    if arguments == ["--lint"]:
+        return run(LINT, [])
+    doctests = ["--doctest-modules", "nanorecsys"]
+    nbval = ONE_THREAD | {"NANORECSYS_OUT": str(ROOT / "data" / "runs" / "nbval")}
+    return run(
+        [
+            *LINT,
+            (
+                "unit and property tests, two at once",
+                [*PYTEST, *TWO_AT_ONCE, "-m", "not timed", *doctests, *unit_folders(), *arguments],
+                ONE_THREAD,
+            ),
+            (
+                "tests with the machine to themselves",
+                [*PYTEST, "-m", "timed", *unit_folders(), *arguments],
+                ONE_THREAD,
+            ),
+            ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
+            (
+                "notebooks under papermill, the book in a browser",
+                [*PYTEST, *ONE_A_FILE, *OF_A_RUN, *arguments],
+                ONE_THREAD,
+            ),
+            (
+                "notebooks run again (nbval)",
+                [*PYTEST, *ONE_A_FILE, *NBVAL, "data/runs/smoke", "--ignore-glob=*/.work/*"],
+                nbval,
+            ),
+        ],
+        arguments,
+    )
+
+
+def run(tiers: list[tuple[str, list[str], dict[str, str]]], arguments: list[str]) -> int:
+    """Run tiers, each a name, a command and variables, and print their seconds."""
     seconds: list[tuple[str, float]] = []
     code = 0
     for name, command, environment in tiers:
@@ -88,9 +80,8 @@ def main(arguments: list[str]) -> int:
     print("\nseconds by tier")
     for name, spent in seconds:
         print(f"  {name:<50}{spent:7.1f}")
-    print(
-        f"  {'all':<50}{sum(s for _, s in seconds):7.1f}{'  FAILED in the last one' if code else ''}"
-    )
+    outcome = "  FAILED in the last one" if code else ""
+    print(f"  {'all':<50}{sum(spent for _, spent in seconds):7.1f}{outcome}")
     return code
 
 

@@ -1,17 +1,19 @@
 """The serving bundle: one folder with all that a server reads, accepted whole or refused.
 
-manifest.json           format, versions, sizes; sha256 and bytes of every file
-tower.onnx              chosen user tower: items int64 (B, L), lengths int64 (B,) -> vectors
-                        float32 (B, d), unit norm
-tower_fp32.onnx         the same tower in fp32, for processors without int8 dot products
-ranker.onnx             users float32 (B, d), items int64 (B, C) -> scores float32 (B, C)
-index.faiss             inner-product index over the item vectors; ids are item numbers
-item_vectors.npy        float32 (n_items, d), unit norm
-items.parquet           item, item_id, title, year, genres; row i describes item i
-histories_offsets.npy   int64 (n_users + 1,)
-histories_items.npy     int32 (n,), item numbers in time order, user by user
-user_ids.npy            (n_users,), the data set's own ids by user number, int64 or text
-popularity.npy          int64 (n_items,), events by item
+Its files::
+
+    manifest.json           format, versions, sizes; sha256 and bytes of every file
+    tower.onnx              chosen user tower: items int64 (B, L), lengths int64 (B,) -> vectors
+                            float32 (B, d), unit norm
+    tower_fp32.onnx         the same tower in fp32, for processors without int8 dot products
+    ranker.onnx             users float32 (B, d), items int64 (B, C) -> scores float32 (B, C)
+    index.faiss             inner-product index over the item vectors; ids are item numbers
+    item_vectors.npy        float32 (n_items, d), unit norm
+    items.parquet           item, item_id, title, year, genres; row i describes item i
+    histories_offsets.npy   int64 (n_users + 1,)
+    histories_items.npy     int32 (n,), item numbers in time order, user by user
+    user_ids.npy            (n_users,), the data set's own ids by user number, int64 or text
+    popularity.npy          int64 (n_items,), events by item
 
 It is read without torch. `bundle` is a link to the folder `bundle-ID` beside it: a new bundle is
 written under a hidden name and checked, then the link is replaced in one step.
@@ -116,7 +118,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> str:
-        """Hash of the manifest, and through it of every file: 12 hexadecimal digits."""
+        """Twelve hexadecimal digits of a hash of the manifest and, through it, of every file."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:12]
 
 

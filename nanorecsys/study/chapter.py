@@ -1,4 +1,4 @@
-"""Chapter 07, the summary: every claim judged, every run listed, the numbers of the other pages glued."""
+"""Chapter 07, the summary: every claim judged, every run listed, numbers for the other pages."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ CLAIMS: tuple[Claim, ...] = ()
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:
-    """Reading a few records."""
+    """The memory and disk for reading a few records."""
     return Estimate(memory_gib=0.5, disk_gib=0.01)
 
 
 def inputs(parameters: dict[str, Any]) -> list[Path]:
-    """Nothing outside the run."""
+    """No files outside the run."""
     return []

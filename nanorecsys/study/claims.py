@@ -1,4 +1,4 @@
-"""Claims: every figure that the study promises, judged by code from the result records."""
+"""Claims: figures that the study promises, judged by code from the result records."""
 
 from collections.abc import Callable, Iterable
 from operator import eq, ge, gt, le
@@ -6,38 +6,42 @@ from typing import Any, Literal
 
 import msgspec
 
+from nanorecsys.study.tables import cell
+
 Verdict = Literal["holds", "limited", "fails", "not_run"]
 Operator = Literal["==", ">", ">=", "<="]
 Agreement = Literal["exact", "ratio", "quality", "machine"]
 
-UNITS: dict[str, Agreement] = {
-    "x": "ratio",
-    "": "quality",
-    "recall": "quality",
-}  # any other belongs to the machine
+VERDICTS: dict[Verdict, str] = {
+    "holds": "holds",
+    "limited": "holds with a limit",
+    "fails": "does not hold",
+    "not_run": "not run",
+}
+OPERATORS = {"==": eq, ">": gt, ">=": ge, "<=": le}
+# How values with these units are compared between machines; other units belong to one machine.
+UNITS: dict[str, Agreement] = {"x": "ratio", "": "quality", "recall": "quality"}
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a value has to reach: `value operator bound` holds; `limit`, a looser bound, is still `limited`."""
+    """A bound for a value, and a looser `limit` that still counts as `limited`."""
 
     operator: Operator
     bound: float
     limit: float | None = None
 
     def judge(self, value: float | None) -> Verdict:
-        """The verdict on a measured value; `None` (not measured in this run) is `not_run`.
+        """The verdict on a measured value; None (not measured in this run) is `not_run`.
 
         >>> Target(">=", 0.155, limit=0.13).judge(0.14)
         'limited'
         """
         if value is None:
             return "not_run"
-        if self._meets(value, self.bound):
+        meets = OPERATORS[self.operator]
+        if meets(value, self.bound):
             return "holds"
-        return "limited" if self.limit is not None and self._meets(value, self.limit) else "fails"
-
-    def _meets(self, value: float, bound: float) -> bool:
-        return {"==": eq, ">": gt, ">=": ge, "<=": le}[self.operator](value, bound)
+        return "limited" if self.limit is not None and meets(value, self.limit) else "fails"
 
     def __str__(self) -> str:
         return f"{self.operator} {self.bound:,.10g}"
@@ -48,15 +52,13 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         id: `chapter.short_name`.
-        statement: one sentence, true if the verdict is `holds`.
-        value: the measured figure, from the chapter's result; None where this run did not measure
-            it.
-        unit: of the value, empty for a count or a ratio.
-        target: what the value has to reach.
-        original: the figure of the earlier benchmark or of the published source, where there is
-            one.
-        agrees: how a run on another machine is set beside this one, where `agreement` would say it
-            wrongly.
+        statement: One sentence that is true if the verdict is `holds`.
+        value: Function from the chapter's result to the measured figure, or to None if this run did
+            not measure it.
+        unit: Unit of the value, empty for a count or a share.
+        target: Bound for the value.
+        original: Figure of the earlier benchmark or of the published source, if there is one.
+        agrees: Kind of comparison between machines, if the operator and the unit do not tell it.
     """
 
     id: str
@@ -69,64 +71,55 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def agreement(self) -> Agreement:
-        """What of this claim has to come out the same on another machine.
+        """How two runs are compared on this claim.
 
-        `exact`: the verdict, at any size; `ratio`: of two things measured side by side, about the
-        value; `quality`: of a model or an index, about the value; `machine`: nothing, as of seconds
-        or bytes. The operator and the unit say which, unless `agrees` does.
+        `exact`: by the verdict, at any size; `ratio` and `quality`: by about the same value;
+        `machine`: not at all, as for seconds or bytes.
 
         >>> Claim(id="a.b", statement="", value=float, unit="x", target=Target(">=", 2.0)).agreement
         'ratio'
         """
-        return self.agrees or (
-            "exact" if self.target.operator == "==" else UNITS.get(self.unit, "machine")
-        )
-
-
-def keeps_time(chapter: str, limits: str) -> Claim:
-    """The claim that a chapter, whose result has `seconds` and `seconds_limit`, keeps to its limit.
-
-    Args:
-        chapter: the part of the claim's id before the dot.
-        limits: those of the profiles, in words.
-    """
-    return Claim(
-        id=f"{chapter}.time",
-        statement=f"The chapter takes no more than its share of time: {limits}.",
-        value=lambda r: r.seconds / r.seconds_limit,
-        unit="of the limit",
-        target=Target("<=", 1.0, limit=1.25),
-    )
+        if self.agrees:
+            return self.agrees
+        return "exact" if self.target.operator == "==" else UNITS.get(self.unit, "machine")
 
 
 class JudgedClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of claims.json."""
+    """A row of claims.json.
+
+    Args:
+        shown: Value as the pages show it.
+        over_original: Value divided by the original's figure, one ratio per figure.
+    """
 
     id: str
     chapter: str
     statement: str
     original: float | str | None
     value: float | None
+    shown: str = "-"
+    over_original: list[float] = []
     unit: str
     target: str
     verdict: Verdict
 
 
 def judge(chapter: str, claims: Iterable[Claim], result: Any | None) -> list[JudgedClaim]:
-    """Judge a chapter's claims from its result; `None` (the chapter has not run) makes each of them `not_run`."""
-    rows = []
+    """Judge a chapter's claims from its result; without a result each is `not_run`."""
+    judged = []
     for claim in claims:
         value = None if result is None else claim.value(result)
-        rows.append(
+        judged.append(
             JudgedClaim(
                 id=claim.id,
                 chapter=chapter,
                 statement=claim.statement,
                 original=claim.original,
                 value=None if value is None else float(value),
+                shown=cell(value),
                 unit=claim.unit,
                 target=str(claim.target),
                 verdict=claim.target.judge(value),
             )
         )
-    return rows
+    return judged

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Literal
@@ -12,9 +11,6 @@ import msgspec
 import psutil
 import threadpoolctl
 
-from nanorecsys.data import DataError
-from nanorecsys.data.load import DEFAULT_DATASET
-from nanorecsys.data.registry import fetch
 from nanorecsys.study import provenance
 from nanorecsys.study.layout import Layout, layout
 from nanorecsys.system.processor import has_int8_dot_products
@@ -23,10 +19,12 @@ Status = Literal["ok", "warning", "fails"]
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 DISK_GIB = 2.0  # what `quick` leaves behind at most
+MEMORY_GIB = 3.0  # what `smoke` needs
+LISTED = 5  # packages in a message
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the report; `remedy` says what to do where the status is not ok."""
+    """One line of the report, with a remedy if the status is not ok."""
 
     name: str
     value: str
@@ -34,10 +32,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
-def examine(where: Layout | None = None) -> list[Check]:
-    """Look at this machine and this environment."""
-    where = where or layout()
-    return [*_machine(where), *_packages(where), *_data(), *_programs()]
+def examine(folders: Layout | None = None) -> list[Check]:
+    """Check this machine, this environment and what the chapters need."""
+    folders = folders or layout()
+    return [*_machine(folders), *_packages(folders), *_chapters(folders), *_programs()]
 
 
 def healthy(checks: list[Check]) -> bool:
@@ -45,9 +43,9 @@ def healthy(checks: list[Check]) -> bool:
     return all(check.status != "fails" for check in checks)
 
 
-def pins(where: Layout) -> dict[str, str]:
-    """Package to version, as constraints.txt has them; names in canonical form."""
-    lines = (where.root / "constraints.txt").read_text().splitlines()
+def pins(folders: Layout) -> dict[str, str]:
+    """Versions that constraints.txt pins, by package name in canonical form."""
+    lines = (folders.root / "constraints.txt").read_text().splitlines()
     pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
     return {canonical(name): version.strip() for name, version in pairs}
 
@@ -62,107 +60,90 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, CHROMIUM)), None)
 
 
-def _machine(where: Layout) -> Iterator[Check]:
+def _check(name: str, value: str, good: bool, remedy: str, otherwise: Status = "warning") -> Check:
+    """A check that is ok or has the status `otherwise`, then with the remedy."""
+    if good:
+        return Check(name=name, value=value)
+    return Check(name=name, value=value, status=otherwise, remedy=remedy)
+
+
+def _machine(folders: Layout) -> Iterator[Check]:
     machine = provenance.machine()
-    yield Check(name="CPU", value=machine.cpu_model)
-    vnni = has_int8_dot_products()
-    yield Check(
-        name="CPU flags",
-        value=" ".join(machine.cpu_flags) or "none of " + " ".join(provenance.FLAGS),
-        status="ok" if vnni else "warning",
-        remedy="" if vnni else "without VNNI int8 may be slower than fp32; the figures will differ",
-    )
-    few = machine.cores < 2
-    yield Check(
-        name="cores",
-        value=str(machine.cores),
-        status="warning" if few else "ok",
-        remedy="the study is sized for two cores; it will take longer" if few else "",
-    )
     available = psutil.virtual_memory().available / 2**30
-    low = available < 3
-    yield Check(
-        name="memory",
-        value=f"{machine.memory_gib:.1f} GiB, {available:.1f} available",
-        status="fails" if low else "ok",
-        remedy="end other programs: the smallest profile needs 3 GiB" if low else "",
+    free = shutil.disk_usage(folders.root).free / 2**30
+    yield Check(name="CPU", value=machine.cpu_model)
+    yield _check(
+        "CPU flags",
+        " ".join(machine.cpu_flags) or "none of " + " ".join(provenance.FLAGS),
+        has_int8_dot_products(),
+        "without VNNI int8 may be slower than fp32; the figures will differ",
     )
-    free = shutil.disk_usage(where.root).free / 2**30
-    yield Check(
-        name="disk",
-        value=f"{free:.1f} GiB free",
-        status="fails" if free < DISK_GIB else "ok",
-        remedy=f"make room for {DISK_GIB:.0f} GiB" if free < DISK_GIB else "",
+    yield _check(
+        "cores",
+        str(machine.cores),
+        machine.cores >= 2,
+        "the study is sized for two cores; it will take longer",
     )
-    yield Check(name="system", value=machine.os)
-    old = sys.version_info < (3, 11)
-    yield Check(
-        name="Python",
-        value=machine.python,
-        status="fails" if old else "ok",
-        remedy="install Python 3.11 or newer, then make clean and again" if old else "",
+    yield _check(
+        "memory",
+        f"{machine.memory_gib:.1f} GiB, {available:.1f} available",
+        available >= MEMORY_GIB,
+        f"end other programs: the smallest profile needs {MEMORY_GIB:g} GiB",
+        "fails",
     )
+    yield _check(
+        "disk",
+        f"{free:.1f} GiB free",
+        free >= DISK_GIB,
+        f"make room for {DISK_GIB:g} GiB",
+        "fails",
+    )
+    yield Check(name="system", value=f"{machine.os}, Python {machine.python}")
 
 
-def _packages(where: Layout) -> Iterator[Check]:
-    different, missing = [], []
-    for name, pinned in pins(where).items():
-        try:
-            installed = metadata.version(name).partition("+")[0]
-        except metadata.PackageNotFoundError:
-            missing.append(name)
-            continue
-        if installed != pinned:
-            different.append(f"{name} {installed} instead of {pinned}")
+def _packages(folders: Layout) -> Iterator[Check]:
+    pinned = pins(folders)
+    installed = {canonical(d.name): d.version.partition("+")[0] for d in metadata.distributions()}
+    missing = [name for name in pinned if name not in installed]
+    different = [
+        f"{name} {installed[name]} instead of {version}"
+        for name, version in pinned.items()
+        if installed.get(name, version) != version
+    ]
     if missing:
-        yield Check(
-            name="packages",
-            value=f"{len(missing)} of constraints.txt missing: {', '.join(missing[:5])}",
-            status="fails",
-            remedy="make install",
-        )
-    elif different:
-        yield Check(
-            name="packages",
-            value="; ".join(different[:5]),
-            status="warning",
-            remedy="make install restores the pinned versions; figures may differ until then",
-        )
+        told = f"{len(missing)} of constraints.txt missing: {', '.join(missing[:LISTED])}"
+        yield _check("packages", told, False, "make install", "fails")
     else:
-        yield Check(name="packages", value="all as constraints.txt pins them")
-    for name, version in provenance.versions().items():
-        yield Check(name=name, value=version)
-    for name, value in provenance.threads().items():
+        yield _check(
+            "packages",
+            "; ".join(different[:LISTED]) or "all as constraints.txt pins them",
+            not different,
+            "make install restores the pinned versions; figures may differ until then",
+        )
+    for name, value in (provenance.versions() | provenance.threads()).items():
         yield Check(name=name, value=value)
     pools = {f"{p['internal_api']} {p['num_threads']}" for p in threadpoolctl.threadpool_info()}
     yield Check(name="thread pools", value=", ".join(sorted(pools)) or "none loaded")
 
 
-def _data() -> Iterator[Check]:
+def _chapters(folders: Layout) -> Iterator[Check]:
+    """What the chapters' own `checks` say."""
+    from nanorecsys.study.chapters import chapters  # chapters import `Check` from here
+
     try:
-        path = fetch(DEFAULT_DATASET)
-    except DataError as error:
-        yield Check(
-            name="bundled data set", value=error.message, status="fails", remedy=error.remedy
-        )
-    else:
-        yield Check(name="bundled data set", value=f"{path.stat().st_size:,} bytes, checksum right")
+        modules = [chapter.module for chapter in chapters(folders).values()]
+    except ImportError as error:
+        yield _check("chapters", str(error), False, "make install", "fails")
+        return
+    for module in modules:
+        yield from getattr(module, "checks", list)()
 
 
 def _programs() -> Iterator[Check]:
-    browser = chromium()
-    yield Check(
-        name="Chromium",
-        value=os.path.basename(browser) if browser else "missing",
-        status="ok" if browser else "warning",
-        remedy="" if browser else "only the browser tests need it: apt-get install chromium",
-    )
-    redis = shutil.which("redis-server")
-    yield Check(
-        name="Redis",
-        value="redis-server" if redis else "missing",
-        status="ok" if redis else "warning",
-        remedy=""
-        if redis
-        else "only tests of a shared cache need it: apt-get install redis-server",
-    )
+    browser, redis = chromium(), shutil.which("redis-server")
+    for name, path, use, package in (
+        ("Chromium", browser, "only the browser tests and the PDF need it", "chromium"),
+        ("Redis", redis, "only tests of a shared cache need it", "redis-server"),
+    ):
+        value = os.path.basename(path) if path else "missing"
+        yield _check(name, value, path is not None, f"{use}: apt-get install {package}")

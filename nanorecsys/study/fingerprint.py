@@ -1,8 +1,10 @@
-"""What a chapter's result depends on, as one hash: notebook source, parameters, code, upstream results, input files."""
+"""What a chapter's result depends on: notebook, parameters, code, upstream results, input files."""
 
 import ast
 import hashlib
+from collections.abc import Mapping
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,20 @@ from nanorecsys.study.chapters import Chapter
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FILE
 
-NAMED = 3  # files named in a reason; the rest are counted
+LISTED = 3  # files named in a reason; the others are counted
+DATA_FILES = (".yaml", ".mplstyle")  # beside the modules that read them
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
-    """Digest of everything that a chapter's result depends on, by part, so that a change can be named."""
+    """Everything that a chapter's result depends on.
 
-    notebook: str
+    Args:
+        parameters: Values by name.
+        digests: sha256 of the notebook and of every file, by what it is.
+    """
+
     parameters: dict[str, Any]
-    sources: dict[str, str]
-    upstream: dict[str, str]
-    inputs: dict[str, str]
+    digests: dict[str, str]
 
     @property
     def key(self) -> str:
@@ -31,53 +36,48 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
         return _digest(msgspec.json.encode(self, order="deterministic"))
 
     def changed_since(self, old: "Fingerprint") -> str:
-        """Which parts differ from `old`, in words; empty if none."""
-        parts = []
-        if self.notebook != old.notebook:
-            parts.append("the notebook")
-        for name in sorted(self.parameters.keys() | old.parameters.keys()):
-            before, now = old.parameters.get(name), self.parameters.get(name)
-            if before != now:
-                parts.append(f"{name} {before!r} -> {now!r}")
-        for title, mine, theirs in (
-            ("code", self.sources, old.sources),
-            ("results of", self.upstream, old.upstream),
-            ("input", self.inputs, old.inputs),
-        ):
-            names = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
-            if names:
-                more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-                parts.append(f"{title} {', '.join(names[:NAMED])}{more}")
-        return "; ".join(parts)
+        """What differs from `old`, in words; empty if nothing does."""
+        before, now = old.parameters, self.parameters
+        changes = [f"{n} {before.get(n)!r} -> {now.get(n)!r}" for n in differing(before, now)]
+        return "; ".join(changes + some_of(differing(old.digests, self.digests)))
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Names whose values differ between two mappings."""
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
+def some_of(names: list[str]) -> list[str]:
+    """The first names, and the number of the others.
+
+    >>> some_of(["a", "b", "c", "d"])
+    ['a', 'b', 'c', '1 more']
+    """
+    return names[:LISTED] + ([f"{len(names) - LISTED} more"] if len(names) > LISTED else [])
 
 
 def fingerprint(
-    chapter: Chapter, parameters: dict[str, Any], where: Layout, run: Path
+    chapter: Chapter, parameters: dict[str, Any], folders: Layout, run: Path
 ) -> Fingerprint:
-    """The fingerprint that a run of `chapter` with `parameters` in the folder `run` has now."""
+    """The fingerprint that a run of `chapter` in the folder `run` would have now."""
     notebook = nbformat.read(chapter.notebook, as_version=4)
     cells = [(c.cell_type, c.source, sorted(c.metadata.get("tags", []))) for c in notebook.cells]
-    code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
-    files = source_files(
-        "\n".join([code, *(f"import {module}" for module in chapter.judges)]), where.root
-    )
-    upstream = {n: run / n / FILE for n in chapter.needs}
-    return Fingerprint(
-        notebook=_digest(msgspec.json.encode(cells)),
-        parameters=parameters,
-        sources={where.relative(path): _file_digest(path) for path in sorted(files)},
-        upstream={
-            n: _file_digest(path) if path.exists() else "none" for n, path in upstream.items()
-        },
-        inputs={path.name: _file_digest(path) for path in chapter.inputs(parameters)},
-    )
+    code = [c.source for c in notebook.cells if c.cell_type == "code"]
+    # a summary judges the claims of all chapters
+    code += [f"import {module}" for module in chapter.judges]
+    files = {f"code {folders.relative(p)}": p for p in source_files("\n".join(code), folders.root)}
+    files |= {f"results of {name}": run / name / FILE for name in chapter.needs}
+    files |= {f"input {path.name}": path for path in chapter.module.inputs(parameters)}
+    digests = {name: _file_digest(path) for name, path in files.items()}
+    digests["the notebook"] = _digest(msgspec.json.encode(cells))
+    return Fingerprint(parameters=parameters, digests=digests)
 
 
 def source_files(code: str, root: Path) -> set[Path]:
-    """The repository's modules that `code` imports, and those that they import in turn.
+    """The repository's modules that `code` imports, directly or through others.
 
-    Imports are read from the syntax tree, wherever they stand; a module of which only a package is
-    known counts with its `__init__`, since importing it runs that.
+    Imports are read from the syntax tree, wherever they stand. A module counts with the packages
+    around it and with the data files that it names.
     """
     found: set[Path] = set()
     waiting = list(_imported(code, package=""))
@@ -87,34 +87,30 @@ def source_files(code: str, root: Path) -> set[Path]:
         if module in seen:
             continue
         seen.add(module)
-        parts = module.split(".")
-        if len(parts) > 1:
-            waiting.append(".".join(parts[:-1]))
-        base = root.joinpath(*parts)
-        for path, package in (
-            (base / "__init__.py", module),
-            (base.with_suffix(".py"), ".".join(parts[:-1])),
-        ):
+        parent = module.rpartition(".")[0]
+        if parent:
+            waiting.append(parent)
+        base = root.joinpath(*module.split("."))
+        for path, package in ((base / "__init__.py", module), (base.with_suffix(".py"), parent)):
             if path.is_file():
-                found.add(path)
-                waiting.extend(_imported(path.read_text(), package))
+                text = path.read_text()
+                beside = (p for p in path.parent.iterdir() if p.suffix in DATA_FILES)
+                found.update({path, *(p for p in beside if p.name in text)})
+                waiting.extend(_imported(text, package))
                 break
     return found
 
 
 @cache  # the chapters share most of their modules
 def _imported(code: str, package: str) -> frozenset[str]:
-    """Dotted names that `code` imports; for `from a import b` both `a` and `a.b`, since b may be a module."""
+    """Dotted names that `code` imports; `from a import b` gives both `a` and `a.b`."""
     names: set[str] = set()
     lines = [line for line in code.splitlines() if not line.startswith("%")]  # notebook magics
     for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = (
-                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            )
-            base = ".".join([*above, *([node.module] if node.module else [])])
+            base = resolve_name("." * node.level + (node.module or ""), package)
             names.add(base)
             names.update(f"{base}.{alias.name}" for alias in node.names)
     return frozenset(names)
@@ -125,5 +121,7 @@ def _digest(content: bytes) -> str:
 
 
 def _file_digest(path: Path) -> str:
+    if not path.exists():
+        return "none"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

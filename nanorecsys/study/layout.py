@@ -1,4 +1,4 @@
-"""Where things lie in a clone: one object, so that tests can point the whole study at another folder."""
+"""The folders of a clone as one object, so that tests can use another folder for the study."""
 
 import os
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class Layout:
 
     @property
     def profiles(self) -> Path:
-        """One YAML file of parameters a profile."""
+        """One YAML file of parameters per profile."""
         return self.notebooks / "profiles"
 
     @property
     def runs(self) -> Path:
-        """One folder a profile, ignored by git."""
+        """One folder per run, ignored by git."""
         return self.root / "data" / "runs"
 
     @property
@@ -43,19 +43,18 @@ class Layout:
         return self.runs / name
 
     def relative(self, path: Path) -> str:
-        """`path` as seen from the root, for messages and records; unchanged where it lies elsewhere."""
+        """`path` relative to the root, for messages; unchanged if it lies outside."""
         path = path.resolve()
-        return (
-            path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
-        )
+        if path.is_relative_to(self.root):
+            return path.relative_to(self.root).as_posix()
+        return str(path)
 
 
 def layout() -> Layout:
     """The clone that holds this package, or the folder that `NANORECSYS_ROOT` names.
 
     Raises:
-        NanorecsysError: there is no `notebooks` folder there (the package was installed away from
-            its clone).
+        NanorecsysError: The folder has no `notebooks`, as when the package is installed elsewhere.
     """
     root = Path(os.environ.get("NANORECSYS_ROOT") or Path(__file__).parents[2]).resolve()
     if not (root / "notebooks").is_dir():

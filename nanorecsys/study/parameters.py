@@ -1,8 +1,8 @@
-"""What a notebook source declares: strict parameters, checked by name and type before anything runs, and its package.
+"""What a notebook source declares: its package and its typed parameters, checked before a run.
 
 papermill only logs an unknown name and enforces no type, so a typo would silently run the defaults.
-A parameter is one line of the cell, `name: type = literal  # meaning`, its type one of int, float,
-str, bool, list.
+A parameter is one line of the cell, `name: type = literal  # meaning`, with type int, float, str,
+bool or list.
 """
 
 import ast
@@ -21,8 +21,8 @@ import yaml
 from nanorecsys.system.errors import NanorecsysError
 
 Value = int | float | str | bool | list
-OWN = "run_name"  # the parameter that says whose upstream results to read; the runner sets it
-TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
+RUN_NAME = "run_name"  # the run whose upstream results a chapter reads; the runner sets it
+TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 
 
 class ParameterError(NanorecsysError):
@@ -38,113 +38,113 @@ class Parameter:
     default: Value
     help: str
 
-    def check(self, value: Any, where: str) -> Value:
-        """`value` as this parameter's type; an int is taken for a float, a bool never for a number.
+    def check(self, value: Any, source: str) -> Value:
+        """`value` as this parameter's type; a float parameter also takes an int.
+
+        Args:
+            value: Value to check.
+            source: Who set it, for the message.
 
         Raises:
-            ParameterError: the value is of another type; `where` says who set it.
+            ParameterError: The value is of another type.
         """
         if self.type == "float" and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
-        if isinstance(value, TYPES[self.type]) and isinstance(value, bool) == (self.type == "bool"):
+        if type(value) is TYPES[self.type]:
             return value
         raise ParameterError(
-            f"{where}: {self.name} is {self.type}, not {value!r} ({type(value).__name__})",
+            f"{source}: {self.name} is {self.type}, not {value!r} ({type(value).__name__})",
             f"{self.name}: {self.help} (default {self.default!r})",
         )
 
-    def parse(self, text: str, where: str) -> Value:
-        """The value that command-line `text` means: itself for a str, otherwise a YAML literal."""
+    def parse(self, text: str, source: str) -> Value:
+        """The value that command-line `text` means: text for a str, otherwise a YAML literal."""
         if self.type == "str":
             return text
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            # YAML 1.1 reads 1e-3 as text
+            value: Any = float(text) if self.type == "float" else yaml.safe_load(text)
+        except (ValueError, yaml.YAMLError):
             value = text
-        if self.type == "float" and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-            try:
-                value = float(value)
-            except ValueError:
-                value = text
-        return self.check(value, where)
+        return self.check(value, source)
 
 
 def read_parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Parameter]:
     """The parameters of a notebook source, in the order of its cell.
 
     Raises:
-        ParameterError: no cell or several are tagged `parameters`, or a line is not `name: type =
-            literal  # meaning`.
+        ParameterError: Not exactly one cell is tagged `parameters`, or a line of it is not `name:
+            type = literal  # meaning`.
     """
     cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
         raise ParameterError(f"{name}: expected one cell tagged 'parameters', found {len(cells)}")
     source = cells[0].source
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {
-        t.start[0]: t.string.lstrip("# ").rstrip() for t in tokens if t.type == tokenize.COMMENT
-    }
+    comments = {t.start[0]: t.string.strip("# ") for t in tokens if t.type == tokenize.COMMENT}
     found = {}
     for node in ast.parse(source).body:
-        line = source.splitlines()[node.lineno - 1]
         try:
-            key, kind, default = node.target.id, node.annotation.id, ast.literal_eval(node.value)
-            help_text = comments[node.lineno]
-            if "=" in help_text:  # papermill does not read such a line
-                raise ValueError(help_text)
-            parameter = Parameter(key, kind, default, help_text)
+            key, kind, default = node.target.id, node.annotation.id, ast.literal_eval(node.value)  # type: ignore[attr-defined]
+            parameter = Parameter(key, kind, default, comments[node.lineno])
+            if "=" in parameter.help:
+                raise ValueError("papermill cannot read a comment with an equals sign")
             parameter.check(default, name)
         except (AttributeError, ValueError, KeyError) as error:
+            line = source.splitlines()[node.lineno - 1]
             raise ParameterError(
                 f"{name}: {line!r} in the parameters cell is not a parameter",
-                f"write one a line: name: type = literal  # meaning (without =), with type one of {', '.join(TYPES)}",
+                "write one a line: name: type = literal  # meaning (without =), with type one of "
+                + ", ".join(TYPES),
             ) from error
         found[key] = parameter
     return found
 
 
-def chapter_module(notebook: nbformat.NotebookNode, name: str) -> tuple[str, ModuleType]:
-    """Package and `chapter` module that a notebook's metadata names."""
+def chapter_module(notebook: nbformat.NotebookNode, name: str) -> ModuleType:
+    """The `chapter` module of the package that a notebook's metadata names."""
     package = notebook.metadata.get("nanorecsys", {}).get("package")
     if not package:
         raise NanorecsysError(
             f"{name}: the notebook's metadata names no package",
             'add {"nanorecsys": {"package": "nanorecsys.NAME"}} to its metadata',
         )
-    return package, importlib.import_module(f"{package}.chapter")
+    return importlib.import_module(f"{package}.chapter")
 
 
-def unknown(name: str, valid: Iterable[str], where: str, kind: str = "parameter") -> ParameterError:
-    """The error for a name that nobody has: gives the nearest match and lists the valid ones."""
+def unknown(
+    name: str, valid: Iterable[str], source: str, kind: str = "parameter"
+) -> ParameterError:
+    """The error for an unknown name, with the nearest valid one and a list of all."""
     valid = sorted(set(valid))
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}? " if near else ""
-    return ParameterError(f"{where}: no {kind} {name!r}", f"{hint}valid: {', '.join(valid)}")
+    return ParameterError(f"{source}: no {kind} {name!r}", f"{hint}valid: {', '.join(valid)}")
 
 
-def known_chapter(name: str, chapters: Iterable[str], where: str) -> str:
+def known_chapter(name: str, chapters: Iterable[str], source: str) -> str:
     """`name`, if it is one of `chapters`.
 
     Raises:
-        ParameterError: it is none of them.
+        ParameterError: It is none of them.
     """
     if name not in chapters:
-        raise unknown(name, chapters, where, "chapter")
+        raise unknown(name, chapters, source, "chapter")
     return name
 
 
 def check_values(
-    parameters: Mapping[str, Parameter], values: Mapping[str, Any], where: str
+    parameters: Mapping[str, Parameter], values: Mapping[str, Any], source: str
 ) -> dict[str, Value]:
     """`values` checked against `parameters` by name and type.
 
     Raises:
-        ParameterError: a name that is not among them, or a value of the wrong type.
+        ParameterError: A name that is not among them, or a value of the wrong type.
     """
     for name in values:
         if name not in parameters:
-            raise unknown(name, parameters, where)
-    return {name: parameters[name].check(value, where) for name, value in values.items()}
+            raise unknown(name, parameters, source)
+    return {name: parameters[name].check(value, source) for name, value in values.items()}
 
 
 def resolve(
@@ -156,14 +156,14 @@ def resolve(
     """Every chapter's parameters: notebook defaults, then the profile, then the command line.
 
     Args:
-        chapters: chapter name to its parameters.
-        profile: chapter name to the values that the profile sets.
-        profile_name: for messages.
-        overrides: `chapter.name=value`, or `name=value` for every chapter that has such a
+        chapters: Parameters by chapter.
+        profile: Values that the profile sets, by chapter.
+        profile_name: Name of the profile, for messages.
+        overrides: Texts `chapter.name=value`, or `name=value` for every chapter with such a
             parameter.
 
     Raises:
-        ParameterError: an unknown chapter or name, a wrong type, or an override that is not
+        ParameterError: An unknown chapter or name, a wrong type, or an override that is not
             `name=value`.
     """
     values = {
@@ -171,30 +171,19 @@ def resolve(
         for name, parameters in chapters.items()
     }
     for chapter, settings in profile.items():
-        where = f"profile {profile_name}"
-        values[known_chapter(chapter, chapters, where)] |= check_values(
-            chapters[chapter], settings or {}, f"{where}, {chapter}"
-        )
+        source = f"profile {profile_name}"
+        known_chapter(chapter, chapters, source)
+        values[chapter] |= check_values(chapters[chapter], settings or {}, f"{source}, {chapter}")
     for override in overrides:
-        for chapter, parameter, text in _targets(chapters, override):
-            values[chapter][parameter.name] = parameter.parse(text, f"-p {override}")
-    return values
-
-
-def _targets(
-    chapters: Mapping[str, Mapping[str, Parameter]], override: str
-) -> list[tuple[str, Parameter, str]]:
-    """The chapters' parameters that one `-p` sets, with the text of its value."""
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise ParameterError(f"-p {override}: expected name=value or chapter.name=value")
-    chapter, dot, key = name.rpartition(".")
-    if not dot:
-        targets = [(c, p[key], text) for c, p in chapters.items() if key in p]
+        source = f"-p {override}"
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise ParameterError(f"{source}: expected name=value or chapter.name=value")
+        chapter, dot, key = name.rpartition(".")
+        candidates = [known_chapter(chapter, chapters, source)] if dot else list(chapters)
+        targets = [c for c in candidates if key in chapters[c]]
         if not targets:
-            raise unknown(key, (k for p in chapters.values() for k in p), f"-p {override}")
-        return targets
-    known_chapter(chapter, chapters, f"-p {override}")
-    if key not in chapters[chapter]:
-        raise unknown(key, chapters[chapter], f"-p {override}")
-    return [(chapter, chapters[chapter][key], text)]
+            raise unknown(key, (k for c in candidates for k in chapters[c]), source)
+        for target in targets:
+            values[target][key] = chapters[target][key].parse(text, source)
+    return values

@@ -1,49 +1,25 @@
-"""House style for figures: one palette that survives colour blindness and grey print, an opaque light face, SVG."""
+"""House style for figures: one palette that survives colour blindness and grey print."""
 
+from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-# Okabe and Ito (2008), "Color Universal Design", ordered so that neighbours also differ in
-# lightness.
+STYLE = Path(__file__).with_name("nanorecsys.mplstyle")
+# Okabe and Ito (2008), "Color Universal Design", ordered so that neighbours differ in lightness;
+# the style sheet has the same colours.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 INK = "#222222"
 MUTED = "#6B6B6B"
 
 
 def use_house_style() -> None:
-    """Set matplotlib's defaults for the book; figures keep a light face, readable in dark mode too."""
+    """Set the style sheet of the book; figures are SVG and keep a light face in dark mode."""
     set_matplotlib_formats("svg")
-    mpl.rcParams.update(
-        {
-            "figure.figsize": (7.0, 3.6),
-            "figure.constrained_layout.use": True,
-            "figure.facecolor": "white",
-            "savefig.facecolor": "white",
-            "svg.hashsalt": "nanorecsys",  # the same figure gives the same bytes
-            "svg.fonttype": "path",
-            "font.family": "DejaVu Sans",
-            "font.size": 11,
-            "axes.prop_cycle": mpl.cycler(color=PALETTE),
-            "axes.edgecolor": MUTED,
-            "axes.labelcolor": INK,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlelocation": "left",
-            "axes.titlesize": 11,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": "#E5E5E5",
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "lines.linewidth": 2.0,
-            "legend.frameon": False,
-        }
-    )
+    plt.style.use(STYLE)
 
 
 def axes(columns: int = 1, height: float = 3.6) -> tuple[Figure, list[Axes]]:
@@ -55,16 +31,16 @@ def axes(columns: int = 1, height: float = 3.6) -> tuple[Figure, list[Axes]]:
 def direct_label(
     axis: Axes, x: Any, y: float, text: str, color: str, dx: float = 6, dy: float = 0
 ) -> None:
-    """Name a line beside one of its points, in its colour, in place of a legend.
+    """Name a line beside one of its points, in its colour, instead of in a legend.
 
     Args:
-        axis: the panel.
-        x: of the point, as the axis takes it.
-        y: of the point.
-        text: the name.
-        color: the line's.
-        dx: points to the right of it; negative puts the text to its left.
-        dy: points above it.
+        axis: Panel of the line.
+        x: Abscissa of the point, as the axis takes it.
+        y: Ordinate of the point.
+        text: Name of the line.
+        color: Colour of the line.
+        dx: Offset to the right in typographic points; a negative one puts the text to the left.
+        dy: Offset upwards in typographic points.
     """
     axis.annotate(
         text,

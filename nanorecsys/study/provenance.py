@@ -12,20 +12,15 @@ import psutil
 from nanorecsys.system.processor import processor
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 LIBRARIES = (
-    *("numpy", "polars", "matplotlib", "torch", "onnxruntime", "faiss-cpu"),
+    *("numpy", "pandas", "pyarrow", "matplotlib", "torch", "onnxruntime", "faiss-cpu"),
     *("aiohttp", "papermill", "jupyter-book"),
 )
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """The hardware and the interpreter; no host name, no path."""
+    """The hardware and the interpreter, without host name or paths."""
 
     cpu_model: str
     cpu_flags: list[str]
@@ -36,7 +31,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def processor(self) -> str:
-        """The model and the widest of `FLAGS` that it has: hosts give models that differ by years the same name."""
+        """The model with its widest flag, since hosts give many models one name."""
         return f"{self.cpu_model} with {self.cpu_flags[-1]}" if self.cpu_flags else self.cpu_model
 
     def __str__(self) -> str:
@@ -45,8 +40,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a result comes from. `commit` ends in `+` where the tree held changes that are not committed; the peak is
-    that of the largest process."""
+    """Where a result comes from.
+
+    Args:
+        commit: Short hash; `+` after it means that the tree had uncommitted changes.
+        peak_rss_mib: Peak resident memory of the largest process.
+    """
 
     commit: str
     started_utc: str
@@ -58,18 +57,12 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     seeds: dict[str, int]
 
 
-def cpu_info(path: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]:
-    """Model name and those of `FLAGS` that the processor has."""
-    model, present = processor(path)
-    return model, [flag for flag in FLAGS if flag in present]
-
-
 def machine() -> Machine:
     """This machine, with the cores that this process may use."""
-    model, flags = cpu_info()
+    model, present = processor()
     return Machine(
         cpu_model=model,
-        cpu_flags=flags,
+        cpu_flags=[flag for flag in FLAGS if flag in present],
         cores=len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,
@@ -80,7 +73,7 @@ def machine() -> Machine:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the libraries that numbers depend on; those not installed are left out."""
+    """Versions of the installed libraries that numbers depend on."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -91,17 +84,16 @@ def versions() -> dict[str, str]:
 
 
 def threads() -> dict[str, str]:
-    """The thread settings of the numeric libraries: what the environment says, `all` where it says nothing."""
+    """The thread settings of the numeric libraries, `all` if the environment sets none."""
     return {name: os.environ.get(name, "all") for name in THREAD_VARIABLES}
 
 
 def commit(root: Path) -> str:
-    """Short hash of the checked-out commit, `+` after it if tracked files are changed, `none` outside git."""
+    """Short hash of the commit, `+` after it for changed files, `none` outside git."""
     git = ["git", "-C", str(root)]
     head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
     if head.returncode:
         return "none"
-    status = subprocess.run(
-        [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
-    )
+    changes = [*git, "status", "--porcelain", "--untracked-files=no"]
+    status = subprocess.run(changes, capture_output=True, text=True)
     return head.stdout.strip() + ("+" if status.stdout.strip() else "")

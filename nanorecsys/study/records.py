@@ -1,4 +1,4 @@
-"""Result records: what a chapter leaves for the book and for the chapters after it, typed and checked."""
+"""Result records: what a chapter leaves for the book and for later chapters, typed and checked."""
 
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,7 +19,11 @@ class RecordError(NanorecsysError):
 
 
 class Record(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """One chapter's result. `files` names raw rows and artefacts, relative to the record's folder."""
+    """One chapter's result.
+
+    Args:
+        files: Raw rows and artefacts, as paths relative to the record's folder.
+    """
 
     format: int
     chapter: str
@@ -50,38 +54,31 @@ def read_record(folder: Path, result: type[T], *, raw_rows: bool = True) -> Reco
     """The record of a chapter's folder, checked against the chapter's result type.
 
     Args:
-        folder: the chapter's, in a run or among the published results.
-        result: the chapter's result type.
-        raw_rows: whether the files that it names have to be there; published results come without
-            them.
+        folder: The chapter's folder in a run or among the published results.
+        result: The chapter's result type.
+        raw_rows: Whether the files that it names have to exist; published results lack them.
 
     Raises:
-        RecordError: no record, not JSON, another format, a field missing, of a wrong type or not
-            finite, or a file that it names is not there.
+        RecordError: The record is missing, not JSON or of another format, a field is missing, of a
+            wrong type or not finite, or a file that the record names is missing.
     """
-    path = folder / FILE
+    path, name = folder / FILE, f"{folder.name}/{FILE}"
     if not path.exists():
         raise RecordError(
-            f"expected a result record at {folder.name}/{FILE}, found none",
+            f"expected a result record at {name}, found none",
             "run the chapter: nanorecsys run --only CHAPTER",
         )
     content = path.read_bytes()
     try:
         found = msgspec.json.decode(content, type=dict[str, Any]).get("format")
         if found != FORMAT:
-            raise RecordError(
-                f"{folder.name}/{FILE} has format {found!r}, this version reads {FORMAT}"
-            )
+            raise RecordError(f"{name} has format {found!r}, this version reads {FORMAT}")
         record = msgspec.json.decode(content, type=Record[result])  # type: ignore[valid-type]
     except msgspec.DecodeError as error:
         raise RecordError(
-            f"{folder.name}/{FILE} is not a valid record: {error}",
-            "rerun the chapter: nanorecsys run --force",
+            f"{name} is not a valid record: {error}", "rerun the chapter: nanorecsys run --force"
         ) from error
-    if raw_rows and (
-        missing := [name for name in record.files.values() if not (folder / name).exists()]
-    ):
-        raise RecordError(
-            f"{folder.name}/{FILE} names files that are not there: {', '.join(missing)}"
-        )
+    missing = [file for file in record.files.values() if not (folder / file).exists()]
+    if raw_rows and missing:
+        raise RecordError(f"{name} names files that do not exist: {', '.join(missing)}")
     return record

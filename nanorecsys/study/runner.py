@@ -1,9 +1,9 @@
-"""`nanorecsys run`: chapters in order, skipped when nothing that they depend on changed, each result kept whole or not.
+"""`nanorecsys run`: chapters in order, unchanged ones skipped, each result whole or not kept.
 
 A chapter runs in `.work/NAME-KEY` of its run's folder, where KEY is its fingerprint: after a kill
-the same folder is taken up again, so that a chapter finds its own checkpoints. When the notebook
-has passed the gate, `seal` moves notebook and folder to their place; it can be repeated after a
-kill at any point.
+the same folder is used again, so that a chapter finds its own checkpoints. When the notebook has
+passed the gate, `seal` moves notebook and folder to their place; it can be repeated after a kill at
+any point.
 """
 
 import contextlib
@@ -11,9 +11,11 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import nbformat
 import papermill
@@ -26,9 +28,9 @@ from rich.console import Console
 
 from nanorecsys.study.chapters import Chapter, Estimate
 from nanorecsys.study.fingerprint import Fingerprint, fingerprint
-from nanorecsys.study.gate import check_chapter, check_executed, failure
+from nanorecsys.study.gate import check_chapter, check_executed
 from nanorecsys.study.layout import Layout
-from nanorecsys.study.parameters import OWN, ParameterError, unknown
+from nanorecsys.study.parameters import RUN_NAME, ParameterError, unknown
 from nanorecsys.study.progress import ChapterProgress, clock
 from nanorecsys.study.records import encode, read_record, write_atomically
 from nanorecsys.study.session import OUT_VARIABLE
@@ -37,28 +39,57 @@ from nanorecsys.system.errors import NanorecsysError
 
 STATE = "run.json"
 WORK = ".work"
+READY = ".ready"  # in a work folder that passed the gate and only has to be moved
+SECOND_RUN = "-again"  # after a run's name: the folder of its second run
+TRACE_LINES = 20  # last lines of a failed cell's traceback in a message
 KERNEL = {
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm asks for widgets, which no page shows
-    "GOMP_SPINCOUNT": "20000",  # threads that wait spinning for longer slow a shared machine several times
+    # threads that spin longer while they wait slow down a shared machine several times
+    "GOMP_SPINCOUNT": "20000",
 }
-AGAIN = "-again"  # after a run's name: the folder of its second run
-READY = ".ready"  # in a work folder: it passed the gate and only has to be moved
 
 
 class ChapterError(NanorecsysError):
-    """A chapter that did not complete; the last good one is still in its place."""
+    """A chapter that did not complete; its last good result is still in place."""
 
 
 class ResourceError(NanorecsysError):
     """Not enough memory or disk for a chapter, found before it started."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run of the study.
+
+    Args:
+        folders: Folders of the study.
+        folder: Folder for the results.
+        parameters: Resolved parameters by chapter.
+        reads: Folder of the run whose earlier chapters it reads; its own by default.
+        lender: First run, if this is its second run; it lends chapters that are not run again.
+    """
+
+    folders: Layout
+    folder: Path
+    parameters: Mapping[str, dict[str, Any]]
+    reads: Path | None = None
+    lender: Path | None = None
+
+    @property
+    def upstream(self) -> Path:
+        """Folder of the run whose earlier chapters it reads."""
+        return self.reads or self.folder
+
+    def fingerprint(self, chapter: Chapter) -> Fingerprint:
+        """What the result of `chapter` in this run depends on now."""
+        return fingerprint(chapter, self.parameters[chapter.name], self.folders, self.upstream)
+
+
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the runner keeps beside a chapter's record: what it depended on, and which files it left."""
+    """The runner's note beside a record: what the chapter depended on, and how long it took."""
 
     fingerprint: Fingerprint
     seconds: float
-    files: dict[str, int]
 
 
 class _Engine(NBClientEngine):
@@ -81,30 +112,31 @@ class _Engine(NBClientEngine):
 papermill_engines.register("nanorecsys", _Engine)
 
 
-def load_profile(where: Layout, name: str) -> dict[str, dict[str, Any]]:
+def load_profile(folders: Layout, name: str) -> dict[str, dict[str, Any]]:
     """The parameters that profile `name` sets, by chapter.
 
     Raises:
-        ParameterError: there is no such profile, or its file is no mapping of chapters to
-            parameters.
+        ParameterError: There is no such profile, or its file does not map chapters to parameters.
     """
-    path = where.profiles / f"{name}.yaml"
+    path = folders.profiles / f"{name}.yaml"
     if not path.exists():
-        raise unknown(name, (p.stem for p in where.profiles.glob("*.yaml")), "run", "profile")
+        raise unknown(name, (p.stem for p in folders.profiles.glob("*.yaml")), "run", "profile")
     content = yaml.safe_load(path.read_text()) or {}
     if not isinstance(content, dict) or not all(
         isinstance(v, dict | None) for v in content.values()
     ):
-        raise ParameterError(f"{where.relative(path)}: expected chapters, each with its parameters")
+        raise ParameterError(
+            f"{folders.relative(path)}: expected chapters, each with its parameters"
+        )
     return content
 
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold a run's folder for this process; the lock ends with it, however it ends.
+    """Hold a run's folder for this process; the lock ends with the process.
 
     Raises:
-        NanorecsysError: another process holds it.
+        NanorecsysError: Another process holds it.
     """
     run.mkdir(parents=True, exist_ok=True)
     with (run / ".lock").open("a+") as lock:
@@ -124,12 +156,11 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def state_of(chapter: Chapter, run: Path) -> RunState | None:
-    """The runner's note on the last good run of `chapter` here, None if there is none or another run lends its own."""
-    if (run / chapter.name).is_symlink():
+    """The runner's note on `chapter` in this run, None if it has not run here itself."""
+    if (run / chapter.name).is_symlink():  # lent by another run
         return None
-    path = run / chapter.name / STATE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunState)
+        return msgspec.json.decode((run / chapter.name / STATE).read_bytes(), type=RunState)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 
@@ -141,13 +172,6 @@ def why_stale(chapter: Chapter, run: Path, now: Fingerprint) -> str:
         return "has not run"
     if changed := now.changed_since(state.fingerprint):
         return f"changed: {changed}"
-    lost = [
-        n
-        for n, size in state.files.items()
-        if not (run / n).is_file() or (run / n).stat().st_size != size
-    ]
-    if lost:
-        return f"lost or altered: {', '.join(lost)}"
     try:
         check_chapter(chapter, run)
     except NanorecsysError as error:
@@ -159,218 +183,169 @@ def require(estimates: Mapping[str, Estimate], folder: Path) -> None:
     """Refuse work that this machine cannot finish, before any of it starts.
 
     Raises:
-        ResourceError: names the chapter, what it needs and what there is.
+        ResourceError: Names the chapter, what it needs and what is available.
     """
     memory = psutil.virtual_memory().available / 2**30
     disk = shutil.disk_usage(folder).free / 2**30
-    needed_disk = sum(e.disk_gib for e in estimates.values())
     for name, estimate in estimates.items():
-        if estimate.memory_gib > memory:
-            raise ResourceError(
-                f"{name} needs about {estimate.memory_gib:.1f} GiB of memory, {memory:.1f} GiB are available",
-                "end other programs, or choose a smaller profile or smaller parameters",
-            )
-    if needed_disk > disk:
-        largest = max(estimates, key=lambda n: estimates[n].disk_gib)
-        raise ResourceError(
-            f"these chapters need about {needed_disk:.1f} GiB of disk ({largest} most), {disk:.1f} GiB are free",
-            "make room, or choose a smaller profile or smaller parameters",
-        )
+        for kind, needed, available in (
+            ("memory", estimate.memory_gib, memory),
+            ("disk", estimate.disk_gib, disk),
+        ):
+            if needed > available:
+                raise ResourceError(
+                    f"{name} needs about {needed:.1f} GiB of {kind}, {available:.1f} GiB are left",
+                    "make room, or choose a smaller profile or smaller parameters",
+                )
+        disk -= estimate.disk_gib  # stays after the chapter
 
 
 def run_chapters(
-    where: Layout,
-    run: Path,
-    selected: Iterable[Chapter],
-    parameters: Mapping[str, dict[str, Any]],
-    console: Console,
-    *,
-    upstream: Path | None = None,
-    first: Path | None = None,
-    force: bool = False,
-    resume_command: str = "",
+    run: Run, selected: Iterable[Chapter], console: Console, *, force: bool = False
 ) -> list[str]:
     """Run the selected chapters that are not up to date, in order.
 
     Args:
-        where: the study's folders.
-        run: the folder that takes the results.
-        selected: chapters in their order.
-        parameters: every chapter's resolved parameters.
-        console: where progress goes.
-        upstream: the run whose earlier chapters they read; `run` itself unless given.
-        first: the run of which `run` is a repeat; it lends the chapters that are not selected.
-        force: run them although they are up to date.
-        resume_command: told to the user when a chapter fails.
+        run: Run that they belong to.
+        selected: Chapters in their order.
+        console: Console for progress.
+        force: Whether to run chapters that are up to date.
 
     Returns:
         Names of the chapters that ran; the others were up to date.
 
     Raises:
-        ResourceError: before anything runs.
-        ChapterError: a chapter failed; what it held before is untouched.
+        ResourceError: Before anything runs.
+        ChapterError: A chapter failed; its last good result is untouched.
     """
-    upstream = upstream or run
-    with locked(run):
-        for work in sorted((run / WORK).glob(f"*/{READY}")):
-            seal(work.parent, run)
-        selected = list(selected)
-        if first:
-            borrow(first, run, set(parameters) - {c.name for c in selected})
-        steps = plan(where, run, selected, parameters, upstream=upstream, force=force)
-        require({c.name: c.estimate(parameters[c.name]) for c, why in steps if why}, run)
-        ran = []
-        for chapter, why in steps:
+    selected, folder = list(selected), run.folder
+    with locked(folder):
+        for work in sorted((folder / WORK).glob(f"*/{READY}")):
+            seal(work.parent, folder)
+        if run.lender:
+            borrow(run.lender, folder, set(run.parameters) - {c.name for c in selected})
+        planned = plan(run, selected, force=force)
+        stale = [chapter for chapter, why in planned if why]
+        require({c.name: c.module.estimate(run.parameters[c.name]) for c in stale}, folder)
+        for chapter, why in planned:
             if not why:
-                _clear_work(run, chapter)
+                _clear_work(folder, chapter)
                 console.print(f"{chapter.name}  up to date", highlight=False)
                 continue
-            if absent := [
-                n for n in chapter.needs if not chapter.needs_all and not (upstream / n).is_dir()
-            ]:
+            missing = [n for n in chapter.needs if not (run.upstream / n).is_dir()]
+            if missing and not chapter.is_summary:
+                source = (run.lender or run.upstream).name
                 raise ChapterError(
-                    f"{chapter.name} reads {', '.join(absent)}, which has not run in {(first or upstream).name}",
-                    f"nanorecsys run {(first or upstream).name} --from {absent[0]}",
+                    f"{chapter.name} reads {', '.join(missing)}, which has not run in {source}",
+                    f"nanorecsys run {source} --from {missing[0]}",
                 )
-            console.print(
-                f"{chapter.name}  runs: {why}", highlight=False, markup=False, soft_wrap=True
-            )
-            seconds = _execute(
-                chapter,
-                parameters[chapter.name],
-                where,
-                run,
-                upstream,
-                console,
-                fresh=force,
-                resume=resume_command,
-            )
-            console.print(f"{chapter.name}  done in {clock(seconds)}", highlight=False)
-            ran.append(chapter.name)
-        return ran
+            told = f"{chapter.name}  runs: {why}"
+            console.print(told, highlight=False, markup=False, soft_wrap=True)
+            now = run.fingerprint(chapter)
+            work = folder / WORK / f"{chapter.name}-{now.key[:16]}"
+            _clear_work(folder, chapter, keep=None if force else work)
+            work.mkdir(parents=True, exist_ok=True)
+            last = state_of(chapter, folder)
+            with ChapterProgress(console, chapter.name, last.seconds if last else None) as progress:
+                _execute(chapter, run, work, progress)
+            _finish(work, chapter, now, progress.seconds, run.folders)
+            seal(work, folder)
+            console.print(f"{chapter.name}  done in {clock(progress.seconds)}", highlight=False)
+    return [chapter.name for chapter in stale]
 
 
-def borrow(first: Path, second: Path, names: Iterable[str]) -> None:
-    """Link the chapters called `names` of the run `first` into the run `second`, where it has none of its own."""
+def borrow(lender: Path, run: Path, names: Iterable[str]) -> None:
+    """Link chapters of the run `lender` into `run`, unless `run` has them itself."""
     for name in (file for chapter in names for file in (chapter, f"{chapter}.ipynb")):
-        if (first / name).exists() and not os.path.lexists(second / name):
-            (second / name).symlink_to(os.path.relpath(first / name, second))
+        if (lender / name).exists() and not os.path.lexists(run / name):
+            (run / name).symlink_to(os.path.relpath(lender / name, run))
 
 
 def plan(
-    where: Layout,
-    run: Path,
-    selected: Iterable[Chapter],
-    parameters: Mapping[str, dict[str, Any]],
-    *,
-    upstream: Path | None = None,
-    force: bool = False,
+    run: Run, selected: Iterable[Chapter], *, force: bool = False
 ) -> list[tuple[Chapter, str]]:
-    """Each selected chapter with the reason why it has to run, empty where its result is up to date."""
-    steps: list[tuple[Chapter, str]] = []
+    """Each selected chapter with the reason why it has to run, empty if it is up to date."""
+    planned: list[tuple[Chapter, str]] = []
     for chapter in selected:
-        before = [c.name for c, why in steps if why and c.name in chapter.needs]
+        before = [c.name for c, why in planned if why and c.name in chapter.needs]
         if force:
             why = "forced"
         elif before:
             why = f"{', '.join(before)} runs before it"
         else:
-            why = why_stale(
-                chapter, run, fingerprint(chapter, parameters[chapter.name], where, upstream or run)
-            )
-        steps.append((chapter, why))
-    return steps
+            why = why_stale(chapter, run.folder, run.fingerprint(chapter))
+        planned.append((chapter, why))
+    return planned
 
 
-def _execute(
-    chapter: Chapter,
-    parameters: dict[str, Any],
-    where: Layout,
-    run: Path,
-    upstream: Path,
-    console: Console,
-    *,
-    fresh: bool,
-    resume: str,
-) -> float:
-    """Run one chapter in its work folder and seal it; returns its seconds."""
-    now = fingerprint(chapter, parameters, where, upstream)
-    work = run / WORK / f"{chapter.name}-{now.key[:16]}"
-    _clear_work(run, chapter, keep=None if fresh else work)
-    work.mkdir(parents=True, exist_ok=True)
+def _execute(chapter: Chapter, run: Run, work: Path, progress: ChapterProgress) -> None:
+    """Run one chapter's notebook in its work folder and check what it left."""
     output = work / f"{chapter.name}.ipynb"
-    last = state_of(chapter, run)
-    with ChapterProgress(console, chapter.name, last.seconds if last else None) as progress:
-        try:
-            with environment(
-                {OUT_VARIABLE: str(work), "NANORECSYS_ROOT": str(where.root), **KERNEL}
-            ):
-                papermill.execute_notebook(
-                    chapter.notebook,
-                    output,
-                    parameters={**now.parameters, OWN: where_name(upstream, where)},
-                    engine_name="nanorecsys",
-                    progress=progress,
-                    stdout_file=progress,
-                    stderr_file=progress,
-                    progress_bar=False,
-                    extra_arguments=[
-                        "--IPKernelApp.log_level=ERROR"
-                    ],  # it warns of TCP, which stays on this machine
-                )
-            check_executed(nbformat.read(output, as_version=4), chapter.name)
-            read_record(work / chapter.name, chapter.result)
-        except (PapermillExecutionError, DeadKernelError, NanorecsysError) as error:
-            told = failure(nbformat.read(output, as_version=4)) or str(error)
-            raise ChapterError(
-                f"{chapter.name}: {told}\n  executed so far: {where.relative(output)}\n"
-                "  the last good result, if there is one, is untouched",
-                f"mend it, then resume: {resume}"
-                if resume
-                else "mend it, then run the same command again",
-            ) from error
-        seconds = progress.seconds
-    _finish(work, chapter, now, seconds, where)
-    seal(work, run)
-    return seconds
+    upstream = run.upstream.relative_to(run.folders.runs).as_posix()
+    variables = {OUT_VARIABLE: str(work), "NANORECSYS_ROOT": str(run.folders.root), **KERNEL}
+    try:
+        with environment(variables):
+            papermill.execute_notebook(
+                chapter.notebook,
+                output,
+                parameters={**run.parameters[chapter.name], RUN_NAME: upstream},
+                engine_name="nanorecsys",
+                progress=progress,
+                stdout_file=progress,
+                stderr_file=progress,
+                progress_bar=False,
+                # the kernel warns of TCP, which stays on this machine
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            )
+        check_executed(nbformat.read(output, as_version=4), chapter.name)
+        read_record(work / chapter.name, chapter.result)
+    except (PapermillExecutionError, DeadKernelError, NanorecsysError) as error:
+        told = str(error)
+        if isinstance(error, PapermillExecutionError):
+            told = f"cell {error.cell_index + 1} failed with {error.ename}: {error.evalue}"
+            trace = click.unstyle("\n".join(error.traceback)).splitlines()
+            told = "\n    ".join([told, *filter(None, trace[-TRACE_LINES:])])
+        raise ChapterError(
+            f"{chapter.name}: {told}\n  executed so far: {run.folders.relative(output)}\n"
+            "  the last good result, if there is one, is untouched",
+            "mend the cause, then resume with the same command",
+        ) from error
 
 
 def _clear_work(run: Path, chapter: Chapter, keep: Path | None = None) -> None:
-    """Remove the work folders of `chapter`, but for the one to take up again."""
+    """Remove the work folders of `chapter`, except the one to resume."""
     for work in (run / WORK).glob(f"{chapter.name}-*"):
         if work != keep:
             shutil.rmtree(work)
 
 
-def where_name(run: Path, where: Layout) -> str:
-    """A run's name as a notebook's `run` parameter takes it: its folder below `data/runs`."""
-    return run.relative_to(where.runs).as_posix()
-
-
-def _finish(work: Path, chapter: Chapter, now: Fingerprint, seconds: float, where: Layout) -> None:
-    """Complete a work folder: scrub this machine's paths from the notebook, note the state, mark it ready."""
+def _finish(
+    work: Path, chapter: Chapter, now: Fingerprint, seconds: float, folders: Layout
+) -> None:
+    """Complete a work folder: remove this machine's paths, write the state, mark it ready."""
     path = work / f"{chapter.name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.papermill.update(
-        input_path=where.relative(chapter.notebook), output_path=path.name, environment_variables={}
+        input_path=folders.relative(chapter.notebook),
+        output_path=path.name,
+        environment_variables={},
     )
-    write_atomically(path, nbformat.writes(notebook).replace(str(where.root), ".").encode())
-    found = (
-        p for p in work.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != STATE
-    )
-    files = {p.relative_to(work).as_posix(): p.stat().st_size for p in found}
-    state = RunState(fingerprint=now, seconds=round(seconds, 2), files=files)
+    content = nbformat.writes(notebook).replace(str(folders.root), ".")
+    write_atomically(path, content.encode())
+    state = RunState(fingerprint=now, seconds=round(seconds, 2))
     write_atomically(work / chapter.name / STATE, encode(state))
     write_atomically(work / READY, b"")
 
 
 def seal(work: Path, run: Path) -> None:
-    """Move a ready work folder's notebook and results to their place in `run`; safe to repeat after a kill."""
+    """Move a ready work folder's notebook and results to their place in `run`.
+
+    A kill at any point leaves the work folder ready, so that the next run goes on from there.
+    """
     name = work.name.rpartition("-")[0]
     if (work / name).is_dir():
-        old = work / "replaced"
         if (run / name).exists():
-            os.rename(run / name, old)  # after a kill here the next run finds `ready` and goes on
+            os.rename(run / name, work / "replaced")
         os.rename(work / name, run / name)
     if (work / f"{name}.ipynb").exists():
         os.replace(work / f"{name}.ipynb", run / f"{name}.ipynb")

@@ -1,4 +1,4 @@
-"""What a notebook sees of the study: `start` checks its parameters, `finish` writes its result record.
+"""What a notebook sees of the study: `start` checks its parameters, `finish` writes its record.
 
     chapter = study.start("01_data", globals())
     ...
@@ -20,18 +20,15 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 import nbformat
-from myst_nb import glue as _glue
 
-from nanorecsys.study import provenance
+from nanorecsys.study import provenance, records
 from nanorecsys.study.layout import Layout, layout
-from nanorecsys.study.parameters import OWN, chapter_module, check_values, read_parameters, unknown
-from nanorecsys.study.records import (
-    FILE,
-    FORMAT,
-    Record,
-    read_record,
-    write_atomically,
-    write_record,
+from nanorecsys.study.parameters import (
+    RUN_NAME,
+    chapter_module,
+    check_values,
+    read_parameters,
+    unknown,
 )
 from nanorecsys.system.errors import NanorecsysError
 
@@ -46,15 +43,15 @@ class Upstream(Generic[T]):
     """An earlier chapter of the same run: its record, and the folder of its files."""
 
     folder: Path
-    record: Record[T]
+    record: records.Record[T]
 
     def path(self, name: str) -> Path:
         """Path of the file that the record calls `name`."""
         return self.folder / self.record.files[name]
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A run of a chapter that has not come to its end: when it started, and the seconds of those that it takes up."""
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """An unfinished run of a chapter: its start, and the seconds of killed runs that it resumes."""
 
     parameters: dict[str, Any]
     started: float
@@ -63,19 +60,19 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 @dataclass(frozen=True)
 class Session:
-    """A chapter being run. `out` is its own folder: everything that it leaves goes there."""
+    """A chapter being run. Everything that it leaves goes to its folder `out`."""
 
     name: str
     out: Path
     parameters: dict[str, Any]
     result: type
-    where: Layout
+    folders: Layout
     started: float = field(default_factory=time.time)
     spent: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """Seconds since the chapter began, with those of earlier attempts whose work it takes up."""
+        """Seconds since the chapter began, including killed attempts that it resumes."""
         return self.spent + time.time() - self.started
 
     def path(self, name: str) -> Path:
@@ -83,19 +80,20 @@ class Session:
         return self.out / name
 
     def upstream(self, name: str) -> Upstream[Any]:
-        """The record and files of chapter `name` in the run that the parameter `run` names.
+        """The record and files of chapter `name` in the run that `run_name` names.
 
         Raises:
-            NanorecsysError: it has not run there; the message gives the command.
+            NanorecsysError: The chapter has not run there; the message gives the command.
         """
-        folder = self.where.run(self.parameters[OWN]) / name
-        if not (folder / FILE).exists():
+        run = self.parameters[RUN_NAME]
+        folder = self.folders.run(run) / name
+        if not (folder / records.FILE).exists():
             raise NanorecsysError(
-                f"{self.name} reads {name}, which has no result in run {self.parameters[OWN]!r}",
-                f"nanorecsys run {self.parameters[OWN]} --only {name}",
+                f"{self.name} reads {name}, which has no result in run {run!r}",
+                f"nanorecsys run {run} --only {name}",
             )
-        notebook = nbformat.read(self.where.notebooks / f"{name}.ipynb", as_version=4)
-        return Upstream(folder, read_record(folder, chapter_module(notebook, name)[1].Result))
+        notebook = nbformat.read(self.folders.notebooks / f"{name}.ipynb", as_version=4)
+        return Upstream(folder, records.read_record(folder, chapter_module(notebook, name).Result))
 
     def finish(
         self,
@@ -106,19 +104,18 @@ class Session:
         """Write the result record, and read it back so that a malformed one fails here.
 
         Args:
-            result: an instance of the chapter's `Result`.
-            files: raw rows and artefacts in the chapter's folder, by what they are.
-            seeds: every seed that the result depends on.
+            result: Instance of the chapter's `Result`.
+            files: Raw rows and artefacts in the chapter's folder, as file names by meaning.
+            seeds: Every random seed that the result depends on.
         """
-        record = Record(
-            format=FORMAT,
+        started = datetime.datetime.fromtimestamp(self.started, datetime.UTC)
+        record = records.Record(
+            format=records.FORMAT,
             chapter=self.name,
             parameters=self.parameters,
             provenance=provenance.Provenance(
-                commit=provenance.commit(self.where.root),
-                started_utc=datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(
-                    timespec="seconds"
-                ),
+                commit=provenance.commit(self.folders.root),
+                started_utc=started.isoformat(timespec="seconds"),
                 seconds=round(self.seconds, 2),
                 peak_rss_mib=round(_peak_rss_mib(), 1),
                 machine=provenance.machine(),
@@ -129,8 +126,8 @@ class Session:
             files=dict(files or {}),
             result=result,
         )
-        write_record(self.out, record)
-        read_record(self.out, self.result)
+        records.write_record(self.out, record)
+        records.read_record(self.out, self.result)
         self.path(ATTEMPT).unlink(missing_ok=True)
 
 
@@ -138,44 +135,42 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
     """Begin a chapter: check its parameters, make its folder, set the house style for figures.
 
     Args:
-        name: the chapter, for example `01_data`.
-        namespace: the notebook's `globals()`, which hold the parameters; they get their types
-            there.
+        name: Name of the chapter, for example `01_data`.
+        namespace: The notebook's `globals()`, which hold the parameters and receive their types.
 
     Raises:
-        ParameterError: a value of the wrong type, or a name that is no parameter (papermill only
+        ParameterError: A value of the wrong type, or a name that is no parameter (papermill only
             logs these).
     """
     from nanorecsys.study import plots
 
-    where = layout()
-    notebook = nbformat.read(where.notebooks / f"{name}.ipynb", as_version=4)
+    folders = layout()
+    notebook = nbformat.read(folders.notebooks / f"{name}.ipynb", as_version=4)
     parameters = read_parameters(notebook, name)
     for key, value in namespace.items():
-        if key.startswith("_") or key == "In" or not isinstance(value, (int, float, str, list)):
+        if key.startswith("_") or key == "In" or not isinstance(value, int | float | str | list):
             continue
         if key not in parameters:
             raise unknown(key, parameters, name)
-    given = {key: namespace[key] for key in parameters}
-    for key, value in given.items():
-        if parameters[key].type in ("list", "bool") and isinstance(
-            value, str
-        ):  # papermill's -p passes their text
-            given[key] = parameters[key].parse(value, name)
-    values = check_values(parameters, given, name)
+    values = {key: namespace[key] for key in parameters}
+    for key, value in values.items():
+        if parameters[key].type in ("list", "bool") and isinstance(value, str):
+            values[key] = parameters[key].parse(value, name)  # papermill -p passes their text
+    values = check_values(parameters, values, name)
     namespace.update(values)
-    out = Path(os.environ.get(OUT_VARIABLE) or where.run(BY_HAND)) / name
+    out = Path(os.environ.get(OUT_VARIABLE) or folders.run(BY_HAND)) / name
     plots.use_house_style()
-    return Session(
-        name, out, values, chapter_module(notebook, name)[1].Result, where, spent=begin(out, values)
-    )
+    result = chapter_module(notebook, name).Result
+    return Session(name, out, values, result, folders, spent=begin(out, values))
 
 
 def begin(out: Path, parameters: dict[str, Any]) -> float:
-    """Note in the folder `out` that a chapter begins; the seconds of its attempts with the same parameters before.
+    """Note in the folder `out` that a chapter begins.
 
-    A killed attempt counts up to the last file that it wrote: what it did afterwards is lost, and
-    done again.
+    A killed attempt counts up to the last file that it wrote, since later work is done again.
+
+    Returns:
+        Seconds that killed attempts with the same parameters have spent.
     """
     spent, path = 0.0, out / ATTEMPT
     if path.exists():
@@ -183,26 +178,26 @@ def begin(out: Path, parameters: dict[str, Any]) -> float:
         if before.parameters == parameters:
             last = max(file.stat().st_mtime for file in out.rglob("*"))
             spent = before.spent + max(0.0, last - before.started)
-    write_atomically(
-        path, msgspec.json.encode(Attempt(parameters=parameters, started=time.time(), spent=spent))
-    )
+    attempt = Attempt(parameters=parameters, started=time.time(), spent=spent)
+    records.write_atomically(path, msgspec.json.encode(attempt))
     return spent
 
 
 def glue(name: str, value: Any) -> None:
     """Keep `value` under `name` for the pages of the book, shown by a `glue` role or directive.
 
-    Numbers become Python's own (a numpy scalar renders as nothing); anything else is kept as it is
-    displayed.
+    Numbers become Python's own (a numpy scalar renders as nothing).
 
     Raises:
         NanorecsysError: None, NaN or an infinity, which would render as nothing or as nonsense.
     """
+    import myst_nb
+
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if value is None or (isinstance(value, float) and not abs(value) < float("inf")):
         raise NanorecsysError(f"glue {name!r}: expected a finite value, got {value!r}")
-    _glue(name, value, display=False)
+    myst_nb.glue(name, value, display=False)
 
 
 def machine_line() -> str:
@@ -213,11 +208,8 @@ def machine_line() -> str:
 def _peak_rss_mib() -> float:
     """Largest resident memory of any one process, this or a child that has ended, in MiB.
 
-    Not the sum: on Linux a child counts its parent's peak as its own until it runs another program.
+    Not the sum, since on Linux a child inherits its parent's peak until it runs another program.
     """
     unit = 1 if sys.platform == "darwin" else 1024
-    peaks = (
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return max(peaks) * unit / 2**20
+    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(who).ru_maxrss for who in processes) * unit / 2**20

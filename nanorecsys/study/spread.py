@@ -1,11 +1,11 @@
-"""A figure of each repeat as a record has it: never a mean alone."""
+"""The spread of a figure over repeats: never a mean alone."""
 
 import msgspec
 import numpy as np
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure of each round or repeat: the median, the lowest and the highest."""
+    """A figure over rounds or repeats: the median, the lowest and the highest."""
 
     middle: float
     low: float
@@ -13,7 +13,7 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def spread(values: np.ndarray) -> Spread:
-    """Of values (n,), n >= 1.
+    """The spread of values (n,), n >= 1.
 
     >>> spread(np.array([3.0, 1.0, 8.0]))
     Spread(middle=3.0, low=1.0, high=8.0)

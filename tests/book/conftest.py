@@ -1,4 +1,4 @@
-"""The book over the smoke run, built once, and served on this machine."""
+"""The book over the smoke run, built once and served on this machine."""
 
 import functools
 import http.server
@@ -11,13 +11,13 @@ from rich.console import Console
 from nanorecsys.study.book import build
 from nanorecsys.study.layout import layout
 
-WHERE = layout()
+FOLDERS = layout()
 
 
 @pytest.fixture(scope="session")
 def pages() -> Path:
-    """Folder of the built pages; building them already fails on any warning of Sphinx."""
-    return build(WHERE, "smoke", Console(quiet=True))
+    """Folder of the built pages; a warning of Sphinx fails the build."""
+    return build(FOLDERS, "smoke", Console(quiet=True))
 
 
 @pytest.fixture(scope="session")

@@ -27,11 +27,12 @@ def test_the_table_is_that_of_the_records():
             )
     scale = record("scale")
     size = f"{scale['ratings']:,} ratings, {scale['items']:,} items"
+    minutes = 60 * scale["hours_an_epoch"]
     wanted.append(
         [
             f"{scale['device']}: generated, {size}, 2000 targets a step",
             "packed, bf16",
-            f"{scale['tokens_per_s']:,.0f} (an epoch in {60 * scale['hours_an_epoch']:.1f} minutes)",
+            f"{scale['tokens_per_s']:,.0f} (an epoch in {minutes:.1f} minutes)",
             "",
         ]
     )

@@ -1,8 +1,8 @@
-"""No number is typed in prose that the study measures: what is left after code, links and glue is listed, with reasons.
+"""No number that the study measures is typed in prose; other numbers are listed with a reason.
 
 Parsed are the Markdown cells of the notebooks, the hand-written pages, README.md and
 CONTRIBUTING.md. A number that is neither glued nor listed fails: glue it, or, if it is a setting, a
-name or somebody else's published figure, list the phrase with its reason.
+name or a figure that others published, list the phrase with its reason.
 """
 
 import re
@@ -20,26 +20,31 @@ ROOT = layout().root
 ALLOWED = {
     r"(HitRate|NDCG|HR|[Rr]ecall)@\d+": "a metric by its cutoff",
     r"(NDCG|Recall) at 10\b": "a metric by its cutoff, in a caption",
-    r"\b95 % intervals?\b|intervals over users, at 95 %": "the level of every interval of the study, a convention",
+    r"\b95 % intervals?\b|intervals over users, at 95 %": "the level of every interval",
     r"most popular 1 % of the films": "where the share is cut; the share itself is glued",
     r"MovieLens 20M": "the name of a data set",
     r"Published figures on MovieLens 20M.*?\.287/\.162": "what others published, with references",
-    r"earlier benchmark's shape \(512, 256, 128 over the concatenation\)": "layers of the original's ranker",
+    r"earlier benchmark's shape \(512, 256, 128 over the concatenation\)": "the original's layers",
     r"0\.5: it cannot": "the score of a coin, which is no measurement",
-    r"Which index at 27 thousand items": "the size that the question asks about, in the chapter's title",
+    r"Which index at 27 thousand items": "the size in the chapter's title",
     r"which index at (27 thousand|3 million) items": "the sizes that the questions ask about",
     r"RFC 9457": "a standard's number",
-    r"comes 503 with": "a status code of HTTP",
+    r"answer is 503 with": "a status code of HTTP",
+    r"allows only 128\b": "a setting of aiohttp's worker",
+    r"\(\d+ s by default": "a default of the server's settings",
+    r"batches of 1,000": "a setting of the measurement",
+    r"in section \d": "the number of a section",
     r"Python 3\.11": "the oldest version that the packages take",
     r"package index, and 2 cores": "what a run asks of the machine",
+    r"at most (2 times|0\.02) worse": "bounds of the comparison, checked by its own test",
     r"about 1\.7 GB": "the size of the installation, which no notebook measures",
 }
 # Directives whose content is prose; that of all others, and of code, is not.
-_PROSE = ("glue:figure", "note", "warning", "tip", "admonition", "glossary")
+_PROSE = ("glue:figure", "figure", "note", "warning", "tip", "admonition", "glossary")
 
 
 def prose(markdown: str) -> str:
-    """Markdown without what is no prose: code, maths, roles, targets of links, options, numbers of headings and lists.
+    """Markdown without code, maths, roles, link targets, options, heading and list numbers.
 
     An `:alt:` is prose.
     """

@@ -12,8 +12,8 @@ from nanorecsys.study.chapters import chapters
 from nanorecsys.study.gate import check_executed
 from nanorecsys.study.layout import layout
 
-WHERE = layout()
-CHAPTERS = chapters(WHERE)
+FOLDERS = layout()
+CHAPTERS = chapters(FOLDERS)
 BIN = Path(sys.executable).parent
 
 
@@ -33,25 +33,24 @@ def papermill(*arguments, cwd, check=True):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_papermill_prints_every_parameter_with_its_meaning(name):
-    done = papermill("--help-notebook", f"notebooks/{name}.ipynb", cwd=WHERE.root)
+    done = papermill("--help-notebook", f"notebooks/{name}.ipynb", cwd=FOLDERS.root)
     assert "Unable to parse" not in done.stderr
     for parameter in CHAPTERS[name].parameters.values():
         assert parameter.name in done.stdout
         assert parameter.help in done.stdout
 
 
-# The nbval tier runs every chapter without the runner, too; here it is papermill that does, from
-# either folder.
+# The nbval tier also runs every chapter without the runner; here papermill does, from two folders.
 @pytest.mark.parametrize(("name", "folder"), [("01_data", "elsewhere"), ("07_summary", "root")])
 def test_plain_papermill_runs_from_the_root_and_from_elsewhere(name, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
-    smoke = json.loads((WHERE.run("smoke") / name / "result.json").read_text())["parameters"]
+    smoke = json.loads((FOLDERS.run("smoke") / name / "result.json").read_text())["parameters"]
     source = (
-        f"notebooks/{name}.ipynb" if folder == "root" else str(WHERE.notebooks / f"{name}.ipynb")
+        f"notebooks/{name}.ipynb" if folder == "root" else str(FOLDERS.notebooks / f"{name}.ipynb")
     )
     output = tmp_path / "out.ipynb"
     papermill(
-        source, output, *as_arguments(smoke), cwd=WHERE.root if folder == "root" else tmp_path
+        source, output, *as_arguments(smoke), cwd=FOLDERS.root if folder == "root" else tmp_path
     )
     check_executed(nbformat.read(output, as_version=4), name)
     assert (tmp_path / "out" / name / "result.json").exists()
@@ -67,7 +66,7 @@ def test_the_index_chapter_runs_on_another_size_and_other_indexes(tmp_path, monk
     }
     small |= {"points": 2, "timed_queries": 20, "confirm_rounds": 1, "rounds": 1, "prefixes": 1}
     papermill(
-        "notebooks/04_ann.ipynb", tmp_path / "out.ipynb", *as_arguments(small), cwd=WHERE.root
+        "notebooks/04_ann.ipynb", tmp_path / "out.ipynb", *as_arguments(small), cwd=FOLDERS.root
     )
     result = json.loads((tmp_path / "out" / "04_ann" / "result.json").read_text())["result"]
     assert (result["n_items"], result["generator"]) == (6500, "gaussian")
@@ -78,13 +77,13 @@ def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generato
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
-    smoke = json.loads((WHERE.run("smoke") / "05_scaleup" / "result.json").read_text())[
+    smoke = json.loads((FOLDERS.run("smoke") / "05_scaleup" / "result.json").read_text())[
         "parameters"
     ]
     small = smoke | {"n_items": 7_500, "generator": "local", "generators": ["local"]}
     small |= {"sizes": [], "original": False, "on_disk": ""}
     papermill(
-        WHERE.notebooks / "05_scaleup.ipynb",
+        FOLDERS.notebooks / "05_scaleup.ipynb",
         tmp_path / "out.ipynb",
         *as_arguments(small),
         cwd=tmp_path,
@@ -95,17 +94,17 @@ def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generato
 
 
 def test_plain_papermill_keeps_its_results_apart_from_the_study(tmp_path):
-    before = (WHERE.run("smoke") / "07_summary" / "result.json").read_bytes()
+    before = (FOLDERS.run("smoke") / "07_summary" / "result.json").read_bytes()
     papermill(
         "notebooks/07_summary.ipynb",
         tmp_path / "o.ipynb",
         "-p",
         "run_name",
         "smoke",
-        cwd=WHERE.root,
+        cwd=FOLDERS.root,
     )
-    assert (WHERE.run("by-hand") / "07_summary" / "result.json").exists()
-    assert (WHERE.run("smoke") / "07_summary" / "result.json").read_bytes() == before
+    assert (FOLDERS.run("by-hand") / "07_summary" / "result.json").exists()
+    assert (FOLDERS.run("smoke") / "07_summary" / "result.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -114,8 +113,6 @@ def test_plain_papermill_keeps_its_results_apart_from_the_study(tmp_path):
         (("-p", "sample_usres", "5"), "did you mean sample_users?"),
         (("-p", "sample_users", "many"), "sample_users is int, not 'many'"),
         (("-p", "dataset", "ml-20"), "no data set, folder or file 'ml-20'"),
-        (("-p", "min_history", "1"), "min_history is 1"),
-        (("-p", "sample_users", "1"), "sample_users is 1"),
     ],
 )
 def test_a_wrong_parameter_stops_plain_papermill(arguments, told, tmp_path, monkeypatch):
@@ -124,7 +121,7 @@ def test_a_wrong_parameter_stops_plain_papermill(arguments, told, tmp_path, monk
         "notebooks/01_data.ipynb",
         tmp_path / "o.ipynb",
         *arguments,
-        cwd=WHERE.root,
+        cwd=FOLDERS.root,
         check=False,
     )
     assert done.returncode != 0
@@ -139,7 +136,7 @@ def test_a_summary_over_nothing_says_what_is_missing(tmp_path, monkeypatch):
         "-p",
         "run_name",
         "nothing",
-        cwd=WHERE.root,
+        cwd=FOLDERS.root,
     )
     result = json.loads((tmp_path / "out" / "07_summary" / "result.json").read_text())["result"]
     assert result["chapters_run"] == []

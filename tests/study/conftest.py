@@ -1,4 +1,4 @@
-"""A study of two small chapters in a folder of its own, run by the real runner with real kernels."""
+"""A study of two small chapters in its own folder, run by the real runner with real kernels."""
 
 import json
 import os
@@ -19,14 +19,22 @@ from nanorecsys.study.chapters import EARLIER, Estimate
 from nanorecsys.study.claims import Claim, Target
 
 NEEDS = {needs}
-CLAIMS = (Claim(id="{name}.total", statement="The total is large.", value=lambda r: r.total, unit="",
-                target=Target(">=", 5)),)
+CLAIMS = (
+    Claim(
+        id="{name}.total",
+        statement="The total is large.",
+        value=lambda r: r.total,
+        unit="",
+        target=Target(">=", 5),
+    ),
+)
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     total: float
 
 def estimate(parameters):
-    return Estimate(memory_gib=parameters.get("memory_gib", 0.0), disk_gib=parameters.get("disk_gib", 0.0))
+    needed = [parameters.get(name, 0.0) for name in ("memory_gib", "disk_gib")]
+    return Estimate(*needed)
 
 def inputs(parameters):
     return []
@@ -40,36 +48,38 @@ from nanorecsys import study
 chapter = study.start("01_alpha", globals())
 checkpoint = chapter.path("checkpoint")
 resumed = checkpoint.exists()
-(chapter.where.root / "executions.log").open("a").write("alpha-resumed\\n" if resumed else "alpha\\n")
+log = chapter.folders.root / "executions.log"
+log.open("a").write("alpha-resumed\\n" if resumed else "alpha\\n")
 checkpoint.write_text("half way")
 print("halfway there")
 time.sleep(0 if resumed else sleep_s)
 if fail:
     raise ValueError("this cell was told to fail")
-chapter.finish(Result(total=total(n_items)), files={"checkpoint": "checkpoint"}, seeds={"seed": seed})
+result = Result(total=total(n_items))
+chapter.finish(result, files={"checkpoint": "checkpoint"}, seeds={"seed": seed})
 """
 
 BETA = """
 from mini.beta.chapter import Result
 from nanorecsys import study
 chapter = study.start("02_beta", globals())
-(chapter.where.root / "executions.log").open("a").write("beta\\n")
+(chapter.folders.root / "executions.log").open("a").write("beta\\n")
 before = chapter.upstream("01_alpha")
 assert before.path("checkpoint").read_text() == "half way"
 chapter.finish(Result(total=before.record.result.total + extra))
 """
 
 PARAMETERS = {
-    "01_alpha": """n_items: int = 3  # how many
-seed: int = 0  # where chance starts
-fail: bool = False  # make a cell fail
-sleep_s: float = 0.0  # how long it takes
-memory_gib: float = 0.0  # what it says it needs
-disk_gib: float = 0.0  # what it says it needs
-run_name: str = "quick"  # whose chapters it reads""",
+    "01_alpha": """n_items: int = 3  # number of items
+seed: int = 0  # random seed
+fail: bool = False  # whether a cell fails
+sleep_s: float = 0.0  # seconds of sleep
+memory_gib: float = 0.0  # estimated memory
+disk_gib: float = 0.0  # estimated disk
+run_name: str = "quick"  # run that it reads""",
     "02_beta": """extra: float = 0.5  # added
-seed: int = 0  # where chance starts
-run_name: str = "quick"  # whose chapters it reads""",
+seed: int = 0  # random seed
+run_name: str = "quick"  # run that it reads""",
 }
 
 
@@ -92,7 +102,7 @@ class MiniStudy(Layout):
         return os.environ | {"NANORECSYS_ROOT": str(self.root), "PYTHONPATH": str(self.root)}
 
     def executions(self) -> list[str]:
-        """Which chapters were executed since the last call, in order."""
+        """The chapters executed since the last call, in order."""
         log = self.root / "executions.log"
         names = log.read_text().split() if log.exists() else []
         log.unlink(missing_ok=True)
@@ -123,13 +133,13 @@ def write_notebook(path: Path, package: str, parameters: str, body: str) -> None
 @pytest.fixture
 def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MiniStudy:
     """The test study, also importable in this process."""
-    where = MiniStudy(tmp_path)
-    where.profiles.mkdir(parents=True)
-    (where.profiles / "quick.yaml").write_text("01_alpha:\n  n_items: 4\n")
+    folders = MiniStudy(tmp_path)
+    folders.profiles.mkdir(parents=True)
+    (folders.profiles / "quick.yaml").write_text("01_alpha:\n  n_items: 4\n")
     for chapter, body, needs in (("01_alpha", ALPHA, ()), ("02_beta", BETA, ("01_alpha",))):
         name = chapter[3:]
         write_notebook(
-            where.notebooks / f"{chapter}.ipynb", f"mini.{name}", PARAMETERS[chapter], body
+            folders.notebooks / f"{chapter}.ipynb", f"mini.{name}", PARAMETERS[chapter], body
         )
         package = tmp_path / "mini" / name
         package.mkdir(parents=True)
@@ -142,6 +152,6 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MiniStudy:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("NANORECSYS_ROOT", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    yield where
+    yield folders
     for name in [n for n in sys.modules if n.split(".")[0] == "mini"]:
         del sys.modules[name]

@@ -1,4 +1,4 @@
-"""pyproject.toml, constraints.txt and environment.yml say the same, and the doctor sees what is installed."""
+"""pyproject.toml, constraints.txt and environment.yml agree; the doctor sees what is installed."""
 
 import os
 import subprocess
@@ -13,14 +13,13 @@ from packaging.requirements import Requirement
 
 from nanorecsys.study import doctor
 from nanorecsys.study.chapters import chapters
-from nanorecsys.study.gate import check_source
 from nanorecsys.study.layout import layout
 from nanorecsys.study.parameters import resolve
 from nanorecsys.study.runner import load_profile
 
-WHERE = layout()
+FOLDERS = layout()
 PROFILES = ("smoke", "quick", "full", "ml-20m", "ml-32m")
-PROJECT = tomllib.loads((WHERE.root / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((FOLDERS.root / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
@@ -32,7 +31,7 @@ def requirements():
 
 
 def test_every_requirement_is_pinned_within_its_bounds():
-    pins = doctor.pins(WHERE)
+    pins = doctor.pins(FOLDERS)
     assert pins["torch"] == "2.13.0"
     for requirement in requirements():
         assert requirement.specifier.contains(
@@ -41,7 +40,7 @@ def test_every_requirement_is_pinned_within_its_bounds():
 
 
 def test_the_pins_are_the_whole_tree_and_nothing_else():
-    """Walk what is installed from the requirements: each is pinned at its version, and each pin is reached."""
+    """Walk the installed packages from the requirements: each is pinned, each pin is reached."""
     reached, waiting = {}, [(r, frozenset()) for r in requirements()]
     while waiting:
         requirement, extras = waiting.pop()
@@ -56,41 +55,42 @@ def test_the_pins_are_the_whole_tree_and_nothing_else():
             (Requirement(r), frozenset(requirement.extras)) for r in metadata.requires(name) or ()
         )
     installed = {name: metadata.version(name).partition("+")[0] for name in reached}
-    assert doctor.pins(WHERE) == installed
+    assert doctor.pins(FOLDERS) == installed
 
 
 def test_conda_installs_the_project_under_the_same_constraints():
-    environment = yaml.safe_load((WHERE.root / "environment.yml").read_text())
+    environment = yaml.safe_load((FOLDERS.root / "environment.yml").read_text())
     python, pip, section = environment["dependencies"]
     assert pip == "pip"
     assert section["pip"] == ["-c constraints.txt", f"-e .[{','.join(EXTRAS)}]"]
-    assert f".[{','.join(EXTRAS)}]" in (WHERE.root / "Makefile").read_text()
+    assert f".[{','.join(EXTRAS)}]" in (FOLDERS.root / "Makefile").read_text()
     assert Requirement("python" + PROJECT["requires-python"]).specifier.contains(
         python.partition("=")[2]
     )
 
 
 def test_every_profile_sets_parameters_that_exist():
-    everything = {name: c.settable for name, c in chapters(WHERE).items()}
-    assert {p.stem for p in WHERE.profiles.glob("*.yaml")} == set(PROFILES)
+    everything = {name: c.settable for name, c in chapters(FOLDERS).items()}
+    assert {p.stem for p in FOLDERS.profiles.glob("*.yaml")} == set(PROFILES)
     for profile in PROFILES:
-        resolve(everything, load_profile(WHERE, profile), profile)
+        resolve(everything, load_profile(FOLDERS, profile), profile)
 
 
-@pytest.mark.parametrize("path", sorted(WHERE.notebooks.glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(FOLDERS.notebooks.glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebook_sources_are_committed_in_house_form(path):
     notebook = nbformat.read(path, as_version=4)
-    check_source(notebook, path.stem)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
     assert notebook.cells[0].source.startswith("# ")
     assert notebook.cells[0].source.splitlines()[0].endswith("?")
     assert "**Cost**" in notebook.cells[1].source
-    assert sum(c.cell_type == "code" for c in notebook.cells) <= 25
-    assert any("# NBVAL_CHECK_OUTPUT" in c.source for c in notebook.cells)
+    assert len(code) <= 25
+    assert any("# NBVAL_CHECK_OUTPUT" in cell.source for cell in code)
     assert "## What is next" in notebook.cells[-1].source
 
 
 def make(*arguments):
-    return subprocess.run(["make", "-C", WHERE.root, *arguments], capture_output=True, text=True)
+    return subprocess.run(["make", "-C", FOLDERS.root, *arguments], capture_output=True, text=True)
 
 
 def test_make_knows_its_targets_and_says_what_it_does():
@@ -154,18 +154,30 @@ def test_the_doctor_fails_with_the_remedy(monkeypatch, tmp_path):
     assert "end other programs" in fails(doctor.examine())["memory"].remedy
 
 
-def test_the_doctor_misses_browser_redis_and_data(monkeypatch):
+def test_the_doctor_misses_browser_and_redis(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
-    monkeypatch.setattr(
-        doctor, "fetch", lambda _: (_ for _ in ()).throw(doctor.DataError("gone", "bring it back"))
-    )
     found = {c.name: c for c in doctor.examine()}
     assert found["Chromium"].status == found["Redis"].status == "warning"
     assert "apt-get install chromium" in found["Chromium"].remedy
-    assert (found["bundled data set"].status, found["bundled data set"].remedy) == (
-        "fails",
-        "bring it back",
-    )
+
+
+def test_the_doctor_asks_the_chapters(mini):
+    code = """
+from nanorecsys.study.doctor import Check
+
+def checks():
+    return [Check(name="a file", value="gone", status="fails", remedy="bring it back")]
+"""
+    path = mini.root / "mini" / "alpha" / "chapter.py"
+    path.write_text(path.read_text() + code)
+    (mini.root / "constraints.txt").touch()
+    checks = doctor.examine(mini)
+    assert not doctor.healthy(checks)
+    assert [c.remedy for c in checks if c.name == "a file"] == ["bring it back"]
+    path.write_text("import no_such_package")
+    done = mini.cli("doctor", check=False)
+    assert done.returncode == 1
+    assert "No module named 'no_such_package'" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from nanorecsys.study import runner
 from nanorecsys.study.chapters import chapters
+from nanorecsys.study.layout import layout
 from nanorecsys.study.parameters import resolve
 from nanorecsys.system.errors import NanorecsysError
 
@@ -18,14 +19,13 @@ from nanorecsys.system.errors import NanorecsysError
 def test_runs_in_order_then_skips_everything(mini):
     first = mini.cli("run")
     assert mini.executions() == ["alpha", "beta"]
-    assert mini.result("01_alpha")["result"] == {
-        "total": 8.0
-    }  # the profile's n_items, not the notebook's
+    # the profile's n_items, not the notebook's
+    assert mini.result("01_alpha")["result"] == {"total": 8.0}
     assert mini.result("02_beta")["result"] == {"total": 8.5}
     assert "of 3  0:0" in first.stdout  # plain progress lines, since this is no terminal
-    again = mini.cli("run")
+    repeated = mini.cli("run")
     assert mini.executions() == []
-    assert "0 of 2 chapters ran" in again.stdout
+    assert "0 of 2 chapters ran" in repeated.stdout
 
 
 def reasons(mini, *overrides):
@@ -33,7 +33,8 @@ def reasons(mini, *overrides):
     everything = chapters(mini)
     settable = {name: chapter.settable for name, chapter in everything.items()}
     parameters = resolve(settable, runner.load_profile(mini, "quick"), "quick", overrides)
-    return [why for _, why in runner.plan(mini, mini.run("quick"), everything.values(), parameters)]
+    run = runner.Run(mini, mini.run("quick"), parameters)
+    return [why for _, why in runner.plan(run, everything.values())]
 
 
 def test_a_change_reruns_exactly_what_depends_on_it(mini):
@@ -55,8 +56,9 @@ def test_a_change_reruns_exactly_what_depends_on_it(mini):
     mini.cli("run", "-p", "n_items=5", "-p", "extra=1")
     assert mini.executions() == ["beta"]
     (mini.run("quick") / "01_alpha" / "checkpoint").unlink()
-    assert reasons(mini, *same) == ["lost or altered: 01_alpha/checkpoint", alpha_before]
-    assert "lost or altered" in mini.cli("run", "-p", "n_items=5", "-p", "extra=1").stdout
+    lost = "01_alpha/result.json names files that do not exist: checkpoint"
+    assert reasons(mini, *same) == [lost, alpha_before]
+    assert lost in mini.cli("run", "-p", "n_items=5", "-p", "extra=1").stdout
     assert mini.executions() == ["alpha", "beta"]
     mini.cli("run", "--only", "02_beta", "--force", "-p", "n_items=5", "-p", "extra=1")
     assert mini.executions() == ["beta"]
@@ -108,7 +110,7 @@ def test_a_failing_cell_is_told_and_the_last_good_result_stays(mini):
     assert done.returncode == 1
     assert "01_alpha: cell" in done.stderr
     assert "ValueError: this cell was told to fail" in done.stderr
-    assert "resume: nanorecsys run quick -p fail=true" in done.stderr
+    assert "resume with the same command" in done.stderr
     assert "Traceback (most recent call last):\n  File" not in done.stderr  # the runner's own
     assert all(path.read_bytes() == content for path, content in good.items())
     mini.executions()
@@ -138,7 +140,7 @@ def test_resumes_after_kill_9_in_mid_chapter(mini):
     process.wait()
     assert not (mini.run("quick") / "01_alpha").exists()
     [checkpoint] = mini.runs.glob("quick/.work/*/01_alpha/checkpoint")
-    os.utime(checkpoint, (time.time() + 1000,) * 2)  # as if it had taken so long to come to it
+    os.utime(checkpoint, (time.time() + 1000,) * 2)  # as if the chapter had run for so long
     mini.cli(*slow)
     assert mini.executions() == ["alpha", "alpha-resumed", "beta"]
     assert 1000 < mini.result("01_alpha")["provenance"]["seconds"] < 1060
@@ -147,11 +149,11 @@ def test_resumes_after_kill_9_in_mid_chapter(mini):
 
 
 class Killed(BaseException):
-    """Stands for `kill -9`: nothing catches it."""
+    """Like `kill -9`, it is not caught."""
 
 
 def killed_at(monkeypatch, call_number, function):
-    """Call `function` with a kill before its `call_number`-th change of the disk; True if it came to that."""
+    """Call `function` with a kill before its n-th change of the disk; True if there was one."""
     calls = 0
 
     def breaking(real):
@@ -178,11 +180,12 @@ def test_sealing_survives_a_kill_at_every_step(mini, monkeypatch, tmp_path_facto
     run = mini.run("quick")
     selected = [chapters(mini)["01_alpha"]]
 
-    def again(n_items=2):
+    def run_again(n_items=2):
         parameters = resolve(
             {"01_alpha": selected[0].settable}, {}, "quick", [f"n_items={n_items}"]
         )
-        return runner.run_chapters(mini, run, selected, parameters, Console(quiet=True))
+        made = runner.Run(mini, run, parameters)
+        return runner.run_chapters(made, selected, Console(quiet=True))
 
     def kill(*_):
         raise Killed
@@ -191,17 +194,17 @@ def test_sealing_survives_a_kill_at_every_step(mini, monkeypatch, tmp_path_facto
         with monkeypatch.context() as patch:
             patch.setattr(runner, name, kill)
             with pytest.raises(Killed):
-                again()
+                run_again()
 
-    again(n_items=1)
+    run_again(n_items=1)
     killed_in("_finish")
     ready = tmp_path_factory.mktemp("ready") / "run"
     killed_in("seal")
     shutil.copytree(run, ready)
     mini.executions()
     step = 1
-    while killed_at(monkeypatch, step, again):
-        assert again() == []  # sealing goes on where it stopped, and nothing has to be executed
+    while killed_at(monkeypatch, step, run_again):
+        assert run_again() == []  # sealing goes on where it stopped, and nothing has to be executed
         assert mini.result("01_alpha")["result"] == {"total": 4.0}
         assert not list((run / ".work").glob("*"))
         shutil.rmtree(run)
@@ -244,8 +247,6 @@ def test_the_executed_notebook_holds_no_path_of_this_machine(mini):
 
 
 def test_an_installed_package_away_from_its_clone_says_so(monkeypatch, tmp_path):
-    from nanorecsys.study.layout import layout
-
     monkeypatch.setenv("NANORECSYS_ROOT", str(tmp_path))
     with pytest.raises(NanorecsysError, match="run from a clone"):
         layout()
