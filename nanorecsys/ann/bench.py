@@ -22,10 +22,11 @@ import pandas as pd
 from threadpoolctl import ThreadpoolController
 
 from nanorecsys.ann.corpus import Corpus
-from nanorecsys.ann.errors import AnnError, CrashError, Failure, SpecificationError
+from nanorecsys.ann.errors import AnnError, CrashError, Failure
 from nanorecsys.ann.exact import Exact, HeldOutItems
 from nanorecsys.ann.indexes import build_index, check_neighbours, read_bytes
 from nanorecsys.ann.specs import BASELINE, Specification, search_settings
+from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import Index, UsearchIndex, load_index
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.environment import environment

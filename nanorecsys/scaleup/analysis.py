@@ -8,7 +8,7 @@ import pandas as pd
 from nanorecsys.ann.specs import BASELINE
 
 PROMISE = 0.95  # recall that a setting is chosen for
-MEMORY_SHARE = 0.3  # of Flat's bytes, that an index may take
+MEMORY_SHARE = 0.3  # share of Flat's bytes that an index may take
 GRAPH_POWER = 1.2  # power of n by which the build time of a graph grows, at least
 RULE = (
     "the lowest P50 among the indexes with a recall of at least the floor in at most three tenths "

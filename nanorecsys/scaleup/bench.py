@@ -1,4 +1,4 @@
-"""Measure indexes over the first n items of one catalogue, each in child processes of its own.
+"""Measure indexes over the first n items of one catalogue, each in its own child processes.
 
 tried = CatalogueBench(folder, "recombined", path, queries, exact, limits)
 row = tried.measure("IVF2048,SQ8", 300_000)
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nanorecsys.ann.bench import build, in_child
-from nanorecsys.ann.errors import CrashError, Failure, SpecificationError
+from nanorecsys.ann.errors import CrashError, Failure
 from nanorecsys.ann.exact import Exact
 from nanorecsys.ann.limits import MIB, Limits
 from nanorecsys.ann.specs import BASELINE
@@ -27,6 +27,7 @@ from nanorecsys.scaleup.build import (
 from nanorecsys.scaleup.catalogue import CatalogueFile
 from nanorecsys.scaleup.search import SearchOptions, open_flat, search_at_floor
 from nanorecsys.scaleup.specs import ParsedSpecification, parse_specification, search_grid
+from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import load_index
 
 FLAT_QUERIES = 20  # a round of exact search of the largest catalogue takes some seconds

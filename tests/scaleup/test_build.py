@@ -27,7 +27,7 @@ from nanorecsys.system.blas import faiss
 from tests.ann.children import die
 
 N, D = 4000, 16
-CHOOSING = 25  # of 40 queries
+CHOOSING = 25  # queries out of 40
 CODED = "Users8,IVF16(PQ4x4fs,RFlat),PQ4x4fsr,Refine(SQ8)"
 TRAINING = TrainingOptions(points=32, iterations=3, block_rows=1024)
 SPECS = (
