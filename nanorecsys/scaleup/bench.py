@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nanorecsys.ann.bench import build, in_child
+from nanorecsys.ann.bench import build, fingerprint, in_child
 from nanorecsys.ann.errors import CrashError, Failure
 from nanorecsys.ann.exact import Exact
 from nanorecsys.ann.limits import MIB, Limits
@@ -42,7 +42,7 @@ class CatalogueBench:
     """One catalogue at several sizes.
 
     Args:
-        folder: Folder of the indexes. Those of a killed run are used.
+        folder: Folder of the indexes. Those of a killed run with the same input are used.
         generator: Generator of the catalogue.
         catalogue: .npy of unit float32 (N, d).
         queries: float32 (q, d).
@@ -120,7 +120,8 @@ class CatalogueBench:
     def _measure_index(self, parsed: ParsedSpecification, n: int, on_disk: bool) -> dict[str, Any]:
         rows = CatalogueFile(self.catalogue, n)
         check_buildable(parsed, n, rows.d)
-        folder = self.folder / f"{n}"
+        ends = rows.read(0, 1), rows.read(n - 1, n)
+        folder = self.folder / f"{n}-{fingerprint(ends, self.training, self.users)}"
         path = folder / f"{parsed.factory}.index"
         child: dict[str, Any] = {"threads": self.options.threads, "variables": VARIABLES}
         shared_s, peak = 0.0, 0
