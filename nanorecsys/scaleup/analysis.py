@@ -102,7 +102,8 @@ def moved_settings(rows: pd.DataFrame, recalls: pd.DataFrame) -> pd.DataFrame:
         recalls: factory, search and recall on the other, see `CatalogueBench.recalls`.
 
     Returns:
-        The columns of `result.MovedSetting`. Indexes without a pair are left out.
+        Columns generator, n, factory, search, promised and found. Indexes without a pair are left
+        out.
     """
     chosen = rows[rows["factory"] != BASELINE].rename(columns={"recall": "promised"})
     other = recalls.rename(columns={"recall": "found"})
