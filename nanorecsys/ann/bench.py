@@ -6,8 +6,10 @@ built is not built again.
 """
 
 import gc
+import hashlib
 import multiprocessing
 import os
+import pickle
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,10 +24,11 @@ import pandas as pd
 from threadpoolctl import ThreadpoolController
 
 from nanorecsys.ann.corpus import Corpus
-from nanorecsys.ann.errors import AnnError, CrashError, Failure, SpecificationError
+from nanorecsys.ann.errors import AnnError, CrashError, Failure
 from nanorecsys.ann.exact import Exact, HeldOutItems
 from nanorecsys.ann.indexes import build_index, check_neighbours, read_bytes
 from nanorecsys.ann.specs import BASELINE, Specification, search_settings
+from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import Index, UsearchIndex, load_index
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.environment import environment
@@ -65,13 +68,14 @@ def in_child(
     with tempfile.NamedTemporaryFile() as messages:
         given = (sender, messages.name, work, arguments)
         process = context.Process(target=_send_result, args=given, daemon=True)
-        with environment(pools | dict(variables or {})):
-            process.start()
-        sender.close()
         try:
+            with environment(pools | dict(variables or {})):
+                process.start()
+            sender.close()
             result = receiver.recv()
-        except EOFError as error:
-            process.join()
+        except (EOFError, BrokenPipeError) as error:
+            if process.pid is not None:  # None: it died while it read its arguments
+                process.join()
             last = messages.read().decode(errors="replace").strip()[-300:]
             raise CrashError(
                 f"{work.__name__} died in its process with status {process.exitcode} {last}",
@@ -92,6 +96,11 @@ def _send_result(
     except Exception as error:
         result = error
     sender.send(result)
+
+
+def fingerprint(*inputs: Any) -> str:
+    """Hash the inputs of a build for its file's name, so that only the same index is reused."""
+    return hashlib.sha256(pickle.dumps(inputs)).hexdigest()[:12]
 
 
 class BuildCosts(msgspec.Struct, frozen=True, kw_only=True):
@@ -278,7 +287,7 @@ def measure_table(
     """Build and search every specification. One that fails is recorded by its error's name.
 
     Args:
-        folder: Folder of the index files. Those of a killed run are used.
+        folder: Folder of the index files. Those of a killed run with the same vectors are used.
         specs: Specifications, Flat among them.
         corpus: Vectors to search.
         workload: Queries.
@@ -294,8 +303,9 @@ def measure_table(
     points: list[pd.DataFrame] = []
     rows: dict[str, list[pd.DataFrame]] = {}
     failures: list[Failure] = []
-    for number, spec in enumerate(specs):
-        path = folder / f"{number}.index"
+    inputs = fingerprint(corpus.vectors, users)
+    for spec in specs:
+        path = folder / f"{spec.factory}-{inputs}.index"
         try:
             given = (spec.factory, corpus.vectors, users)
             costs = build(path, build_index, *given, threads=settings.threads)

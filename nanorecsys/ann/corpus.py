@@ -73,7 +73,7 @@ def expand_corpus(
 
     Args:
         real: float32 (items, d), unit norm.
-        n_items: Number of vectors in all, 0 for the catalogue alone.
+        n_items: Total number of vectors, 0 for the catalogue alone.
         generator: Name of the generator.
         generate: `nanorecsys.scaleup.generate` or a function with its signature.
         seed: Random seed of the generator.
@@ -109,7 +109,7 @@ def split_users(task: Task, share: float, seed: int = 0) -> tuple[np.ndarray, np
         Two ascending int32 arrays.
 
     Raises:
-        AnnError: The share is below 0, or leaves nobody to be measured.
+        AnnError: The share is below 0, or leaves no user to measure.
     """
     users = np.flatnonzero(task.targets.lengths).astype(np.int32)
     count = round(share * len(users))

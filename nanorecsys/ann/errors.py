@@ -2,22 +2,8 @@
 
 import msgspec
 
-from nanorecsys.serving.errors import SettingError, SpecificationError
+from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.system.errors import NanorecsysError
-
-__all__ = [
-    "AnnError",
-    "CrashError",
-    "DirectionsError",
-    "DivisibilityError",
-    "FactoryError",
-    "Failure",
-    "ListsError",
-    "NeighboursError",
-    "SettingError",
-    "SpecificationError",
-    "VectorsError",
-]
 
 
 class AnnError(NanorecsysError):

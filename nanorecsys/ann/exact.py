@@ -12,7 +12,7 @@ from nanorecsys.ann.indexes import check_neighbours
 from nanorecsys.data import Histories, expand
 from nanorecsys.evaluation.ranking import top_items
 
-TIE = 1e-6  # difference of scores that single precision cannot tell apart (its error is about 1e-7)
+TIE = 1e-6  # scores that differ by less are equal (single precision has an error of 1e-7)
 LOWEST = np.finfo(np.float32).min
 BLOCK_BYTES = 64 * 2**20
 
@@ -23,7 +23,7 @@ class Exact:
 
     Args:
         scores: float32 (q, k), falling.
-        items: int32 (q, k), equal scores in ascending order of item; -1 where there are no more.
+        items: int32 (q, k), equal scores in ascending order of item; -1 beyond the last one.
         n: Number of vectors.
         hits: By cutoff, the sorted keys (query * n + item) of all items whose score is at least
             that of the cutoff's last neighbour, ties included.

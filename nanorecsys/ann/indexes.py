@@ -17,10 +17,10 @@ from nanorecsys.ann.errors import (
     FactoryError,
     ListsError,
     NeighboursError,
-    SpecificationError,
     VectorsError,
 )
 from nanorecsys.ann.specs import PROJECTED, directions, grid_name, lists, needs_users
+from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import (
     FaissIndex,
     Index,
@@ -37,7 +37,7 @@ NORM_TOLERANCE = 1e-3
 ITEMS_WEIGHT = 1e-3
 BRUTE_FORCE_BELOW = 50_000  # vectors up to which NSG finds neighbours faster by brute force
 # Bounds on the time of a build.
-OPQ_ITERATIONS = 3  # of a rotation, and of the codes in each; FAISS's 50, 4 and 40 take minutes
+OPQ_ITERATIONS = 3  # training rounds of a rotation; FAISS's default of 50 takes minutes
 OPQ_POINTS = 8192  # vectors that a rotation is trained on
 NSG_NEIGHBOURS = 32  # neighbours per vector of the graph that NSG prunes
 HNSW_BEAM = 64  # width of the search for the neighbours of a new vector

@@ -21,7 +21,8 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from nanorecsys.ann.errors import AnnError, SettingError
+from nanorecsys.ann.errors import AnnError
+from nanorecsys.serving.errors import SettingError
 
 Table = Literal["core", "all"]
 

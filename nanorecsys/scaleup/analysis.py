@@ -8,7 +8,7 @@ import pandas as pd
 from nanorecsys.ann.specs import BASELINE
 
 PROMISE = 0.95  # recall that a setting is chosen for
-MEMORY_SHARE = 0.3  # of Flat's bytes, that an index may take
+MEMORY_SHARE = 0.3  # share of Flat's bytes that an index may take
 GRAPH_POWER = 1.2  # power of n by which the build time of a graph grows, at least
 RULE = (
     "the lowest P50 among the indexes with a recall of at least the floor in at most three tenths "
@@ -102,7 +102,8 @@ def moved_settings(rows: pd.DataFrame, recalls: pd.DataFrame) -> pd.DataFrame:
         recalls: factory, search and recall on the other, see `CatalogueBench.recalls`.
 
     Returns:
-        The columns of `result.MovedSetting`. Indexes without a pair are left out.
+        Columns generator, n, factory, search, promised and found. Indexes without a pair are left
+        out.
     """
     chosen = rows[rows["factory"] != BASELINE].rename(columns={"recall": "promised"})
     other = recalls.rename(columns={"recall": "found"})

@@ -1,4 +1,4 @@
-"""Measure indexes over the first n items of one catalogue, each in child processes of its own.
+"""Measure indexes over the first n items of one catalogue, each in its own child processes.
 
 tried = CatalogueBench(folder, "recombined", path, queries, exact, limits)
 row = tried.measure("IVF2048,SQ8", 300_000)
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nanorecsys.ann.bench import build, in_child
-from nanorecsys.ann.errors import CrashError, Failure, SpecificationError
+from nanorecsys.ann.bench import build, fingerprint, in_child
+from nanorecsys.ann.errors import CrashError, Failure
 from nanorecsys.ann.exact import Exact
 from nanorecsys.ann.limits import MIB, Limits
 from nanorecsys.ann.specs import BASELINE
@@ -27,6 +27,7 @@ from nanorecsys.scaleup.build import (
 from nanorecsys.scaleup.catalogue import CatalogueFile
 from nanorecsys.scaleup.search import SearchOptions, open_flat, search_at_floor
 from nanorecsys.scaleup.specs import ParsedSpecification, parse_specification, search_grid
+from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import load_index
 
 FLAT_QUERIES = 20  # a round of exact search of the largest catalogue takes some seconds
@@ -41,7 +42,7 @@ class CatalogueBench:
     """One catalogue at several sizes.
 
     Args:
-        folder: Folder of the indexes. Those of a killed run are used.
+        folder: Folder of the indexes. Those of a killed run with the same input are used.
         generator: Generator of the catalogue.
         catalogue: .npy of unit float32 (N, d).
         queries: float32 (q, d).
@@ -119,7 +120,8 @@ class CatalogueBench:
     def _measure_index(self, parsed: ParsedSpecification, n: int, on_disk: bool) -> dict[str, Any]:
         rows = CatalogueFile(self.catalogue, n)
         check_buildable(parsed, n, rows.d)
-        folder = self.folder / f"{n}"
+        ends = rows.read(0, 1), rows.read(n - 1, n)
+        folder = self.folder / f"{n}-{fingerprint(ends, self.training, self.users)}"
         path = folder / f"{parsed.factory}.index"
         child: dict[str, Any] = {"threads": self.options.threads, "variables": VARIABLES}
         shared_s, peak = 0.0, 0

@@ -1,13 +1,9 @@
 """Chapter 05: which index suits three million items, and whether to believe the catalogue."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from nanorecsys.scaleup.errors import ResourceError
 from nanorecsys.scaleup.result import ScaleupResult
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.claims import Claim, Target
@@ -74,25 +70,6 @@ def estimate(parameters: dict[str, Any]) -> Estimate:
     return Estimate(
         memory_gib=2.0 + max(flat, 0.5 * vectors), disk_gib=0.5 + (2 + 0.5 * indexes) * vectors
     )
-
-
-def check_resources(needed: Estimate, folder: Path) -> None:
-    """Compare an estimate with the available memory and the free disk space of a folder.
-
-    Raises:
-        ResourceError: One of them is too small.
-    """
-    memory, disk = psutil.virtual_memory().available / 2**30, shutil.disk_usage(folder).free / 2**30
-    if needed.memory_gib > memory:
-        raise ResourceError(
-            f"This takes about {needed.memory_gib:.1f} GiB of memory, {memory:.1f} GiB are free.",
-            "Lower memory_gib, so that exact search maps the vectors, or use fewer items.",
-        )
-    if needed.disk_gib > disk:
-        raise ResourceError(
-            f"This takes about {needed.disk_gib:.1f} GiB of disk, {disk:.1f} GiB are free.",
-            "Make room, or use fewer items or indexes.",
-        )
 
 
 def inputs(parameters: dict[str, Any]) -> list[Path]:

@@ -26,7 +26,7 @@ LINKS = 16
 PQ_BYTES = (8, 16, 32, 64)
 FAMILIES = ("IVF", "HNSW", "PQ")
 IVF_TRAININGS = 3  # averaged: k-means of lists is cheap, and its noise the largest
-PQ_ITERATIONS = 6  # of k-means for codes; more of them add less than 0.01 of recall
+PQ_ITERATIONS = 6  # k-means iterations for codes; more add less than 0.01 of recall
 PQ_POINTS = 64  # per centroid, at most
 
 

@@ -22,7 +22,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         contrast: Mean distance over distance to the nearest, median over items (He et al. 2012).
         nn_distance: Median distance to the nearest other item.
         auc: Area under the ROC curve of telling synthetic items from hidden real ones by their
-            neighbours, 0.5 if they cannot be told apart; None for the real catalogue.
+            neighbours, 0.5 if they look alike; None for the real catalogue.
     """
 
     dimension: float
@@ -61,7 +61,7 @@ def two_sample_auc(made: np.ndarray, hidden: np.ndarray, seed: int) -> float:
     """Measure how well nearest neighbours tell synthetic items from hidden real ones.
 
     Half of the items are labelled; the others are scored by their labelled neighbours (Lopez-Paz
-    and Oquab 2017 with that classifier). 0.5 means that they cannot be told apart.
+    and Oquab 2017 with that classifier). 0.5 means that they look alike.
 
     Args:
         made: Synthetic items, unit float32 (a, d).

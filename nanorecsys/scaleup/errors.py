@@ -13,7 +13,3 @@ class VectorsError(ScaleupError):
 
 class UnknownGeneratorError(ScaleupError):
     """The name of a generator is unknown."""
-
-
-class ResourceError(ScaleupError):
-    """The machine has less memory or disk space than the chapter needs."""

@@ -11,7 +11,7 @@ up for each user, and in a catalogue that is expanded from all real items it is 
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from scipy import stats
+from tqdm import tqdm
 
 from nanorecsys.ann.bench import THREAD_VARIABLES
 from nanorecsys.data import Histories
@@ -39,7 +40,6 @@ RULE = (
     "one synthetic item in twenty is almost a copy"
 )
 CURVE = ["family", "setting"]
-Progress = Callable[[Iterable], Iterable]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,15 +117,12 @@ class Outcome:
     copies: float = 0.0
 
 
-def judge_generators(
-    test: HeldOutTest, generators: Sequence[str], progress: Progress = iter
-) -> Verdicts:
-    """Judge generators.
+def judge_generators(test: HeldOutTest, generators: Sequence[str]) -> Verdicts:
+    """Judge generators, with a progress bar.
 
     Args:
         test: The test.
         generators: Names of `GENERATORS`.
-        progress: Wrapper of the trainings, to show progress.
 
     Raises:
         VectorsError: There are too few items for the share that is kept.
@@ -150,7 +147,8 @@ def judge_generators(
         environment(dict.fromkeys(THREAD_VARIABLES, "1")),
         ProcessPoolExecutor(test.workers, context) as pool,
     ):
-        outcomes = list(progress(pool.map(partial(train, test), trainings)))
+        running = pool.map(partial(train, test), trainings)
+        outcomes = list(tqdm(running, "held-out test", len(trainings)))
     rows = pd.concat(
         [
             outcome.curves.assign(generator=t.generator, subset=t.subset, training=t.number)

@@ -66,26 +66,6 @@ class ScalePoint(msgspec.Struct, frozen=True, kw_only=True):
     floor_ms: float | None
 
 
-class MovedSetting(msgspec.Struct, frozen=True, kw_only=True):
-    """A setting chosen on one generator's catalogue: its recall there, and on the study's."""
-
-    generator: str
-    n: int
-    factory: str
-    search: str
-    promised: float
-    found: float
-
-
-class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """P50 in ms = factor * n ** power, fitted on the sizes that reach the floor of recall."""
-
-    family: str
-    factor: float
-    power: float
-    points: int
-
-
 class ScaleupResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 05 found."""
 
@@ -106,8 +86,6 @@ class ScaleupResult(msgspec.Struct, frozen=True, kw_only=True):
     recommended_generator: str
     generator: str
     rows: list[ScalePoint]
-    growth: list[Growth]
-    moved: list[MovedSetting]
     best: ScalePoint
     flat: ScalePoint
     speedup: float

@@ -105,7 +105,7 @@ def surely(recall: np.ndarray, floor: float) -> bool:
 
 
 def promising(recalls: Mapping[str, np.ndarray], floor: float) -> list[str]:
-    """Return the settings that may reach the floor and cost no more than one that surely does.
+    """Return the settings that may reach the floor and cost at most as much as one that does.
 
     >>> few = {f"nprobe={n}": np.full(100, r) for n, r in ((1, 0.8), (2, 0.95), (4, 0.99))}
     >>> promising(few, floor=0.9)

@@ -123,7 +123,13 @@ def load_index(factory: str, path: Path, mapped: bool = False) -> Index:
     """
     if factory.startswith("usearch"):
         return UsearchIndex(usearch().Index.restore(str(path)))
-    return FaissIndex(faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0))
+    if not mapped:
+        return FaissIndex(faiss.read_index(str(path)))
+    index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    inner: Any = faiss.extract_index_ivf(index)
+    lists: Any = faiss.downcast_InvertedLists(inner.invlists)
+    lists.prefetch_nthread = 0  # threads that prefetch cost more than a search
+    return FaissIndex(index)
 
 
 def _set_beam(index: Any, value: int) -> None:

@@ -144,6 +144,14 @@ def test_a_built_index_is_not_built_again(measured, searched, workload, monkeypa
     assert recall.tolist() == found.rows["accuracy"]["recall_k"][: len(recall)].tolist()
 
 
+def test_an_index_of_other_vectors_is_built_anew(measured, workload):
+    folder = measured[0]
+    before = set(folder.glob("*.index"))
+    other = corpus.Corpus(clustered(N, D, seed=5), N, "")
+    measure_table(folder, specs.choose("core", ["SQ8"])[:1], other, workload, SETTINGS)
+    assert len(set(folder.glob("*.index")) - before) == 1
+
+
 def test_a_child_that_dies_is_a_named_failure_and_leaves_no_index(tmp_path):
     with pytest.raises(CrashError, match="status -9"):
         in_child(die, threads=1)

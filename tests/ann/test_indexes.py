@@ -13,7 +13,6 @@ from nanorecsys.ann.errors import (
     FactoryError,
     ListsError,
     NeighboursError,
-    SettingError,
     VectorsError,
 )
 from nanorecsys.ann.exact import exact_neighbours
@@ -24,6 +23,7 @@ from nanorecsys.ann.indexes import (
     users_projection,
     visited,
 )
+from nanorecsys.serving.errors import SettingError
 from nanorecsys.serving.retrieval import load_index
 from nanorecsys.system.blas import faiss
 from tests.ann.vectors import clustered, few_directions, users

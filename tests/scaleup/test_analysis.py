@@ -5,9 +5,7 @@ import pandas as pd
 import pytest
 
 from nanorecsys.scaleup import analysis
-from nanorecsys.scaleup.chapter import CLAIMS, check_resources, estimate
-from nanorecsys.scaleup.errors import ResourceError
-from nanorecsys.study.chapters import Estimate
+from nanorecsys.scaleup.chapter import CLAIMS, estimate
 
 
 def row(n=1000, factory="IVF16,SQ8", family="IVF, SQ8", p50=1.0, recall=0.97, size=260.0, **more):
@@ -68,14 +66,6 @@ def test_estimates_grow_with_the_catalogue_and_flat_is_mapped_where_it_must_be()
     assert small.disk_gib < large.disk_gib
     assert mapped.memory_gib < large.memory_gib <= 14
     assert large.memory_gib > 3_000_000 * 1024 / 2**30
-
-
-def test_too_few_resources_are_found_out_before_the_start(tmp_path):
-    with pytest.raises(ResourceError, match=r"1000000\.0 GiB of memory"):
-        check_resources(Estimate(memory_gib=1e6, disk_gib=0.0), tmp_path)
-    with pytest.raises(ResourceError, match=r"10000000\.0 GiB of disk"):
-        check_resources(Estimate(memory_gib=0.0, disk_gib=1e7), tmp_path)
-    check_resources(Estimate(memory_gib=0.0, disk_gib=0.0), tmp_path)
 
 
 def test_claims_on_speed_need_the_studys_size():

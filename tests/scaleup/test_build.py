@@ -1,5 +1,6 @@
 """Indexes built block by block, and their bench in child processes. 20 s."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from nanorecsys.system.blas import faiss
 from tests.ann.children import die
 
 N, D = 4000, 16
-CHOOSING = 25  # of 40 queries
+CHOOSING = 25  # queries out of 40
 CODED = "Users8,IVF16(PQ4x4fs,RFlat),PQ4x4fsr,Refine(SQ8)"
 TRAINING = TrainingOptions(points=32, iterations=3, block_rows=1024)
 SPECS = (
@@ -301,7 +302,7 @@ def test_an_index_is_measured_at_the_fastest_setting_that_reaches_the_floor(trie
 
 def test_more_queries_try_the_settings_that_may_be_the_cheapest(tried, lists, queries, monkeypatch):
     monkeypatch.setattr(search, "SCOUTS", CHOOSING // 4)
-    path = tried.folder / f"{N}" / "IVF16,SQ8.index"
+    (path,) = tried.folder.glob("*/IVF16,SQ8.index")
     settings = search_grid(parse_specification("IVF16,SQ8", N), 10, N)
     found, rows = search_at_floor(
         load_index, ("", path), settings, queries, tried.exact[N], OPTIONS
@@ -324,13 +325,19 @@ def test_a_graph_does_not_scan(tried):
 
 
 def test_what_is_built_is_not_built_again(tried, lists):
-    folder = tried.folder / f"{N}"
-    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    before = {p: p.stat().st_mtime_ns for p in tried.folder.rglob("*.*")}
     mapped = tried.measure("IVF16,SQ8", N, on_disk=True)
-    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+    assert {p: p.stat().st_mtime_ns for p in tried.folder.rglob("*.*")} == before
     assert mapped["factory"] == "IVF16,SQ8 on disk"
     same = ("build_s", "bytes_a_vector", "shared_s")
     assert [mapped[name] for name in same] == [lists[name] for name in same]
+
+
+def test_an_index_of_other_training_is_built_anew(tried, lists, tmp_path):
+    other = replace(tried, training=TrainingOptions(points=16, iterations=1), failures=[])
+    before = set(tried.folder.rglob("*.index"))
+    assert other.measure("IVF16,SQ8", N)["build_s"] != lists["build_s"]
+    assert len(set(tried.folder.rglob("*.index")) - before) == 1
 
 
 def test_an_index_that_cannot_be_built_is_recorded(tried):

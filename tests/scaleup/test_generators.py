@@ -53,7 +53,7 @@ def test_mixture_recovers_planted_clusters(clustered: np.ndarray) -> None:
     np.testing.assert_allclose(np.bincount(axis) / len(made), [1 / 6, 1 / 3, 1 / 2], atol=0.03)
     assert made[np.arange(len(made)), axis].min() > 0.8  # none between the clusters
     one_gaussian = sample("gaussian", clustered)
-    assert np.mean(one_gaussian[:, :3].max(axis=1) > 0.8) < 0.8  # which a single Gaussian cannot do
+    assert np.mean(one_gaussian[:, :3].max(axis=1) > 0.8) < 0.8  # a single Gaussian cannot do that
 
 
 def test_new_items_lie_near_the_surface(curved: np.ndarray) -> None:

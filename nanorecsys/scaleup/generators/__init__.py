@@ -16,7 +16,7 @@ from nanorecsys.scaleup.errors import UnknownGeneratorError, VectorsError
 from nanorecsys.scaleup.generators.distributions import fit_gaussian, fit_independent, fit_mixture
 from nanorecsys.scaleup.generators.neighbourhoods import fit_local, fit_recombined
 
-UNIT_TOLERANCE = 1e-3  # of a norm; rounding of float32 is 1e-6
+UNIT_TOLERANCE = 1e-3  # deviation of a norm from 1; rounding of float32 is 1e-6
 FEWEST = 16  # real items that a generator needs
 
 

@@ -8,7 +8,7 @@ import numpy as np
 AXES = 64  # principal axes on which components differ; the others share one variance each
 COMPONENTS = 64  # at most
 ITEMS_PER_COMPONENT = 50  # at least, on average
-ITERATIONS = 30  # of k-means
+ITERATIONS = 30  # iterations of k-means
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:
@@ -89,7 +89,7 @@ class GaussianMixture:
 def fit_mixture(vectors: np.ndarray, total: int) -> GaussianMixture:
     """Fit components by k-means on principal axes, each with its own covariance.
 
-    A component has few items for a covariance of its own. So it is shrunk towards the pooled one,
+    A component has few items for a covariance of its own. So it shrinks to the pooled one,
     as if that had been seen on as many more items as there are axes.
     """
     from scipy.cluster.vq import kmeans2  # every child process would import it
