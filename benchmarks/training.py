@@ -22,7 +22,7 @@ from nanorecsys.models.items import item_content
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.study import provenance
 from nanorecsys.training import batches
-from nanorecsys.training.loop import Run, TrainingConfig, best_device
+from nanorecsys.training.loop import TrainingConfig, TrainingRun, best_device
 from nanorecsys.training.throughput import measure, summarise
 
 LIMIT = 3.0
@@ -46,7 +46,7 @@ processor does not multiply it natively.
 """
 
 
-def products(run: Run, steps: int) -> tuple[float, float, float]:
+def products(run: TrainingRun, steps: int) -> tuple[float, float, float]:
     """Matrix products of a run: share of the time, GFLOP/s, GFLOP/s of a large one alone."""
     run.model.train()
     rows = batches.epoch(run.histories, run.model.config.window, np.random.default_rng(0))
@@ -101,7 +101,7 @@ def main() -> int:
     print(table.round(2).to_string())
     if best_device().type == "cpu":
         model = Retriever(shape, np.ones(task.n_items, bool), item_content(dataset.items))
-        run = Run(model, task.seen, replace(training, precision="fp32"))
+        run = TrainingRun(model, task.seen, replace(training, precision="fp32"))
         share, rate, large = products(run, steps=3)
         times = table["times_padded"]["packed, fp32"]
         faster, alone = times / (1 - share + share * rate / large), times / (share * rate / large)

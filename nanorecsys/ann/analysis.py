@@ -8,9 +8,9 @@ import pandas as pd
 
 from nanorecsys.ann.bench import LARGE_BATCH, SMALL_BATCH, Measurements, percentiles
 from nanorecsys.ann.limits import MIB, Limits
-from nanorecsys.ann.result import Difference, Finalist, Recommended, to_records
+from nanorecsys.ann.result import Finalist, Recommended, to_records
 from nanorecsys.ann.specs import BASELINE, parse_setting
-from nanorecsys.evaluation import Evaluation, Task, difference, value
+from nanorecsys.evaluation import Evaluation, Interval, Task, difference, value
 
 RECALLS = ("0.99", "0.999")  # floors of recall at which the fastest index is looked for
 # Settings that `faiss.ParameterSpace` can make in another process.
@@ -134,9 +134,7 @@ def recommendation(
     row["saved_ms"] = flat["p50_ms"] - choice["p50_ms"]
     for metric in ("hitrate", "ndcg"):
         found = difference(ranked, baseline, f"{metric}@10")
-        row[f"{metric}_change"] = msgspec.to_builtins(
-            Difference(estimate=found.estimate, low=found.low, high=found.high)
-        )
+        row[f"{metric}_change"] = msgspec.to_builtins(found)
     return to_records(row.to_frame().T, Recommended)[0]
 
 
@@ -154,7 +152,7 @@ def evaluation(ranks: pd.DataFrame, point: int, task: Task, n: int) -> Evaluatio
     )
 
 
-def outside_zero(change: Difference) -> float:
+def outside_zero(change: Interval) -> float:
     """Return how far zero lies outside an interval, 0 if it lies inside."""
     return max(change.low, -change.high, 0.0)
 

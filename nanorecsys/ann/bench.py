@@ -250,7 +250,7 @@ class BenchSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Workload:
+class BenchQueries:
     """The queries of a bench: float32 (q, d), their exact neighbours, and items to rank."""
 
     queries: np.ndarray
@@ -280,7 +280,7 @@ def measure_table(
     folder: Path,
     specs: Iterable[Specification],
     corpus: Corpus,
-    workload: Workload,
+    workload: BenchQueries,
     settings: BenchSettings,
     users: np.ndarray | None = None,
 ) -> Measurements:
@@ -338,7 +338,7 @@ def measure_table(
 
 
 def _measure(
-    path: Path, spec: Specification, workload: Workload, settings: BenchSettings
+    path: Path, spec: Specification, workload: BenchQueries, settings: BenchSettings
 ) -> dict[str, pd.DataFrame]:
     """Measure all settings of an index in another random order in each round."""
     gc.disable()
@@ -370,7 +370,7 @@ def _measure(
 
 
 def _accuracy(
-    searcher: Searcher, workload: Workload, settings: BenchSettings
+    searcher: Searcher, workload: BenchQueries, settings: BenchSettings
 ) -> dict[str, pd.DataFrame]:
     """Recall of every query, ranks of the held-out items, throughput, and bytes that are read."""
     k, exact, held_out = settings.k, workload.exact, workload.held_out

@@ -63,16 +63,3 @@ def estimate(parameters: dict[str, Any]) -> Estimate:
 def inputs(parameters: dict[str, Any]) -> list[Path]:
     """Return no files: the chapter reads nothing outside the run."""
     return []
-
-
-def headline(result: AnnResult) -> list[tuple[str, str]]:
-    """Return what the landing page shows of this chapter."""
-    r = result.recommended
-    return [
-        (f"Recommended index at {result.n_items:,} items", f"{r.factory} {r.search}".strip()),
-        (
-            "Its P50 and P99, one query, one thread",
-            f"{r.p50_ms.middle:.3f} and {r.p99_ms.middle:.3f} ms",
-        ),
-        ("Its speed against exact search", f"{r.times_flat:.1f}x at recall {r.recall_k:.4f}"),
-    ]

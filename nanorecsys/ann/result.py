@@ -8,6 +8,7 @@ import pandas as pd
 
 from nanorecsys.ann.errors import Failure
 from nanorecsys.ann.limits import Limits
+from nanorecsys.evaluation import Interval
 from nanorecsys.study.spread import Spread
 
 T = TypeVar("T")
@@ -46,14 +47,6 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
     on_front: bool
 
 
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric of an index minus that of Flat, paired by user, with its 95 % interval."""
-
-    estimate: float
-    low: float
-    high: float
-
-
 class Finalist(msgspec.Struct, frozen=True, kw_only=True):
     """A point that was timed again in turns with Flat; `times_flat` is Flat's P50 over its own."""
 
@@ -82,8 +75,8 @@ class Recommended(msgspec.Struct, frozen=True, kw_only=True):
     saved_ms: float
     bytes_a_vector: float
     build_s: float
-    hitrate_change: Difference
-    ndcg_change: Difference
+    hitrate_change: Interval
+    ndcg_change: Interval
 
 
 class AnnResult(msgspec.Struct, frozen=True, kw_only=True):

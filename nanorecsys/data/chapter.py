@@ -59,18 +59,3 @@ def inputs(parameters: dict[str, Any]) -> list[Path]:
     if path.is_file():
         return [path]
     return sorted(file for file in path.rglob("*") if file.suffix in (".csv", ".dat"))
-
-
-def headline(result: DataResult) -> list[tuple[str, str]]:
-    """The lines of the landing page about this chapter."""
-    leaking = result.splits["leave_one_out"].mostly_future_share
-    return [
-        (
-            f"ratings, films and people of {result.dataset}",
-            f"{result.ratings:,} / {result.items:,} / {result.users:,}",
-        ),
-        (
-            "leave-one-out test events with most of the training data in their future",
-            f"{leaking:.0%}",
-        ),
-    ]

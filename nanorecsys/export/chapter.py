@@ -49,12 +49,3 @@ def estimate(parameters: dict[str, Any]) -> Estimate:
 def inputs(parameters: dict[str, Any]) -> list[Path]:
     """Nothing outside the run."""
     return []
-
-
-def headline(result: ExportResult) -> list[tuple[str, str]]:
-    """Figures of this chapter for the landing page."""
-    label = f"Mean time of one user's vector, one thread ({result.chosen})"
-    return [
-        (label, f"{result.variants[result.chosen].mean_ms:.1f} ms"),
-        ("That of PyTorch padded to the window, over it", f"{_times_torch_padded(result):.1f}x"),
-    ]

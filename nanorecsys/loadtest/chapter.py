@@ -70,22 +70,3 @@ def estimate(parameters: dict[str, Any]) -> Estimate:
 def inputs(parameters: dict[str, Any]) -> list[Path]:
     """The server's files: it runs as a process, so the notebook does not import them."""
     return sorted((layout().root / "server").glob("*.py"))
-
-
-def headline(result: LoadtestResult) -> list[tuple[str, str]]:
-    """Figures of this chapter for the landing page."""
-    rows = []
-    if result.highest:
-        rows.append(
-            (
-                f"Highest rate at a P99 of {result.p99_bound_ms:g} ms, "
-                f"{result.cold_share:.0%} cold",
-                f"{result.highest.offered_per_s:,.0f} requests/s",
-            )
-        )
-    busy = result.busy
-    rows += [
-        ("CPU time of a request, kept busy", f"{busy.optimized_cpu_ms.middle:.2f} ms"),
-        ("PyTorch with the same cache, over it", f"{busy.times.middle:.1f}x"),
-    ]
-    return rows

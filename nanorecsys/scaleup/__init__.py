@@ -7,14 +7,14 @@ The real items come first.
 """
 
 from nanorecsys.scaleup.catalogue import generate, write_catalogue
-from nanorecsys.scaleup.errors import ScaleupError, UnknownGeneratorError, VectorsError
+from nanorecsys.scaleup.errors import GeneratorInputError, ScaleupError, UnknownGeneratorError
 from nanorecsys.scaleup.generators import GENERATORS
 
 __all__ = [
     "GENERATORS",
+    "GeneratorInputError",
     "ScaleupError",
     "UnknownGeneratorError",
-    "VectorsError",
     "generate",
     "write_catalogue",
 ]

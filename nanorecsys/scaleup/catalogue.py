@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from nanorecsys.ann.exact import TIE, Exact
 from nanorecsys.ann.indexes import check_neighbours
-from nanorecsys.scaleup.errors import VectorsError
+from nanorecsys.scaleup.errors import GeneratorInputError
 from nanorecsys.scaleup.generators import check_items, generator_of
 from nanorecsys.system.files import atomic_path
 
@@ -38,7 +38,7 @@ def generate(
 
     Raises:
         UnknownGeneratorError: The generator is unknown.
-        VectorsError: The real items are unfit, or more than n.
+        GeneratorInputError: The real items are unfit, or more than n.
     """
     _check(vectors, n, generator)
     catalogue = np.empty((n, vectors.shape[1]), np.float32)
@@ -72,7 +72,7 @@ def _check(vectors: np.ndarray, n: int, generator: str) -> None:
     generator_of(generator)
     check_items(vectors)
     if n < len(vectors):
-        raise VectorsError(
+        raise GeneratorInputError(
             f"A catalogue of {n} items cannot keep {len(vectors)} real ones.",
             f"Ask for at least {len(vectors)} items, or pass fewer vectors.",
         )

@@ -75,19 +75,3 @@ def estimate(parameters: dict[str, Any]) -> Estimate:
 def inputs(parameters: dict[str, Any]) -> list[Path]:
     """Return no files: the chapter reads nothing outside the run."""
     return []
-
-
-def headline(result: ScaleupResult) -> list[tuple[str, str]]:
-    """Return what the landing page shows of this chapter."""
-    b = result.best
-    return [
-        (
-            f"Fastest index at {result.n_items:,} items, recall@10 {b.recall:.3f}",
-            f"{b.factory} {b.search}",
-        ),
-        ("Its P50 against exact search's", f"{b.p50_ms.middle:.3f} ms, {result.speedup:,.0f}x"),
-        (
-            f"Largest recall error of the generator {result.recommended_generator}",
-            f"{_worst(result):.3f}",
-        ),
-    ]

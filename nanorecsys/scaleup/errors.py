@@ -7,7 +7,7 @@ class ScaleupError(NanorecsysError):
     """A catalogue cannot be made or searched as asked."""
 
 
-class VectorsError(ScaleupError):
+class GeneratorInputError(ScaleupError):
     """Item vectors have the wrong shape, are not finite, not of unit norm or too few."""
 
 

@@ -26,7 +26,7 @@ from nanorecsys.data import Histories
 from nanorecsys.scaleup.catalogue import generate
 from nanorecsys.scaleup.curves import FAMILIES, recall_curves, relabelled
 from nanorecsys.scaleup.descriptors import Description, copy_share, describe, two_sample_auc
-from nanorecsys.scaleup.errors import VectorsError
+from nanorecsys.scaleup.errors import GeneratorInputError
 from nanorecsys.scaleup.generators.neighbourhoods import nearest
 from nanorecsys.scaleup.result import Gap, Judged
 from nanorecsys.system.environment import environment
@@ -125,11 +125,11 @@ def judge_generators(test: HeldOutTest, generators: Sequence[str]) -> Verdicts:
         generators: Names of `GENERATORS`.
 
     Raises:
-        VectorsError: There are too few items for the share that is kept.
+        GeneratorInputError: There are too few items for the share that is kept.
     """
     kept = round(test.kept * len(test.vectors))
     if kept < FEWEST:
-        raise VectorsError(
+        raise GeneratorInputError(
             f"{test.kept:.0%} of {len(test.vectors)} items are {kept}, but the test needs {FEWEST}",
             "Keep a larger share, or use more items.",
         )

@@ -19,10 +19,11 @@ from nanorecsys.study.claims import VERDICTS, JudgedClaim
 from nanorecsys.study.doctor import chromium
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
-from nanorecsys.study.records import FILE, write_atomically
+from nanorecsys.study.records import FILE
 from nanorecsys.study.runner import STATE, locked
 from nanorecsys.study.summary import size_mib
 from nanorecsys.system.errors import NanorecsysError
+from nanorecsys.system.files import write_atomically
 
 RESULTS = "book/results"
 SUMMARY = "07_summary"

@@ -8,7 +8,6 @@ A chapter is `notebooks/NN_name.ipynb` whose metadata names its subpackage (`{"n
 - `CLAIMS`: its claims, a tuple of `nanorecsys.study.claims.Claim`;
 - `estimate(parameters) -> Estimate`: the memory and disk that a run takes;
 - `inputs(parameters) -> list[Path]`: files outside the repository that it reads;
-- `headline(result) -> list[tuple[str, str]]`: its main figures, each with a label;
 - `checks() -> list[Check]`, optional: what `nanorecsys doctor` reports for it.
 """
 

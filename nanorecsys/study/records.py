@@ -7,7 +7,7 @@ import msgspec
 
 from nanorecsys.study.provenance import Provenance
 from nanorecsys.system.errors import NanorecsysError
-from nanorecsys.system.files import atomic_path
+from nanorecsys.system.files import write_atomically
 
 FORMAT = 1
 FILE = "result.json"
@@ -31,12 +31,6 @@ class Record(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     provenance: Provenance
     files: dict[str, str]
     result: T
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or none."""
-    with atomic_path(path) as part:
-        part.write_bytes(content)
 
 
 def encode(value: Any) -> bytes:

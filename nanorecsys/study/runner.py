@@ -32,10 +32,11 @@ from nanorecsys.study.gate import check_chapter, check_executed
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.parameters import RUN_NAME, ParameterError, unknown
 from nanorecsys.study.progress import ChapterProgress, clock
-from nanorecsys.study.records import encode, read_record, write_atomically
+from nanorecsys.study.records import encode, read_record
 from nanorecsys.study.session import OUT_VARIABLE
 from nanorecsys.system.environment import environment
 from nanorecsys.system.errors import NanorecsysError
+from nanorecsys.system.files import write_atomically
 
 STATE = "run.json"
 WORK = ".work"

@@ -31,6 +31,7 @@ from nanorecsys.study.parameters import (
     unknown,
 )
 from nanorecsys.system.errors import NanorecsysError
+from nanorecsys.system.files import write_atomically
 
 OUT_VARIABLE = "NANORECSYS_OUT"
 BY_HAND = "by-hand"
@@ -179,7 +180,7 @@ def begin(out: Path, parameters: dict[str, Any]) -> float:
             last = max(file.stat().st_mtime for file in out.rglob("*"))
             spent = before.spent + max(0.0, last - before.started)
     attempt = Attempt(parameters=parameters, started=time.time(), spent=spent)
-    records.write_atomically(path, msgspec.json.encode(attempt))
+    write_atomically(path, msgspec.json.encode(attempt))
     return spent
 
 

@@ -10,8 +10,9 @@ import pandas as pd
 from nanorecsys.study.chapters import Chapter, chapters
 from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.parameters import RUN_NAME
-from nanorecsys.study.records import FILE, Record, encode, read_record, write_atomically
+from nanorecsys.study.records import FILE, Record, encode, read_record
 from nanorecsys.study.session import Session
+from nanorecsys.system.files import write_atomically
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

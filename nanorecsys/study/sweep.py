@@ -13,9 +13,10 @@ from rich.console import Console
 from nanorecsys.study.chapters import chapters
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.parameters import ParameterError, known_chapter, resolve
-from nanorecsys.study.records import read_record, write_atomically
+from nanorecsys.study.records import read_record
 from nanorecsys.study.runner import Run, load_profile, run_chapters
 from nanorecsys.study.summary import flatten
+from nanorecsys.system.files import write_atomically
 
 SWEEPS = "sweeps"
 

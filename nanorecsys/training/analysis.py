@@ -23,7 +23,7 @@ from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import encode_users, fit_retriever, rank_by, scorer
 from nanorecsys.training.loop import Trained, TrainingConfig
 from nanorecsys.training.losses import LOSSES
-from nanorecsys.training.result import Difference, ItemChoice, Quality, Read
+from nanorecsys.training.result import ItemChoice, NdcgDifference, Quality, Read
 
 # The ways to represent items, and whether each uses their content.
 ITEMS_BY = {"id and content": True, "id alone": False}
@@ -55,10 +55,10 @@ def change(
 
 def difference(
     runs: Sequence[Evaluation], others: Sequence[Evaluation], against: str
-) -> Difference:
+) -> NdcgDifference:
     """NDCG@10 of a model's seeds minus that of another model on the same task, paired by user."""
     found = change(runs, others)
-    return Difference(against=against, ndcg=found.change, low=found.low, high=found.high)
+    return NdcgDifference(against=against, ndcg=found.change, low=found.low, high=found.high)
 
 
 def rank(model: Retriever, task: Task, events: int | None = None) -> Evaluation:

@@ -57,16 +57,3 @@ def estimate(parameters: dict[str, Any]) -> Estimate:
 def inputs(parameters: dict[str, Any]) -> list[Path]:
     """No files outside the run."""
     return []
-
-
-def headline(result: TrainingResult) -> list[tuple[str, str]]:
-    """Figures of this chapter for the landing page."""
-    best = result.margin[LEAVE_ONE_OUT].against
-    models = result.quality[LEAVE_ONE_OUT]
-    return [
-        (
-            "NDCG@10 of the retriever, leave-one-out, whole catalogue",
-            f"{models[RETRIEVER].ndcg:.3f}",
-        ),
-        (f"NDCG@10 of the best baseline ({best})", f"{models[best].ndcg:.3f}"),
-    ]

@@ -36,7 +36,7 @@ from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.losses import LOSSES
 
 CHECKPOINT_STEPS = 100  # steps between two checkpoints; each epoch ends with another one
-# Attributes of a `Run` that a checkpoint holds beside the states of model and optimiser.
+# Attributes of a `TrainingRun` that a checkpoint holds beside the states of model and optimiser.
 SAVED = ("step", "epoch", "best_epoch", "best", "loss_sum", "seconds", "curve")
 
 Validate = Callable[[Retriever], float]
@@ -123,7 +123,7 @@ def train(
     """
     if not len(histories.items):
         raise TrainingError("there is no event to train on", "Use a split that leaves some.")
-    run = Run(model.to(best_device()), histories, config, validate)
+    run = TrainingRun(model.to(best_device()), histories, config, validate)
     if checkpoint_path and checkpoint_path.exists():
         run.restore(checkpoint_path)
     last = min(config.epochs, stop_after or config.epochs)
@@ -166,7 +166,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-class Run:
+class TrainingRun:
     """All state that changes while a model trains: one step, one epoch, save and restore."""
 
     def __init__(

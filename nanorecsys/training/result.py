@@ -23,7 +23,7 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     seeds: int
 
 
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
+class NdcgDifference(msgspec.Struct, frozen=True, kw_only=True):
     """NDCG of one model minus that of another on the same targets, with its paired interval."""
 
     against: str
@@ -57,7 +57,7 @@ class RankerResult(msgspec.Struct, frozen=True, kw_only=True):
 
     before: Quality
     after: Quality
-    change: Difference
+    change: NdcgDifference
     cold: Quality
     cold_over_popularity: float
 
@@ -80,7 +80,7 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     items_by: dict[str, ItemChoice]
     epochs: int
     quality: dict[str, dict[str, Quality]]
-    margin: dict[str, Difference]
+    margin: dict[str, NdcgDifference]
     shuffled_ndcg: float
     tie_changed_share: float
     ablation: dict[str, dict[str, float]]

@@ -28,7 +28,7 @@ from nanorecsys.models.items import item_content
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.serving.padding import padded
 from nanorecsys.training import batches
-from nanorecsys.training.loop import Run, TrainingConfig, best_device, has_bf16
+from nanorecsys.training.loop import TrainingConfig, TrainingRun, best_device, has_bf16
 
 STEPS = 3  # steps of each loop in a repeat
 PADDED = "padded, fp32"
@@ -100,7 +100,7 @@ def summarise(timings: pd.DataFrame) -> pd.DataFrame:
 
 def _packed_step(model: Retriever, histories: Histories, training: TrainingConfig) -> Step:
     """A step of `loop.train` over one epoch again and again; it returns its tokens."""
-    run = Run(model, histories, training)
+    run = TrainingRun(model, histories, training)
     rows = batches.epoch(histories, model.config.window, np.random.default_rng(training.seed))
     queue = rows.split(run.batch_rows, 1)
 

@@ -11,8 +11,8 @@ import pytest
 from nanorecsys import evaluation
 from nanorecsys.ann import analysis, bench, corpus, specs
 from nanorecsys.ann.bench import (
+    BenchQueries,
     BenchSettings,
-    Workload,
     build,
     in_child,
     measure_table,
@@ -60,7 +60,7 @@ def workload(task, queries):
     held_out = HeldOutItems(
         queries.users, queries.whole, task.seen.take(queries.users), task.targets.items
     )
-    return Workload(queries.vectors, exact, held_out)
+    return BenchQueries(queries.vectors, exact, held_out)
 
 
 @pytest.fixture(scope="module")

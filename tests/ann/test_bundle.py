@@ -18,7 +18,7 @@ from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FORMAT, Record, write_record
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.errors import NanorecsysError
-from tests.records import made
+from tests.records import example_provenance as made
 from tests.serving.small_bundle import N_ITEMS, N_USERS, WINDOW, D, item_vectors, small_parts
 
 

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from nanorecsys.loadtest.chapter import CLAIMS, estimate, headline, inputs
+from nanorecsys.loadtest.chapter import CLAIMS, estimate, inputs
 from nanorecsys.loadtest.result import (
     Band,
     LoadtestResult,
@@ -158,14 +158,6 @@ def test_figures_are_derived_from_the_record():
     assert GOOD.bands[0].waiting_share == 0.9
     assert GOOD.predicted[0].p99_error == pytest.approx(-0.2)
     assert msgspec.json.decode(msgspec.json.encode(GOOD), type=LoadtestResult) == GOOD
-
-
-def test_the_headline_has_the_rate_where_there_is_one():
-    assert headline(GOOD)[0] == (
-        "Highest rate at a P99 of 100 ms, 30% cold",
-        "1,100 requests/s",
-    )
-    assert len(headline(changed(highest=None))) == len(headline(GOOD)) - 1
 
 
 def test_the_estimate_grows_with_the_users_and_the_server_is_an_input():

@@ -7,7 +7,7 @@ import pytest
 
 from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.data import Histories
-from nanorecsys.scaleup import GENERATORS, VectorsError, fidelity, generate
+from nanorecsys.scaleup import GENERATORS, GeneratorInputError, fidelity, generate
 from nanorecsys.scaleup.analysis import kept_promise
 from nanorecsys.scaleup.curves import recall_curves
 from nanorecsys.scaleup.descriptors import copy_share, describe, hubness, two_sample_auc
@@ -154,7 +154,7 @@ def test_subsets_part_the_items_and_differ(catalogue, users, nothing):
 
 
 def test_too_few_items_are_refused(catalogue, users, nothing):
-    with pytest.raises(VectorsError, match="the test needs 50"):
+    with pytest.raises(GeneratorInputError, match="the test needs 50"):
         judge_generators(HeldOutTest(catalogue[:100], users, nothing), ["independent"])
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nanorecsys.scaleup import GENERATORS, UnknownGeneratorError, VectorsError, generate
+from nanorecsys.scaleup import GENERATORS, GeneratorInputError, UnknownGeneratorError, generate
 from nanorecsys.scaleup.generators import generator_of
 from nanorecsys.scaleup.generators.distributions import covariance_root
 from nanorecsys.scaleup.generators.neighbourhoods import intrinsic_dimension, nearest
@@ -130,12 +130,12 @@ def test_unknown_generator_lists_the_known(curved: np.ndarray) -> None:
     ],
 )
 def test_unfit_vectors_are_refused(change, says: str, curved: np.ndarray) -> None:
-    with pytest.raises(VectorsError, match=says):
+    with pytest.raises(GeneratorInputError, match=says):
         generate(change(curved), 1000, "local")
 
 
 def test_fewer_items_than_real_ones_are_refused(curved: np.ndarray) -> None:
-    with pytest.raises(VectorsError, match="599 items cannot keep 600"):
+    with pytest.raises(GeneratorInputError, match="599 items cannot keep 600"):
         generate(curved, 599)
 
 

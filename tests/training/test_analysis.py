@@ -14,7 +14,7 @@ from nanorecsys.training import analysis
 from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import encode_users, fit_retriever
 from nanorecsys.training.loop import Trained
-from nanorecsys.training.result import Difference, Read
+from nanorecsys.training.result import NdcgDifference, Read
 from tests.training.sequences import SHORT, SMALL, titles, walks
 
 
@@ -54,7 +54,7 @@ def test_quality_is_the_mean_over_the_seeds(task):
 
 def test_a_difference_is_paired(task):
     one, other = run(task, 0), run(task, 1)
-    assert analysis.difference([one], [one], "itself") == Difference(
+    assert analysis.difference([one], [one], "itself") == NdcgDifference(
         against="itself", ndcg=0.0, low=0.0, high=0.0
     )
     found = analysis.difference([one], [other], "other")

@@ -17,7 +17,7 @@ from nanorecsys.models.retriever import Retriever
 from nanorecsys.training import fit, loop
 from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import encode_users, fit_retriever, scorer
-from nanorecsys.training.loop import Run, TrainingConfig, train
+from nanorecsys.training.loop import TrainingConfig, TrainingRun, train
 from nanorecsys.training.losses import LOSSES
 from tests.training.sequences import SHORT, SMALL, titles, walks
 
@@ -76,9 +76,11 @@ def test_same_seed_same_weights_and_another_seed_others():
 def test_a_target_competes_with_earlier_items_only_if_configured():
     twice = Histories(np.array([0, 4], np.int64), np.array([7, 3, 7, 5], np.int32))
     events = torch.arange(4)
-    had = Run(fresh(), twice, SHORT).excluded(events)
+    had = TrainingRun(fresh(), twice, SHORT).excluded(events)
     assert [row.nonzero().flatten().tolist() for row in had] == [[], [8], [4], [4, 8]]
-    assert not Run(fresh(), twice, replace(SHORT, seen_negatives=True)).excluded(events).any()
+    assert (
+        not TrainingRun(fresh(), twice, replace(SHORT, seen_negatives=True)).excluded(events).any()
+    )
 
     def losses(config):
         return train(fresh(), HISTORIES, config, progress=False).curve["loss"].tolist()

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from nanorecsys.scaleup.errors import UnknownGeneratorError, VectorsError
+from nanorecsys.scaleup.errors import GeneratorInputError, UnknownGeneratorError
 from nanorecsys.scaleup.generators.distributions import fit_gaussian, fit_independent, fit_mixture
 from nanorecsys.scaleup.generators.neighbourhoods import fit_local, fit_recombined
 
@@ -56,15 +56,16 @@ def check_items(vectors: np.ndarray) -> None:
     """Check that a generator can be fitted on item vectors.
 
     Raises:
-        VectorsError: They are not unit float32 (items, d), not finite, or fewer than `FEWEST`.
+        GeneratorInputError: They are not float32 (items, d), not of unit norm, not finite,
+            or fewer than `FEWEST`.
     """
     if vectors.ndim != 2 or vectors.dtype != np.float32:
-        raise VectorsError(
+        raise GeneratorInputError(
             f"Item vectors must be float32 (items, d), not {vectors.dtype} {vectors.shape}.",
             "Pass the item_vectors.npy of the training chapter.",
         )
     if len(vectors) < FEWEST:
-        raise VectorsError(
+        raise GeneratorInputError(
             f"{len(vectors)} item vectors are fewer than the {FEWEST} that a generator needs.",
             "Give it more items.",
         )
@@ -72,7 +73,7 @@ def check_items(vectors: np.ndarray) -> None:
     unit = np.abs(norms - 1) <= UNIT_TOLERANCE  # False for NaN
     if not unit.all():
         row = np.argmin(unit)
-        raise VectorsError(
+        raise GeneratorInputError(
             f"{np.count_nonzero(~unit)} item vectors are not finite and of unit norm; "
             f"the first is row {row} with norm {norms[row]:.4g}.",
             "Divide each row by its norm; NaN means that the training diverged.",
