@@ -162,8 +162,7 @@ class DirectAnswer:
 
     def scores(self, user: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Score items int64 (n,) by the ranker, float32 (n,)."""
-        inputs = {"users": user, "items": items[None].astype(np.int64)}
-        return self.bundle.ranker.run(None, inputs)[0][0]
+        return self.bundle.ranker(user, items[None].astype(np.int64))[0]
 
 
 @dataclass

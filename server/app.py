@@ -22,6 +22,7 @@ from server.web import STATIC, docs, static, try_it
 log = logging.getLogger("server")
 SERVICE = web.AppKey("service", Service)
 JSON = "application/json"
+LAG_PERIOD_S = 0.25
 PID = str(os.getpid())  # A worker imports this module after the fork.
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
@@ -224,5 +225,16 @@ def _problem(status: int, title: str, detail: str, headers: dict[str, str]) -> w
 
 async def _run_service(app: web.Application) -> AsyncIterator[None]:
     await app[SERVICE].open()
+    watch = asyncio.create_task(_watch_loop())
     yield
+    watch.cancel()
     await app[SERVICE].close()
+
+
+async def _watch_loop() -> None:
+    """Measure how late the event loop wakes: a blocked loop looks like a full queue otherwise."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_PERIOD_S
+        await asyncio.sleep(LAG_PERIOD_S)
+        metrics.LOOP_LAG.observe(max(loop.time() - due, 0.0))

@@ -10,7 +10,9 @@ import pandas as pd
 
 from nanorecsys.serving.bundle import open_bundle
 from nanorecsys.serving.candidates import candidates_of
+from nanorecsys.serving.encoder import Encode
 from nanorecsys.serving.padding import Histories, padded
+from nanorecsys.serving.ranker import best_first
 from server.schema import MAX_K, FoundItem
 from server.search import TitleSearch
 
@@ -21,8 +23,6 @@ _ITEM, _SCORE = np.dtype("<i4"), np.dtype("<f4")
 # Milliseconds by stage: elapsed, and CPU time of the computing thread where it computes. They
 # differ by the wait for a core or for the interpreter's lock.
 Timings = dict[str, tuple[float, float | None]]
-# Users' vectors float32 (B, d) from histories int64 (B, L) and lengths int64 (B,).
-Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Scores float32 (B, C) of users float32 (B, d) and items int64 (B, C).
 Rank = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -78,8 +78,7 @@ class Engine:
     ) -> None:
         bundle = self.bundle = open_bundle(path)
         self.encode: Encode = bundle.encoder
-        run = bundle.ranker.run
-        self.rank: Rank = lambda users, items: run(None, {"users": users, "items": items})[0]
+        self.rank: Rank = bundle.ranker
         if torch_models:
             from server.torch_models import TorchModels
 
@@ -90,6 +89,9 @@ class Engine:
         self.candidates = min(candidates, manifest.n_items)
         read_events = self.window if pad else read_events or manifest.events_read
         self.read_events = min(read_events, self.window)
+        # Everything but the request that an answer depends on.
+        kind = "torch" if torch_models else "onnx"
+        self.cache_id = f"{self.id}:{kind}:{self.candidates}:{self.read_events}:{pad:d}"
         self.item_ids: list[int | str] = bundle.items["item_id"].to_list()
         self.titles: list[str] = bundle.items["title"].to_list()
         self.search = TitleSearch(self.titles, bundle.popular)
@@ -111,12 +113,10 @@ class Engine:
         found = candidates_of(self.bundle, users, seen, self.candidates)
         marks.append(_now())
         scores = self.rank(users, np.maximum(found, 0))
-        scores[found < 0] = -np.inf
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :MAX_K]
-        answers = []
-        for row, best in enumerate(order):
-            best = best[found[row, best] >= 0]
-            answers.append(Ranked(found[row, best].astype(_ITEM), scores[row, best].astype(_SCORE)))
+        answers = [
+            Ranked(items.astype(_ITEM), values.astype(_SCORE))
+            for items, values in best_first(found, scores, MAX_K)
+        ]
         marks.append(_now())
         took = (np.diff(marks, axis=0) / 1e6).tolist()
         return answers, {stage: (ms, cpu) for stage, (ms, cpu) in zip(STAGES, took, strict=True)}

@@ -156,7 +156,7 @@ class Service:
                 newer = np.array(known, np.int32)
                 items = np.concatenate([items, newer])
                 source += b"e" + _digest(newer)
-        return b"%b:%d:%b" % (engine.id.encode(), request.exclude_seen, source), items
+        return b"%b:%d:%b" % (engine.cache_id.encode(), request.exclude_seen, source), items
 
 
 def settle_memory() -> None:

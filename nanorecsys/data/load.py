@@ -99,12 +99,17 @@ def build_dataset(name: str, table: EventTable, events: pa.Table, movies: Source
             f"{table.source.label}: all {len(user)} events are of one user, {user_ids[0]}",
             "Recommending needs the events of two users or more: check which column is the user.",
         )
-    numbered = pa.table({"user": user, "timestamp": events["timestamp"], "item": item})
-    keys = [(column, "ascending") for column in numbered.column_names]
-    order = pc.sort_indices(numbered, keys).to_numpy()
-    user, item, timestamp = (
-        column.to_numpy()[order] for column in (user, item, events["timestamp"])
+    numbered = pa.record_batch(
+        {
+            "user": user,
+            "timestamp": events["timestamp"].combine_chunks(),
+            "item": item,
+            "rating": events["rating"].combine_chunks(),
+        }
     )
+    keys = [(name, "ascending") for name in ("user", "timestamp", "item")]
+    rows = numbered.take(pc.sort_indices(numbered, keys))  # a third of the time of NumPy's indexing
+    user, timestamp, item, rating = (column.to_numpy().copy() for column in rows.columns)
     twice = np.flatnonzero(
         (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (timestamp[1:] == timestamp[:-1])
     )
@@ -115,7 +120,6 @@ def build_dataset(name: str, table: EventTable, events: pa.Table, movies: Source
         )
     users = pd.DataFrame({"user": _numbers(user_ids), "user_id": user_ids.to_pandas()})
     items = _items(item_ids, read_movies(movies) if movies else {})
-    rating = events["rating"].to_numpy()[order]
     ids_hash = ids_sha256(users["user_id"], items["item_id"])
     return Dataset(name, Interactions(user, item, rating, timestamp, ids_hash), users, items)
 

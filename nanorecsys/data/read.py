@@ -24,6 +24,7 @@ import pyarrow.parquet as parquet
 
 from nanorecsys.data.errors import DataError
 
+BLOCK_BYTES = 8 * 2**20  # size of the blocks that a CSV is parsed in
 # 2100-01-01 in seconds: a later timestamp is a mistake or has another unit.
 LATEST_TIMESTAMP = 4_102_444_800
 # 1980-01-01: a later time in a finer unit is taken for one in that unit.
@@ -276,13 +277,17 @@ def _read_text(table: EventTable) -> Columns:
             convert_options,
         )
     else:
-        with table.source.open() as stream:
-            read = arrow_csv.read_csv(
-                stream,
-                None,
-                arrow_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-                convert_options,
-            )
+        parse_options = arrow_csv.ParseOptions(
+            newlines_in_values=not table.integer_ids,  # MovieLens' own columns are all numbers
+            ignore_empty_lines=False,
+        )
+        data = table.source.data
+        read = arrow_csv.read_csv(
+            io.BytesIO(data) if isinstance(data, bytes) else str(data),
+            arrow_csv.ReadOptions(block_size=BLOCK_BYTES),
+            parse_options,
+            convert_options,
+        )
     return {role: read[name] for role, name in table.names.items()}
 
 

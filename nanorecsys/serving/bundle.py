@@ -15,16 +15,16 @@ Its files::
     user_ids.npy            (n_users,), the data set's own ids by user number, int64 or text
     popularity.npy          int64 (n_items,), events by item
 
-It is read without torch. `bundle` is a link to the folder `bundle-ID` beside it: a new bundle is
-written under a hidden name and checked, then the link is replaced in one step.
+It is read without torch. `bundle` is a link to the folder `bundle.d/ID` beside it: a new bundle is
+written in `bundle.d` and checked, then the link is replaced in one step.
 """
 
 import datetime
+import fcntl
 import hashlib
 import itertools
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,14 +35,15 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanorecsys.data import Histories
-from nanorecsys.serving.encoder import Encoder, session
+from nanorecsys.serving.encoder import Encoder
 from nanorecsys.serving.errors import BundleError
+from nanorecsys.serving.ranker import Ranker
+from nanorecsys.serving.retrieval import FaissIndex, Retriever
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.processor import has_int8_dot_products
 
@@ -178,8 +179,8 @@ class Bundle:
     manifest: Manifest
     tower: str
     encoder: Encoder
-    ranker: ort.InferenceSession
-    index: faiss.Index
+    ranker: Ranker
+    index: Retriever
     item_vectors: np.ndarray  # float32 (n_items, d)
     items: pd.DataFrame
     histories: Histories
@@ -190,30 +191,33 @@ class Bundle:
 
 
 def build_bundle(target: Path | str, parts: Parts) -> Manifest:
-    """Write a bundle beside `target`, check it, and let the link `target` point to it.
+    """Write a bundle in the folder `target`.d, check it, and let the link `target` point to it.
 
     A build that is killed leaves the old bundle or the new one at `target`; the next build deletes
-    the rest. In the end the old bundle is deleted; a server that has it open keeps it. Of two
-    builds for one target at once, one fails. A folder that an older version left in place of the
-    link is replaced too, with an instant between the two.
+    the rest. In the end the old bundle is deleted; a server that has it open keeps it. A folder
+    that an older version left in place of the link is replaced too, with an instant between the
+    two.
 
     Raises:
-        BundleError: `target` is something other than a bundle (it is left alone), the parts do not
-            fit each other, or the disk does not take them. The old bundle stays.
+        BundleError: `target` is something other than a bundle (it is left alone), another build of
+            it is running, the parts do not fit each other, or the disk does not take them. The old
+            bundle stays.
     """
     target = Path(target).absolute()
+    versions = target.with_name(f"{target.name}.d")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _require_replaceable(target)
-        _clear(target)
-        part = target.with_name(f".{target.name}-{secrets.token_hex(6)}")
-        try:
-            part.mkdir()
-            manifest = _write(part, parts)
-            _check(_Folder(part, str(target), MEND))
-            _publish(part, target, f"{target.name}-{manifest.id}")
-        finally:
-            _clear(target)
+        _require_replaceable(target, versions)
+        versions.mkdir(parents=True, exist_ok=True)
+        with _locked(versions):
+            _clear(target, versions)
+            part = versions / "part"
+            try:
+                part.mkdir()
+                manifest = _write(part, parts)
+                _check(_Folder(part, str(target), MEND))
+                _publish(part, target, versions / manifest.id)
+            finally:
+                _clear(target, versions)
     # FAISS raises RuntimeError for an unknown factory string and a full disk, NumPy and PyArrow
     # ValueError; a missing column is a KeyError, one of another type pyarrow's own TypeError
     except (OSError, RuntimeError, ValueError, KeyError, pa.ArrowException) as error:
@@ -319,7 +323,7 @@ def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
     with folder.reading(tower) as path:
         encoder = Encoder(path)
     with folder.reading(RANKER) as path:
-        ranker = session(path)
+        ranker = Ranker(path)
     return Bundle(
         path=folder.path,
         manifest=manifest,
@@ -363,7 +367,7 @@ def _items(folder: _Folder, n_items: int) -> pd.DataFrame:
     return items
 
 
-def _index(folder: _Folder, manifest: Manifest) -> faiss.Index:
+def _index(folder: _Folder, manifest: Manifest) -> Retriever:
     with folder.reading(INDEX) as path:
         index = faiss.read_index(str(path))
         metric = {faiss.METRIC_INNER_PRODUCT: "inner product", faiss.METRIC_L2: "distance"}
@@ -371,10 +375,9 @@ def _index(folder: _Folder, manifest: Manifest) -> faiss.Index:
         expected = f"{manifest.n_items} vectors of {manifest.d} by inner product"
         if found != expected:
             raise folder.wrong(INDEX, f"expected {expected}, found {found}")
-        if manifest.index_search:
-            setting: Any = manifest.index_search  # FAISS's type stubs know one of two overloads
-            faiss.ParameterSpace().set_index_parameters(index, setting)
-    return index
+        retriever = FaissIndex(index)
+        retriever.set(manifest.index_search)
+    return retriever
 
 
 # Checking
@@ -448,7 +451,7 @@ def _answers(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
         yield _unit_norm(tower, users)
         candidates = np.tile([0, n_items - 1], (len(items), len(items)))
         with folder.reading(RANKER):
-            scores = bundle.ranker.run(None, {"users": users, "items": candidates})[0]
+            scores = bundle.ranker(users, candidates)
         yield RANKER, scores.shape == candidates.shape, f"scores {candidates.shape}", scores.shape
         yield RANKER, np.isfinite(scores).all(), "finite scores", "NaN or infinity"
 
@@ -531,11 +534,14 @@ def _first_line(error: BaseException) -> str:
 # Publishing
 
 
-def _require_replaceable(target: Path) -> None:
-    """Refuse a target that is neither a link, nor a folder with a bundle's own files alone."""
-    if target.is_symlink() or not target.exists():
+def _require_replaceable(target: Path, versions: Path) -> None:
+    """Refuse a target that is neither our link nor a folder with a bundle's own files alone."""
+    if target.is_symlink() and target.resolve().parent == versions.resolve():
         return
-    held = {path.name for path in target.iterdir()} if target.is_dir() else set()
+    if not target.is_symlink() and not target.exists():
+        return
+    folder = target.is_dir() and not target.is_symlink()
+    held = {path.name for path in target.iterdir()} if folder else set()
     if MANIFEST not in held or not held <= {MANIFEST, *FILES}:
         raise BundleError(
             f"{target}: expected a serving bundle or nothing at the target, found something else",
@@ -543,23 +549,36 @@ def _require_replaceable(target: Path) -> None:
         )
 
 
-def _publish(part: Path, target: Path, name: str) -> None:
+@contextmanager
+def _locked(versions: Path) -> Iterator[None]:
+    """Hold the folder of a target's bundles for one build; the lock ends with the process."""
+    handle = os.open(versions, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise BundleError(
+            f"{versions}: another build of this bundle is running", "Wait for it, or end it."
+        ) from None
+    finally:
+        os.close(handle)
+
+
+def _publish(part: Path, target: Path, version: Path) -> None:
     """Give the new bundle its name, and let the link `target` point to it in one step."""
-    part.rename(target.with_name(name))
-    part.symlink_to(name)
+    part.rename(version)
+    link = part.with_name("link")
+    link.symlink_to(Path(version.parent.name) / version.name)
     if not target.is_symlink() and target.is_dir():  # a bundle of an older version
-        target.rename(target.with_name(f".{target.name}-{secrets.token_hex(6)}"))
-    os.replace(part, target)
+        target.rename(part)
+    os.replace(link, target)
 
 
-def _clear(target: Path) -> None:
-    """Delete the bundles beside `target` that it does not point to, and what killed builds left."""
-    ours = re.compile(rf"\.?{re.escape(target.name)}-[0-9a-f]{{12}}")
+def _clear(target: Path, versions: Path) -> None:
+    """Delete the bundles that `target` does not point to, and what killed builds left."""
     kept = target.resolve()
-    for path in target.parent.iterdir():
-        if not ours.fullmatch(path.name) or path.resolve() == kept:
-            continue
+    for path in versions.iterdir():
         if path.is_symlink():
             path.unlink()
-        else:
+        elif path.resolve() != kept:
             shutil.rmtree(path, ignore_errors=True)

@@ -18,6 +18,7 @@ from nanorecsys.system.blas import faiss
 __all__ = [
     "FaissIndex",
     "Index",
+    "Retriever",
     "UsearchIndex",
     "innermost",
     "load_index",
@@ -28,16 +29,25 @@ __all__ = [
 ]
 
 
-class Index(Protocol):
-    """A built index. Vectors are float32, unit norm; `index` is the library's own object."""
+class Retriever(Protocol):
+    """What a server needs of an index, in this process or elsewhere."""
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores float32 (q, k), falling, and items int64 (q, k), -1 beyond the last one.
+
+        Args:
+            queries: float32 (q, d), unit norm.
+            k: Number of items per query.
+        """
+
+
+class Index(Retriever, Protocol):
+    """An index that can be set and saved; `index` is the library's own object."""
 
     index: Any
 
     def set(self, search: str) -> None:
         """Apply a search setting such as `nprobe=16`; "" changes nothing."""
-
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores float32 (q, k), falling, and items int64 (q, k), -1 beyond the last one."""
 
     def save(self, path: Path) -> None:
         """Write the index."""

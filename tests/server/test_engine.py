@@ -33,7 +33,7 @@ def directly(small: Small, items: np.ndarray, exclude_seen: bool = True, candida
         products[items] = -np.inf
     best = np.argsort(-products, kind="stable")[:candidates]
     best = best[np.isfinite(products[best])]
-    scores = bundle.ranker.run(None, {"users": user, "items": best[None]})[0][0]
+    scores = bundle.ranker(user, best[None])[0]
     order = np.argsort(-scores, kind="stable")[:MAX_K]
     return best[order], scores[order]
 
@@ -145,6 +145,13 @@ def test_torch_models_of_another_catalogue_are_refused(small, tmp_path):
 def test_another_bundle_has_another_id(small, engine, tmp_path):
     assert Engine(small.bundle).id == engine.id
     assert Engine(build_small(tmp_path, seed=1).bundle).id != engine.id
+
+
+def test_every_setting_that_changes_an_answer_is_in_the_key_of_the_cache(small, engine):
+    others = [{"candidates": 7}, {"read_events": 3}, {"pad": True}, {"torch_models": small.models}]
+    keys = {Engine(small.bundle, **settings).cache_id for settings in others}
+    assert len(keys | {engine.cache_id}) == 5
+    assert Engine(small.bundle).cache_id == engine.cache_id
 
 
 def test_bytes_keep_everything():

@@ -164,6 +164,7 @@ def test_sigterm_loses_no_request_behind_a_load_balancer(own, tmp_path, keep):
                     async with session.get(f"{running.url}/readyz") as response:
                         ready = response.status
             assert ready == 503
+            await asyncio.sleep(0.6)  # a balancer goes on sending until its next poll
 
         seen = under_load(running.url, balance, any_user, keep=keep)
         assert seen.statuses[200] > 8

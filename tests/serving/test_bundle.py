@@ -1,6 +1,7 @@
 """A bundle is whole or refused, with a message that names the file."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import pickle
@@ -132,7 +133,7 @@ def test_it_answers(parts: Parts, built: Path) -> None:
     np.testing.assert_allclose(users[0], expected / np.linalg.norm(expected), atol=1e-6)
     _, found = bundle.index.search(users, 3)
     np.testing.assert_array_equal(found, np.argsort(-users @ parts.item_vectors.T, 1)[:, :3])
-    scores = bundle.ranker.run(None, {"users": users, "items": found})[0]
+    scores = bundle.ranker(users, found)
     expected = np.einsum("bd,bcd->bc", users, parts.item_vectors[found])
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
@@ -174,7 +175,7 @@ def test_int8_runs_where_the_processor_has_it(
 def test_search_parameters_are_applied(parts: Parts, tmp_path: Path) -> None:
     changed = dataclasses.replace(parts, index_factory="IVF2,Flat", index_search="nprobe=2")
     build_bundle(tmp_path / "b", changed)
-    assert faiss.extract_index_ivf(open_bundle(tmp_path / "b").index).nprobe == 2
+    assert faiss.extract_index_ivf(open_bundle(tmp_path / "b").index.index).nprobe == 2
 
 
 def test_a_given_index_is_taken(parts: Parts, tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_given_index_is_taken(parts: Parts, tmp_path: Path) -> None:
     index.add(parts.item_vectors)
     build_bundle(tmp_path / "b", dataclasses.replace(parts, index=index, index_factory="HNSW4"))
     bundle = open_bundle(tmp_path / "b")
-    assert isinstance(bundle.index, faiss.IndexHNSW)
+    assert isinstance(bundle.index.index, faiss.IndexHNSW)
     assert bundle.manifest.index_factory == "HNSW4"
 
 
@@ -479,7 +480,8 @@ def test_parts_that_do_not_fit_are_refused(parts: Parts, tmp_path: Path, case: s
     assert says in error.value.message
     assert error.value.message.startswith(str(tmp_path / "out" / "bundle"))
     assert "unchanged" in error.value.remedy
-    assert not list((tmp_path / "out").iterdir())
+    assert names(tmp_path / "out") == {"bundle.d"}
+    assert not names(tmp_path / "out" / "bundle.d")
 
 
 # What a build leaves
@@ -491,28 +493,29 @@ def names(folder: Path) -> set[str]:
 
 def test_a_bundle_is_a_link_to_a_folder_named_by_its_id(parts: Parts, built: Path) -> None:
     manifest = check_bundle(built)
-    assert os.readlink(built) == f"bundle-{manifest.id}"
-    assert names(built.parent) == {"bundle", f"bundle-{manifest.id}"}
+    assert os.readlink(built) == f"bundle.d/{manifest.id}"
+    assert names(built.parent) == {"bundle", "bundle.d"}
+    assert names(built.parent / "bundle.d") == {manifest.id}
 
 
 def test_a_new_bundle_replaces_an_old_or_a_damaged_one(parts: Parts, tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     first = build_bundle(target, parts)
     server = open_bundle(target)
-    assert server.path == tmp_path / f"bundle-{first.id}"  # not the link, which may be replaced
+    assert server.path == tmp_path / "bundle.d" / first.id  # not the link, which may be replaced
     (target / "ranker.onnx").write_bytes(b"")
     second = build_bundle(target, dataclasses.replace(parts, dataset="other"))
     assert check_bundle(target) == second
-    assert names(tmp_path) == {"bundle", f"bundle-{second.id}"}
+    assert names(tmp_path / "bundle.d") == {second.id}
     np.testing.assert_array_equal(server.item_vectors, parts.item_vectors)  # an open one lives on
     third = build_bundle(target, dataclasses.replace(parts, dataset="other"))
-    assert names(tmp_path) == {"bundle", f"bundle-{third.id}"}
+    assert names(tmp_path / "bundle.d") == {third.id}
 
 
 def test_a_folder_of_an_older_version_is_replaced(parts: Parts, copy: Path) -> None:
     manifest = build_bundle(copy, dataclasses.replace(parts, dataset="other"))
     assert check_bundle(copy).dataset == "other"
-    assert names(copy.parent) == {"bundle", f"bundle-{manifest.id}"}
+    assert names(copy.parent / "bundle.d") == {manifest.id}
 
 
 def test_what_is_no_bundle_is_left_alone(parts: Parts, copy: Path, tmp_path: Path) -> None:
@@ -520,15 +523,35 @@ def test_what_is_no_bundle_is_left_alone(parts: Parts, copy: Path, tmp_path: Pat
     (tmp_path / "empty").mkdir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    (tmp_path / "mine-old").mkdir()
+    (tmp_path / "current").symlink_to("mine")
+    (tmp_path / "bundle-202411301530").mkdir()
     (copy / "notes.txt").write_text("mine")
     before = snapshot(tmp_path)
-    for target in ("file", "empty", "mine", "bundle"):
+    for target in ("file", "empty", "mine", "current", "bundle"):
         with pytest.raises(BundleError, match="expected a serving bundle or nothing") as error:
             build_bundle(tmp_path / target, parts)
         assert "another folder" in error.value.remedy
     assert snapshot(tmp_path) == before
-    assert {"empty", "mine-old"} <= names(tmp_path)
+    assert {"empty", "bundle-202411301530"} <= names(tmp_path)
+
+
+def test_a_backup_beside_the_bundle_stays(parts: Parts, tmp_path: Path) -> None:
+    build_bundle(tmp_path / "bundle", parts)
+    backup = tmp_path / "bundle-202411301530"
+    shutil.copytree(tmp_path / "bundle", backup)
+    build_bundle(tmp_path / "bundle", parts)
+    check_bundle(backup)
+
+
+def test_of_two_builds_at_once_the_second_is_refused(parts: Parts, tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    manifest = build_bundle(target, parts)
+    handle = os.open(tmp_path / "bundle.d", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(BundleError, match="another build of this bundle is running"):
+        build_bundle(target, parts)
+    os.close(handle)
+    assert check_bundle(target) == manifest
 
 
 KILLED = """
@@ -560,11 +583,11 @@ def test_a_killed_build_leaves_one_whole_bundle(parts: Parts, tmp_path: Path, st
         [sys.executable, "-c", KILLED, str(arguments)], capture_output=True, text=True
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert len(names(target.parent)) > 2  # leftovers beside the bundle
+    assert len(names(target.parent / "bundle.d")) > 1  # leftovers beside the bundle
     assert check_bundle(target).dataset == ("other" if step == "clear" else "tiny")
     manifest = build_bundle(target, other)
     assert check_bundle(target) == manifest
-    assert names(target.parent) == {"bundle", f"bundle-{manifest.id}"}
+    assert names(target.parent / "bundle.d") == {manifest.id}
 
 
 # Without torch
@@ -581,7 +604,7 @@ from nanorecsys.serving.encoder import encode_users
 check_bundle(sys.argv[1])
 bundle = open_bundle(sys.argv[1])
 users = encode_users(bundle.encoder, bundle.histories, bundle.manifest.window)
-scores = bundle.ranker.run(None, {"users": users, "items": bundle.index.search(users, 3)[1]})[0]
+scores = bundle.ranker(users, bundle.index.search(users, 3)[1])
 print(*scores.shape)
 """
 
