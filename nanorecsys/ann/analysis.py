@@ -50,7 +50,7 @@ def operating_points(
         found[metric] = [value(own, f"{metric}@10") for own in ranked.values()]
     found["read_mib"] = found["read_bytes"] / MIB
     # The rate of a working set of that size, as if it stayed in a cache between queries.
-    found["floor_ms"] = [limits.read_ms(read, read) for read in found["read_bytes"]]
+    found["floor_ms"] = found["read_bytes"].map(limits.read_ms)
     found["on_front"] = pareto(found["recall_k"], found["p50_ms"])
     return found.reset_index(drop=True)
 

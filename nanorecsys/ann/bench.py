@@ -12,7 +12,9 @@ import os
 import pickle
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +24,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 from threadpoolctl import ThreadpoolController
+from tqdm import tqdm
 
 from nanorecsys.ann.corpus import Corpus
 from nanorecsys.ann.errors import AnnError, CrashError, Failure
@@ -32,7 +35,7 @@ from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import Index, UsearchIndex, load_index
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.environment import environment
-from nanorecsys.system.files import atomic_path
+from nanorecsys.system.files import atomic_path, write_atomically
 from nanorecsys.system.memory import forget_peak, peak_resident_bytes, resident_bytes
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -103,6 +106,37 @@ def fingerprint(*inputs: Any) -> str:
     return hashlib.sha256(pickle.dumps(inputs)).hexdigest()[:12]
 
 
+def call_once(path: Path, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Return the result that is kept in a file, or call the function and keep its result there."""
+    if not path.exists():
+        write_atomically(path, pickle.dumps(work(*arguments, **options)))
+    return pickle.loads(path.read_bytes())
+
+
+@contextmanager
+def recorded(failures: list[Failure], factory: str, catalogue: str = "") -> Iterator[None]:
+    """Record an index that fails, so that the caller goes on with the next one.
+
+    Args:
+        failures: List to append to.
+        factory: Specification of the index.
+        catalogue: What follows its name in the record.
+
+    Raises:
+        AnnError: The index is Flat, with which every index is compared.
+    """
+    try:
+        yield
+    except (SpecificationError, CrashError, RuntimeError, ValueError) as error:
+        message = str(error).partition("\n")[0]
+        failures.append(Failure(factory + catalogue, type(error).__name__, message))
+        if factory == BASELINE:
+            raise AnnError(
+                f"the baseline {BASELINE} was not measured{catalogue}: {message}",
+                "Correct the vectors or use fewer; every index is compared with it.",
+            ) from error
+
+
 class BuildCosts(msgspec.Struct, frozen=True, kw_only=True):
     """Time and memory of a build. `base_bytes` were resident before it, with its input loaded."""
 
@@ -128,8 +162,7 @@ def build(
     costs = path.with_suffix(".json")
     if not costs.exists():
         found = in_child(_build, path, threads, make, arguments, threads=threads, **child)
-        with atomic_path(costs) as part:
-            part.write_bytes(msgspec.json.encode(found))
+        write_atomically(costs, msgspec.json.encode(found))
     return msgspec.json.decode(costs.read_bytes(), type=BuildCosts)
 
 
@@ -278,144 +311,120 @@ class Measurements:
 
 def measure_table(
     folder: Path,
-    specs: Iterable[Specification],
+    specs: Sequence[Specification],
     corpus: Corpus,
     workload: BenchQueries,
     settings: BenchSettings,
     users: np.ndarray | None = None,
 ) -> Measurements:
-    """Build and search every specification. One that fails is recorded by its error's name.
+    """Build every specification, then search all of them in another random order in each round.
+
+    One that fails is recorded by its error's name.
 
     Args:
         folder: Folder of the index files. Those of a killed run with the same vectors are used.
-        specs: Specifications, Flat among them.
+        specs: Specifications, Flat first.
         corpus: Vectors to search.
         workload: Queries.
         settings: How much to measure.
         users: Other users' vectors that projections are fitted on.
 
     Raises:
-        AnnError: Flat, the baseline, is not the first specification, or failed.
+        AnnError: Flat, the baseline, failed.
         NeighboursError: There are fewer vectors than neighbours asked for.
     """
     n = len(corpus.vectors)
     check_neighbours(settings.k, n)
-    points: list[pd.DataFrame] = []
-    rows: dict[str, list[pd.DataFrame]] = {}
+    rng = np.random.default_rng(settings.seed)
+    built: list[pd.DataFrame] = []
     failures: list[Failure] = []
     inputs = fingerprint(corpus.vectors, users)
-    for spec in specs:
+    for spec in tqdm(specs, "builds"):
         path = folder / f"{spec.factory}-{inputs}.index"
-        try:
+        with recorded(failures, spec.factory):
             given = (spec.factory, corpus.vectors, users)
             costs = build(path, build_index, *given, threads=settings.threads)
-            own = in_child(_measure, path, spec, workload, settings, threads=settings.threads)
-        except (SpecificationError, CrashError, RuntimeError, ValueError) as error:
-            failures.append(Failure.of(spec.factory, error))
-            continue
-        first = sum(map(len, points))
-        for name, frame in own.items():
-            frame["point"] += first
-            rows.setdefault(name, []).append(frame)
-        points.append(
-            rows["points"][-1].assign(
-                file=path.name,
-                build_s=costs.build_s,
-                save_s=costs.save_s,
-                bytes_a_vector=costs.index_bytes / n,
-                peak_rss_mib=max(costs.peak_bytes - costs.base_bytes, 0) / 2**20,
+            own = pd.DataFrame({"search": search_settings(spec.factory, settings.points)})
+            own["point"] = (own.index + sum(map(len, built))).astype(np.int32)
+            built.append(
+                own.assign(
+                    factory=spec.factory,
+                    family=spec.family,
+                    file=path.name,
+                    build_s=costs.build_s,
+                    save_s=costs.save_s,
+                    bytes_a_vector=costs.index_bytes / n,
+                    peak_rss_mib=max(costs.peak_bytes - costs.base_bytes, 0) / 2**20,
+                )
             )
-        )
-    if not points or points[0]["factory"].iloc[0] != BASELINE:
-        reason = "; ".join(f.message for f in failures if f.factory == BASELINE)
-        raise AnnError(
-            f"the baseline {BASELINE} was not measured: {reason or 'it is not the first one'}",
-            "Correct the vectors; every index is compared with it.",
-        )
-    del rows["points"]
+    rows: defaultdict[str, list[pd.DataFrame]] = defaultdict(list)
+    for number in range(settings.rounds):
+        sample = rng.permutation(len(workload.queries))[: settings.queries]
+        for place in tqdm(rng.permutation(len(built)), f"round {number + 1}"):
+            own = built[place].sample(frac=1, random_state=rng)
+            factory, file = own[["factory", "file"]].iloc[0]
+            if factory in {failure.factory for failure in failures}:
+                continue
+            with recorded(failures, factory):
+                task = (folder / file, own, number, sample, workload, settings)
+                for name, frame in in_child(_measure, *task, threads=settings.threads).items():
+                    rows[name].append(frame)
+    points = pd.concat(built).set_index("point", drop=False)
+    points = points[~points["factory"].isin([failure.factory for failure in failures])]
     found = {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
-    return Measurements(pd.concat(points, ignore_index=True), found, failures)
+    found = {name: frame[frame["point"].isin(points.index)] for name, frame in found.items()}
+    loaded = found.pop("points").groupby("point")[["read_bytes", "load_ms"]].median()
+    return Measurements(points.join(loaded).reset_index(drop=True), found, failures)
 
 
 def _measure(
-    path: Path, spec: Specification, workload: BenchQueries, settings: BenchSettings
+    path: Path,
+    points: pd.DataFrame,
+    number: int,
+    sample: np.ndarray,
+    workload: BenchQueries,
+    settings: BenchSettings,
 ) -> dict[str, pd.DataFrame]:
-    """Measure all settings of an index in another random order in each round."""
+    """Measure the points of an index in one round; the first one measures recall as well."""
     gc.disable()
-    rng = np.random.default_rng(settings.seed)
     start = time.perf_counter()
-    index = load_index(spec.factory, path)
+    index = load_index(points["factory"].iloc[0], path)
     load_ms = 1e3 * (time.perf_counter() - start)
     searcher = Searcher(index, workload.queries, settings.k)
-    searches = search_settings(spec.factory, settings.points)
-    rows: dict[str, list[pd.DataFrame]] = {}
-    for number in range(settings.rounds):
-        sample = rng.permutation(len(workload.queries))[: settings.queries]
-        for point in rng.permutation(len(searches)):
-            index.set(searches[point])
-            own = _accuracy(searcher, workload, settings) if number == 0 else {}
-            own["latency"] = searcher.round(number, sample)
-            batches = [searcher.batches(SMALL_BATCH, 1, SMALL_BATCHES)[0]]
-            if number == 0:
-                batches += [own["batches"], searcher.batches(LARGE_BATCH, 1, calls=1)[0]]
-            own["batches"] = pd.concat(batches)
-            for name, frame in own.items():
-                rows.setdefault(name, []).append(frame.assign(point=np.int32(point)))
-    found = {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
-    names = pd.DataFrame({"factory": spec.factory, "family": spec.family, "search": searches})
-    found["points"] = (
-        found["points"].sort_values("point", ignore_index=True).join(names).assign(load_ms=load_ms)
-    )
-    return found
+    rows: defaultdict[str, list[pd.DataFrame]] = defaultdict(list)
+    for point, search in zip(points["point"], points["search"], strict=True):
+        index.set(search)
+        own = _accuracy(searcher, workload, settings) if number == 0 else {}
+        read = read_bytes(index, workload.queries, settings.k) if number == 0 else None
+        own["points"] = pd.DataFrame({"read_bytes": [read], "load_ms": load_ms}, dtype=float)
+        own["latency"] = searcher.round(number, sample)
+        batches = [searcher.batches(SMALL_BATCH, 1, SMALL_BATCHES)[0]]
+        if number == 0:
+            batches += [own["batches"], searcher.batches(LARGE_BATCH, 1, calls=1)[0]]
+        own["batches"] = pd.concat(batches)
+        for name, frame in own.items():
+            rows[name].append(frame.assign(point=np.int32(point)))
+    return {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
 
 
 def _accuracy(
     searcher: Searcher, workload: BenchQueries, settings: BenchSettings
 ) -> dict[str, pd.DataFrame]:
-    """Recall of every query, ranks of the held-out items, throughput, and bytes that are read."""
+    """Recall of every query, ranks of the held-out items, and throughput."""
     k, exact, held_out = settings.k, workload.exact, workload.held_out
     searcher.batches(WARM_UP, settings.threads, calls=1)
     batches, found = searcher.batches(LARGE_BATCH, settings.threads)
     accuracy = {"query": np.arange(len(found), dtype=np.int32), "recall_k": exact.recall(found, k)}
     accuracy["recall_10"] = exact.recall(found, min(10, k))
     ranks = held_out.ranks(searcher.index.search, exact.n).astype(np.float32)
-    read = read_bytes(searcher.index, workload.queries, k)
     return {
         "accuracy": pd.DataFrame(accuracy),
         "ranks": pd.DataFrame({"user": held_out.users, "rank": ranks}),
         "batches": batches,
-        "points": pd.DataFrame({"read_bytes": [read]}, dtype=float),
     }
 
 
 def time_in_turns(
-    folder: Path,
-    points: pd.DataFrame,
-    corpus: Corpus,
-    queries: np.ndarray,
-    settings: BenchSettings,
-    rounds: int,
-) -> pd.DataFrame:
-    """Time a few points again; they take turns every few queries, so that drift favours none.
-
-    Args:
-        folder: Folder of `measure_table`.
-        points: Some rows of `Measurements.points`.
-        corpus: Vectors of the indexes.
-        queries: float32 (q, d).
-        settings: How much to measure.
-        rounds: Number of rounds.
-
-    Returns:
-        Columns point, round, query and ns. Point -1 is Flat on every tenth vector.
-    """
-    few = corpus.vectors[::10].copy()
-    return in_child(
-        _time_in_turns, folder, points, few, queries, settings, rounds, threads=settings.threads
-    )
-
-
-def _time_in_turns(
     folder: Path,
     points: pd.DataFrame,
     few: np.ndarray,
@@ -423,6 +432,22 @@ def _time_in_turns(
     settings: BenchSettings,
     rounds: int,
 ) -> pd.DataFrame:
+    """Time a few points again, in a process that does nothing else.
+
+    They take turns every few queries, so that drift favours none.
+
+    Args:
+        folder: Folder of `measure_table`.
+        points: Some rows of `Measurements.points`.
+        few: float32 (n, d), a part of the vectors. If there are at least k, Flat on them is point
+            -1.
+        queries: float32 (q, d).
+        settings: How much to measure.
+        rounds: Number of rounds.
+
+    Returns:
+        Columns point, round, query and ns.
+    """
     gc.disable()
     rng = np.random.default_rng(settings.seed + 1)
     files = points.drop_duplicates("file")

@@ -28,14 +28,15 @@ def _headline(value: Callable[[AnnResult], float | None]) -> Callable[[AnnResult
 CLAIMS = (
     Claim(
         id="ann.recall_99",
-        statement="An index reaches recall@100 of 0.99 at 1/15 of Flat's P50 (27,278 x 256).",
+        statement="An index reaches recall@100 of 0.99 at 1/15 of Flat's P50 (27,278 x 256, one "
+        "thread).",
         value=_headline(lambda r: r.fastest["0.99"].times_flat),
         unit="x",
         target=Target(">=", 15.0, limit=10.0),
     ),
     Claim(
         id="ann.recall_999",
-        statement="An index reaches recall@100 of 0.999 at 1/12 of Flat's P50.",
+        statement="An index reaches recall@100 of 0.999 at 1/12 of Flat's P50 (one thread).",
         value=_headline(lambda r: r.fastest["0.999"].times_flat),
         unit="x",
         target=Target(">=", 12.0, limit=8.0),

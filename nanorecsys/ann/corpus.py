@@ -20,17 +20,12 @@ class Corpus:
     real: int
     generator: str
 
-    @property
-    def synthetic(self) -> int:
-        """Number of generated vectors."""
-        return len(self.vectors) - self.real
-
     def __str__(self) -> str:
         """Describe the vectors in one line, for captions."""
         n, d = self.vectors.shape
         origin = "all of them real"
-        if self.synthetic:
-            origin = f"{self.synthetic:,} of them synthetic ({self.generator})"
+        if n > self.real:
+            origin = f"{n - self.real:,} of them synthetic ({self.generator})"
         return f"{n:,} vectors of {d} dimensions, {origin}"
 
 

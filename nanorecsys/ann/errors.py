@@ -44,8 +44,3 @@ class Failure(msgspec.Struct, frozen=True):
     factory: str
     error: str
     message: str
-
-    @classmethod
-    def of(cls, factory: str, error: Exception) -> "Failure":
-        """Record an error by its name and the first line of its message."""
-        return cls(factory, type(error).__name__, str(error).partition("\n")[0])

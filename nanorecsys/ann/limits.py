@@ -21,7 +21,10 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Measured limits of the machine; `gemm_gflops` is a matrix product's rate on one thread."""
+    """Measured limits of the machine on one thread.
+
+    `bandwidth` is in the order of the working sets; `gemm_gflops` is a matrix product's rate.
+    """
 
     bandwidth: list[Bandwidth]
     gemm_gflops: float
@@ -29,10 +32,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def memory_gb_per_s(self) -> float:
         """Bandwidth at the largest working set, which is main memory's."""
-        return max(self.bandwidth, key=lambda b: b.working_set_mib).gb_per_s
+        return self.bandwidth[-1].gb_per_s
 
-    def read_ms(self, read_bytes: float, working_set_bytes: float) -> float:
-        """Return the least milliseconds that a read takes.
+    def read_ms(self, read_bytes: float) -> float:
+        """Return the least milliseconds that a read takes, as if it stayed in a cache before.
 
         The rate is that of the smallest measured working set that is large enough, else main
         memory's.
@@ -40,16 +43,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         >>> measured = ((1, 50), (64, 10))
         >>> bandwidth = [Bandwidth(working_set_mib=m, gb_per_s=g) for m, g in measured]
         >>> limits = Limits(bandwidth=bandwidth, gemm_gflops=70)
-        >>> limits.read_ms(1e6, 2**20), limits.read_ms(1e6, 2 * 2**20)
-        (0.02, 0.1)
+        >>> limits.read_ms(1e6), limits.read_ms(2e6)
+        (0.02, 0.2)
         """
-        fitting = [b for b in self.bandwidth if b.working_set_mib * MIB >= working_set_bytes]
-        rate = (
-            min(fitting, key=lambda b: b.working_set_mib).gb_per_s
-            if fitting
-            else self.memory_gb_per_s
-        )
-        return read_bytes / rate / 1e6
+        fitting = (b for b in self.bandwidth if b.working_set_mib * MIB >= read_bytes)
+        return read_bytes / next(fitting, self.bandwidth[-1]).gb_per_s / 1e6
 
 
 def measure_limits(sizes_mib: Sequence[float] = SIZES_MIB, repeats: int = 3) -> Limits:
@@ -73,28 +71,30 @@ def measure_limits(sizes_mib: Sequence[float] = SIZES_MIB, repeats: int = 3) -> 
     return Limits(bandwidth=bandwidth, gemm_gflops=2 * q * d * n / best_ns)
 
 
+def best_of(first: Limits, second: Limits) -> Limits:
+    """Return the higher rate of two measurements at each working set, and of the product."""
+    pairs = zip(first.bandwidth, second.bandwidth, strict=True)
+    return Limits(
+        bandwidth=[max(pair, key=lambda b: b.gb_per_s) for pair in pairs],
+        gemm_gflops=max(first.gemm_gflops, second.gemm_gflops),
+    )
+
+
 def _read_rate(size: int, repeats: int) -> float:
     """Measure GB per second, which is bytes per nanosecond."""
     ones = np.ones(size, np.int8)  # written, so that pages are not shared
     text = bytearray(ones.tobytes())
     floats = ones.view(np.float32)
-    calls = max(1, 2 * MIB // size)  # amortizes the cost of a call
-
-    def repeated(read: Callable[[], object]) -> Callable[[], None]:
-        def work() -> None:
-            for _ in range(calls):
-                read()
-
-        return work
-
+    calls = max(1, 2 * MIB // size)  # amortizes the cost of reading the clock
     readers = (lambda: text.find(b"\0"), ones.max, floats.max)
-    return size * calls / min(_best_ns(repeated(read), repeats) for read in readers)
+    return size / min(_best_ns(read, repeats, calls) for read in readers)
 
 
-def _best_ns(work: Callable[[], object], repeats: int) -> int:
+def _best_ns(work: Callable[[], object], repeats: int, calls: int = 1) -> float:
     times = []
     for _ in range(repeats + 1):  # the first repeat is a warm-up
         start = time.perf_counter_ns()
-        work()
-        times.append(time.perf_counter_ns() - start)
+        for _ in range(calls):
+            work()
+        times.append((time.perf_counter_ns() - start) / calls)
     return min(times[1:])

@@ -1,6 +1,6 @@
 """Measure indexes over the first n items of one catalogue, each in its own child processes.
 
-tried = CatalogueBench(folder, "recombined", path, queries, exact, limits)
+tried = CatalogueBench(folder, "recombined", path, queries, exact, options, training)
 row = tried.measure("IVF2048,SQ8", 300_000)
 """
 
@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nanorecsys.ann.bench import build, fingerprint, in_child
-from nanorecsys.ann.errors import CrashError, Failure
+from nanorecsys.ann.bench import build, call_once, fingerprint, in_child, recorded
+from nanorecsys.ann.errors import Failure
 from nanorecsys.ann.exact import Exact
-from nanorecsys.ann.limits import MIB, Limits
 from nanorecsys.ann.specs import BASELINE
 from nanorecsys.scaleup.build import (
     TrainingOptions,
@@ -27,7 +26,6 @@ from nanorecsys.scaleup.build import (
 from nanorecsys.scaleup.catalogue import CatalogueFile
 from nanorecsys.scaleup.search import SearchOptions, open_flat, search_at_floor
 from nanorecsys.scaleup.specs import ParsedSpecification, parse_specification, search_grid
-from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import load_index
 
 FLAT_QUERIES = 20  # a round of exact search of the largest catalogue takes some seconds
@@ -42,12 +40,12 @@ class CatalogueBench:
     """One catalogue at several sizes.
 
     Args:
-        folder: Folder of the indexes. Those of a killed run with the same input are used.
+        folder: Folder of the indexes and of what their searches measured. Those of a killed run
+            with the same input are used.
         generator: Generator of the catalogue.
         catalogue: .npy of unit float32 (N, d).
         queries: float32 (q, d).
         exact: Exact neighbours by size, see `exact_prefixes`.
-        limits: Limits of the machine.
         options: How settings are chosen and timed.
         training: Bounds of the builds.
         memory_gib: Memory for exact search; it maps the vectors if they need more.
@@ -62,7 +60,6 @@ class CatalogueBench:
     catalogue: Path
     queries: np.ndarray
     exact: dict[int, Exact]
-    limits: Limits
     options: SearchOptions
     training: TrainingOptions
     memory_gib: float = 8.0
@@ -79,27 +76,26 @@ class CatalogueBench:
             on_disk: Map the inverted lists from the file when searching.
 
         Returns:
-            The columns of `result.ScalePoint`; None for a failure.
+            The columns of `result.ScalePoint` without read_mib and floor_ms, and read_bytes; None
+            for a failure.
+
+        Raises:
+            AnnError: Flat failed.
         """
-        try:
+        with recorded(self.failures, specification, f" at {n:,}"):
             parsed = parse_specification(specification, n)
             if parsed.factory == BASELINE:
                 found = self._measure_flat(parsed, n)
             else:
                 found = self._measure_index(parsed, n, on_disk)
-        except (SpecificationError, CrashError, RuntimeError, ValueError) as error:
-            self.failures.append(Failure.of(f"{specification} at {n:,}", error))
-            return None
-        read = found["read_bytes"]
-        return found | {
-            "generator": self.generator,
-            "n": n,
-            "family": parsed.family + (" on disk" if on_disk else ""),
-            "bytes_a_vector": found["index_bytes"] / n,
-            "search_peak_gib": found["peak_bytes"] / GIB,
-            "read_mib": None if read is None else read / MIB,
-            "floor_ms": None if read is None else self.limits.read_ms(read, read),
-        }
+            return found | {
+                "generator": self.generator,
+                "n": n,
+                "family": parsed.family + (" on disk" if on_disk else ""),
+                "bytes_a_vector": found["index_bytes"] / n,
+                "search_peak_gib": found["peak_bytes"] / GIB,
+            }
+        return None
 
     def recalls(self, n: int) -> pd.DataFrame:
         """Return the mean recall over n items by factory and search, for every setting tried."""
@@ -113,15 +109,14 @@ class CatalogueBench:
         queries = self.queries[:FLAT_QUERIES]
         options = replace(self.options, choosing=len(queries), timed=len(queries))
         load = (open_flat, rows, size <= self.memory_gib * GIB)
-        found = self._search(BASELINE, parsed, n, options, queries, *load)
+        found = self._search(BASELINE, parsed, rows, options, queries, *load)
         costs = {"build_s": 0.0, "shared_s": 0.0, "build_peak_gib": 0.0}
         return found | costs | {"read_bytes": size, "index_bytes": size}
 
     def _measure_index(self, parsed: ParsedSpecification, n: int, on_disk: bool) -> dict[str, Any]:
         rows = CatalogueFile(self.catalogue, n)
         check_buildable(parsed, n, rows.d)
-        ends = rows.read(0, 1), rows.read(n - 1, n)
-        folder = self.folder / f"{n}-{fingerprint(ends, self.training, self.users)}"
+        folder = self._folder(rows)
         path = folder / f"{parsed.factory}.index"
         child: dict[str, Any] = {"threads": self.options.threads, "variables": VARIABLES}
         shared_s, peak = 0.0, 0
@@ -136,7 +131,7 @@ class CatalogueBench:
             costs = build(path, build_lists, rows, parsed, self.training, lists, **child)
         name = parsed.factory + (" on disk" if on_disk else "")
         load = (load_index, parsed.factory, path, on_disk)
-        found = self._search(name, parsed, n, self.options, self.queries, *load)
+        found = self._search(name, parsed, rows, self.options, self.queries, *load)
         return found | {
             "build_s": costs.build_s + costs.save_s + shared_s,
             "shared_s": shared_s,
@@ -144,20 +139,25 @@ class CatalogueBench:
             "build_peak_gib": max(costs.peak_bytes, peak) / GIB,
         }
 
+    def _folder(self, rows: CatalogueFile) -> Path:
+        """Folder of what is built and measured of these items, with these inputs."""
+        ends = rows.read(0, 1), rows.read(rows.n - 1, rows.n)
+        return self.folder / f"{rows.n}-{fingerprint(ends, self.training, self.users)}"
+
     def _search(
         self,
         name: str,
         parsed: ParsedSpecification,
-        n: int,
+        rows: CatalogueFile,
         options: SearchOptions,
         queries: np.ndarray,
         *load: Any,
     ) -> dict[str, Any]:
-        settings = search_grid(parsed, options.k, n)
-        given = (load[0], load[1:], settings, queries, self.exact[n], options)
-        found, rows = in_child(
-            search_at_floor, *given, threads=options.threads, variables=VARIABLES
-        )
-        for kind, frame in rows.items():
-            self.rows[kind].append(frame.assign(generator=self.generator, n=n, factory=name))
+        settings = search_grid(parsed, options.k, rows.n)
+        given = (load[0], load[1:], settings, queries, self.exact[rows.n], options)
+        child = {"threads": options.threads, "variables": VARIABLES}
+        path = self._folder(rows) / f"{name}-{fingerprint(settings, queries, options)}.search"
+        found, measured = call_once(path, in_child, search_at_floor, *given, **child)
+        for kind, frame in measured.items():
+            self.rows[kind].append(frame.assign(generator=self.generator, n=rows.n, factory=name))
         return found | {"factory": name}

@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from tqdm import tqdm
 
-from nanorecsys.ann.bench import THREAD_VARIABLES
+from nanorecsys.ann.bench import THREAD_VARIABLES, call_once, fingerprint
 from nanorecsys.data import Histories
 from nanorecsys.scaleup.catalogue import generate
 from nanorecsys.scaleup.curves import FAMILIES, recall_curves, relabelled
@@ -117,12 +118,14 @@ class Outcome:
     copies: float = 0.0
 
 
-def judge_generators(test: HeldOutTest, generators: Sequence[str]) -> Verdicts:
+def judge_generators(test: HeldOutTest, generators: Sequence[str], folder: Path) -> Verdicts:
     """Judge generators, with a progress bar.
 
     Args:
         test: The test.
         generators: Names of `GENERATORS`.
+        folder: Folder with a file per training, from which a killed run goes on with the same
+            test.
 
     Raises:
         GeneratorInputError: There are too few items for the share that is kept.
@@ -147,7 +150,8 @@ def judge_generators(test: HeldOutTest, generators: Sequence[str]) -> Verdicts:
         environment(dict.fromkeys(THREAD_VARIABLES, "1")),
         ProcessPoolExecutor(test.workers, context) as pool,
     ):
-        running = pool.map(partial(train, test), trainings)
+        keep = partial(_keep_training, folder / fingerprint(test), test)
+        running = pool.map(keep, trainings)
         outcomes = list(tqdm(running, "held-out test", len(trainings)))
     rows = pd.concat(
         [
@@ -162,6 +166,11 @@ def judge_generators(test: HeldOutTest, generators: Sequence[str]) -> Verdicts:
     first = {t.generator: o for t, o in zip(trainings, outcomes, strict=True) if t.first}
     judged = [_judge(first[name], name, rows, real, test.bound) for name in generators]
     return Verdicts(noise.to_dict(), first[REAL].description, judged, rows)
+
+
+def _keep_training(folder: Path, test: HeldOutTest, training: Training) -> Outcome:
+    name = f"{training.generator}-{training.subset}-{training.number}"
+    return call_once(folder / name, train, test, training)
 
 
 def train(test: HeldOutTest, training: Training) -> Outcome:

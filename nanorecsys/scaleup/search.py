@@ -177,7 +177,7 @@ def search_at_floor(
             sample = sample_of_queries()
             rounds += [timed_round(timed[i], number, sample) for i in rng.permutation(len(timed))]
         chosen = percentiles(pd.concat(rounds), "search")["p50_ms"].idxmin()
-    again = [timed_round(chosen, -1 - i, sample_of_queries()) for i in range(CONFIRM_ROUNDS)]
+    confirming = [timed_round(chosen, -1 - i, sample_of_queries()) for i in range(CONFIRM_ROUNDS)]
     searcher.index.set(chosen)
     rate, items = searcher.batches(len(queries), options.threads)
     others = recalls | {chosen: exact.recall(items, options.k)}
@@ -189,12 +189,12 @@ def search_at_floor(
     row = {
         "search": chosen,
         "recall": float((unused if len(unused) else others[chosen]).mean()),
-        **percentiles(pd.concat(again), "search").loc[chosen].to_dict(),
+        **percentiles(pd.concat(confirming), "search").loc[chosen].to_dict(),
         "queries_per_s": 1e9 / rate["ns"].mean(),
         "read_bytes": read_bytes(searcher.index, queries, options.k),
         "peak_bytes": peak_resident_bytes(),
     }
-    rows = {"accuracy": pd.concat(accuracy), "latency": pd.concat(rounds + again)}
+    rows = {"accuracy": pd.concat(accuracy), "latency": pd.concat(rounds + confirming)}
     return row, rows
 
 

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import groupby
 
 import h5py
 import numpy as np
@@ -21,7 +23,7 @@ from nanorecsys.ann.bench import (
 from nanorecsys.ann.errors import AnnError, CrashError, NeighboursError, VectorsError
 from nanorecsys.ann.exact import HeldOutItems, exact_neighbours
 from nanorecsys.ann.hdf5 import export_hdf5
-from nanorecsys.ann.limits import Bandwidth, Limits
+from nanorecsys.ann.limits import Bandwidth, Limits, best_of, measure_limits
 from nanorecsys.ann.result import Finalist, to_records
 from nanorecsys.data import Histories, Interactions
 from nanorecsys.evaluation import Task
@@ -69,6 +71,7 @@ def searched():
 
 
 SETTINGS = BenchSettings(k=K, points=2, rounds=2, queries=30, threads=1)
+ONE_ROUND = BenchSettings(k=K, points=1, rounds=1, queries=5, threads=1)
 LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)], gemm_gflops=1.0)
 
 
@@ -122,33 +125,54 @@ def test_flat_is_exact_and_ranks_like_the_studys_evaluation(measured, points, qu
     assert points["hitrate"][0] == pytest.approx(evaluation.value(expected, "hitrate@10"))
 
 
+def count_turns(of):
+    """Count the series of equal values."""
+    return sum(1 for _ in groupby(of))
+
+
+def test_indexes_take_turns_by_rounds(measured):
+    latency = measured[1].rows["latency"]
+    assert latency["round"].is_monotonic_increasing
+    indexes = latency["point"].map(measured[1].points.set_index("point")["factory"])
+    orders = [own.unique().tolist() for _, own in indexes.groupby(latency["round"])]
+    assert [sorted(order) for order in orders] == [["Flat", "IVF8,SQ8", "usearch:M8"]] * 2
+    assert orders[0] != orders[1]
+    assert count_turns(latency["point"]) > len(measured[1].points)
+    assert measured[1].points["load_ms"].notna().all()
+
+
 def test_finalists_are_timed_again_in_turns(measured, points, searched, queries):
     chosen = points[points["factory"] != "IVF8,SQ8"]
-    again = time_in_turns(measured[0], chosen, searched, queries.vectors, SETTINGS, rounds=2)
-    assert again.groupby("point").size().to_dict() == dict.fromkeys((-1, 0, 3, 4), 60)
-    found = analysis.confirmed(chosen, again)
+    few = searched.vectors[::10].copy()
+    given = (measured[0], chosen, few, queries.vectors, SETTINGS, 2)
+    latencies = in_child(time_in_turns, *given, threads=1)
+    assert latencies.groupby("point").size().to_dict() == dict.fromkeys((-1, 0, 3, 4), 60)
+    assert count_turns(latencies["point"]) > 2 * 4  # more often than once per round
+    found = analysis.confirmed(chosen, latencies)
     assert found["factory"].tolist() == ["Flat", "usearch:M8", "usearch:M8"]
     assert found["times_flat"].iloc[0] == 1
     records = to_records(found, Finalist)
     assert [r.p50_ms.middle for r in records] == found["p50_ms"].tolist()
 
 
-def test_a_built_index_is_not_built_again(measured, searched, workload, monkeypatch):
+def test_a_built_index_is_not_built_again(measured, searched, workload):
     folder, found = measured
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
     chosen = specs.choose("core", ["IVF8,SQ8"])
-    again = measure_table(folder, chosen, searched, workload, SETTINGS)
+    second = measure_table(folder, chosen, searched, workload, SETTINGS)
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
-    assert again.points["build_s"].tolist() == found.points["build_s"][:3].tolist()
-    recall = again.rows["accuracy"]["recall_k"]
-    assert recall.tolist() == found.rows["accuracy"]["recall_k"][: len(recall)].tolist()
+    assert second.points["build_s"].tolist() == found.points["build_s"][:3].tolist()
+    recall, before = (
+        of.rows["accuracy"].set_index(["point", "query"])["recall_k"] for of in (second, found)
+    )
+    assert recall.to_dict() == before[recall.index].to_dict()
 
 
 def test_an_index_of_other_vectors_is_built_anew(measured, workload):
     folder = measured[0]
     before = set(folder.glob("*.index"))
     other = corpus.Corpus(clustered(N, D, seed=5), N, "")
-    measure_table(folder, specs.choose("core", ["SQ8"])[:1], other, workload, SETTINGS)
+    measure_table(folder, specs.choose("core", ["SQ8"])[:1], other, workload, ONE_ROUND)
     assert len(set(folder.glob("*.index")) - before) == 1
 
 
@@ -168,14 +192,25 @@ def test_a_crash_is_recorded_and_the_sweep_goes_on(tmp_path, searched, workload,
 
     monkeypatch.setattr(bench, "build", crash)
     chosen = specs.choose("core", ["SQ8", "SQ4"])
-    found = measure_table(tmp_path, chosen, searched, workload, SETTINGS)
+    found = measure_table(tmp_path, chosen, searched, workload, ONE_ROUND)
     assert [(f.factory, f.error) for f in found.failures] == [("SQ8", "CrashError")]
     assert found.points["factory"].tolist() == ["Flat", "SQ4"]
 
 
-def test_without_flat_or_with_too_few_vectors_nothing_is_measured(tmp_path, searched, workload):
-    with pytest.raises(AnnError, match="the baseline Flat was not measured"):
-        measure_table(tmp_path, [specs.Specification("Nope", "")], searched, workload, SETTINGS)
+def test_without_flat_nothing_else_is_tried(tmp_path, searched, workload, monkeypatch):
+    tried = []
+
+    def crash(path, *arguments, threads):
+        tried.append(path)
+        return in_child(die, threads=1)
+
+    monkeypatch.setattr(bench, "build", crash)
+    with pytest.raises(AnnError, match="the baseline Flat was not measured: die died"):
+        measure_table(tmp_path, specs.choose("core", ["SQ8"]), searched, workload, SETTINGS)
+    assert len(tried) == 1
+
+
+def test_with_too_few_vectors_nothing_is_measured(tmp_path, workload):
     few = corpus.Corpus(clustered(5, D), 5, "")
     with pytest.raises(NeighboursError):
         measure_table(tmp_path, [], few, workload, SETTINGS)
@@ -196,11 +231,43 @@ def test_users_are_split_and_projections_are_fitted_on_the_others(
     first = histories.items[: histories.offsets[1]]
     assert first.tolist() == task.seen.items[8 * apart[0] : 8 * apart[0] + 4].tolist()
     chosen = specs.choose("core", ["Users8,PQ8x4fs,RFlat"])
-    few = BenchSettings(k=K, points=1, rounds=1, queries=5, threads=1)
-    found = measure_table(tmp_path, chosen, searched, workload, few, users=users(80, D, seed=5))
+    found = measure_table(
+        tmp_path, chosen, searched, workload, ONE_ROUND, users=users(80, D, seed=5)
+    )
     assert not found.failures
     recall = found.rows["accuracy"].groupby("point")["recall_k"].mean()
     assert 0.3 < recall[1] < 1 == recall[0]
+
+
+def test_an_index_that_fails_in_a_later_round_has_no_rows(
+    tmp_path, searched, workload, monkeypatch
+):
+    def fail(work, *arguments, **options):
+        if arguments[0].name.startswith("SQ8") and arguments[2] == 1:
+            raise CrashError("it died", "Try again.")
+        return in_child(work, *arguments, **options)
+
+    monkeypatch.setattr(bench, "in_child", fail)
+    chosen = specs.choose("core", ["SQ8", "SQ4"])
+    few = replace(ONE_ROUND, rounds=2)
+    found = measure_table(tmp_path, chosen, searched, workload, few)
+    assert [(f.factory, f.error) for f in found.failures] == [("SQ8", "CrashError")]
+    assert found.points["factory"].tolist() == ["Flat", "SQ4"]
+    for frame in found.rows.values():
+        assert set(frame["point"]) == set(found.points["point"])
+
+
+def test_the_best_of_two_measurements_of_the_machine_counts():
+    first, second = (
+        in_child(measure_limits, (1.0, 2.0), 1, threads=1),
+        Limits(
+            bandwidth=[Bandwidth(working_set_mib=s, gb_per_s=g) for s, g in ((1, 1e9), (2, 1e-9))],
+            gemm_gflops=1e-9,
+        ),
+    )
+    best = best_of(first, second)
+    assert [b.gb_per_s for b in best.bandwidth] == [1e9, first.bandwidth[1].gb_per_s]
+    assert best.gemm_gflops == first.gemm_gflops
 
 
 def test_a_child_has_the_threads_it_is_given_and_does_not_load_torch():

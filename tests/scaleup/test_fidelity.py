@@ -1,5 +1,8 @@
 """The held-out test catches what it has to catch. About 20 s."""
 
+import pickle
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pandas as pd
@@ -63,9 +66,18 @@ class Copier:
 
 
 @pytest.fixture(scope="module")
-def verdicts(catalogue, users, seen):
-    test = HeldOutTest(catalogue, users, seen, subsets=2, trainings=1, kept=0.5, bound=0.05, seed=3)
-    return judge_generators(test, ["independent", "recombined"])
+def held_out(catalogue, users, seen):
+    return HeldOutTest(catalogue, users, seen, subsets=2, trainings=1, kept=0.5, bound=0.05, seed=3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("held_out")
+
+
+@pytest.fixture(scope="module")
+def verdicts(held_out, folder):
+    return judge_generators(held_out, ["independent", "recombined"], folder)
 
 
 def test_the_better_generator_is_recommended(verdicts):
@@ -90,6 +102,19 @@ def test_rows_are_kept_for_every_training(verdicts):
     assert counts["independent"] == counts["recombined"] == counts[REAL]
     real = verdicts.rows.query("generator == @REAL and family == 'IVF'")
     assert sorted(real["setting"].unique()) == [1, 2, 4, 8, 16, 32]
+
+
+def test_a_second_call_reads_the_results_of_the_first(verdicts, held_out, folder):
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*/*")}
+    assert len(before) == 2 + 2 * 2  # trainings on the real catalogue, and of the generators
+    (path,) = folder.glob("*/recombined-0-0")
+    outcome = pickle.loads(path.read_bytes())
+    path.write_bytes(pickle.dumps(replace(outcome, copies=0.9)))
+    before[path] = path.stat().st_mtime_ns
+    second = judge_generators(held_out, ["independent", "recombined"], folder)
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("*/*")} == before
+    assert second.rows.equals(verdicts.rows)
+    assert [j.copies for j in second.judged] == [verdicts.judged[0].copies, 0.9]
 
 
 def test_a_copying_generator_is_caught_by_codes_graphs_and_the_share_of_copies(
@@ -153,9 +178,9 @@ def test_subsets_part_the_items_and_differ(catalogue, users, nothing):
     assert set(first[0]) != set(second[0])
 
 
-def test_too_few_items_are_refused(catalogue, users, nothing):
+def test_too_few_items_are_refused(catalogue, users, nothing, tmp_path):
     with pytest.raises(GeneratorInputError, match="the test needs 50"):
-        judge_generators(HeldOutTest(catalogue[:100], users, nothing), ["independent"])
+        judge_generators(HeldOutTest(catalogue[:100], users, nothing), ["independent"], tmp_path)
 
 
 def test_curves_rise(catalogue, users, nothing):
