@@ -80,7 +80,7 @@ class Bench:
         self.user_ids: list[Any] = np.asarray(bundles.parts.user_ids).tolist()
         self.generator = _start_generator()
         self.runs: list[LoadRun] = []
-        self.servers_started = 0
+        self.servers: list[LoadedServer] = []
 
     def start(self, rung: Rung) -> "LoadedServer":
         """Start a server and fill its cache with the hot set.
@@ -90,12 +90,12 @@ class Bench:
             LoadTestError: Its cache does not fill.
         """
         self.report(f"{rung.name}: starting")
-        self.servers_started += 1
-        folder = self.folder / f"{self.servers_started:02d}-{rung.name.replace(' ', '-')}"
+        folder = self.folder / f"{len(self.servers) + 1:02d}-{rung.name.replace(' ', '-')}"
         arguments = [*rung.arguments(self.bundles), "--events", folder / "events.sqlite"]
         process = ServerProcess(arguments, log=folder / "server.log")
         process.start()
         server = LoadedServer(self, rung, process)
+        self.servers.append(server)
         try:
             if rung.cache != "none":
                 server.warm_cache()
@@ -113,7 +113,7 @@ class Bench:
         try:
             return self.generator.submit(generate, load).result()
         except (BrokenProcessPool, OSError) as error:
-            self.close()
+            self.generator.shutdown()
             self.generator = _start_generator()
             raise LoadTestError(
                 f"the load generator failed: {error}",
@@ -121,7 +121,9 @@ class Bench:
             ) from error
 
     def close(self) -> None:
-        """End the generator's process."""
+        """Stop the servers that still run, and end the generator's process."""
+        for server in self.servers:
+            server.stop()
         self.generator.shutdown()
 
     def rows(self) -> list[LoadRow]:

@@ -187,6 +187,12 @@ def test_a_server_whose_cache_does_not_fill_is_stopped(bench, monkeypatch):
     process.stop.assert_called_once_with()
 
 
+def test_a_closed_bench_leaves_no_server(bench):
+    processes = [bench.start(FINAL).process.process for _ in range(2)]
+    bench.close()
+    assert [process.poll() for process in processes] == [0, 0]
+
+
 @pytest.mark.parametrize("capacity", [1234.0, 100.0, 37.0])
 def test_the_highest_rate_is_found_and_confirmed(capacity):
     server = SimulatedServer(capacity)
