@@ -46,6 +46,7 @@ TOLERANCE = 1e-3  # difference of a score that the order of fp32 sums may cause,
 MAY_LACK = 1  # items of a direct answer that an approximate index may lose
 CLIENTS, ATTEMPTS = 16, 7
 TIMEOUT_S = 20.0
+MAY_GROW = 1.1  # memory after the last round of faults over that after the first
 AUDIT_EVERY_S, CUT_EVERY_S, REDIS_AWAY_S = 0.1, 0.1, 1.0
 FIRST, LAST = 0.05, 0.85  # shares of the requests between which faults happen
 EPILOG = """
@@ -170,6 +171,7 @@ class Report:
     """Counts of a soak test.
 
     Args:
+        rounds: Rounds of faults asked for.
         answered, refused: Requests answered with 200 and with 503.
         retried: Requests that needed more than one connection.
         lost: Requests without an answer after all attempts.
@@ -179,10 +181,11 @@ class Report:
         events: Events that the server acknowledged.
         events_missing: Acknowledged events that are not in the log.
         killed, reloads, redis_stops, cut: Faults made.
-        rss_mib: Memory of the server before and after.
+        rss_mib: Memory of the server after each round of faults, just before the next one.
         tracebacks: Tracebacks in the server's output.
     """
 
+    rounds: int = 0
     answered: int = 0
     refused: int = 0
     retried: int = 0
@@ -196,13 +199,17 @@ class Report:
     reloads: int = 0
     redis_stops: int = 0
     cut: int = 0
-    rss_mib: tuple[float, float] = (0.0, 0.0)
+    rss_mib: list[float] = field(default_factory=list)
     tracebacks: int = 0
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was lost or wrong."""
-        return not (self.lost or self.server_errors or self.faults or self.events_missing)
+        """Whether all faults happened, nothing was lost or wrong, and memory did not grow."""
+        complete = self.killed == self.reloads == len(self.rss_mib) == self.rounds
+        lost = self.lost or self.server_errors or self.events_missing
+        wrong = self.faults or self.tracebacks
+        grown = self.rss_mib and self.rss_mib[-1] > MAY_GROW * self.rss_mib[0]
+        return complete and self.compared > 0 and not (lost or wrong or grown)
 
 
 def in_fp32(parts: Parts) -> Parts:
@@ -240,9 +247,7 @@ def soak(
         arguments += ["--cache", cache.url if cache else "memory", "--events", test.events]
         with ServerProcess(arguments, log=folder / "server.log") as server:
             test.server = server
-            before = server.rss_mib()
             asyncio.run(test.run(rounds))
-            test.report.rss_mib = (before, server.rss_mib())
         test.report.tracebacks = server.printed().count("Traceback (most recent call last)")
     test.judge()
     return test.report
@@ -334,12 +339,16 @@ class _Soak:
             return response.status, await response.json(content_type=None)
 
     async def make_faults(self, rounds: int) -> None:
-        """Make rounds of faults at even distances."""
+        """Make rounds of faults at even distances, and measure memory one distance after each."""
         report = self.report
-        for number in range(rounds):
-            share = FIRST + (LAST - FIRST) * number / rounds
+        report.rounds = rounds
+        for number, share in enumerate(np.linspace(FIRST, LAST, rounds + 1)):
             while report.answered + report.refused + report.lost < share * self.requests:
                 await asyncio.sleep(0.05)
+            if number > 0:
+                report.rss_mib.append(round(self.server.rss_mib(), 1))
+            if number == rounds:
+                break
             await self.kill_worker()
             if self.cache:
                 self.cache.kill(signal.SIGTERM if number % 2 else signal.SIGKILL)

@@ -12,6 +12,7 @@ follow MLPerf's load generator: single stream, server (a Poisson stream) and off
 import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,19 +23,20 @@ import pandas as pd
 
 from nanorecsys.loadtest import result
 from nanorecsys.loadtest.bundles import Bundles
+from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.generator import Load, Sent, end_with_parent, generate, poisson
 from nanorecsys.loadtest.ladder import Rung, climb
 from nanorecsys.loadtest.population import Workload
 from nanorecsys.loadtest.result import LoadRow
 from nanorecsys.loadtest.server_process import ServerProcess
-from nanorecsys.loadtest.summary import VALID, VOID, frame_of, summarize
+from nanorecsys.loadtest.summary import VALID, VOID, frame_of, is_timed, summarize
 from nanorecsys.study.spread import spread
 
 BUSY_CLIENTS = 8  # clients of a closed loop that keeps a server busy
 WARM_UP_S = 0.3  # seconds of each run before it counts
 BUSY_SHARE = 0.6  # share of what a server's CPU time allows, at which a search begins
 USABLE_CORES = 1.6  # cores that a server with two threads can use; the generator has the rest
-WARM_PASSES = 12  # passes over the hot set until every worker's cache has it, at most
+WARM_PASSES = 64  # passes over the hot set, at most: a worker may get few of the connections
 WARM_SHARE = 0.99  # share of hits at which the caches count as warm
 CLOSED_PER_S = 20_000  # requests/s for which a closed loop has users, at most
 CONFIRMATIONS, STEP_DOWN = 5, 0.12  # long runs at the highest rate, each lower by this share
@@ -76,29 +78,52 @@ class Bench:
         self.bound_ms, self.seed, self.report = bound_ms, seed, report
         self.workload = Workload(len(bundles.lengths), hot_users, cold_share, seed)
         self.user_ids: list[Any] = np.asarray(bundles.parts.user_ids).tolist()
-        self.generator = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
+        self.generator = _start_generator()
         self.runs: list[LoadRun] = []
-        self.servers_started = 0
+        self.servers: list[LoadedServer] = []
 
     def start(self, rung: Rung) -> "LoadedServer":
         """Start a server and fill its cache with the hot set.
 
         Raises:
             ServerStartError: It does not start.
+            LoadTestError: Its cache does not fill.
         """
         self.report(f"{rung.name}: starting")
-        self.servers_started += 1
-        folder = self.folder / f"{self.servers_started:02d}-{rung.name.replace(' ', '-')}"
+        folder = self.folder / f"{len(self.servers) + 1:02d}-{rung.name.replace(' ', '-')}"
         arguments = [*rung.arguments(self.bundles), "--events", folder / "events.sqlite"]
         process = ServerProcess(arguments, log=folder / "server.log")
         process.start()
         server = LoadedServer(self, rung, process)
-        if rung.cache != "none":
-            server.warm_cache()
+        self.servers.append(server)
+        try:
+            if rung.cache != "none":
+                server.warm_cache()
+        except BaseException:
+            server.stop()
+            raise
         return server
 
+    def send(self, load: Load) -> Sent:
+        """Send a load from the generator's process, which is replaced where it has ended.
+
+        Raises:
+            LoadTestError: The process ended, or a connection was refused before the start.
+        """
+        try:
+            return self.generator.submit(generate, load).result()
+        except (BrokenProcessPool, OSError) as error:
+            self.generator.shutdown()
+            self.generator = _start_generator()
+            raise LoadTestError(
+                f"the load generator failed: {error}",
+                "Look into the server's log and at the free memory, then start again.",
+            ) from error
+
     def close(self) -> None:
-        """End the generator's process."""
+        """Stop the servers that still run, and end the generator's process."""
+        for server in self.servers:
+            server.stop()
         self.generator.shutdown()
 
     def rows(self) -> list[LoadRow]:
@@ -137,7 +162,11 @@ class LoadedServer:
             users = rng.permutation(self.bench.workload.hot)
             sent = self._send(users, clients=16, seconds=60.0)
             if sent.sources.count("cache") >= WARM_SHARE * len(users):
-                break
+                return
+        raise LoadTestError(
+            f"the cache of {self.rung.name} does not hold the hot set after {WARM_PASSES} passes",
+            "Use fewer hot users, or a cache that holds them all.",
+        )
 
     def open_loop(
         self,
@@ -164,17 +193,15 @@ class LoadedServer:
             stop_on_error: Whether the first failed request ends the run.
         """
         self.bench.report(f"{self.rung.name}: {scenario} at {rate:.0f}/s")
+        if due_ns is None:
+            due_ns = poisson(rate, warm_up_s + seconds, self.bench.seed + len(self.bench.runs))
         for _ in range(attempts):
-            if due_ns is None:
-                due = poisson(rate, warm_up_s + seconds, self.bench.seed + len(self.bench.runs))
-            else:
-                due = due_ns
             run = self._measure(
                 scenario,
                 rate,
-                len(due),
+                len(due_ns),
                 cold_share,
-                due_ns=due,
+                due_ns=due_ns,
                 warm_up_s=warm_up_s,
                 seconds=seconds,
                 stop_on_error=stop_on_error,
@@ -236,7 +263,11 @@ class LoadedServer:
     def _send(self, users: np.ndarray, **load: Any) -> Sent:
         user_ids = [self.bench.user_ids[user] for user in users.tolist()]
         whole = Load(port=self.process.port, user_ids=user_ids, pids=self.process.pids(), **load)
-        return self.bench.generator.submit(generate, whole).result()
+        return self.bench.send(whole)
+
+
+def _start_generator() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
 
 
 def compare(
@@ -249,6 +280,8 @@ def compare(
 ) -> result.ServerComparison:
     """Load two servers in turn, with the same users and schedules.
 
+    A pair in which the generator was late is repeated once.
+
     Args:
         baseline, optimized: The two servers.
         rate: Offered rate that both carry; None for a closed loop that keeps each of them busy.
@@ -257,10 +290,10 @@ def compare(
         repeats: Number of pairs of runs.
     """
     scenario = f"{'kept busy' if rate is None else 'compared'}, {cold_share:.0%} cold"
-    pairs: list[list[LoadRow]] = []
-    for number in range(repeats):
+
+    def load_pair(seed: int) -> list[LoadRow]:
         cold_used = max(baseline.cold_used, optimized.cold_used)
-        pair = []
+        rows = []
         for server in (baseline, optimized):
             server.cold_used = cold_used
             if rate is None:
@@ -271,13 +304,21 @@ def compare(
                     rate,
                     seconds,
                     cold_share=cold_share,
-                    due_ns=poisson(rate, WARM_UP_S + seconds, server.bench.seed + number),
+                    due_ns=poisson(rate, WARM_UP_S + seconds, seed),
                     attempts=1,
                 )
-            pair.append(run.row)
+            rows.append(run.row)
+        return rows
+
+    pairs = []
+    for number in range(repeats):
+        pair = load_pair(baseline.bench.seed + number)
+        if any(row.verdict == VOID for row in pair):
+            del baseline.bench.runs[-2:]
+            pair = load_pair(baseline.bench.seed + number)
         pairs.append(pair)
     cpu_ms = np.array([[row.server_cpu_ms for row in pair] for pair in pairs])
-    p99_ms = np.array([[row.p99_ms or np.nan for row in pair] for pair in pairs])
+    p99_ms = np.array([[row.p99_ms for row in pair] for pair in pairs if all(map(is_timed, pair))])
     per_s = np.array([[row.goodput_per_s for row in pair] for pair in pairs])
     return result.ServerComparison(
         offered_per_s=rate,
@@ -285,8 +326,8 @@ def compare(
         repeats=repeats,
         baseline_cpu_ms=spread(cpu_ms[:, 0]),
         optimized_cpu_ms=spread(cpu_ms[:, 1]),
-        baseline_p99_ms=spread(p99_ms[:, 0]),
-        optimized_p99_ms=spread(p99_ms[:, 1]),
+        baseline_p99_ms=spread(p99_ms[:, 0]) if len(p99_ms) else None,
+        optimized_p99_ms=spread(p99_ms[:, 1]) if len(p99_ms) else None,
         baseline_per_s=spread(per_s[:, 0]),
         optimized_per_s=spread(per_s[:, 1]),
         times=spread(cpu_ms[:, 0] / cpu_ms[:, 1]),
@@ -316,7 +357,7 @@ def measure_rung(
         name=rung.name,
         change=rung.change,
         cpu_ms=common.server_cpu_ms,
-        p99_ms=None if common.verdict == VOID else common.p99_ms,
+        p99_ms=common.p99_ms if is_timed(common) else None,
         highest_per_s=highest.row.offered_per_s if highest else None,
         cpu_at_highest_ms=highest.row.server_cpu_ms if highest else None,
     )
@@ -399,7 +440,7 @@ def find_highest(
 
 def median_run(runs: Sequence[LoadRun]) -> LoadRun:
     """Choose the run with the median P99 of those that are not VOID; the first where all are."""
-    timed = [run for run in runs if run.row.verdict != VOID and run.row.p99_ms is not None]
+    timed = [run for run in runs if is_timed(run.row)]
     ordered = sorted(timed, key=lambda run: run.row.p99_ms or 0.0)
     return ordered[(len(ordered) - 1) // 2] if ordered else runs[0]
 

@@ -6,6 +6,7 @@ from typing import Any
 from nanorecsys.loadtest.result import LoadtestResult
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.claims import Claim, Target
+from nanorecsys.study.fingerprint import source_files
 from nanorecsys.study.layout import layout
 
 NEEDS = ("01_data", "02_training", "03_export", "04_ann")
@@ -68,5 +69,8 @@ def estimate(parameters: dict[str, Any]) -> Estimate:
 
 
 def inputs(parameters: dict[str, Any]) -> list[Path]:
-    """The server's files: it runs as a process, so the notebook does not import them."""
-    return sorted((layout().root / "server").glob("*.py"))
+    """The server's files and what they import: it runs in separate processes."""
+    root = layout().root
+    files = sorted((root / "server").glob("*.py"))
+    code = "\n".join(file.read_text() for file in files)
+    return sorted({*files, *source_files(code, root)})

@@ -7,6 +7,7 @@ end of each response, and its headers are parsed after the run.
 """
 
 import asyncio
+import gc
 import json
 import multiprocessing
 import os
@@ -45,7 +46,7 @@ class Load:
         pids: Processes of the server, whose CPU time is measured.
         connections: Connections opened before the start; more are opened when all are in use.
         max_in_flight: Requests in flight beyond which an open loop skips a request.
-        timeout_s: Longest wait for an answer.
+        timeout_s: Longest wait for a connection or an answer.
         stop_on_error: Whether the first failed request of the measured part ends the run.
     """
 
@@ -129,7 +130,12 @@ def end_with_parent() -> None:
 def generate(load: Load) -> Sent:
     """Send the load and wait for every answer."""
     generator = _Generator(load)
-    uvloop.run(generator.run())
+    gc.collect()
+    gc.disable()  # a collection would delay the requests that are due meanwhile
+    try:
+        uvloop.run(generator.run())
+    finally:
+        gc.enable()
     return generator.sent()
 
 
@@ -178,9 +184,9 @@ class _Generator:
         self.heads = [b""] * n
         self.sources = [b""] * n
         self.idle: deque[_Connection] = deque()
-        self.busy: dict[int, _Connection] = {}
-        self.opening: set[asyncio.Task] = set()
-        self.waiting = self.next = 0
+        # Requests in flight, each with its connection or the task that opens one.
+        self.busy: dict[int, _Connection | asyncio.Task] = {}
+        self.next = 0
         self.stopped = False
         self.begin_ns = int(load.warm_up_s * 1e9)
 
@@ -196,7 +202,7 @@ class _Generator:
         self.loop.call_later(TIMEOUT_CHECK_S, self._break_late)
         if self.load.due_ns is None:
             for _ in range(self.load.clients):
-                self._ask_again()
+                self._send_next()
             await self.over.wait()
         else:
             sender = threading.Thread(target=self._send_on_schedule)
@@ -227,7 +233,7 @@ class _Generator:
         )
 
     def finish(self, request: int, head: bytes, body: bytes) -> None:
-        """Note the response to a request; an empty head means a broken connection."""
+        """Note the response to a request; an empty head means that it failed."""
         del self.busy[request]
         if head:
             self.done_ns[request] = self._now()
@@ -240,7 +246,7 @@ class _Generator:
         if self.load.stop_on_error and measured and self.status[request] != 200:
             self.stopped = True
         if self.load.due_ns is None:
-            self._ask_again()
+            self._send_next()
         self._end_if_over()
 
     def _now(self) -> int:
@@ -269,12 +275,12 @@ class _Generator:
         if self.stopped:
             return
         self.next = request + 1
-        if len(self.busy) + self.waiting >= self.load.max_in_flight:
+        if len(self.busy) >= self.load.max_in_flight:
             self.status[request] = SKIPPED
         else:
             self._send(request)
 
-    def _ask_again(self) -> None:
+    def _send_next(self) -> None:
         """Send the next request of a closed loop unless its time is over."""
         now = self._now()
         if now < self.begin_ns + self.load.seconds * 1e9 and self.next < len(self.requests):
@@ -283,47 +289,43 @@ class _Generator:
             self._send(self.next - 1)
 
     def _send(self, request: int) -> None:
+        self.sent_ns[request] = self._now()  # the time to connect is the server's
         if self.idle:
             self._send_on(self.idle.popleft(), request)
         else:
-            self.waiting += 1
-            task = self.loop.create_task(self._send_on_new_connection(request))
-            self.opening.add(task)
-            task.add_done_callback(self.opening.discard)
+            self.busy[request] = self.loop.create_task(self._send_on_new_connection(request))
 
     async def _send_on_new_connection(self, request: int) -> None:
         try:
             connection = await self._connect()
         except OSError:
-            self.waiting -= 1
-            self._end_if_over()
+            self.finish(request, b"", b"")
         else:
-            self.waiting -= 1
             self._send_on(connection, request)
 
     def _send_on(self, connection: _Connection, request: int) -> None:
         self.busy[request] = connection
         connection.request = request
-        self.sent_ns[request] = self._now()
         connection.transport.write(self.requests[request])
 
     async def _connect(self) -> _Connection:
-        _, connection = await self.loop.create_connection(
-            lambda: _Connection(self), "127.0.0.1", self.load.port
-        )
+        async with asyncio.timeout(self.load.timeout_s):
+            _, connection = await self.loop.create_connection(
+                lambda: _Connection(self), "127.0.0.1", self.load.port
+            )
         return connection
 
     def _break_late(self) -> None:
         """Break the connections of requests that have waited too long."""
         latest = self._now() - self.load.timeout_s * 1e9
         for request, connection in list(self.busy.items()):
-            if self.sent_ns[request] < latest:
+            if isinstance(connection, _Connection) and self.sent_ns[request] < latest:
                 connection.transport.abort()
         self.loop.call_later(TIMEOUT_CHECK_S, self._break_late)
 
     def _end_if_over(self) -> None:
         all_sent = self.stopped or self.load.due_ns is None or self.next == len(self.intended)
-        if all_sent and not self.busy and not self.waiting:
+        if all_sent and not self.busy:
             self.over.set()
 
 

@@ -6,15 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanorecsys.loadtest.bundles import (
-    BUNDLE_NAMES,
-    CHOSEN,
-    EVERY,
-    FUSED,
-    INDEXED,
-    LAST,
-    Bundles,
-)
+from nanorecsys.loadtest.bundles import BUNDLE_NAMES, CHOSEN, EVERY, FUSED, INDEXED, LAST, Bundles
 from nanorecsys.loadtest.errors import LoadTestError
 
 STEP = 1.4  # ratio of the rates of a search until one holds and one does not
@@ -22,7 +14,7 @@ STEP = 1.4  # ratio of the rates of a search until one holds and one does not
 
 @dataclass(frozen=True)
 class Rung:
-    """A server by its settings.
+    """A server by its settings; the defaults are the first rung.
 
     Args:
         name: Name in the record.
@@ -38,16 +30,16 @@ class Rung:
         workers: Number of worker processes.
     """
 
-    name: str
-    change: str
-    engine: str
-    bundle: str
-    pad: bool
-    whole_window: bool
-    threads: int
-    max_batch: int
-    cache: str
-    coalesce: bool
+    name: str = "torch"
+    change: str = "PyTorch, eager fp32, every history padded, one blocking request at a time"
+    engine: str = "torch"
+    bundle: str = EVERY
+    pad: bool = True
+    whole_window: bool = True
+    threads: int = 0
+    max_batch: int = 1
+    cache: str = "none"
+    coalesce: bool = False
     workers: int = 1
 
     def arguments(self, bundles: Bundles) -> list[object]:
@@ -78,49 +70,21 @@ class Rung:
 
 
 def _rungs() -> tuple[Rung, ...]:
-    first = Rung(
-        name="torch",
-        change="PyTorch, eager fp32, every history padded, one blocking request at a time",
-        engine="torch",
-        bundle=EVERY,
-        pad=True,
-        whole_window=True,
-        threads=0,
-        max_batch=1,
-        cache="none",
-        coalesce=False,
-    )
-    found = [first]
+    found = [Rung()]
     for name, change, changed in (
         ("ONNX", "ONNX Runtime fp32, the model as PyTorch exports it", {"engine": "onnx"}),
         ("no padding", "histories at their own length", {"pad": False}),
         ("last position", "the last layer at the last position only", {"bundle": LAST}),
         ("fused", "ONNX Runtime's fused operators", {"bundle": FUSED}),
         ("chosen tower", "the tower that the export chapter chose", {"bundle": CHOSEN}),
-        (
-            "last events",
-            "only the last events of a history, as many as validation found enough",
-            {"whole_window": False},
-        ),
+        ("last events", "only as many events as validation found enough", {"whole_window": False}),
         ("pool", "computing in a thread beside the event loop", {"threads": 1}),
         ("micro-batches", "waiting requests of similar length computed together", {"max_batch": 8}),
         ("cache", "answers kept in memory", {"cache": "memory"}),
         ("coalescing", "equal requests in flight computed once", {"coalesce": True}),
-        (
-            "index",
-            "the index that chapter 04 recommends in place of exact search",
-            {"bundle": INDEXED},
-        ),
-        (
-            "second worker",
-            "two workers of a compute thread each, with a cache each",
-            {"workers": 2},
-        ),
-        (
-            "second thread",
-            "one worker again, with two compute threads",
-            {"workers": 1, "threads": 2},
-        ),
+        ("index", "the index of chapter 04 in place of exact search", {"bundle": INDEXED}),
+        ("second worker", "two workers, each with a thread and a cache", {"workers": 2}),
+        ("second thread", "one worker with two threads", {"workers": 1, "threads": 2}),
     ):
         found.append(dataclasses.replace(found[-1], name=name, change=change, **changed))
     return tuple(found)

@@ -13,16 +13,17 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
+from nanorecsys.loadtest.bench import LoadRun
 from nanorecsys.loadtest.generator import poisson
-from nanorecsys.loadtest.result import LoadRow, Original, Predicted
-from nanorecsys.loadtest.summary import COMPUTED, VOID, computed, measured
+from nanorecsys.loadtest.result import Original, Predicted
+from nanorecsys.loadtest.summary import COMPUTED, computed, is_timed, measured
 
-# The original's published median and 95th percentile of computing a request, the CPU time of an
-# answer from its cache as measured on a machine like this one, its load, and its tail.
-ORIGINAL_COMPUTE_MS = (41.0, 76.0)
-ORIGINAL_HIT_MS = 1.5
-ORIGINAL_WORKERS, ORIGINAL_COLD_SHARE, ORIGINAL_PER_S = 2, 0.3, 80.0
-ORIGINAL_P99_MS = 580.0
+# The original's published median and 95th percentile of computing a request, here those of a
+# log-normal distribution; the CPU time of a hit as measured on a machine like this one.
+ORIGINAL_COMPUTE_MS, ORIGINAL_COMPUTE_P95_MS, ORIGINAL_HIT_MS = 41.0, 76.0, 1.5
+ORIGINAL_SIGMA = np.log(ORIGINAL_COMPUTE_P95_MS / ORIGINAL_COMPUTE_MS) / NormalDist().inv_cdf(0.95)
+# The original's load, and its published tail.
+ORIGINAL_WORKERS, ORIGINAL_COLD_SHARE, ORIGINAL_PER_S, ORIGINAL_P99_MS = 2, 0.3, 80.0, 580.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +44,10 @@ class ServiceTimes:
 
 
 def simulate(
-    arrival_ms: np.ndarray, service_ms: np.ndarray, threads: int, batch_cost: Sequence[float]
+    arrival_ms: np.ndarray,
+    service_ms: np.ndarray,
+    threads: int = 1,
+    batch_cost: Sequence[float] = (1.0,),
 ) -> np.ndarray:
     """Simulate the queue: a free thread takes those who wait, at most a batch of them.
 
@@ -56,7 +60,7 @@ def simulate(
     Returns:
         Time from arrival to the end of service, float (n,).
 
-    >>> simulate(np.array([0.0, 1.0, 1.0]), np.array([4.0, 4.0, 4.0]), 1, [1.0])
+    >>> simulate(np.array([0.0, 1.0, 1.0]), np.array([4.0, 4.0, 4.0]))
     array([ 4.,  7., 11.])
     >>> simulate(np.array([0.0, 1.0, 1.0]), np.array([4.0, 4.0, 4.0]), 1, [1.0, 0.75])
     array([4., 9., 9.])
@@ -75,34 +79,6 @@ def simulate(
     return finish_ms - arrival_ms
 
 
-def predict_latency(
-    arrival_ms: np.ndarray,
-    hit: np.ndarray,
-    times: ServiceTimes,
-    threads: int,
-    seed: int,
-    hits_wait: bool = False,
-) -> np.ndarray:
-    """Predict the latency of each request in ms, float (n,).
-
-    Args:
-        arrival_ms: Arrivals, ascending, float (n,).
-        hit: Whether each is answered from the cache, bool (n,).
-        times: Measured service times, from which each computed request draws one.
-        threads: Number of threads.
-        seed: Random seed of the draws.
-        hits_wait: Whether hits wait in the queue as well.
-    """
-    rng = np.random.default_rng(seed)
-    service_ms = np.where(hit, times.hit_ms, rng.choice(times.compute_ms, len(hit)))
-    queued = np.ones(len(hit), bool) if hits_wait else ~hit
-    latency_ms = np.full(len(hit), times.hit_ms)
-    latency_ms[queued] = times.overhead_ms + simulate(
-        arrival_ms[queued], service_ms[queued], threads, times.batch_cost
-    )
-    return latency_ms
-
-
 def service_times(
     alone: pd.DataFrame, batched: pd.DataFrame, hits: pd.DataFrame, max_batch: int
 ) -> ServiceTimes:
@@ -115,101 +91,103 @@ def service_times(
         max_batch: Largest batch.
     """
     single = computed(alone)
-    times = [f"{stage}_ms" for stage in COMPUTED]
-    batches = computed(batched).groupby(times)["compute_ms"].agg(["size", "first"])
-    by_size = batches.groupby("size")["first"].mean()
-    cost = by_size / (by_size.index.to_numpy() * single.compute_ms.mean())
+    # The requests of a batch share its times, so equal times tell a batch.
+    batches = computed(batched).groupby([f"{stage}_ms" for stage in COMPUTED])["compute_ms"]
+    by_size = batches.first().groupby(batches.size().to_numpy()).mean()
+    cost = by_size / (by_size.index * single.compute_ms.mean())
     cost[1] = 1.0
     cost = cost.sort_index()
-    sizes = np.arange(1, max_batch + 1)
     return ServiceTimes(
         compute_ms=single.compute_ms.to_numpy(float),
         hit_ms=float(measured(hits).latency_ms.median()),
         overhead_ms=float((single.latency_ms - single.queue_ms - single.compute_ms).median()),
-        batch_cost=np.interp(sizes, cost.index, cost).tolist(),
+        batch_cost=np.interp(np.arange(1, max_batch + 1), cost.index, cost).tolist(),
     )
 
 
+def predict_latency(rows: pd.DataFrame, times: ServiceTimes, threads: int, seed: int) -> np.ndarray:
+    """Predict the latency of each request of a run in ms, float (n,).
+
+    Args:
+        rows: Requests of the run; hits bypass the queue.
+        times: Service times, from which each computed request draws one.
+        threads: Number of threads.
+        seed: Random seed of the draws.
+    """
+    cold = ~rows.hot.to_numpy()
+    arrival_ms = rows.intended_ns.to_numpy()[cold] / 1e6
+    service_ms = np.random.default_rng(seed).choice(times.compute_ms, len(arrival_ms))
+    latency_ms = np.full(len(rows), times.hit_ms)
+    latency_ms[cold] = times.overhead_ms + simulate(
+        arrival_ms, service_ms, threads, times.batch_cost
+    )
+    return latency_ms
+
+
 def predict(
-    runs: Sequence[tuple[LoadRow, pd.DataFrame]],
-    times: ServiceTimes,
-    threads: int,
-    seed: int,
-    highest_per_s: float,
+    runs: Sequence[LoadRun], times: ServiceTimes, threads: int, seed: int, highest_per_s: float
 ) -> Predicted | None:
     """Predict the percentiles of runs at one rate from their arrivals; None where all are VOID.
 
     Args:
-        runs: Row and requests of each run.
+        runs: The runs.
         times: Service times measured in other runs.
         threads: Number of threads.
         seed: Random seed.
         highest_per_s: Highest rate, to which the load is relative.
     """
-    timed = [(row, rows) for row, rows in runs if row.verdict != VOID and row.p99_ms is not None]
+    timed = [run for run in runs if is_timed(run.row)]
     if not timed:
         return None
-    predicted = []
-    for _, rows in timed:
-        arrival_ms, hit = rows.intended_ns.to_numpy() / 1e6, rows.hot.to_numpy()
-        latency_ms = predict_latency(arrival_ms, hit, times, threads, seed)
-        predicted.append(np.percentile(latency_ms[~rows.warm_up.to_numpy()], (50, 99)))
-    observed = [(row.p50_ms or 0.0, row.p99_ms or 0.0) for row, _ in timed]
-    predicted_p50_ms, predicted_p99_ms = np.median(predicted, axis=0).tolist()
-    measured_p50_ms, measured_p99_ms = np.median(observed, axis=0).tolist()
-    offered_per_s = timed[0][0].offered_per_s or 0.0
+    figures = []
+    for run in timed:
+        latency_ms = predict_latency(run.rows, times, threads, seed)[~run.rows.warm_up]
+        figures.append([*np.percentile(latency_ms, (50, 99)), run.row.p50_ms, run.row.p99_ms])
+    medians = np.median(figures, axis=0).tolist()
+    offered_per_s = timed[0].row.offered_per_s or 0.0
     return Predicted(
         offered_per_s=offered_per_s,
         load=offered_per_s / highest_per_s,
-        predicted_p50_ms=predicted_p50_ms,
-        predicted_p99_ms=predicted_p99_ms,
-        measured_p50_ms=measured_p50_ms,
-        measured_p99_ms=measured_p99_ms,
+        predicted_p50_ms=medians[0],
+        predicted_p99_ms=medians[1],
+        measured_p50_ms=medians[2],
+        measured_p99_ms=medians[3],
     )
 
 
 def original(rates: Sequence[float], requests: int, seed: int) -> list[Original]:
     """Predict the original's latency from the service times that it published, at Poisson arrivals.
 
-    Its compute times are taken as log-normal with the published median and 95th percentile. Each of
-    its two worker processes computes one request at a time and has its own queue.
+    Each of its two worker processes computes one request at a time and has its own queue.
 
     Args:
         rates: Offered rates, requests/s.
         requests: Mean number of simulated requests at each rate.
         seed: Random seed.
     """
-    median, p95 = ORIGINAL_COMPUTE_MS
-    deviation = np.log(p95 / median) / NormalDist().inv_cdf(0.95)
-    rng = np.random.default_rng(seed)
-    times = ServiceTimes(
-        compute_ms=median * np.exp(deviation * rng.standard_normal(20_000)), hit_ms=ORIGINAL_HIT_MS
-    )
-    work_ms = (
-        ORIGINAL_COLD_SHARE * times.compute_ms.mean() + (1 - ORIGINAL_COLD_SHARE) * ORIGINAL_HIT_MS
-    )
     found = []
     for hits_wait in (False, True):
         for rate in rates:
+            rng = np.random.default_rng([seed, 1])  # not the draws of `poisson`
             arrival_ms = poisson(rate, requests / rate, seed) / 1e6
-            mix = np.random.default_rng(seed)
-            hit = mix.random(len(arrival_ms)) >= ORIGINAL_COLD_SHARE
-            worker = mix.integers(ORIGINAL_WORKERS, size=len(arrival_ms))
-            latency_ms = np.empty(len(arrival_ms))
+            n = len(arrival_ms)
+            hit = rng.random(n) >= ORIGINAL_COLD_SHARE
+            compute_ms = ORIGINAL_COMPUTE_MS * np.exp(ORIGINAL_SIGMA * rng.standard_normal(n))
+            service_ms = np.where(hit, ORIGINAL_HIT_MS, compute_ms)
+            worker = rng.integers(ORIGINAL_WORKERS, size=n)
+            latency_ms = service_ms.copy()
             for number in range(ORIGINAL_WORKERS):
-                own = worker == number
-                latency_ms[own] = predict_latency(
-                    arrival_ms[own], hit[own], times, 1, seed, hits_wait
-                )
-            p50_ms, p95_ms, p99_ms = np.percentile(latency_ms, (50, 95, 99))
+                queued = (worker == number) & (hits_wait | ~hit)
+                latency_ms[queued] = simulate(arrival_ms[queued], service_ms[queued])
+            p50_ms, p95_ms, p99_ms = np.percentile(latency_ms, (50, 95, 99)).tolist()
             found.append(
                 Original(
                     offered_per_s=rate,
-                    load=rate * float(work_ms) / 1e3 / ORIGINAL_WORKERS,
+                    load=rate * float(service_ms.mean()) / 1e3 / ORIGINAL_WORKERS,
                     hits_wait=hits_wait,
-                    p50_ms=float(p50_ms),
-                    p95_ms=float(p95_ms),
-                    p99_ms=float(p99_ms),
+                    p50_ms=p50_ms,
+                    p95_ms=p95_ms,
+                    p99_ms=p99_ms,
                 )
             )
     return found

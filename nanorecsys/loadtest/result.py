@@ -58,7 +58,8 @@ class ServerComparison(msgspec.Struct, frozen=True, kw_only=True):
         cold_share: Share of requests from cold users.
         repeats: Number of pairs of runs.
         baseline_cpu_ms, optimized_cpu_ms: CPU milliseconds a request.
-        baseline_p99_ms, optimized_p99_ms: 99th percentile of latency.
+        baseline_p99_ms, optimized_p99_ms: 99th percentile of latency, over the pairs without a VOID
+            run; None where there is no such pair.
         baseline_per_s, optimized_per_s: Good answers a second.
         times: CPU time of the baseline over that of the optimized server, by pair.
         void: Number of runs in which the generator was late; their CPU times count all the same.
@@ -69,8 +70,8 @@ class ServerComparison(msgspec.Struct, frozen=True, kw_only=True):
     repeats: int
     baseline_cpu_ms: Spread
     optimized_cpu_ms: Spread
-    baseline_p99_ms: Spread
-    optimized_p99_ms: Spread
+    baseline_p99_ms: Spread | None
+    optimized_p99_ms: Spread | None
     baseline_per_s: Spread
     optimized_per_s: Spread
     times: Spread
@@ -174,11 +175,11 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
         goodput_share: Goodput over that at the highest rate.
         p99_ms: 99th percentile of latency of the good answers.
         refused_share: Share of the requests answered with 503.
-        not_deliberate: Requests that failed otherwise.
+        not_deliberate: Requests that failed otherwise, in all rounds.
         recovery_s: Seconds until the bound was kept again after the rate fell back.
         lag_p99_ms: 99th percentile of how late the generator sent.
         verdict: VOID where the generator was late, otherwise VALID.
-        rounds_p99_ms: 99th percentile of latency in each round.
+        rounds_p99_ms: 99th percentile of latency in each round that is not VOID.
     """
 
     times_highest: float

@@ -80,6 +80,8 @@ class ServerProcess:
 
     def processes(self) -> list[psutil.Process]:
         """List the process that was started, then its descendants."""
+        if self.process.poll() is not None:
+            return []
         with suppress(psutil.NoSuchProcess):
             root = psutil.Process(self.process.pid)
             return [root, *root.children(recursive=True)]

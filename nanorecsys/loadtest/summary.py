@@ -14,6 +14,7 @@ Rows have one line a request, in order of intended time:
 import itertools
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -27,7 +28,8 @@ NO_CORE = "waiting for a core"
 # Where the time of a request goes; the parts add up to its latency.
 PARTS = ("generator", "queue", *COMPUTED, NO_CORE, "event loop", "outside")
 QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 1.0)  # bounds of the bands of latency
-LAG_MS = 5.0  # 99th percentile of the generator's lag beyond which a run is VOID
+LAG_MS = 5.0  # 99th percentile of the generator's lag beyond which a run is VOID,
+LAG_SHARE = 0.1  # or this share of the bound, where that is less
 BIN_S = 0.5  # length of the bins in which a recovery is found
 
 
@@ -124,9 +126,10 @@ def summarize(
     if not latency:
         reasons.append("no request was answered")
     verdict = INVALID if reasons else VALID
-    if offered_per_s is not None and lag_p99_ms > LAG_MS:
+    limit_ms = lag_limit_ms(bound_ms)
+    if offered_per_s is not None and lag_p99_ms > limit_ms:
         verdict = VOID
-        reasons = [f"the generator's lag at P99 is {lag_p99_ms:.1f} ms, above {LAG_MS:g} ms"]
+        reasons = [f"the generator's lag at P99 is {lag_p99_ms:.1f} ms, above {limit_ms:g} ms"]
     came = good(rows[rows.done_ns.between(begin_ns, sent.end_ns)])
     return LoadRow(
         scenario=scenario,
@@ -149,6 +152,16 @@ def summarize(
         verdict=verdict,
         reason="; ".join(reasons),
     )
+
+
+def lag_limit_ms(bound_ms: float) -> float:
+    """Find the 99th percentile of the generator's lag beyond which a run is VOID."""
+    return min(LAG_MS, LAG_SHARE * bound_ms)
+
+
+def is_timed(row: LoadRow) -> bool:
+    """Whether the latencies of a run count: it is not VOID and has good answers."""
+    return row.verdict != VOID and row.p99_ms is not None
 
 
 def percentiles(values: pd.Series) -> Percentiles:
@@ -207,15 +220,14 @@ def parts(rows: pd.DataFrame) -> pd.DataFrame:
 def bands(rows: pd.DataFrame) -> list[Band]:
     """Mean time in each part between quantiles of latency; an empty band is left out."""
     found = parts(rows).sort_values("latency_ms")
-    edges = np.round(np.array(QUANTILES) * len(found)).astype(int)
     made = []
-    for place, (start, stop) in enumerate(itertools.pairwise(edges)):
-        band = found.iloc[start:stop]
+    for low, high in itertools.pairwise(QUANTILES):
+        band = found.iloc[round(low * len(found)) : round(high * len(found))]
         if len(band):
             made.append(
                 Band(
-                    low=QUANTILES[place],
-                    high=QUANTILES[place + 1],
+                    low=low,
+                    high=high,
                     requests=len(band),
                     mean_ms=float(band.latency_ms.mean()),
                     computed_share=float(band.computed.mean()),
@@ -274,7 +286,24 @@ def overload(
         not_deliberate=int((server_errors | (rows.status == 0)).sum()),
         recovery_s=recovery_s(rows, end_ns, bound_ms),
         lag_p99_ms=lag_p99_ms,
-        verdict=VOID if lag_p99_ms > LAG_MS else VALID,
+        verdict=VOID if lag_p99_ms > lag_limit_ms(bound_ms) else VALID,
+    )
+
+
+def median_overload(rounds: Sequence[Overload]) -> tuple[int, Overload]:
+    """Choose the round with the median P99 of those that are not VOID; the first where all are.
+
+    Returns:
+        The place of the round; and its overload with the P99 of all rounds that are not VOID, and
+        the requests of all rounds that failed without being refused.
+    """
+    timed = [place for place, found in enumerate(rounds) if found.verdict != VOID]
+    by_p99 = sorted(timed or [0], key=lambda place: rounds[place].p99_ms)
+    median = by_p99[(len(by_p99) - 1) // 2]
+    return median, msgspec.structs.replace(
+        rounds[median],
+        not_deliberate=sum(found.not_deliberate for found in rounds),
+        rounds_p99_ms=[rounds[place].p99_ms for place in timed],
     )
 
 

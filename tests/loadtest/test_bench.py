@@ -1,12 +1,17 @@
 """The bench, on real servers with small models and on simulated ones. 20 s."""
 
+import os
+import signal
+from contextlib import nullcontext
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from nanorecsys.loadtest import bench as bench_module
 from nanorecsys.loadtest.bench import (
+    LoadedServer,
     LoadRun,
     arrivals,
     compare,
@@ -15,9 +20,12 @@ from nanorecsys.loadtest.bench import (
     measure_rung,
     median_run,
 )
-from nanorecsys.loadtest.errors import PopulationError
-from nanorecsys.loadtest.ladder import BASELINE, FINAL, RUNGS
+from nanorecsys.loadtest.errors import LoadTestError, PopulationError
+from nanorecsys.loadtest.generator import Load
+from nanorecsys.loadtest.ladder import BASELINE, FINAL, RUNGS, STEP
+from nanorecsys.loadtest.server_process import free_port
 from nanorecsys.loadtest.summary import VALID
+from tests.loadtest.small_server import SmallServer, at_once
 from tests.loadtest.test_summary import load_row, rows
 
 pytestmark = pytest.mark.timed
@@ -62,7 +70,9 @@ def test_baseline_and_optimized_get_the_same_schedules_and_users(bench):
     with bench.start(BASELINE) as one, bench.start(FINAL) as other:
         found = compare(one, other, rate=50, cold_share=0.5, seconds=0.5, repeats=2)
         busy = compare(one, other, rate=None, cold_share=0.1, seconds=0.3, repeats=1)
-    assert found.times.low <= found.times.middle <= found.times.high
+    cpu_ms = [row.server_cpu_ms for row in bench.rows()]
+    times = cpu_ms[0] / cpu_ms[1], cpu_ms[2] / cpu_ms[3]
+    assert (found.times.low, found.times.high) == (min(times), max(times))
     *pairs, first, second = [run.rows for run in bench.runs]
     assert len(pairs) == 4
     for a, b in (pairs[:2], pairs[2:]):
@@ -76,13 +86,11 @@ def test_baseline_and_optimized_get_the_same_schedules_and_users(bench):
     assert first.user.tolist()[:shared] == second.user.tolist()[:shared]
 
 
-def test_a_rung_is_measured_and_its_runs_are_kept(bench, monkeypatch):
+def test_the_runs_of_a_rung_are_kept(bench, monkeypatch):
     monkeypatch.setattr(bench_module, "first_rate", lambda row, rung: 100.0)
     rung = measure_rung(bench, FINAL, rate=60, seconds=0.5, tries=1, try_s=0.3)
     assert [row.scenario for row in bench.rows()] == ["ladder, common load", "ladder, search"]
     assert rung.cpu_ms == bench.rows()[0].server_cpu_ms
-    held = bench.rows()[1].verdict == VALID
-    assert rung.highest_per_s == (100.0 if held else None)
 
 
 class SimulatedServer:
@@ -92,8 +100,8 @@ class SimulatedServer:
         self.capacity, self.confirmed, self.void_above = capacity, confirmed or capacity, void_above
         self.bench = SimpleNamespace(runs=[])
 
-    def open_loop(self, scenario, rate, seconds, stop_on_error):
-        assert stop_on_error
+    def open_loop(self, scenario, rate, seconds, stop_on_error=False):
+        assert stop_on_error or scenario == "ladder, common load"
         capacity = self.confirmed if scenario == "confirming" else self.capacity
         verdict = "VALID" if rate <= capacity else "INVALID"
         verdict = "VOID" if rate > self.void_above else verdict
@@ -106,6 +114,83 @@ class SimulatedServer:
         )
         self.bench.runs.append(LoadRun(row, rows(1)))
         return self.bench.runs[-1]
+
+
+@pytest.mark.parametrize("capacity", [1000.0, 100.0])
+def test_a_rung_has_the_highest_rate_that_its_search_found(capacity):
+    server = SimulatedServer(capacity)
+    bench = SimpleNamespace(start=lambda rung: nullcontext(server))
+    rung = measure_rung(bench, FINAL, rate=60, seconds=0.5, tries=6, try_s=0.3)
+    assert capacity / STEP < rung.highest_per_s <= capacity
+    assert (rung.cpu_ms, rung.cpu_at_highest_ms, rung.p99_ms) == (2.0, 2.0, 10.0)
+
+
+def test_a_rung_without_a_valid_rate_has_none():
+    bench = SimpleNamespace(start=lambda rung: nullcontext(SimulatedServer(100.0, void_above=0)))
+    rung = measure_rung(bench, FINAL, rate=60, seconds=0.5, tries=3, try_s=0.3)
+    assert (rung.highest_per_s, rung.cpu_at_highest_ms, rung.p99_ms) == (None, None, None)
+
+
+class ScriptedServer:
+    """A fake server with the verdict and P99 of each run given."""
+
+    def __init__(self, bench, *runs):
+        self.bench, self.runs, self.cold_used = bench, iter(runs), 0
+
+    def open_loop(self, scenario, rate, seconds, cold_share, due_ns, attempts):
+        verdict, p99_ms = next(self.runs)
+        run = LoadRun(load_row(verdict=verdict, p99_ms=p99_ms), rows(1))
+        self.bench.runs.append(run)
+        return run
+
+
+def scripted_comparison(baseline, optimized, repeats):
+    bench = SimpleNamespace(runs=[], seed=0)
+    servers = [ScriptedServer(bench, *runs) for runs in (baseline, optimized)]
+    found = compare(*servers, rate=50, cold_share=0.5, seconds=0.5, repeats=repeats)
+    assert len(bench.runs) == 2 * repeats
+    return found
+
+
+def test_a_pair_with_a_void_run_is_repeated_once():
+    fine = ("VALID", 10.0)
+    found = scripted_comparison([("VOID", 500.0), fine], [("VALID", 70.0), fine], repeats=1)
+    assert (found.void, found.baseline_p99_ms.high, found.optimized_p99_ms.high) == (0, 10.0, 10.0)
+
+
+def test_p99_is_compared_over_the_pairs_without_a_void_run():
+    fine, void = ("VALID", 10.0), ("VOID", 500.0)
+    found = scripted_comparison([void, void, fine], [fine] * 3, repeats=2)
+    assert (found.void, found.baseline_p99_ms.high, found.times.middle) == (1, 10.0, 1.0)
+    found = scripted_comparison([void, void], [fine] * 2, repeats=1)
+    assert (found.void, found.baseline_p99_ms, found.optimized_p99_ms) == (1, None, None)
+
+
+def test_a_generator_that_died_is_a_named_error_and_is_replaced(bench):
+    os.kill(bench.generator.submit(os.getpid).result(), signal.SIGKILL)
+    load = Load(port=free_port(), user_ids=[1], seconds=0.1)
+    with pytest.raises(LoadTestError, match="generator failed: A process"):
+        bench.send(load)
+    with pytest.raises(LoadTestError, match=r"generator failed: .*refused"):
+        bench.send(load)
+    with SmallServer(at_once) as server:
+        sent = bench.send(Load(port=server.port, user_ids=[1], seconds=0.1))
+    assert sent.status.tolist() == [200]
+
+
+def test_a_server_whose_cache_does_not_fill_is_stopped(bench, monkeypatch):
+    process, cold = Mock(), SimpleNamespace(sources=["model"])
+    monkeypatch.setattr(bench_module, "ServerProcess", Mock(return_value=process))
+    monkeypatch.setattr(LoadedServer, "_send", lambda self, users, **load: cold)
+    with pytest.raises(LoadTestError, match="does not hold the hot set"):
+        bench.start(FINAL)
+    process.stop.assert_called_once_with()
+
+
+def test_a_closed_bench_leaves_no_server(bench):
+    processes = [bench.start(FINAL).process.process for _ in range(2)]
+    bench.close()
+    assert [process.poll() for process in processes] == [0, 0]
 
 
 @pytest.mark.parametrize("capacity", [1234.0, 100.0, 37.0])

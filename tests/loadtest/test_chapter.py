@@ -17,6 +17,7 @@ from nanorecsys.loadtest.result import (
 )
 from nanorecsys.loadtest.summary import PARTS
 from nanorecsys.study.claims import judge
+from nanorecsys.study.layout import layout
 from nanorecsys.study.spread import spread
 from tests.loadtest.test_summary import load_row
 
@@ -160,7 +161,17 @@ def test_figures_are_derived_from_the_record():
     assert msgspec.json.decode(msgspec.json.encode(GOOD), type=LoadtestResult) == GOOD
 
 
-def test_the_estimate_grows_with_the_users_and_the_server_is_an_input():
+def test_the_estimate_grows_with_the_users():
     few, many = (estimate({"n_users": n}) for n in (1000, 138_493))
     assert many.disk_gib > few.disk_gib + 0.5
-    assert {path.name for path in inputs({})} >= {"app.py", "settings.py"}
+
+
+def test_the_server_and_what_it_imports_are_inputs():
+    found = {str(path.relative_to(layout().root)) for path in inputs({})}
+    assert found >= {
+        "server/app.py",
+        "server/settings.py",
+        "nanorecsys/serving/candidates.py",
+        "nanorecsys/models/ranker.py",
+    }
+    assert not any(name.startswith("nanorecsys/training") for name in found)

@@ -1,6 +1,7 @@
 """The generator against servers with known delays and failures. 6 s."""
 
 import asyncio
+import gc
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from nanorecsys.loadtest.generator import Load, Sent, cpu_seconds, generate, poisson
+from nanorecsys.loadtest.server_process import free_port
 from tests.loadtest.small_server import SmallServer, at_once, fine, serial
 
 pytestmark = pytest.mark.timed
@@ -136,6 +138,35 @@ def test_a_server_that_is_gone_fails_every_request():
     due_ns = poisson(100, 0.2, seed=0)
     load = Load(port=port, user_ids=range(len(due_ns)), due_ns=due_ns, seconds=0.2, connections=0)
     assert set(generate(load).status) == {0}
+
+
+def test_a_closed_loop_ends_when_every_connection_is_refused():
+    load = Load(port=free_port(), user_ids=range(50), seconds=10.0, clients=3, connections=0)
+    sent = generate(load)
+    assert sent.status.tolist() == [0] * 50
+    assert (sent.sent_ns >= sent.intended_ns).all()
+
+
+def test_a_connection_that_is_not_opened_in_time_is_a_failure():
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):  # the queue is full with it
+            load = Load(port=port, user_ids=[1], seconds=0.1, connections=0, timeout_s=0.2)
+            sent = generate(load)
+    assert sent.status.tolist() == [0]
+    assert 0 <= sent.sent_ns[0] - sent.intended_ns[0] < 100e6
+
+
+def test_garbage_is_not_collected_during_a_run():
+    enabled = []
+
+    async def answer(request: web.Request, body: dict, number: int) -> web.Response:
+        enabled.append(gc.isenabled())
+        return fine()
+
+    send(answer, rate=100, seconds=0.2)
+    assert set(enabled) == {False}
+    assert gc.isenabled()
 
 
 def test_a_closed_loop_has_no_more_requests_in_flight_than_clients():

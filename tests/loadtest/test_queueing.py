@@ -1,8 +1,10 @@
 """The queue against cases with a known answer. 1 s."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from nanorecsys.loadtest.bench import LoadRun
 from nanorecsys.loadtest.queueing import (
     ServiceTimes,
     original,
@@ -33,13 +35,10 @@ def test_a_thread_does_not_wait_for_a_batch_to_fill():
     assert found.tolist() == [4.0, 7.0, 6.0, 4.0]
 
 
-def test_hits_bypass_the_queue_unless_they_wait():
+def test_hits_bypass_the_queue():
     times = ServiceTimes(compute_ms=np.array([10.0]), hit_ms=1.0, overhead_ms=0.5)
-    arrival_ms, hit = np.array([0.0, 1.0, 2.0]), np.array([False, True, False])
-    passing = predict_latency(arrival_ms, hit, times, 1, seed=0)
-    waiting = predict_latency(arrival_ms, hit, times, 1, seed=0, hits_wait=True)
-    assert passing.tolist() == [10.5, 1.0, 18.5]
-    assert waiting.tolist() == [10.5, 10.5, 19.5]
+    arrivals = pd.DataFrame({"intended_ns": [0, 1_000_000, 2_000_000], "hot": [False, True, False]})
+    assert predict_latency(arrivals, times, 1, seed=0).tolist() == [10.5, 1.0, 18.5]
 
 
 def test_service_times_are_read_from_the_rows():
@@ -57,8 +56,8 @@ def test_service_times_are_read_from_the_rows():
 
 def test_a_prediction_is_the_median_of_rounds_that_are_not_void():
     times = ServiceTimes(compute_ms=np.array([6.0]), hit_ms=1.0)
-    runs = [(load_row(p99_ms=p99), rows()) for p99 in (10.0, 90.0, 12.0)]
-    void = (load_row(p99_ms=500.0, verdict="VOID"), rows())
+    runs = [LoadRun(load_row(p99_ms=p99), rows()) for p99 in (10.0, 90.0, 12.0)]
+    void = LoadRun(load_row(p99_ms=500.0, verdict="VOID"), rows())
     found = predict([*runs, void], times, threads=2, seed=0, highest_per_s=400.0)
     assert (found.offered_per_s, found.load) == (100.0, 0.25)
     assert (found.measured_p50_ms, found.measured_p99_ms) == (1.0, 12.0)

@@ -1,5 +1,8 @@
 """A short soak test over real sockets, and its judge, which can fail. 20 s."""
 
+import dataclasses
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -107,6 +110,7 @@ def test_faults_lose_nothing_and_answer_nothing_wrong(served, tmp_path):
     report = soak(parts, tmp_path, requests=400, rate=60, rounds=1, sample=100)
     assert report.answered + report.refused == 400
     assert (report.lost, report.server_errors, report.events_missing) == (0, 0, 0)
+    assert (report.tracebacks, len(report.rss_mib)) == (0, 1)
     assert not report.faults
     assert report.passed
     assert (report.killed, report.reloads) == (1, 1)
@@ -116,13 +120,27 @@ def test_faults_lose_nothing_and_answer_nothing_wrong(served, tmp_path):
     assert report.compared > 50
 
 
-@pytest.mark.parametrize("field", ["lost", "server_errors", "events_missing"])
-def test_a_report_with_a_loss_does_not_pass(field):
-    assert Report().passed
-    assert not Report(**{field: 1}).passed
+COMPLETE = Report(rounds=2, killed=2, reloads=2, compared=100, rss_mib=[200.0, 215.0])
 
 
-def test_a_report_with_a_wrong_answer_does_not_pass():
-    report = Report()
-    report.faults["scores that rise"] += 1
-    assert not report.passed
+def test_a_complete_report_without_a_loss_passes():
+    assert COMPLETE.passed
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lost": 1},
+        {"server_errors": 1},
+        {"events_missing": 1},
+        {"tracebacks": 1},
+        {"faults": Counter({"scores that rise": 1})},
+        {"compared": 0},
+        {"killed": 1},
+        {"reloads": 1},
+        {"rss_mib": [200.0]},
+        {"rss_mib": [200.0, 230.0]},
+    ],
+)
+def test_a_report_with_a_loss_a_missing_fault_or_grown_memory_does_not_pass(values):
+    assert not dataclasses.replace(COMPLETE, **values).passed

@@ -154,6 +154,15 @@ def test_verdicts(n_slow, late_ms, status, verdict, reason):
     assert (found.verdict, found.reason) == (verdict, reason)
 
 
+def test_a_run_is_void_where_the_lag_exceeds_a_tenth_of_a_low_bound():
+    frame = rows()
+    late = frame.assign(sent_ns=frame.intended_ns + 4 * MS, done_ns=frame.intended_ns + 5 * MS)
+    assert summarize(late, bound_ms=50.0).verdict == VALID
+    found = summarize(late, bound_ms=30.0)
+    assert found.verdict == VOID
+    assert found.reason == "the generator's lag at P99 is 4.0 ms, above 3 ms"
+
+
 def test_a_closed_loop_has_neither_bound_nor_lag():
     frame = rows()
     late = frame.assign(sent_ns=frame.intended_ns + 50 * MS)
@@ -249,6 +258,32 @@ def test_a_server_that_never_recovers_takes_until_the_end():
     late = frame.assign(done_ns=frame.intended_ns + 500 * MS)
     assert summary.recovery_s(late, int(5e9), 100.0) == 5.0
     assert summary.recovery_s(late, int(5e9), 1000.0) == 0.0
+
+
+def test_the_round_counts_that_has_the_median_p99_within_the_overload():
+    def round_of(during_ms, after_ms, lag_p99_ms=0.1, failed=0):
+        frame = overloaded()
+        within = frame.intended_ns.between(2e9, 5e9, inclusive="left")
+        latency_ms = np.where(within, during_ms, np.where(frame.intended_ns < 2e9, 5.0, after_ms))
+        frame["done_ns"] = frame.intended_ns + (latency_ms * MS).astype(np.int64)
+        frame.loc[: failed - 1, "status"] = 500
+        run_p99_ms = np.percentile(summary.good(frame).latency_ms, 99)
+        return run_p99_ms, summary.overload(frame, PHASES, lag_p99_ms, load_row(), 100.0)
+
+    run_p99s, rounds = zip(
+        round_of(150.0, 200.0),
+        round_of(120.0, 400.0, failed=2),
+        round_of(130.0, 5.0, failed=1),
+        round_of(10.0, 5.0, lag_p99_ms=6.0),
+        strict=True,
+    )
+    assert sorted(run_p99s[:3])[1] == run_p99s[0]  # P99 of the whole run would choose another
+    place, found = summary.median_overload(rounds)
+    assert (place, found.p99_ms) == (2, pytest.approx(130.0))
+    assert found.rounds_p99_ms == pytest.approx([150.0, 120.0, 130.0])
+    assert found.not_deliberate == 3
+    place, found = summary.median_overload(rounds[3:])
+    assert (place, found.verdict, found.rounds_p99_ms) == (0, VOID, [])
 
 
 def test_seconds_show_what_was_offered_answered_and_refused():
