@@ -234,10 +234,8 @@ def _copy_records(
             raise BookError(f"{run} has run no chapter itself", RUN_HINT)
         machine = compare.machine_of(own)
         if (machine == compare.machine_of(others)) != same_machine:
-            wrong = "another machine than the first run"
-            if not same_machine:
-                wrong = "the machine of the published results"
-            raise BookError(f"{run} ran on {wrong}")
+            expected = "the same" if same_machine else "another"
+            raise BookError(f"{run} did not run on {expected} machine, but on {machine}")
         for name in own:
             chapter = chapters(folders)[name]
             check_chapter(chapter, results)

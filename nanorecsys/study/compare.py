@@ -90,7 +90,10 @@ def records(folders: Layout, results: Path) -> dict[str, Record]:
             if not chapter.is_summary and (results / name / FILE).exists()
         }
     except RecordError as error:
-        raise CompareError(f"{title(folders, results)}: {error.message}", error.remedy) from error
+        remedy = error.remedy
+        if results.is_relative_to(folders.published):
+            remedy = f"replace {folders.relative(results)} with a new publication, or delete it"
+        raise CompareError(f"{title(folders, results)}: {error.message}", remedy) from error
     if found:
         return found
     existing = sorted({path.parent.parent.name for path in folders.runs.glob(f"*/*/{FILE}")})
