@@ -62,14 +62,14 @@ lint: $(INSTALLED) ## check style, format, types and that subpackages import onl
 
 clean: ## remove the environment, runs and pages; downloads stay
 	@echo "clean  removes .venv, data/runs, _build and caches"
-	@rm -rf .venv data/runs _build .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf .venv data/runs _build .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 lock: ## resolve all packages in a fresh environment and write constraints.txt
 	@echo "lock  resolves the tree in a fresh environment; a few minutes"
 	@rm -rf _build/lock && $(PYTHON) -m venv _build/lock
 	@_build/lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[study,test]'
-	@{ echo "# Exact pins of the whole resolved tree (Python 3.11, Linux); \`make lock\` writes it anew."; \
+	@{ echo "# Exact pins of the whole resolved tree (Python 3.11, Linux); \`make lock\` writes it again."; \
 		_build/lock/bin/python -m pip list --format freeze --exclude-editable --exclude pip --exclude setuptools \
 		| tr A-Z_ a-z- | sed 's/+cpu$$//'; } > constraints.txt
 	@rm -rf _build/lock

@@ -19,7 +19,7 @@ from generated_ratings import write_ratings_csv
 
 from nanorecsys.data import global_temporal, leave_one_out, save_prepared
 from nanorecsys.data.load import build_dataset
-from nanorecsys.data.read import Source, open_events, read_events
+from nanorecsys.data.read import DataFile, open_events, read_events
 from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.memory import peak_resident_bytes
 
@@ -89,7 +89,7 @@ def generate(folder: Path, scale: float) -> Path:
 def ingest(csv: Path, prepared: Path) -> dict[str, float]:
     """Seconds of each step in this process, and its peak memory after them."""
     clock = [time.perf_counter()]
-    table = open_events(Source(str(csv), csv))
+    table = open_events(DataFile(str(csv), csv))
     events = read_events(table)
     clock.append(time.perf_counter())
     dataset = build_dataset("ingest", table, events, movies=None)

@@ -42,7 +42,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; the same command resumes", err=True)
+        changed = " without --force" if "--force" in sys.argv else ""
+        click.echo(f"interrupted; the same command{changed} resumes", err=True)
         sys.exit(130)
 
 
@@ -78,9 +79,9 @@ def run(
     """Run the study's chapters with the parameters of PROFILE (smoke, quick, full, ml-20m, ml-32m).
 
     A chapter is skipped when its notebook, parameters, code, upstream results and input files are
-    unchanged. After a kill or a failure the same command resumes; a failed chapter leaves its last
-    good result in place. A second run (`--again`) takes the chapters that it does not run itself
-    from the first.
+    unchanged. After a kill or a failure the same command (without --force) resumes; a failed
+    chapter leaves its last good result in place. A second run (`--again`) takes the chapters that
+    it does not run itself from the first.
 
     \b
     Examples:
@@ -111,19 +112,19 @@ def run(
     ]
     folder = folders.run(profile + runner.SECOND_RUN if again else profile)
     lender = folders.run(profile) if again else None
-    made = runner.Run(folders, folder, parameters, lender=lender)
+    this_run = runner.Run(folders, folder, parameters, folder, lender, force)
     if listing:
         table = Table("chapter", "state", "last took", "parameters", title=f"run {folder.name}")
-        for chapter, why in runner.plan(made, selected, force=force):
+        for chapter, why in runner.plan(this_run, selected):
             state = runner.state_of(chapter, folder)
             took = runner.clock(state.seconds) if state else "-"
             values = "\n".join(f"{k}={v!r}" for k, v in parameters[chapter.name].items())
             table.add_row(chapter.name, f"runs: {why}" if why else "up to date", took, values)
         Console().print(table)
         return
-    ran = runner.run_chapters(made, selected, Console(), force=force)
-    told = f"{len(ran)} of {len(selected)} chapters ran"
-    click.echo(f"{told}; results in {folders.relative(folder)}")
+    ran = runner.run_chapters(this_run, selected, Console())
+    summary = f"{len(ran)} of {len(selected)} chapters ran"
+    click.echo(f"{summary}; results in {folders.relative(folder)}")
 
 
 @cli.command()
@@ -155,18 +156,14 @@ def publish(profile: str, again: bool, other_machine: bool) -> None:
       nanorecsys publish full --other-machine    keeps the published results and adds the records
     """
     from nanorecsys.study import book
-    from nanorecsys.study.compare import OTHER_MACHINE, REPEATED
     from nanorecsys.study.layout import layout
-    from nanorecsys.study.runner import SECOND_RUN
 
     if again and other_machine:
         raise click.UsageError("expected --again or --other-machine, got both")
     if other_machine:
-        book.publish_beside(layout(), profile, OTHER_MACHINE, Console())
-        return
-    book.publish(layout(), profile, Console())
-    if again:
-        book.publish_beside(layout(), profile + SECOND_RUN, REPEATED, Console())
+        book.publish_other_machine(layout(), profile, Console())
+    else:
+        book.publish(layout(), profile, Console(), again=again)
 
 
 @cli.command()

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     """Run the tiers; the first failure ends it. Returns the exit code."""
     if arguments == ["--lint"]:
         return run(LINT, [])
-    doctests = ["--doctest-modules", "nanorecsys"]
+    doctests = ["--doctest-modules", "nanorecsys", "server"]
     nbval = ONE_THREAD | {"NANORECSYS_OUT": str(ROOT / "data" / "runs" / "nbval")}
     return run(
         [

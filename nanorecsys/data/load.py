@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Dataset, Interactions
 from nanorecsys.data.read import (
+    DataFile,
     EventTable,
     Movie,
-    Source,
     duplicate_error,
     find_movielens,
     open_events,
@@ -63,7 +63,7 @@ def load_dataset(dataset: str | Path = DEFAULT_DATASET, columns: str | None = No
 
 
 def _load(name: str, path: Path, columns: str | None) -> Dataset:
-    source, movies = Source(str(path), path), None
+    source, movies = DataFile(str(path), path), None
     if path.is_dir() or path.suffix.lower() == ".zip":
         if columns is not None:
             raise DataError(
@@ -80,7 +80,9 @@ def _load(name: str, path: Path, columns: str | None) -> Dataset:
     return build_dataset(name, table, read_events(table), movies)
 
 
-def build_dataset(name: str, table: EventTable, events: pa.Table, movies: Source | None) -> Dataset:
+def build_dataset(
+    name: str, table: EventTable, events: pa.Table, movies: DataFile | None
+) -> Dataset:
     """Number and sort a table's events, and add the titles of a movies file where there is one.
 
     Args:
@@ -125,7 +127,7 @@ def build_dataset(name: str, table: EventTable, events: pa.Table, movies: Source
 
 
 def sample_users(dataset: Dataset, users: int, seed: int = 0) -> Dataset:
-    """Draw users at random, each with the whole history, and number them and their items anew.
+    """Draw users at random, each with the whole history, and renumber them and their items.
 
     Args:
         dataset: The data set to draw from.

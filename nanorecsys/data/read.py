@@ -60,7 +60,7 @@ class RowProblem(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class DataFile:
     """A file or the content of a zip's member, with its name for errors."""
 
     label: str
@@ -77,7 +77,7 @@ class Source:
 class EventTable:
     """A table of events whose columns are known and whose rows are not read yet."""
 
-    source: Source
+    source: DataFile
     format: str  # csv, dat or parquet
     names: dict[str, str]  # role: column, for user, item, timestamp and, where there is one, rating
     header: tuple[str, ...]  # the columns of a row
@@ -91,7 +91,7 @@ class EventTable:
 # ---------------------------------------------------------------- files and columns
 
 
-def find_movielens(path: Path) -> tuple[Source, Source | None]:
+def find_movielens(path: Path) -> tuple[DataFile, DataFile | None]:
     """Find the ratings file and, if any, the movies file of a folder or zip in MovieLens layout.
 
     They are at its top or one folder deep. Members of a zip are read into memory, so nothing is
@@ -104,15 +104,15 @@ def find_movielens(path: Path) -> tuple[Source, Source | None]:
         files = [*path.glob("*"), *path.glob("*/*")]
         ratings, movies = _layout(path, [file.relative_to(path).as_posix() for file in files])
         return (
-            Source(str(path / ratings), path / ratings),
-            Source(str(path / movies), path / movies) if movies else None,
+            DataFile(str(path / ratings), path / ratings),
+            DataFile(str(path / movies), path / movies) if movies else None,
         )
     try:
         with zipfile.ZipFile(path) as archive:
             ratings, movies = _layout(path, archive.namelist())
             return (
-                Source(f"{path}:{ratings}", archive.read(ratings)),
-                Source(f"{path}:{movies}", archive.read(movies)) if movies else None,
+                DataFile(f"{path}:{ratings}", archive.read(ratings)),
+                DataFile(f"{path}:{movies}", archive.read(movies)) if movies else None,
             )
     # RuntimeError: an encrypted zip
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
@@ -138,7 +138,7 @@ def _layout(path: Path, names: list[str]) -> tuple[str, str | None]:
     return ratings[0], movies if movies in names else None
 
 
-def open_events(source: Source, columns: str | None = None) -> EventTable:
+def open_events(source: DataFile, columns: str | None = None) -> EventTable:
     """Find out the format of a file of events, and which column is what.
 
     Args:
@@ -193,7 +193,7 @@ def _parse_columns(columns: str) -> dict[str, str]:
     return names
 
 
-def _csv_header(source: Source, rows: Rows) -> tuple[str, ...]:
+def _csv_header(source: DataFile, rows: Rows) -> tuple[str, ...]:
     _, fields = next(rows, (1, []))
     if any(fields):
         return tuple(fields)
@@ -203,14 +203,14 @@ def _csv_header(source: Source, rows: Rows) -> tuple[str, ...]:
     )
 
 
-def _parquet_header(source: Source) -> tuple[str, ...]:
+def _parquet_header(source: DataFile) -> tuple[str, ...]:
     try:
         with source.open() as stream:
             return tuple(parquet.read_schema(stream).names)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{source.label}: not a whole parquet file ({_first_line(error)})",
-            "Write it anew, or fetch it again.",
+            "Write it again, or fetch it again.",
         ) from error
 
 
@@ -310,7 +310,7 @@ def _read_parquet(table: EventTable) -> Columns:
                 expected = "a whole number of seconds or a date"
             raise DataError(
                 f"{table.source.label}: column {name!r} has type {column.type}, not {expected}",
-                "Cast the column and write the file anew.",
+                "Cast the column and write the file again.",
             )
         columns[role] = column
     return columns
@@ -435,7 +435,7 @@ def _rows(table: EventTable) -> Rows:
     return _dat_rows(table.source) if table.format == "dat" else _parquet_rows(table)
 
 
-def _csv_rows(source: Source, encoding: str = "utf-8-sig") -> Rows:
+def _csv_rows(source: DataFile, encoding: str = "utf-8-sig") -> Rows:
     # utf-8-sig: a byte order mark is not part of the first column's name.
     with io.TextIOWrapper(source.open(), encoding, errors="replace", newline="") as stream:
         reader = csv.reader(stream)
@@ -446,12 +446,12 @@ def _csv_rows(source: Source, encoding: str = "utf-8-sig") -> Rows:
                 before = reader.line_num
         except csv.Error as error:
             raise DataError(
-                f"{source.label}, line {before + 1}: no CSV from there on ({error})",
+                f"{source.label}, line {before + 1}: not valid CSV from here ({error})",
                 "Look for a quote that is not closed.",
             ) from error
 
 
-def _dat_rows(source: Source, encoding: str = "latin-1") -> Rows:
+def _dat_rows(source: DataFile, encoding: str = "latin-1") -> Rows:
     with source.open() as stream:
         for number, line in enumerate(stream, start=1):
             text = line.decode(encoding).rstrip("\r\n")
@@ -479,7 +479,7 @@ class Movie(NamedTuple):
     genres: list[str]
 
 
-def read_movies(source: Source) -> dict[int, Movie]:
+def read_movies(source: DataFile) -> dict[int, Movie]:
     """Read a MovieLens movies.csv or movies.dat: movies by id, the first of those with one id.
 
     Raises:
@@ -513,7 +513,7 @@ def read_movies(source: Source) -> dict[int, Movie]:
     return movies
 
 
-def _movies_dat_rows(source: Source, encoding: str) -> Rows:
+def _movies_dat_rows(source: DataFile, encoding: str) -> Rows:
     """The rows of a movies.dat; a title may contain "::"."""
     for number, fields in _dat_rows(source, encoding):
         if len(fields) > len(MOVIE_COLUMNS):
@@ -521,7 +521,7 @@ def _movies_dat_rows(source: Source, encoding: str) -> Rows:
         yield number, fields
 
 
-def _encoding(source: Source) -> str:
+def _encoding(source: DataFile) -> str:
     """UTF-8, or the latin-1 of MovieLens' older releases."""
     try:
         source.read().decode()

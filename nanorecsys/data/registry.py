@@ -67,8 +67,8 @@ DATASETS = {
 
 
 def cache_directory() -> Path:
-    """The folder of downloads: NANORECSYS_CACHE, or data/cache of the repository."""
-    return Path(os.environ.get("NANORECSYS_CACHE") or ROOT / "data" / "cache")
+    """The folder of downloads: NANORECSYS_DOWNLOADS, or data/cache of the repository."""
+    return Path(os.environ.get("NANORECSYS_DOWNLOADS") or ROOT / "data" / "cache")
 
 
 def fetch(name: str) -> Path:
@@ -116,7 +116,7 @@ def fetch(name: str) -> Path:
     except OSError as error:
         raise DataError(
             f"{cache}: cannot keep {registered.file} there: {error.strerror or error}",
-            "Free space there, or set NANORECSYS_CACHE to another folder.",
+            "Free space there, or set NANORECSYS_DOWNLOADS to another folder.",
         ) from error
 
 
@@ -146,10 +146,6 @@ def _bundled(registered: Registered) -> Path:
 
 def _cause(error: BaseException) -> str:
     """The innermost reason, such as "Connection refused": requests wraps it in three layers."""
-    while True:
-        inner = getattr(error, "reason", None) or next(
-            (a for a in error.args if isinstance(a, BaseException)), None
-        )
-        if not isinstance(inner, BaseException):
-            return str(error)
-        error = inner
+    while error.__context__:
+        error = error.__context__
+    return str(error)

@@ -1,7 +1,5 @@
 """The result record of the data chapter."""
 
-import datetime
-
 import msgspec
 import numpy as np
 
@@ -119,4 +117,4 @@ def data_result(dataset: Dataset, splits: dict[str, SplitResult]) -> DataResult:
 
 def _day(timestamp: int) -> str:
     """The UTC day of a timestamp in seconds, as YYYY-MM-DD."""
-    return datetime.datetime.fromtimestamp(int(timestamp), datetime.UTC).strftime("%Y-%m-%d")
+    return str(np.datetime64(int(timestamp), "s"))[:10]

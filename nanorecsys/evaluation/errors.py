@@ -1,4 +1,4 @@
-"""The named error of the evaluation room."""
+"""The named error of the evaluation."""
 
 from nanorecsys.system.errors import NanorecsysError
 

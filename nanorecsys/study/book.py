@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,7 +21,7 @@ from nanorecsys.study.doctor import chromium
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FILE
-from nanorecsys.study.runner import STATE, locked
+from nanorecsys.study.runner import SECOND_RUN, STATE, locked
 from nanorecsys.study.summary import size_mib
 from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.files import write_atomically
@@ -29,6 +30,7 @@ RESULTS = "book/results"
 SUMMARY = "07_summary"
 STRICT = ("--all", "-W", "-n", "--keep-going")  # warnings are errors, all of them are shown
 PRINT_S = 120  # time limit for printing the PDF
+RUN_HINT = "nanorecsys run PROFILE, with --again for a second run"
 RESULT_FILES = ("*.json", "*.csv", "*.svg")  # copied into the book; raw rows stay in the run
 
 
@@ -92,8 +94,8 @@ def print_pdf(folders: Layout, run: str | None, console: Console) -> Path:
         subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=PRINT_S)
         printed.replace(pdf)
     except (subprocess.SubprocessError, FileNotFoundError) as error:
-        told = f"Chromium did not print the book: {error}"
-        raise BookError(told, "print the pages from a browser") from error
+        message = f"Chromium did not print the book: {error}"
+        raise BookError(message, "print the pages from a browser") from error
     console.print(f"book  printed to {folders.relative(pdf)}", highlight=False)
     return pdf
 
@@ -108,9 +110,9 @@ def _sphinx(folders: Layout, work: Path, builder: str) -> Path:
         done = subprocess.run(command, stdout=file, stderr=file)
     if done.returncode:
         lines = log.read_text().replace(str(work / "source"), ".").splitlines()
-        told = [f"    {line}" for line in lines if "WARNING" in line or "ERROR" in line][:20]
+        problems = [f"    {line}" for line in lines if "WARNING" in line or "ERROR" in line][:20]
         raise BookError(
-            "\n".join([f"Sphinx ended with {done.returncode}:", *told]),
+            "\n".join([f"Sphinx ended with {done.returncode}:", *problems]),
             f"the whole log: {folders.relative(log)}",
         )
     return output / "_build" / builder
@@ -122,8 +124,8 @@ def assemble(folders: Layout, results: Path, source: Path) -> None:
     Raises:
         GateError, RecordError: A notebook of `results` may not be shown.
     """
-    pages = shutil.ignore_patterns("results")
-    shutil.copytree(folders.root / "book", source / "book", ignore=pages)
+    other_than_pages = shutil.ignore_patterns("results", ".results-*")
+    shutil.copytree(folders.root / "book", source / "book", ignore=other_than_pages)
     shutil.copy(folders.root / "_config.yml", source)
     shown = [c for c in chapters(folders).values() if (results / f"{c.name}.ipynb").exists()]
     for chapter in shown:
@@ -156,74 +158,104 @@ def write_parts(folders: Layout, results: Path, target: Path) -> None:
         write_atomically(target / name, text.encode())
 
 
-def publish(folders: Layout, run: str, console: Console) -> None:
-    """Replace the published results by those of a finished run, if it is whole and valid.
+def publish(folders: Layout, run: str, console: Console, *, again: bool = False) -> None:
+    """Replace the published results by those of a finished run, if all of it is valid.
 
     Records of an earlier second run are removed; those from another machine stay.
 
+    Args:
+        folders: Folders of the study.
+        run: Name of the run.
+        console: Console for messages.
+        again: Whether to publish the records of its second run too.
+
     Raises:
-        BookError: The run does not exist.
-        GateError, RecordError: A chapter may not be shown; nothing has changed then.
+        BookError: The run does not exist, or the second run is not one of this run.
+        CompareError, GateError, RecordError: A record is missing or may not be shown. After any
+            of these errors the published results are unchanged.
     """
     results, other = _existing(folders, run), folders.published / compare.OTHER_MACHINE
-    staged = folders.published.with_name(".results")
-    with locked(results):
-        shutil.rmtree(staged, ignore_errors=True)
+    with locked(results), _hidden_folder(folders) as hidden:
+        staged = Path(hidden, "results")
         for chapter in chapters(folders).values():
             check_chapter(chapter, results)
             copy_results(chapter, results, staged)
+        if again:
+            second, target = run + SECOND_RUN, staged / compare.REPEATED
+            _copy_records(folders, second, results, target, same_machine=True)
         machine = compare.machine_of(compare.records(folders, results))
         if other.is_dir() and compare.machine_of(compare.records(folders, other)) != machine:
             shutil.copytree(other, staged / compare.OTHER_MACHINE)
         shutil.rmtree(folders.published, ignore_errors=True)
         staged.rename(folders.published)
-        write_parts(folders, folders.published, folders.published)
-    told = f"{size_mib(folders.published):.1f} MiB in {folders.relative(folders.published)}"
-    console.print(f"published {run}: {told}", highlight=False)
+    write_parts(folders, folders.published, folders.published)
+    size = f"{size_mib(folders.published):.1f} MiB in {folders.relative(folders.published)}"
+    console.print(f"published {run}: {size}", highlight=False)
 
 
-def publish_beside(folders: Layout, run: str, place: str, console: Console) -> None:
-    """Publish the records of another run beside the published results, to compare them.
+def publish_other_machine(folders: Layout, run: str, console: Console) -> None:
+    """Publish the records of a run on another machine beside the published results.
+
+    Raises:
+        BookError: The run does not exist, or ran on the machine of the published results.
+        CompareError, GateError, RecordError: A record is missing or may not be shown.
+    """
+    target = folders.published / compare.OTHER_MACHINE
+    with _hidden_folder(folders) as hidden:
+        staged = Path(hidden, "records")
+        machine = _copy_records(folders, run, folders.published, staged, same_machine=False)
+        shutil.rmtree(target, ignore_errors=True)
+        staged.rename(target)
+    write_parts(folders, folders.published, folders.published)
+    console.print(f"published the records of {run} ({machine})", highlight=False)
+
+
+def _copy_records(
+    folders: Layout, run: str, other: Path, target: Path, *, same_machine: bool
+) -> str:
+    """Copy the records of a run into `target`, without the chapters that another run lends it.
 
     Args:
         folders: Folders of the study.
-        run: Name of the run; chapters that it has not run itself are left out.
-        place: `REPEATED` for a second run with the same parameters on the same machine, or
-            `OTHER_MACHINE`.
-        console: Console for messages.
+        run: Name of the run.
+        other: Folder of the results that it is compared with.
+        target: Folder that does not exist yet.
+        same_machine: Whether it has to be of the same machine and parameters, or of another
+            machine.
 
-    Raises:
-        BookError: The run does not exist, or its machine or parameters do not fit.
-        CompareError, GateError, RecordError: A record is missing or may not be shown.
+    Returns:
+        The machine of the run, in words.
     """
-    results, target = _existing(folders, run), folders.published / place
+    results = _existing(folders, run)
     with locked(results):
-        published, found = (
-            compare.records(folders, folders.published),
-            compare.records(folders, results),
-        )
-        is_other_machine = compare.machine_of(found) != compare.machine_of(published)
-        if is_other_machine != (place == compare.OTHER_MACHINE):
-            machine = "another machine than" if is_other_machine else "the machine of"
-            raise BookError(f"{run} ran on {machine} the published results")
-        own = [chapters(folders)[name] for name in found if not (results / name).is_symlink()]
-        for chapter in own:
+        found, others = compare.records(folders, results), compare.records(folders, other)
+        own = {name: found[name] for name in found if not (results / name).is_symlink()}
+        if not own:
+            raise BookError(f"{run} has run no chapter itself", RUN_HINT)
+        machine = compare.machine_of(own)
+        if (machine == compare.machine_of(others)) != same_machine:
+            expected = "the same" if same_machine else "another"
+            raise BookError(f"{run} did not run on {expected} machine, but on {machine}")
+        for name in own:
+            chapter = chapters(folders)[name]
             check_chapter(chapter, results)
-            changed = compare.changed_parameters(chapter, found, published)
-            if changed and not is_other_machine:
-                raise BookError(f"{run}: {chapter.name} ran with another {', '.join(changed)}")
-        shutil.rmtree(target, ignore_errors=True)
-        for chapter in own:
-            (target / chapter.name).mkdir(parents=True)
-            shutil.copy(results / chapter.name / FILE, target / chapter.name)
-    write_parts(folders, folders.published, folders.published)
-    console.print(f"published the records of {run} ({compare.machine_of(found)})", highlight=False)
+            changed = compare.changed_parameters(chapter, found, others)
+            if changed and same_machine:
+                raise BookError(f"{run}: {name} ran with another {', '.join(changed)}")
+            (target / name).mkdir(parents=True)
+            shutil.copy(results / name / FILE, target / name)
+    return machine
+
+
+def _hidden_folder(folders: Layout) -> tempfile.TemporaryDirectory[str]:
+    """A hidden folder beside the published results, deleted after use."""
+    return tempfile.TemporaryDirectory(prefix=".results-", dir=folders.published.parent)
 
 
 def _existing(folders: Layout, run: str) -> Path:
     """Folder of a run, checked before anything is locked or written there."""
     if not folders.run(run).is_dir():
-        raise BookError(f"{run} has not run", "nanorecsys run PROFILE, with --again for a second")
+        raise BookError(f"{run} has not run", RUN_HINT)
     return folders.run(run)
 
 

@@ -98,6 +98,6 @@ def _chapter(path: Path, earlier: Mapping[str, Chapter]) -> Chapter:
     is_summary = module.NEEDS == EARLIER
     needs = tuple(earlier) if is_summary else tuple(module.NEEDS)
     if unmet := [n for n in needs if n not in earlier]:
-        raise NanorecsysError(f"{name} needs {', '.join(unmet)}, which is no earlier chapter")
+        raise NanorecsysError(f"{name} needs {', '.join(unmet)}, which does not run before it")
     judges = tuple(c.module.__name__ for c in earlier.values()) if is_summary else ()
     return Chapter(name, path, module, parameters, needs, is_summary, judges)

@@ -1,6 +1,6 @@
 """Two runs side by side, claim by claim: a reader's and the published one, or a run and its repeat.
 
-Claims are judged anew from the result records of both, by the code of this clone. A verdict or a
+Claims are judged again from the result records of both, by the code of this clone. A verdict or a
 value has to come out about the same, a time never: `Claim.agreement` says which kind a claim is of.
 """
 
@@ -90,7 +90,10 @@ def records(folders: Layout, results: Path) -> dict[str, Record]:
             if not chapter.is_summary and (results / name / FILE).exists()
         }
     except RecordError as error:
-        raise CompareError(f"{title(folders, results)}: {error.message}", error.remedy) from error
+        remedy = error.remedy
+        if results.is_relative_to(folders.published):
+            remedy = f"replace {folders.relative(results)} with a new publication, or delete it"
+        raise CompareError(f"{title(folders, results)}: {error.message}", remedy) from error
     if found:
         return found
     existing = sorted({path.parent.parent.name for path in folders.runs.glob(f"*/*/{FILE}")})
@@ -123,8 +126,8 @@ def agreement(
         same_parameters: Whether both ran with the same parameters, so that values are comparable.
     """
     if own.value is None or other.value is None:
-        where = "" if own.value is None else " in the other"
-        return "not comparable", f"not measured{where}"
+        missing_in = "" if own.value is None else " in the other"
+        return "not comparable", f"not measured{missing_in}"
     kind = claim.agreement
     if kind == "machine":
         return "not judged", "belongs to the machine"
@@ -189,8 +192,8 @@ def show(claims: pd.DataFrame, run: str, other: str, console: Console) -> None:
         note = f"other parameters: {changed}" if changed else ""
         table.add_row(f"[bold]{name}[/]", "", "", note)
         for row in of_chapter.itertuples():
-            told = f"[{colours.get(row.outcome, 'dim')}]{row.outcome}: {row.reason}[/]"
-            table.add_row(row.claim, row.other, row.run, told)
+            outcome = f"[{colours.get(row.outcome, 'dim')}]{row.outcome}: {row.reason}[/]"
+            table.add_row(row.claim, row.other, row.run, outcome)
     console.print(table)
     console.print(counts(claims), highlight=False)
 

@@ -91,13 +91,8 @@ def _machine(folders: Layout) -> Iterator[Check]:
         f"end other programs: the smallest profile needs {MEMORY_GIB:g} GiB",
         "fails",
     )
-    yield _check(
-        "disk",
-        f"{free:.1f} GiB free",
-        free >= DISK_GIB,
-        f"make room for {DISK_GIB:g} GiB",
-        "fails",
-    )
+    remedy = f"make room for {DISK_GIB:g} GiB"
+    yield _check("disk", f"{free:.1f} GiB free", free >= DISK_GIB, remedy, "fails")
     yield Check(name="system", value=f"{machine.os}, Python {machine.python}")
 
 
@@ -111,8 +106,8 @@ def _packages(folders: Layout) -> Iterator[Check]:
         if installed.get(name, version) != version
     ]
     if missing:
-        told = f"{len(missing)} of constraints.txt missing: {', '.join(missing[:LISTED])}"
-        yield _check("packages", told, False, "make install", "fails")
+        message = f"{len(missing)} of constraints.txt missing: {', '.join(missing[:LISTED])}"
+        yield _check("packages", message, False, "make install", "fails")
     else:
         yield _check(
             "packages",

@@ -67,7 +67,7 @@ def fingerprint(
     code += [f"import {module}" for module in chapter.judges]
     files = {f"code {folders.relative(p)}": p for p in source_files("\n".join(code), folders.root)}
     files |= {f"results of {name}": run / name / FILE for name in chapter.needs}
-    files |= {f"input {path.name}": path for path in chapter.module.inputs(parameters)}
+    files |= {f"input {folders.relative(p)}": p for p in chapter.module.inputs(parameters)}
     digests = {name: _file_digest(path) for name, path in files.items()}
     digests["the notebook"] = _digest(msgspec.json.encode(cells))
     return Fingerprint(parameters=parameters, digests=digests)

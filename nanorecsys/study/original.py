@@ -21,7 +21,7 @@ STUDY_SIZE = (27_278, 256, 100)  # items, dimensions, neighbours
 SCALE_UP_ITEMS = 3_000_000
 ORIGINAL_RATE = 80  # requests/s
 Values = tuple[float, ...]
-Read = Callable[[Any], Values | None]  # from a chapter's result; None if it was not measured
+ReadValues = Callable[[Any], Values | None]  # from a chapter's result; None if it was not measured
 
 
 class OriginalRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,10 +48,10 @@ ORIGINAL = msgspec.yaml.decode(TABLE.read_bytes(), type=tuple[OriginalRow, ...])
 
 def judge_original(records: Mapping[str, Record[Any]]) -> list[JudgedClaim]:
     """Judge every row of the original from the records of the chapters that have run."""
-    return [judge_row(row, OURS[row.id], records.get(row.chapter)) for row in ORIGINAL]
+    return [judge_row(row, READERS[row.id], records.get(row.chapter)) for row in ORIGINAL]
 
 
-def judge_row(row: OriginalRow, read: Read, record: Record[Any] | None) -> JudgedClaim:
+def judge_row(row: OriginalRow, read: ReadValues, record: Record[Any] | None) -> JudgedClaim:
     """Judge one row from our values.
 
     Args:
@@ -87,24 +87,24 @@ def anchor(section: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", section.lower()).strip("-")
 
 
-def _shaped(read: Read) -> Read:
+def _at_study_shape(read: ReadValues) -> ReadValues:
     """A figure of the load test at the study's shape."""
     return lambda r: read(r) if r.is_study_shape else None
 
 
-def _full(read: Read) -> Read:
+def _at_full_length(read: ReadValues) -> ReadValues:
     """A figure of the load test at the study's shape under loads of their full length."""
     return lambda r: read(r) if r.is_study_shape and r.is_full else None
 
 
-def _highest(*names: str) -> Read:
+def _highest(*names: str) -> ReadValues:
     """Fields of the row of the highest valid rate."""
-    return _full(lambda r: tuple(getattr(r.highest, n) for n in names) if r.highest else None)
+    return _at_full_length(lambda r: r.highest and tuple(getattr(r.highest, n) for n in names))
 
 
-def _loaded(stage: str) -> Read:
+def _loaded(stage: str) -> ReadValues:
     """P50 and P95 of a stage at the highest rate."""
-    return _full(lambda r: (s.p50, s.p95) if (s := r.stages_loaded.get(stage)) else None)
+    return _at_full_length(lambda r: (s.p50, s.p95) if (s := r.stages_loaded.get(stage)) else None)
 
 
 def _rate(r: Any) -> Values:
@@ -128,7 +128,7 @@ def _stable_computing(r: Any) -> Values | None:
     return (loaded.p95 / alone.p95,) if alone and loaded else None
 
 
-def _rungs(field: str, *pairs: tuple[str, str]) -> Read:
+def _rungs(field: str, *pairs: tuple[str, str]) -> ReadValues:
     """Product over pairs of rungs of the ladder: a field of the first over that of the second."""
 
     def read(r: Any) -> Values | None:
@@ -140,10 +140,10 @@ def _rungs(field: str, *pairs: tuple[str, str]) -> Read:
             product *= found[above] / found[below]
         return (product,)
 
-    return _full(read)
+    return _at_full_length(read)
 
 
-def _queueing(field: str) -> Read:
+def _queueing(field: str) -> ReadValues:
     """A figure of the original's own service times in the queue at its rate."""
 
     def read(r: Any) -> Values | None:
@@ -153,7 +153,7 @@ def _queueing(field: str) -> Read:
     return read
 
 
-def _index(family: str, generator: str | None = None) -> Read:
+def _index(family: str, generator: str | None = None) -> ReadValues:
     """Recall over its floor, recall, and speed relative to Flat at three million items.
 
     Args:
@@ -183,7 +183,7 @@ def _flat_default(r: Any) -> Values | None:
     return (r.recommended.saved_ms,) if at_study_size else None
 
 
-OURS: dict[str, Read] = {
+READERS: dict[str, ReadValues] = {
     "flat_default": _flat_default,
     "generator": _generator,
     "exact": lambda r: (r.flat.recall,),
@@ -191,12 +191,12 @@ OURS: dict[str, Read] = {
     "pq": _index("IVF, PQ"),
     "sq_independent": _index("IVF, SQ8", "independent"),
     "sq": _index("IVF, SQ8"),
-    "compute": _full(lambda r: (r.busy.times.middle,) if r.busy else None),
-    "throughput": _shaped(_throughput),
-    "rate": _full(_rate),
-    "embedding_speed": _shaped(_embedding_speed),
-    "efficiency": _shaped(lambda r: (r.busy.times.middle,) if r.busy else None),
-    "rate_per_core": _full(_rate),
+    "compute": _at_full_length(lambda r: (r.busy.times.middle,) if r.busy else None),
+    "throughput": _at_study_shape(_throughput),
+    "rate": _at_full_length(_rate),
+    "embedding_speed": _at_study_shape(_embedding_speed),
+    "efficiency": _at_study_shape(lambda r: (r.busy.times.middle,) if r.busy else None),
+    "rate_per_core": _at_full_length(_rate),
     "onnx": _rungs("cpu_ms", ("torch", "ONNX")),
     "thread_pool": _rungs("highest_per_s", ("pool", "chosen tower"), ("second thread", "index")),
     "latency": _highest("p50_ms", "p95_ms"),
@@ -205,12 +205,12 @@ OURS: dict[str, Read] = {
     "retrieval": _loaded("retrieval"),
     "computing": _loaded("compute"),
     "median": _highest("p50_ms"),
-    "transformer": _full(
+    "transformer": _at_full_length(
         lambda r: (r.stages_alone["embedding"].p50 / r.stages_alone["compute"].p50,)
     ),
     "p99": _highest("p99_ms"),
-    "stable_computing": _full(_stable_computing),
-    "queueing_tail": _shaped(
+    "stable_computing": _at_full_length(_stable_computing),
+    "queueing_tail": _at_study_shape(
         lambda r: (r.bands[-1].waiting_share,) if r.highest and r.bands else None
     ),
     "saturation": _queueing("load"),

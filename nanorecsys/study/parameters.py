@@ -149,7 +149,7 @@ def check_values(
 
 def resolve(
     chapters: Mapping[str, Mapping[str, Parameter]],
-    profile: Mapping[str, Mapping[str, Any]],
+    profile: Mapping[str, Mapping[str, Any] | None],
     profile_name: str,
     overrides: Iterable[str] = (),
 ) -> dict[str, dict[str, Value]]:

@@ -57,11 +57,9 @@ def read_record(folder: Path, result: type[T], *, raw_rows: bool = True) -> Reco
             wrong type or not finite, or a file that the record names is missing.
     """
     path, name = folder / FILE, f"{folder.name}/{FILE}"
+    command = f"nanorecsys run {folder.parent.name} --only {folder.name}"
     if not path.exists():
-        raise RecordError(
-            f"expected a result record at {name}, found none",
-            "run the chapter: nanorecsys run --only CHAPTER",
-        )
+        raise RecordError(f"expected a result record at {name}, found none", command)
     content = path.read_bytes()
     try:
         found = msgspec.json.decode(content, type=dict[str, Any]).get("format")
@@ -69,10 +67,9 @@ def read_record(folder: Path, result: type[T], *, raw_rows: bool = True) -> Reco
             raise RecordError(f"{name} has format {found!r}, this version reads {FORMAT}")
         record = msgspec.json.decode(content, type=Record[result])  # type: ignore[valid-type]
     except msgspec.DecodeError as error:
-        raise RecordError(
-            f"{name} is not a valid record: {error}", "rerun the chapter: nanorecsys run --force"
-        ) from error
+        message = f"{name} is not a valid record: {error}"
+        raise RecordError(message, f"{command} --force") from error
     missing = [file for file in record.files.values() if not (folder / file).exists()]
     if raw_rows and missing:
-        raise RecordError(f"{name} names files that do not exist: {', '.join(missing)}")
+        raise RecordError(f"{name} names files that do not exist: {', '.join(missing)}", command)
     return record

@@ -27,7 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 from rich.console import Console
 
 from nanorecsys.study.chapters import Chapter, Estimate
-from nanorecsys.study.fingerprint import Fingerprint, fingerprint
+from nanorecsys.study.fingerprint import Fingerprint, fingerprint, some_of
 from nanorecsys.study.gate import check_chapter, check_executed
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.parameters import RUN_NAME, ParameterError, unknown
@@ -66,20 +66,17 @@ class Run:
         folders: Folders of the study.
         folder: Folder for the results.
         parameters: Resolved parameters by chapter.
-        reads: Folder of the run whose earlier chapters it reads; its own by default.
+        upstream: Folder of the run whose earlier chapters it reads.
         lender: First run, if this is its second run; it lends chapters that are not run again.
+        force: Whether to run chapters that are up to date.
     """
 
     folders: Layout
     folder: Path
     parameters: Mapping[str, dict[str, Any]]
-    reads: Path | None = None
+    upstream: Path
     lender: Path | None = None
-
-    @property
-    def upstream(self) -> Path:
-        """Folder of the run whose earlier chapters it reads."""
-        return self.reads or self.folder
+    force: bool = False
 
     def fingerprint(self, chapter: Chapter) -> Fingerprint:
         """What the result of `chapter` in this run depends on now."""
@@ -87,10 +84,17 @@ class Run:
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """The runner's note beside a record: what the chapter depended on, and how long it took."""
+    """The runner's note beside a record.
+
+    Args:
+        fingerprint: What the chapter depended on.
+        seconds: Time that it took.
+        files: Size in bytes of the notebook and of every file, to notice lost or altered ones.
+    """
 
     fingerprint: Fingerprint
     seconds: float
+    files: dict[str, int]
 
 
 class _Engine(NBClientEngine):
@@ -113,7 +117,7 @@ class _Engine(NBClientEngine):
 papermill_engines.register("nanorecsys", _Engine)
 
 
-def load_profile(folders: Layout, name: str) -> dict[str, dict[str, Any]]:
+def load_profile(folders: Layout, name: str) -> dict[str, dict[str, Any] | None]:
     """The parameters that profile `name` sets, by chapter.
 
     Raises:
@@ -123,13 +127,11 @@ def load_profile(folders: Layout, name: str) -> dict[str, dict[str, Any]]:
     if not path.exists():
         raise unknown(name, (p.stem for p in folders.profiles.glob("*.yaml")), "run", "profile")
     content = yaml.safe_load(path.read_text()) or {}
-    if not isinstance(content, dict) or not all(
-        isinstance(v, dict | None) for v in content.values()
-    ):
-        raise ParameterError(
-            f"{folders.relative(path)}: expected chapters, each with its parameters"
-        )
-    return content
+    try:
+        return msgspec.convert(content, dict[str, dict[str, Any] | None])
+    except msgspec.ValidationError as error:
+        message = f"{folders.relative(path)}: expected chapters, each with its parameters"
+        raise ParameterError(message) from error
 
 
 @contextlib.contextmanager
@@ -149,10 +151,8 @@ def locked(run: Path) -> Iterator[None]:
                 f"another run (process {lock.read().strip()}) is writing to {run.name}",
                 "wait for it, or end it",
             ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
+        lock.truncate(0)
+        print(os.getpid(), file=lock, flush=True)
         yield
 
 
@@ -173,11 +173,21 @@ def why_stale(chapter: Chapter, run: Path, now: Fingerprint) -> str:
         return "has not run"
     if changed := now.changed_since(state.fingerprint):
         return f"changed: {changed}"
+    sizes = _sizes(run, chapter.name)
+    if altered := [name for name, size in state.files.items() if sizes.get(name) != size]:
+        return f"lost or altered: {', '.join(some_of(altered))}"
     try:
         check_chapter(chapter, run)
     except NanorecsysError as error:
         return error.message
     return ""
+
+
+def _sizes(folder: Path, name: str) -> dict[str, int]:
+    """Sizes of a chapter's notebook and files in a run or work folder, by relative path."""
+    paths = [folder / f"{name}.ipynb", *sorted((folder / name).rglob("*"))]
+    kept = [p for p in paths if p.is_file() and p.name != STATE and not p.name.startswith(".")]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in kept}
 
 
 def require(estimates: Mapping[str, Estimate], folder: Path) -> None:
@@ -195,22 +205,20 @@ def require(estimates: Mapping[str, Estimate], folder: Path) -> None:
         ):
             if needed > available:
                 raise ResourceError(
-                    f"{name} needs about {needed:.1f} GiB of {kind}, {available:.1f} GiB are left",
+                    f"{name} needs about {needed:.1f} GiB of {kind}, "
+                    f"{available:.1f} GiB is available",
                     "make room, or choose a smaller profile or smaller parameters",
                 )
         disk -= estimate.disk_gib  # stays after the chapter
 
 
-def run_chapters(
-    run: Run, selected: Iterable[Chapter], console: Console, *, force: bool = False
-) -> list[str]:
+def run_chapters(run: Run, selected: Iterable[Chapter], console: Console) -> list[str]:
     """Run the selected chapters that are not up to date, in order.
 
     Args:
         run: Run that they belong to.
         selected: Chapters in their order.
         console: Console for progress.
-        force: Whether to run chapters that are up to date.
 
     Returns:
         Names of the chapters that ran; the others were up to date.
@@ -225,7 +233,7 @@ def run_chapters(
             seal(work.parent, folder)
         if run.lender:
             borrow(run.lender, folder, set(run.parameters) - {c.name for c in selected})
-        planned = plan(run, selected, force=force)
+        planned = plan(run, selected)
         stale = [chapter for chapter, why in planned if why]
         require({c.name: c.module.estimate(run.parameters[c.name]) for c in stale}, folder)
         for chapter, why in planned:
@@ -240,11 +248,11 @@ def run_chapters(
                     f"{chapter.name} reads {', '.join(missing)}, which has not run in {source}",
                     f"nanorecsys run {source} --from {missing[0]}",
                 )
-            told = f"{chapter.name}  runs: {why}"
-            console.print(told, highlight=False, markup=False, soft_wrap=True)
+            message = f"{chapter.name}  runs: {why}"
+            console.print(message, highlight=False, markup=False, soft_wrap=True)
             now = run.fingerprint(chapter)
             work = folder / WORK / f"{chapter.name}-{now.key[:16]}"
-            _clear_work(folder, chapter, keep=None if force else work)
+            _clear_work(folder, chapter, keep=None if run.force else work)
             work.mkdir(parents=True, exist_ok=True)
             last = state_of(chapter, folder)
             with ChapterProgress(console, chapter.name, last.seconds if last else None) as progress:
@@ -262,14 +270,12 @@ def borrow(lender: Path, run: Path, names: Iterable[str]) -> None:
             (run / name).symlink_to(os.path.relpath(lender / name, run))
 
 
-def plan(
-    run: Run, selected: Iterable[Chapter], *, force: bool = False
-) -> list[tuple[Chapter, str]]:
+def plan(run: Run, selected: Iterable[Chapter]) -> list[tuple[Chapter, str]]:
     """Each selected chapter with the reason why it has to run, empty if it is up to date."""
     planned: list[tuple[Chapter, str]] = []
     for chapter in selected:
         before = [c.name for c, why in planned if why and c.name in chapter.needs]
-        if force:
+        if run.force:
             why = "forced"
         elif before:
             why = f"{', '.join(before)} runs before it"
@@ -295,21 +301,21 @@ def _execute(chapter: Chapter, run: Run, work: Path, progress: ChapterProgress) 
                 stdout_file=progress,
                 stderr_file=progress,
                 progress_bar=False,
-                # the kernel warns of TCP, which stays on this machine
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                # the kernel warns of TCP, which stays on this machine, and logs its own shutdown
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
         check_executed(nbformat.read(output, as_version=4), chapter.name)
         read_record(work / chapter.name, chapter.result)
     except (PapermillExecutionError, DeadKernelError, NanorecsysError) as error:
-        told = str(error)
+        message = str(error)
         if isinstance(error, PapermillExecutionError):
-            told = f"cell {error.cell_index + 1} failed with {error.ename}: {error.evalue}"
+            message = f"cell {error.cell_index + 1} failed with {error.ename}: {error.evalue}"
             trace = click.unstyle("\n".join(error.traceback)).splitlines()
-            told = "\n    ".join([told, *filter(None, trace[-TRACE_LINES:])])
+            message = "\n    ".join([message, *filter(None, trace[-TRACE_LINES:])])
         raise ChapterError(
-            f"{chapter.name}: {told}\n  executed so far: {run.folders.relative(output)}\n"
+            f"{chapter.name}: {message}\n  executed so far: {run.folders.relative(output)}\n"
             "  the last good result, if there is one, is untouched",
-            "mend the cause, then resume with the same command",
+            "fix the cause, then resume with the same command" + " without --force" * run.force,
         ) from error
 
 
@@ -333,7 +339,8 @@ def _finish(
     )
     content = nbformat.writes(notebook).replace(str(folders.root), ".")
     write_atomically(path, content.encode())
-    state = RunState(fingerprint=now, seconds=round(seconds, 2))
+    sizes = _sizes(work, chapter.name)
+    state = RunState(fingerprint=now, seconds=round(seconds, 2), files=sizes)
     write_atomically(work / chapter.name / STATE, encode(state))
     write_atomically(work / READY, b"")
 

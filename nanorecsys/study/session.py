@@ -84,15 +84,9 @@ class Session:
         """The record and files of chapter `name` in the run that `run_name` names.
 
         Raises:
-            NanorecsysError: The chapter has not run there; the message gives the command.
+            RecordError: The chapter has not run there; the message gives the command.
         """
-        run = self.parameters[RUN_NAME]
-        folder = self.folders.run(run) / name
-        if not (folder / records.FILE).exists():
-            raise NanorecsysError(
-                f"{self.name} reads {name}, which has no result in run {run!r}",
-                f"nanorecsys run {run} --only {name}",
-            )
+        folder = self.folders.run(self.parameters[RUN_NAME]) / name
         notebook = nbformat.read(self.folders.notebooks / f"{name}.ipynb", as_version=4)
         return Upstream(folder, records.read_record(folder, chapter_module(notebook, name).Result))
 
@@ -140,8 +134,8 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
         namespace: The notebook's `globals()`, which hold the parameters and receive their types.
 
     Raises:
-        ParameterError: A value of the wrong type, or a name that is no parameter (papermill only
-            logs these).
+        ParameterError: A value of the wrong type, or an unknown parameter (papermill only logs
+            these). A name in capitals is a constant and not checked.
     """
     from nanorecsys.study import plots
 
@@ -149,9 +143,9 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
     notebook = nbformat.read(folders.notebooks / f"{name}.ipynb", as_version=4)
     parameters = read_parameters(notebook, name)
     for key, value in namespace.items():
-        if key.startswith("_") or key == "In" or not isinstance(value, int | float | str | list):
+        if key.startswith("_") or key == "In" or key.isupper():
             continue
-        if key not in parameters:
+        if isinstance(value, int | float | str | list) and key not in parameters:
             raise unknown(key, parameters, name)
     values = {key: namespace[key] for key in parameters}
     for key, value in values.items():

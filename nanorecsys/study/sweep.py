@@ -59,11 +59,13 @@ def sweep(
     settable = {name: c.settable for name, c in everything.items()}
     values = load_profile(folders, profile)
     folder = folders.run(profile) / SWEEPS / chapter_name
+    texts_by_point = grid_points(grid)
+    swept = list(texts_by_point[0])
     points: dict[str, dict[str, Any]] = {}
-    for texts in grid_points(grid):
+    for texts in texts_by_point:
         overrides = [f"{chapter_name}.{name}={text}" for name, text in texts.items()]
         parameters = resolve(settable, values, profile, overrides)[chapter_name]
-        name = point_name({name: parameters[name] for name in texts})
+        name = point_name({name: parameters[name] for name in swept})
         if name in points:
             raise ParameterError(f"sweep: the point {name} is given twice")
         points[name] = parameters
@@ -74,11 +76,11 @@ def sweep(
         run_chapters(run, [chapter], console)
         record = read_record(run.folder / chapter_name, chapter.result)
         figures = dict(flatten(msgspec.to_builtins(record.result)))
-        point = {key: parameters[key] for key in texts}
+        point = {name: parameters[name] for name in swept}
         rows.append(point | figures | {"seconds": record.provenance.seconds})
     frame = pd.DataFrame(rows)
     write_atomically(folder / "sweep.csv", frame.to_csv(index=False).encode())
-    changing = [name for name in frame if name in texts or frame[name].astype(str).nunique() > 1]
+    changing = [name for name in frame if name in swept or frame[name].astype(str).nunique() > 1]
     console.print(frame[changing].to_string(index=False), highlight=False, markup=False)
     console.print(f"the whole table: {folders.relative(folder / 'sweep.csv')}", highlight=False)
     return folder

@@ -1,1 +1,1 @@
-"""The base of every room: errors, atomic files, processor, memory, environment and BLAS."""
+"""What all others may use: errors, atomic files, processor, memory, environment and BLAS."""

@@ -33,7 +33,6 @@ ALLOWED = {
     r"allows only 128\b": "a setting of aiohttp's worker",
     r"\(\d+ s by default": "a default of the server's settings",
     r"batches of 1,000": "a setting of the measurement",
-    r"in section \d": "the number of a section",
     r"Python 3\.11": "the oldest version that the packages take",
     r"package index, and 2 cores": "what a run asks of the machine",
     r"at most (2 times|0\.02) worse": "bounds of the comparison, checked by its own test",

@@ -20,7 +20,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Pa
     """An empty cache, a small zip as ml-1m on the server, and no wait between attempts."""
     cache = tmp_path / "cache"
     server.content = SMALL
-    monkeypatch.setenv("NANORECSYS_CACHE", str(cache))
+    monkeypatch.setenv("NANORECSYS_DOWNLOADS", str(cache))
     monkeypatch.setenv("NANORECSYS_DATA_URL", server.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("pooch.core.time.sleep", lambda _: None)
@@ -109,7 +109,7 @@ def test_a_cache_that_cannot_be_made(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("NANORECSYS_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("NANORECSYS_DOWNLOADS", str(tmp_path / "file" / "cache"))
     with pytest.raises(DataError, match=r"cannot keep ml-1m\.zip there"):
         registry.fetch("ml-1m")
 

@@ -135,6 +135,7 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MiniStudy:
     """The test study, also importable in this process."""
     folders = MiniStudy(tmp_path)
     folders.profiles.mkdir(parents=True)
+    folders.published.parent.mkdir()
     (folders.profiles / "quick.yaml").write_text("01_alpha:\n  n_items: 4\n")
     for chapter, body, needs in (("01_alpha", ALPHA, ()), ("02_beta", BETA, ("01_alpha",))):
         name = chapter[3:]

@@ -73,12 +73,15 @@ def test_a_malformed_record_is_refused(tmp_path, damage, told):
 
 
 def test_a_truncated_or_missing_record_is_refused(tmp_path):
-    with pytest.raises(RecordError, match="found none"):
-        read_record(tmp_path, Result)
-    path = write_record(tmp_path, record())
+    folder = tmp_path / "quick" / "01_alpha"
+    with pytest.raises(RecordError, match="found none") as missing:
+        read_record(folder, Result)
+    assert missing.value.remedy == "nanorecsys run quick --only 01_alpha"
+    path = write_record(folder, record())
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(RecordError, match="not a valid record"):
-        read_record(tmp_path, Result)
+    with pytest.raises(RecordError, match="not a valid record") as truncated:
+        read_record(folder, Result)
+    assert truncated.value.remedy == "nanorecsys run quick --only 01_alpha --force"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -190,12 +193,14 @@ def test_glue_turns_numpy_scalars_into_numbers(monkeypatch):
 
 def test_a_styled_frame_formats_and_aligns_its_columns():
     frame = pd.DataFrame(
-        {"name": ["a", None], "n": [1234567, 2], "share": [0.5, None], "x": [0.123456, 2.0]}
+        {"<i>": ["<b>", None], "n": [1234567, 2], "share": [0.5, None], "x": [0.123456, 2.0]}
     )
-    shown = styled(frame, {"share": "{:.1%}"}).to_html()
-    for cell in (">1,234,567<", ">0.1235<", ">50.0%<", ">2<"):
+    frame["link"] = ["<a href='x'>y</a>", None]
+    shown = styled(frame, {"share": "{:.1%}"}, html_columns=["link"]).to_html()
+    for cell in (">1,234,567<", ">0.1235<", ">50.0%<", ">2<", ">&lt;b&gt;<", ">&lt;i&gt;<"):
         assert cell in shown
-    assert shown.count(">-<") == 2
+    assert "><a href='x'>y</a><" in shown
+    assert shown.count(">-<") == 3
     assert shown.count("text-align: right") == 3
     assert dict(flatten({"a": {"b": 1, "c": [1, 2]}, "d": "x"})) == {"a.b": 1, "d": "x"}
 

@@ -4,15 +4,18 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 from rich.console import Console
 
-from nanorecsys.study import runner
+from nanorecsys import cli
+from nanorecsys.study import plots, runner, session
 from nanorecsys.study.chapters import chapters
+from nanorecsys.study.fingerprint import fingerprint
 from nanorecsys.study.layout import layout
-from nanorecsys.study.parameters import resolve
+from nanorecsys.study.parameters import ParameterError, resolve
 from nanorecsys.system.errors import NanorecsysError
 
 
@@ -23,6 +26,7 @@ def test_runs_in_order_then_skips_everything(mini):
     assert mini.result("01_alpha")["result"] == {"total": 8.0}
     assert mini.result("02_beta")["result"] == {"total": 8.5}
     assert "of 3  0:0" in first.stdout  # plain progress lines, since this is no terminal
+    assert first.stderr == ""  # a kernel would log its own shutdown there
     repeated = mini.cli("run")
     assert mini.executions() == []
     assert "0 of 2 chapters ran" in repeated.stdout
@@ -33,7 +37,7 @@ def reasons(mini, *overrides):
     everything = chapters(mini)
     settable = {name: chapter.settable for name, chapter in everything.items()}
     parameters = resolve(settable, runner.load_profile(mini, "quick"), "quick", overrides)
-    run = runner.Run(mini, mini.run("quick"), parameters)
+    run = runner.Run(mini, mini.run("quick"), parameters, upstream=mini.run("quick"))
     return [why for _, why in runner.plan(run, everything.values())]
 
 
@@ -55,13 +59,37 @@ def test_a_change_reruns_exactly_what_depends_on_it(mini):
     assert reasons(mini, *same) == ["", "changed: the notebook"]
     mini.cli("run", "-p", "n_items=5", "-p", "extra=1")
     assert mini.executions() == ["beta"]
-    (mini.run("quick") / "01_alpha" / "checkpoint").unlink()
-    lost = "01_alpha/result.json names files that do not exist: checkpoint"
-    assert reasons(mini, *same) == [lost, alpha_before]
-    assert lost in mini.cli("run", "-p", "n_items=5", "-p", "extra=1").stdout
+    checkpoint = mini.run("quick") / "01_alpha" / "checkpoint"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    assert reasons(mini, *same) == ["lost or altered: 01_alpha/checkpoint", alpha_before]
+    checkpoint.unlink()
+    assert reasons(mini, *same) == ["lost or altered: 01_alpha/checkpoint", alpha_before]
+    assert "lost or altered" in mini.cli("run", "-p", "n_items=5", "-p", "extra=1").stdout
     assert mini.executions() == ["alpha", "beta"]
     mini.cli("run", "--only", "02_beta", "--force", "-p", "n_items=5", "-p", "extra=1")
     assert mini.executions() == ["beta"]
+
+
+def test_input_files_of_one_name_are_told_apart(mini, monkeypatch):
+    chapter, run = chapters(mini)["01_alpha"], mini.run("quick")
+    paths = [mini.root / name / "ratings.csv" for name in ("first", "second")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("old")
+    monkeypatch.setattr(chapter.module, "inputs", lambda _: paths)
+    before = fingerprint(chapter, {}, mini, run)
+    paths[0].write_text("new")
+    assert fingerprint(chapter, {}, mini, run).changed_since(before) == "input first/ratings.csv"
+
+
+def test_a_constant_imported_before_the_start_is_no_parameter(mini, monkeypatch):
+    monkeypatch.setattr(plots, "use_house_style", lambda: None)
+    monkeypatch.delenv(session.OUT_VARIABLE, raising=False)
+    parameters = chapters(mini)["01_alpha"].parameters
+    values = {name: parameter.default for name, parameter in parameters.items()}
+    assert session.start("01_alpha", values | {"INK": "#222222"}).parameters == values
+    with pytest.raises(ParameterError, match="no parameter 'ink'"):
+        session.start("01_alpha", values | {"ink": "#222222"})
 
 
 def test_list_says_what_would_run_and_runs_nothing(mini):
@@ -110,12 +138,33 @@ def test_a_failing_cell_is_told_and_the_last_good_result_stays(mini):
     assert done.returncode == 1
     assert "01_alpha: cell" in done.stderr
     assert "ValueError: this cell was told to fail" in done.stderr
-    assert "resume with the same command" in done.stderr
+    assert "resume with the same command\n" in done.stderr
     assert "Traceback (most recent call last):\n  File" not in done.stderr  # the runner's own
     assert all(path.read_bytes() == content for path, content in good.items())
+    forced = mini.cli("run", "--force", "-p", "fail=true", check=False)
+    assert "resume with the same command without --force\n" in forced.stderr
     mini.executions()
     mini.cli("run")
     assert mini.executions() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "interrupted; the same command resumes\n"),
+        (["run", "--force"], "interrupted; the same command without --force resumes\n"),
+    ],
+)
+def test_an_interrupt_says_how_to_resume(monkeypatch, capsys, arguments, message):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "cli", interrupted)
+    monkeypatch.setattr(sys, "argv", ["nanorecsys", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == message
 
 
 def test_a_dead_kernel_is_told(mini):
@@ -184,8 +233,8 @@ def test_sealing_survives_a_kill_at_every_step(mini, monkeypatch, tmp_path_facto
         parameters = resolve(
             {"01_alpha": selected[0].settable}, {}, "quick", [f"n_items={n_items}"]
         )
-        made = runner.Run(mini, run, parameters)
-        return runner.run_chapters(made, selected, Console(quiet=True))
+        this_run = runner.Run(mini, run, parameters, upstream=run)
+        return runner.run_chapters(this_run, selected, Console(quiet=True))
 
     def kill(*_):
         raise Killed
