@@ -2,7 +2,7 @@
 
 Every model of the study follows one rule. Hyperparameters are chosen on the validation task: the
 model is fitted on the training events and asked for the validation events. Published figures are
-those of the test task: the model is fitted anew, with those hyperparameters, on training and
+those of the test task: the model is fitted again, with those hyperparameters, on training and
 validation events, and a user's history at test time includes the validation events.
 """
 

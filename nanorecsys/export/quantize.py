@@ -24,7 +24,7 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 
 def dynamic(source: Path, target: Path, *, per_channel: bool) -> int:
-    """Quantize weights to int8; activations are quantized anew in every call.
+    """Quantize weights to int8; activations are quantized in every call.
 
     Args:
         source: ONNX file in single precision.

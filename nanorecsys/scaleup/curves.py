@@ -4,7 +4,7 @@ Neighbours are the nearest items that the user has not seen, since a service lea
 ones. The recall among all items is counted as well.
 
 The rows are shuffled first: k-means and graphs must not meet the real items before the synthetic
-ones. Each seed trains FAISS's k-means anew, so that its noise can be averaged; that of the lists is
+ones. Each seed trains FAISS's k-means again, so that its noise can be averaged; that of the lists is
 averaged over several trainings.
 """
 

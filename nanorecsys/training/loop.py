@@ -308,12 +308,12 @@ class TrainingRun:
             saved = state["run"]
         except Exception as error:  # torch raises half a dozen types for a damaged file
             raise TrainingError(
-                f"{path} is not a checkpoint: {error}", "Delete it to start anew."
+                f"{path} is not a checkpoint: {error}", "Delete it to start over."
             ) from error
         if saved != self.fingerprint:
             raise TrainingError(
                 f"{path} belongs to a run with other settings or other data",
-                "Delete it to start anew, or undo the change.",
+                "Delete it to start over, or undo the change.",
             )
         for name in SAVED:
             setattr(self, name, state[name])

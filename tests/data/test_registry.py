@@ -51,7 +51,7 @@ def test_a_dropped_connection_is_tried_again_from_the_start(cache: Path, server:
     assert [path.name for path in cache.iterdir()] == ["ml-1m.zip"]
 
 
-def test_a_damaged_cached_file_is_fetched_anew(cache: Path, server: Server) -> None:
+def test_a_damaged_cached_file_is_fetched_again(cache: Path, server: Server) -> None:
     cache.mkdir()
     (cache / "ml-1m.zip").write_bytes(SMALL[:100])
     assert registry.fetch("ml-1m").read_bytes() == SMALL

@@ -357,7 +357,7 @@ def test_what_is_built_is_not_built_again(tried, lists):
     assert [mapped[name] for name in same] == [lists[name] for name in same]
 
 
-def test_an_index_of_other_training_is_built_anew(tried, lists, tmp_path):
+def test_an_index_of_other_training_is_built_again(tried, lists, tmp_path):
     other = replace(tried, training=TrainingOptions(points=16, iterations=1), failures=[])
     before = set(tried.folder.rglob("*.index"))
     assert other.measure("IVF16,SQ8", N)["build_s"] != lists["build_s"]

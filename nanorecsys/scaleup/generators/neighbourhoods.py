@@ -150,7 +150,7 @@ def fit_recombined(
         vectors: Unit float32 (items, d).
         total: Size of the expanded catalogue.
         donors: Neighbours, the item included, that coordinates come from.
-        own: Range of the share of coordinates that stay the item's, drawn anew for each item.
+        own: Range of the share of coordinates that stay the item's, drawn for each item.
     """
     ids, _ = nearest(vectors, min(donors, len(vectors)))
     mean = vectors.mean(axis=0)
