@@ -4,8 +4,8 @@ Neighbours are the nearest items that the user has not seen, since a service lea
 ones. The recall among all items is counted as well.
 
 The rows are shuffled first: k-means and graphs must not meet the real items before the synthetic
-ones. Each seed trains FAISS's k-means again, so that its noise can be averaged; that of the lists is
-averaged over several trainings.
+ones. Each seed trains FAISS's k-means again, so that its noise can be averaged; that of the lists
+is averaged over several trainings.
 """
 
 from collections.abc import Iterator, Sequence

@@ -5,7 +5,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 STYLE = Path(__file__).with_name("nanorecsys.mplstyle")
@@ -20,12 +19,6 @@ def use_house_style() -> None:
     """Set the style sheet of the book; figures are SVG and keep a light face in dark mode."""
     set_matplotlib_formats("svg")
     plt.style.use(STYLE)
-
-
-def axes(columns: int = 1, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A figure of `columns` panels side by side, `height` in inches."""
-    figure, panels = plt.subplots(1, columns, figsize=(7.0, height), squeeze=False)
-    return figure, list(panels[0])
 
 
 def direct_label(
