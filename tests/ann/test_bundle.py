@@ -122,7 +122,7 @@ def test_the_command_takes_the_recommended_index(run: Path, tmp_path: Path) -> N
     target = tmp_path / "elsewhere" / "b"
     assert CliRunner().invoke(command.bundle, ["quick", "--output", str(target)]).exit_code == 0
     assert check_bundle(target).index_search == "nprobe=2"
-    assert isinstance(open_bundle(target).index, faiss.IndexIVFScalarQuantizer)
+    assert isinstance(open_bundle(target).index.index, faiss.IndexIVFScalarQuantizer)
 
 
 def test_an_index_that_is_fitted_on_users_gets_them_from_the_chapter(
