@@ -101,17 +101,13 @@ def build_dataset(
             f"{table.source.label}: all {len(user)} events are of one user, {user_ids[0]}",
             "Recommending needs the events of two users or more: check which column is the user.",
         )
-    numbered = pa.record_batch(
-        {
-            "user": user,
-            "timestamp": events["timestamp"].combine_chunks(),
-            "item": item,
-            "rating": events["rating"].combine_chunks(),
-        }
+    numbered = pa.table({"user": user, "timestamp": events["timestamp"], "item": item})
+    keys = [(name, "ascending") for name in numbered.column_names]
+    order = pc.sort_indices(numbered, keys).to_numpy()
+    columns = (user, events["timestamp"], item, events["rating"])
+    user, timestamp, item, rating = (
+        np.take(column.to_numpy(), order, mode="clip") for column in columns
     )
-    keys = [(name, "ascending") for name in ("user", "timestamp", "item")]
-    rows = numbered.take(pc.sort_indices(numbered, keys))
-    user, timestamp, item, rating = (column.to_numpy().copy() for column in rows.columns)
     twice = np.flatnonzero(
         (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (timestamp[1:] == timestamp[:-1])
     )
