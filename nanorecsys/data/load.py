@@ -105,6 +105,7 @@ def build_dataset(
     keys = [(name, "ascending") for name in numbered.column_names]
     order = pc.sort_indices(numbered, keys).to_numpy()
     columns = (user, events["timestamp"], item, events["rating"])
+    # every index is valid; without `clip`, NumPy checks each
     user, timestamp, item, rating = (
         np.take(column.to_numpy(), order, mode="clip") for column in columns
     )
