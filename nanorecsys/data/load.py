@@ -3,6 +3,8 @@
 import difflib
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +96,8 @@ def build_dataset(
     Raises:
         DataError: an event that occurs twice, fewer than two users, or a bad movies file.
     """
-    user_ids, user = _number(events["user"])
-    item_ids, item = _number(events["item"])
+    with ThreadPoolExecutor(max_workers=2) as threads:  # Arrow and NumPy release the lock
+        (user_ids, user), (item_ids, item) = threads.map(_number, (events["user"], events["item"]))
     if len(user_ids) < 2:
         raise DataError(
             f"{table.source.label}: all {len(user)} events are of one user, {user_ids[0]}",
@@ -105,10 +107,8 @@ def build_dataset(
     keys = [(name, "ascending") for name in numbered.column_names]
     order = pc.sort_indices(numbered, keys).to_numpy()
     columns = (user, events["timestamp"], item, events["rating"])
-    # every index is valid; without `clip`, NumPy checks each
-    user, timestamp, item, rating = (
-        np.take(column.to_numpy(), order, mode="clip") for column in columns
-    )
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        user, timestamp, item, rating = threads.map(partial(_in_order, order), columns)
     twice = np.flatnonzero(
         (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (timestamp[1:] == timestamp[:-1])
     )
@@ -179,6 +179,11 @@ def _number(raw: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
     number = np.empty(len(order), np.int32)
     number[order.to_numpy()] = _numbers(order)
     return encoded.dictionary.take(order), pa.array(number).take(encoded.indices)
+
+
+def _in_order(order: np.ndarray, column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """The values of a column in an order that has valid indices alone."""
+    return np.take(column.to_numpy(), order, mode="clip")  # `clip` saves a check of every index
 
 
 def _numbers(ids: pa.Array) -> np.ndarray:
