@@ -4,6 +4,7 @@ import html
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 
 from nanorecsys.study import compare
@@ -14,11 +15,6 @@ from nanorecsys.study.protocol import ORIGINAL, Finding, read_protocol
 from nanorecsys.study.runner import SECOND_RUN
 from nanorecsys.study.tables import styled
 
-# Fields of a definition in the order of the page.
-FIELDS = (
-    *("statement", "measured", "baseline", "sample", "rule", "interval", "refuted_by"),
-    *("agreement", "family", "id"),
-)
 Sides = dict[str, compare.Records]  # by title; the first is the run that the book is built over
 
 
@@ -123,15 +119,14 @@ def _link(target: str, text: str) -> str:
 
 def _definition(finding: Finding) -> str:
     """Everything that defines a finding, under its question as a heading."""
-    values = {field.replace("_", " "): str(getattr(finding, field)) for field in FIELDS}
-    sets = "both data sets" if finding.data == "both" else "the first data set"
-    values["rule"] += f" {finding.unit}, on {sets}"
+    fields = msgspec.structs.asdict(finding)
+    values = {name.replace("_", " "): str(value) for name, value in fields.items() if value}
     return f'<h3 id="{finding.id}">{html.escape(finding.question)}</h3>\n{_terms(values)}'
 
 
 def _terms(texts: Mapping[str, str]) -> str:
-    """A list of terms with their texts, without those that have none."""
-    pairs = ((html.escape(term), html.escape(text)) for term, text in texts.items() if text)
+    """A list of terms with their texts."""
+    pairs = ((html.escape(term), html.escape(text)) for term, text in texts.items())
     found = "\n".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in pairs)
     return f"<dl>\n{found}\n</dl>\n"
 
