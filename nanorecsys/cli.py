@@ -170,7 +170,10 @@ def publish(profile: str, again: bool, other_machine: bool) -> None:
 @cli.command()
 @click.argument("profile", required=False)
 def check(profile: str | None) -> None:
-    """Check notebooks, records and built pages of the run of PROFILE, or the published results."""
+    """Check notebooks, records and built pages of the run of PROFILE, or the published results.
+
+    Records that were made under other definitions of their claims than the committed ones fail.
+    """
     from nanorecsys.study.book import check_run
     from nanorecsys.study.layout import layout
 
