@@ -1,23 +1,13 @@
 """Bootstrap intervals of a mean over users, plain and paired."""
 
-from dataclasses import dataclass
-
 import msgspec
 import numpy as np
 
 from nanorecsys.evaluation.errors import EvaluationError
+from nanorecsys.study.spread import Interval
 
 # Number of resampled indices in memory at a time.
 CHUNK_ELEMENTS = 4_000_000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its bootstrap percentile interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,15 @@
-"""The spread of a figure over repeats: never a mean alone."""
+"""A figure with its interval or with its spread over repeats: never a mean alone."""
 
 import msgspec
 import numpy as np
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """An estimate with its interval; what the interval covers is said where it is made."""
+
+    estimate: float
+    low: float
+    high: float
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
