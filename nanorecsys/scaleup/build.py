@@ -174,7 +174,8 @@ def _trained(
         index.by_residual = parsed.code.endswith("r")  # as the factory does
     if isinstance(index, faiss.IndexIVFPQ):
         training: Any = index.pq.cp
-        training.niter, training.max_points_per_centroid = CODE_ITERATIONS, CODE_POINTS // 256
+        training.niter, training.min_points_per_centroid = CODE_ITERATIONS, 1
+        training.max_points_per_centroid = CODE_POINTS // 256
     index.quantizer.add(centroids)
     index.train(rows.sample(CODE_POINTS, options.seed + 1))
     return index
