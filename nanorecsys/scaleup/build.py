@@ -208,6 +208,8 @@ def _coarse(centroids: np.ndarray, parsed: ParsedSpecification) -> Any:
     else:
         index = faiss.index_factory(d, parsed.coarse_code, INNER_PRODUCT)
         index.k_factor = COARSE_FACTOR
+        codes: Any = faiss.downcast_index(index.base_index)
+        codes.pq.cp.min_points_per_centroid = 1
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # the same links each time
     index.train(centroids)

@@ -52,8 +52,7 @@ def read_real(
     from nanorecsys.training.fit import encode_users
 
     prepared = load_prepared(data)
-    split = prepared.splits["leave_one_out"]
-    task = make_task(prepared.dataset.interactions, split, "test")
+    task = make_task(prepared.dataset.interactions, prepared.splits["leave_one_out"], "test")
     fitted_on, others = split_users(task, apart, seed)
     measured = np.random.default_rng(seed).permutation(others)[: users or None]
     model = load_retriever(retriever)

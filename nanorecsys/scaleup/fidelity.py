@@ -105,18 +105,13 @@ class Training:
     number: int
     seed: int
 
-    @property
-    def first(self) -> bool:
-        """Whether copies are counted as well, which is done once per generator."""
-        return self.subset == self.number == 0
-
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Users' recalls after a training; the share of copies if it is a generator's first."""
+    """Users' recalls after a training; the share of copies if it is a generator's first one."""
 
     recalls: dict[Case, np.ndarray]
-    copies: float = 0.0
+    copies: float | None = None
 
 
 def judge_generators(test: HeldOutTest, generators: Sequence[str], folder: Path) -> Verdicts:
@@ -166,7 +161,8 @@ def judge_generators(test: HeldOutTest, generators: Sequence[str], folder: Path)
         columns=["generator", "subset", "training", "family", "setting", "metric", "recall"],
     )
     of = np.array([t.generator for t in trainings])
-    copies = {t.generator: o.copies for t, o in zip(trainings, outcomes, strict=True) if t.first}
+    pairs = zip(trainings, outcomes, strict=True)
+    copies = {t.generator: o.copies for t, o in pairs if o.copies is not None}
     judged = {}
     for name in generators:
         shape = (test.subsets, test.trainings, *recalls.shape[1:])
@@ -198,7 +194,7 @@ def train(test: HeldOutTest, training: Training) -> Outcome:
     rows = np.full(n, -1)
     rows[kept] = np.arange(len(kept))
     recalls = user_recalls(catalogue, real.queries, relabelled(real.seen, rows), *rest)
-    if not training.first:
+    if training.subset or training.number:
         return Outcome(recalls)
     usual = float(np.median(nearest(real.vectors, 2)[1][:, 1]))
     return Outcome(recalls, copy_share(catalogue[len(kept) :], real.vectors[kept], usual))
