@@ -80,20 +80,20 @@ def run(
 
     A chapter is skipped when its notebook, parameters, code, upstream results and input files are
     unchanged. After a kill or a failure the same command (without --force) resumes; a failed
-    chapter leaves its last good result in place. A second run (`--again`) takes the chapters that
-    it does not run itself from the first.
+    chapter leaves its last good result in place. A second run (`--again`) has other random
+    seeds.
 
     \b
     Examples:
       nanorecsys run smoke
       nanorecsys run quick --from 01_data -p dataset=data/my-ratings.csv
       nanorecsys run full --list
-      nanorecsys run full --again --from 03_export
+      nanorecsys run full --again
     """
     from nanorecsys.study import runner
     from nanorecsys.study.chapters import chapters
     from nanorecsys.study.layout import layout
-    from nanorecsys.study.parameters import known_chapter, resolve
+    from nanorecsys.study.parameters import known_chapter, other_seeds, resolve
 
     folders = layout()
     everything = chapters(folders)
@@ -103,6 +103,8 @@ def run(
         profile,
         overrides,
     )
+    if again:
+        parameters = {name: other_seeds(values) for name, values in parameters.items()}
     for name in (*only, *([first] if first else [])):
         known_chapter(name, everything, "run")
     selected = [
@@ -111,8 +113,7 @@ def run(
         if (not only or name in only) and (first is None or name >= first)
     ]
     folder = folders.run(profile + runner.SECOND_RUN if again else profile)
-    lender = folders.run(profile) if again else None
-    this_run = runner.Run(folders, folder, parameters, folder, lender, force)
+    this_run = runner.Run(folders, folder, parameters, folder, force)
     if listing:
         table = Table("chapter", "state", "last took", "parameters", title=f"run {folder.name}")
         for chapter, why in runner.plan(this_run, selected):
@@ -145,7 +146,7 @@ def book(profile: str | None, pdf: bool) -> None:
 
 @cli.command()
 @click.argument("profile", default="full")
-@click.option("--again", is_flag=True, help="Also publish the records of its second run.")
+@click.option("--again", is_flag=True, help="Also publish its second run, which has to be whole.")
 @click.option("--other-machine", is_flag=True, help="Only publish its records, for comparison.")
 def publish(profile: str, again: bool, other_machine: bool) -> None:
     """Copy the finished run of PROFILE into book/results, to be committed.
@@ -187,8 +188,8 @@ def check(profile: str | None) -> None:
 def compare(run: str, other: str | None) -> None:
     """Compare the run called RUN with the published one, claim by claim.
 
-    Verdicts, ratios and qualities are judged, seconds and bytes are only shown. Exit code 0:
-    nothing differs; 1: some claim differs; 2: there is nothing to compare.
+    Ratios and qualities have to agree within a tolerance, seconds and bytes are only shown. Exit
+    code 0: nothing differs; 1: some claim differs; 2: there is nothing to compare.
 
     \b
     Examples:
@@ -196,16 +197,19 @@ def compare(run: str, other: str | None) -> None:
       nanorecsys compare full-again --with full
     """
     from nanorecsys.study import compare as comparing
+    from nanorecsys.study.chapters import chapters
     from nanorecsys.study.layout import layout
 
     folders = layout()
     beside = folders.run(other) if other else folders.published
     try:
-        claims = comparing.compare(folders, folders.run(run), beside)
+        sides = [comparing.records(folders, side) for side in (folders.run(run), beside)]
     except NanorecsysError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    comparing.show(claims, run, other or comparing.PUBLISHED, Console())
+    claims = comparing.compare(chapters(folders), *sides)
+    named = claims.rename(columns={"run": run, "other": other or comparing.PUBLISHED})
+    click.echo(f"{named.to_string(index=False)}\n{comparing.counts(claims)}")
     sys.exit(int((claims.outcome == "differs").any()))
 
 

@@ -3,10 +3,11 @@
 from nanorecsys.study.provenance import Machine, Provenance
 
 
-def example_provenance(commit: str, started_utc: str) -> Provenance:
+def example_provenance(commit: str, started_utc: str, definitions_sha256: str = "") -> Provenance:
     """The provenance of a run of one second on a small machine."""
     return Provenance(
         commit=commit,
+        definitions_sha256=definitions_sha256,
         started_utc=started_utc,
         seconds=1.0,
         peak_rss_mib=1.0,

@@ -16,10 +16,11 @@ from rich.console import Console
 
 from nanorecsys.study import compare
 from nanorecsys.study.chapters import Chapter, chapters
-from nanorecsys.study.claims import VERDICTS, JudgedClaim
+from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.doctor import chromium
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
+from nanorecsys.study.pages import parts
 from nanorecsys.study.records import FILE
 from nanorecsys.study.runner import SECOND_RUN, STATE, locked
 from nanorecsys.study.summary import size_mib
@@ -153,8 +154,8 @@ def copy_results(chapter: Chapter, results: Path, target: Path) -> None:
 
 
 def write_parts(folders: Layout, results: Path, target: Path) -> None:
-    """Write the comparisons that the pages of a book over `results` include."""
-    for name, text in compare.parts(folders, results).items():
+    """Write the parts that the pages of a book over `results` include."""
+    for name, text in parts(folders, results).items():
         write_atomically(target / name, text.encode())
 
 
@@ -170,7 +171,7 @@ def publish(folders: Layout, run: str, console: Console, *, again: bool = False)
         again: Whether to publish the records of its second run too.
 
     Raises:
-        BookError: The run does not exist, or the second run is not one of this run.
+        BookError: The run does not exist, or its second run is not whole.
         CompareError, GateError, RecordError: A record is missing or may not be shown. After any
             of these errors the published results are unchanged.
     """
@@ -213,15 +214,15 @@ def publish_other_machine(folders: Layout, run: str, console: Console) -> None:
 def _copy_records(
     folders: Layout, run: str, other: Path, target: Path, *, same_machine: bool
 ) -> str:
-    """Copy the records of a run into `target`, without the chapters that another run lends it.
+    """Copy the records of a run into `target`.
 
     Args:
         folders: Folders of the study.
         run: Name of the run.
         other: Folder of the results that it is compared with.
         target: Folder that does not exist yet.
-        same_machine: Whether it has to be of the same machine and parameters, or of another
-            machine.
+        same_machine: Whether it has to be whole, of the same machine and parameters (apart from
+            seeds), or of another machine.
 
     Returns:
         The machine of the run, in words.
@@ -229,14 +230,13 @@ def _copy_records(
     results = _existing(folders, run)
     with locked(results):
         found, others = compare.records(folders, results), compare.records(folders, other)
-        own = {name: found[name] for name in found if not (results / name).is_symlink()}
-        if not own:
-            raise BookError(f"{run} has run no chapter itself", RUN_HINT)
-        machine = compare.machine_of(own)
+        if same_machine and (missing := others.keys() - found.keys()):
+            raise BookError(f"{run} has not run {', '.join(sorted(missing))}", RUN_HINT)
+        machine = compare.machine_of(found)
         if (machine == compare.machine_of(others)) != same_machine:
             expected = "the same" if same_machine else "another"
             raise BookError(f"{run} did not run on {expected} machine, but on {machine}")
-        for name in own:
+        for name in found:
             chapter = chapters(folders)[name]
             check_chapter(chapter, results)
             changed = compare.changed_parameters(chapter, found, others)
@@ -268,6 +268,12 @@ def check_run(folders: Layout, run: str | None) -> list[str]:
             check_chapter(chapter, results, raw_rows=run is not None)
         except NanorecsysError as error:
             problems.append(str(error))
+    for part in (compare.REPEATED, compare.OTHER_MACHINE):
+        if run is None and (results / part).is_dir():
+            try:
+                compare.records(folders, results / part)
+            except compare.CompareError as error:
+                problems.append(str(error))
     pages = folders.build / (run or compare.PUBLISHED) / "html"
     summary = results / f"{SUMMARY}.ipynb"
     # pages of an older run are not checked
@@ -306,7 +312,7 @@ def _check_claims(page: BeautifulSoup, results: Path) -> Iterator[str]:
         shown = rows.get(claim.id)
         if shown is None:
             yield f"claims.html: no row for {claim.id}"
-        elif claim.shown not in shown or VERDICTS[claim.verdict] not in shown:
+        elif claim.shown not in shown or claim.verdict not in shown:
             wanted = f"{claim.shown} ({claim.verdict})"
             yield f"claims.html: {claim.id} shows {shown}, claims.json has {wanted}"
 

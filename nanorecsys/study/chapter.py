@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from nanorecsys.study.chapters import EARLIER, Estimate
-from nanorecsys.study.claims import Claim
+from nanorecsys.study.claims import Reader
 from nanorecsys.study.summary import Summary
 
 NEEDS = EARLIER
 Result = Summary
-CLAIMS: tuple[Claim, ...] = ()
+FINDINGS: dict[str, Reader] = {}
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:

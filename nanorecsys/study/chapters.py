@@ -5,7 +5,8 @@ A chapter is `notebooks/NN_name.ipynb` whose metadata names its subpackage (`{"n
 
 - `NEEDS`: names of the chapters that it reads, or `EARLIER` for all earlier ones that have run;
 - `Result`: the typed struct of its result record;
-- `CLAIMS`: its claims, a tuple of `nanorecsys.study.claims.Claim`;
+- `FINDINGS`: by the short name of each of its findings in protocol.yaml, a function from the result
+  to one `Interval` by data set, or to None where the run did not measure it;
 - `estimate(parameters) -> Estimate`: the memory and disk that a run takes;
 - `inputs(parameters) -> list[Path]`: files outside the repository that it reads;
 - `checks() -> list[Check]`, optional: what `nanorecsys doctor` reports for it.
@@ -20,9 +21,9 @@ from typing import Any
 
 import nbformat
 
-from nanorecsys.study.claims import Claim
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.parameters import RUN_NAME, Parameter, chapter_module, read_parameters
+from nanorecsys.study.protocol import Finding, Protocol, read_protocol
 from nanorecsys.system.errors import NanorecsysError
 
 EARLIER = "earlier"
@@ -43,7 +44,9 @@ class Chapter:
     Args:
         needs: Names of the chapters that it reads.
         is_summary: Whether it reads all earlier chapters that have run.
-        judges: Modules whose claims a summary judges.
+        judges: Modules whose findings a summary reads.
+        findings: Definitions of what it claims.
+        definitions_sha256: Hash of the definitions, see `Protocol.sha256`.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Chapter:
     needs: tuple[str, ...]
     is_summary: bool
     judges: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    definitions_sha256: str
 
     @property
     def settable(self) -> dict[str, Parameter]:
@@ -63,11 +68,6 @@ class Chapter:
     def result(self) -> type[Any]:
         """Type of the chapter's result."""
         return self.module.Result
-
-    @property
-    def claims(self) -> tuple[Claim, ...]:
-        """The chapter's claims."""
-        return self.module.CLAIMS
 
 
 def chapters(folders: Layout) -> dict[str, Chapter]:
@@ -82,12 +82,15 @@ def chapters(folders: Layout) -> dict[str, Chapter]:
             f"expected notebooks NN_name.ipynb in {folders.relative(folders.notebooks)}, found none"
         )
     found: dict[str, Chapter] = {}
+    protocol = read_protocol(folders)
     for path in paths:
-        found[path.stem] = _chapter(path, found)
+        found[path.stem] = _chapter(path, found, protocol)
+    if lost := {finding.chapter for finding in protocol.findings} - found.keys():
+        raise NanorecsysError(f"protocol.yaml has findings of {min(lost)}, which is no chapter")
     return found
 
 
-def _chapter(path: Path, earlier: Mapping[str, Chapter]) -> Chapter:
+def _chapter(path: Path, earlier: Mapping[str, Chapter], protocol: Protocol) -> Chapter:
     name, notebook = path.stem, nbformat.read(path, as_version=4)
     module = chapter_module(notebook, name)
     parameters = read_parameters(notebook, name)
@@ -100,4 +103,13 @@ def _chapter(path: Path, earlier: Mapping[str, Chapter]) -> Chapter:
     if unmet := [n for n in needs if n not in earlier]:
         raise NanorecsysError(f"{name} needs {', '.join(unmet)}, which does not run before it")
     judges = tuple(c.module.__name__ for c in earlier.values()) if is_summary else ()
-    return Chapter(name, path, module, parameters, needs, is_summary, judges)
+    findings = tuple(protocol.of(name))
+    unmatched = {finding.name for finding in findings} ^ module.FINDINGS.keys()
+    if unmatched:
+        raise NanorecsysError(
+            f"{name}: protocol.yaml and FINDINGS of {module.__name__} do not both have "
+            + ", ".join(sorted(unmatched)),
+            "define each finding in the one and read it in the other, under the same short name",
+        )
+    definitions = protocol.sha256(name)
+    return Chapter(name, path, module, parameters, needs, is_summary, judges, findings, definitions)

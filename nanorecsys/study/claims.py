@@ -1,125 +1,70 @@
-"""Claims: figures that the study promises, judged by code from the result records."""
+"""Claims: the study's findings and the original's rows, judged by code from the result records."""
 
-from collections.abc import Callable, Iterable
-from operator import eq, ge, gt, le
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
 
+from nanorecsys.study.chapters import Chapter
+from nanorecsys.study.protocol import Agreement, Verdict
+from nanorecsys.study.records import Record
+from nanorecsys.study.spread import Interval
 from nanorecsys.study.tables import cell
 
-Verdict = Literal["holds", "limited", "fails", "not_run"]
-Operator = Literal["==", ">", ">=", "<="]
-Agreement = Literal["exact", "ratio", "quality", "machine"]
-
-VERDICTS: dict[Verdict, str] = {
-    "holds": "holds",
-    "limited": "holds with a limit",
-    "fails": "does not hold",
-    "not_run": "not run",
-}
-OPERATORS = {"==": eq, ">": gt, ">=": ge, "<=": le}
-# How values with these units are compared between machines; other units belong to one machine.
-UNITS: dict[str, Agreement] = {"x": "ratio", "": "quality", "recall": "quality"}
-
-
-class Target(msgspec.Struct, frozen=True):
-    """A bound for a value, and a looser `limit` that still counts as `limited`."""
-
-    operator: Operator
-    bound: float
-    limit: float | None = None
-
-    def judge(self, value: float | None) -> Verdict:
-        """The verdict on a measured value; None (not measured in this run) is `not_run`.
-
-        >>> Target(">=", 0.155, limit=0.13).judge(0.14)
-        'limited'
-        """
-        if value is None:
-            return "not_run"
-        meets = OPERATORS[self.operator]
-        if meets(value, self.bound):
-            return "holds"
-        return "limited" if self.limit is not None and meets(value, self.limit) else "fails"
-
-    def __str__(self) -> str:
-        return f"{self.operator} {self.bound:,.10g}"
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """One promise of a chapter.
-
-    Args:
-        id: `chapter.short_name`.
-        statement: One sentence that is true if the verdict is `holds`.
-        value: Function from the chapter's result to the measured figure, or to None if this run did
-            not measure it.
-        unit: Unit of the value, empty for a count or a share.
-        target: Bound for the value.
-        original: Figure of the earlier benchmark or of the published source, if there is one.
-        agrees: Kind of comparison between machines, if the operator and the unit do not tell it.
-    """
-
-    id: str
-    statement: str
-    value: Callable[[Any], float | None]
-    unit: str
-    target: Target
-    original: float | str | None = None
-    agrees: Agreement | None = None
-
-    @property
-    def agreement(self) -> Agreement:
-        """How two runs are compared on this claim.
-
-        `exact`: by the verdict, at any size; `ratio` and `quality`: by about the same value;
-        `machine`: not at all, as for seconds or bytes.
-
-        >>> Claim(id="a.b", statement="", value=float, unit="x", target=Target(">=", 2.0)).agreement
-        'ratio'
-        """
-        if self.agrees:
-            return self.agrees
-        return "exact" if self.target.operator == "==" else UNITS.get(self.unit, "machine")
+# From a chapter's result to one interval per data set; None where this run did not measure it.
+Reader = Callable[[Any], Mapping[str, Interval] | None]
+OriginalVerdict = Literal["replicated", "refuted", "ours differs", "cannot be compared", "not run"]
 
 
 class JudgedClaim(msgspec.Struct, frozen=True, kw_only=True):
     """A row of claims.json.
 
     Args:
-        shown: Value as the pages show it.
-        over_original: Value divided by the original's figure, one ratio per figure.
+        original: Figure of the original, for its rows alone.
+        value: Measured figure by data set; under `ours` for a row of the original.
+        interval: Its lowest and highest value by data set; the original's rows have none.
+        shown: Values and intervals as the pages show them.
+        agreement: Kind of comparison between runs.
     """
 
     id: str
     chapter: str
     statement: str
-    original: float | str | None
-    value: float | None
+    original: str | None = None
+    value: dict[str, float] = {}
+    interval: dict[str, tuple[float, float]] = {}
     shown: str = "-"
-    over_original: list[float] = []
-    unit: str
-    target: str
-    verdict: Verdict
+    unit: str = ""
+    target: str = ""
+    verdict: Verdict | OriginalVerdict
+    agreement: Agreement
+
+    def __str__(self) -> str:
+        """Verdict and values in one cell."""
+        return f"{self.verdict}: {self.shown}" if self.value else self.verdict
 
 
-def judge(chapter: str, claims: Iterable[Claim], result: Any | None) -> list[JudgedClaim]:
-    """Judge a chapter's claims from its result; without a result each is `not_run`."""
+def judge(chapter: Chapter, record: Record[Any] | None) -> list[JudgedClaim]:
+    """Judge the findings of a chapter from its record; without a record each is `not run`."""
     judged = []
-    for claim in claims:
-        value = None if result is None else claim.value(result)
+    for finding in chapter.findings:
+        read: Reader = chapter.module.FINDINGS[finding.name]
+        found = (read(record.result) if record else None) or {}
+        # a finding on both data sets is not judged on one of them
+        complete = found.values() if len(found) > (finding.data == "both") else ()
+        texts = [f"{cell(i.estimate)} [{cell(i.low)}, {cell(i.high)}]" for i in found.values()]
         judged.append(
             JudgedClaim(
-                id=claim.id,
-                chapter=chapter,
-                statement=claim.statement,
-                original=claim.original,
-                value=None if value is None else float(value),
-                shown=cell(value),
-                unit=claim.unit,
-                target=str(claim.target),
-                verdict=claim.target.judge(value),
+                id=finding.id,
+                chapter=finding.chapter,
+                statement=finding.statement,
+                value={name: i.estimate for name, i in found.items()},
+                interval={name: (i.low, i.high) for name, i in found.items()},
+                shown="; ".join(texts) or "-",
+                unit=finding.unit,
+                target=str(finding.rule),
+                verdict=finding.rule.judge(complete),
+                agreement=finding.agreement,
             )
         )
     return judged

@@ -1,7 +1,7 @@
 """Two runs side by side, claim by claim: a reader's and the published one, or a run and its repeat.
 
-Claims are judged again from the result records of both, by the code of this clone. A verdict or a
-value has to come out about the same, a time never: `Claim.agreement` says which kind a claim is of.
+Claims are judged again from the result records of both, by the code of this clone. A claim agrees
+if its value comes out alike within a stated tolerance, whatever its verdict.
 """
 
 from collections import Counter
@@ -10,61 +10,57 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from nanorecsys.study.chapters import Chapter, chapters
-from nanorecsys.study.claims import VERDICTS, Claim, JudgedClaim, judge
+from nanorecsys.study.claims import JudgedClaim, judge
 from nanorecsys.study.fingerprint import differing, some_of
+from nanorecsys.study.gate import GateError, check_definitions
 from nanorecsys.study.layout import Layout
-from nanorecsys.study.parameters import RUN_NAME
+from nanorecsys.study.original import judge_original
+from nanorecsys.study.parameters import RUN_NAME, is_seed
 from nanorecsys.study.records import FILE, Record, RecordError, read_record
-from nanorecsys.study.runner import SECOND_RUN
-from nanorecsys.study.tables import styled
 from nanorecsys.system.errors import NanorecsysError
 
 Outcome = Literal["agrees", "differs", "not comparable", "not judged"]
+Records = Mapping[str, Record]  # by chapter
 
 PUBLISHED = "published"
 REPEATED = "again"  # among the published results: the records of a second run
 OTHER_MACHINE = "other-machine"  # and those of a run on another machine
 TITLES = {REPEATED: "second run", OTHER_MACHINE: "another machine"}
-COMPARE_PART, REPEAT_PART = "compare.html", "repeat.html"  # included by compare.md and runs.md
-RATIO = 2.0  # processors gain that differently from int8, wide vectors, caches and a second core
+RATIO = 1.25  # largest quotient of two ratios that agree
 QUALITY = 0.02  # two standard errors of HitRate@10 over the 671 users of the bundled data
-COLUMNS = ["chapter", "claim", "unit", "other", "run", "apart", "outcome", "reason", "changed"]
-RANK = {"fails": 0, "limited": 1, "holds": 2}
 
 
 class CompareError(NanorecsysError):
     """There is nothing to compare."""
 
 
-def compare(folders: Layout, run: Path, other: Path) -> pd.DataFrame:
-    """Compare the claims of the records in the folder `run` with those in the folder `other`.
+def compare(everything: Mapping[str, Chapter], ours: Records, theirs: Records) -> pd.DataFrame:
+    """Compare the claims of two runs.
+
+    Args:
+        everything: All chapters.
+        ours: Records of the run.
+        theirs: Records of the run that it is compared with.
 
     Returns:
-        One row per claim, with `COLUMNS`; `changed` names parameters that differ.
-
-    Raises:
-        CompareError: One of the two has no result record, or a damaged one.
+        One row per claim (claim, other, run, outcome, changed), each side with its verdict and
+        value; `changed` names parameters that differ.
     """
-    ours, theirs = records(folders, run), records(folders, other)
     rows = []
-    for name, chapter in chapters(folders).items():
-        here, there = ours.get(name), theirs.get(name)
-        changed = changed_parameters(chapter, ours, theirs)
-        for claim, a, b in zip(
-            chapter.claims,
-            judge(name, chapter.claims, here and here.result),
-            judge(name, chapter.claims, there and there.result),
-            strict=True,
-        ):
-            outcome, reason = agreement(claim, a, b, same_parameters=not changed)
-            shown = (name, a.id, a.unit, b.shown, a.shown, apart(a.value, b.value))
-            rows.append((*shown, outcome, reason, ", ".join(some_of(changed))))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    pairs = zip(judge_all(everything, ours), judge_all(everything, theirs), strict=True)
+    for own, other in pairs:
+        changed = changed_parameters(everything[own.chapter], ours, theirs)
+        outcome = agreement(own, other, same_parameters=not changed)
+        rows.append((own.id, str(other), str(own), outcome, ", ".join(some_of(changed))))
+    return pd.DataFrame(rows, columns=["claim", "other", "run", "outcome", "changed"])
+
+
+def judge_all(everything: Mapping[str, Chapter], found: Records) -> list[JudgedClaim]:
+    """Judge the findings of all chapters, then the original's rows about these chapters."""
+    findings = (c for name, chapter in everything.items() for c in judge(chapter, found.get(name)))
+    return [*findings, *(c for c in judge_original(found) if c.chapter in everything)]
 
 
 def counts(claims: pd.DataFrame) -> str:
@@ -72,8 +68,8 @@ def counts(claims: pd.DataFrame) -> str:
     number = Counter(claims.outcome)
     return (
         f"{number['agrees']} claims agree, {number['differs']} differ, "
-        f"{number['not comparable']} are not comparable, "
-        f"{number['not judged']} belong to the machine"
+        f"{number['not comparable']} are not comparable, {number['not judged']} are deterministic "
+        "or belong to the machine"
     )
 
 
@@ -81,15 +77,16 @@ def records(folders: Layout, results: Path) -> dict[str, Record]:
     """The records in a folder of results by chapter; chapters that have not run are left out.
 
     Raises:
-        CompareError: There is no record, or one is damaged or of another version.
+        CompareError: There is no record, or one is damaged, of another version or was made under
+            other definitions.
     """
+    found = {}
     try:
-        found = {
-            name: read_record(results / name, chapter.result, raw_rows=False)
-            for name, chapter in chapters(folders).items()
-            if not chapter.is_summary and (results / name / FILE).exists()
-        }
-    except RecordError as error:
+        for name, chapter in chapters(folders).items():
+            if not chapter.is_summary and (results / name / FILE).exists():
+                found[name] = read_record(results / name, chapter.result, raw_rows=False)
+                check_definitions(chapter, found[name])
+    except (GateError, RecordError) as error:
         remedy = error.remedy
         if results.is_relative_to(folders.published):
             remedy = f"replace {folders.relative(results)} with a new publication, or delete it"
@@ -103,70 +100,53 @@ def records(folders: Layout, results: Path) -> dict[str, Record]:
     )
 
 
-def changed_parameters(
-    chapter: Chapter, ours: Mapping[str, Record], theirs: Mapping[str, Record]
-) -> list[str]:
-    """Parameters of a chapter, and of those that it reads, in which two runs differ."""
+def changed_parameters(chapter: Chapter, ours: Records, theirs: Records) -> list[str]:
+    """Parameters of a chapter, and of those that it reads, in which two runs differ.
+
+    Random seeds are left out: a claim has to come out alike with others.
+    """
     both = [name for name in (chapter.name, *chapter.needs) if name in ours and name in theirs]
     changed = [
         n for name in both for n in differing(ours[name].parameters, theirs[name].parameters)
     ]
-    return [name for name in dict.fromkeys(changed) if name != RUN_NAME]
+    return [name for name in dict.fromkeys(changed) if name != RUN_NAME and not is_seed(name)]
 
 
-def agreement(
-    claim: Claim, own: JudgedClaim, other: JudgedClaim, *, same_parameters: bool
-) -> tuple[Outcome, str]:
-    """Whether a claim came out in one run as in the other, and why.
+def agreement(own: JudgedClaim, other: JudgedClaim, *, same_parameters: bool) -> Outcome:
+    """Whether a claim came out in one run as in the other.
+
+    `ratio`s are alike within `RATIO`; a `quality` is inside the other's interval or within
+    `QUALITY`; what belongs to a `machine` is not judged; neither is an `exact` value, unless it
+    differs, which is an error.
 
     Args:
-        claim: The claim.
         own: The claim as judged in the run.
         other: The claim as judged in the other run.
-        same_parameters: Whether both ran with the same parameters, so that values are comparable.
+        same_parameters: Whether both ran with the same parameters apart from seeds. With others
+            only an equal verdict says something.
     """
-    if own.value is None or other.value is None:
-        missing_in = "" if own.value is None else " in the other"
-        return "not comparable", f"not measured{missing_in}"
-    kind = claim.agreement
-    if kind == "machine":
-        return "not judged", "belongs to the machine"
-    no_worse = RANK[own.verdict] >= RANK[other.verdict]
-    verdict = VERDICTS[own.verdict]
-    if no_worse and (kind == "exact" or own.verdict != "fails"):
-        return "agrees", verdict
-    change = verdict if no_worse else f"{VERDICTS[other.verdict]} → {verdict}"
-    if kind == "exact":
-        return "differs", change
-    if kind == "ratio" and not same_parameters:
-        same_order = (own.value >= 1) == (other.value >= 1)
-        return ("agrees", "the same order") if same_order else ("differs", "the opposite order")
+    common = own.value.keys() & other.value.keys()
+    if not common:
+        return "not comparable"
+    if own.agreement == "machine":
+        return "not judged"
     if not same_parameters:
-        return ("agrees" if no_worse else "not comparable"), change
-    less_is_better = claim.target.operator == "<="
-    behind = own.value - other.value if less_is_better else other.value - own.value
-    if kind == "quality":
-        allowed, bound = QUALITY, f"{QUALITY:g}"
-    else:
-        allowed = abs(other.value) * (RATIO - 1 if less_is_better else 1 - 1 / RATIO)
-        bound = f"{RATIO:g}x"
-    if behind <= allowed:
-        return "agrees", f"{change}, within {bound}"
-    return "differs", f"{change}, more than {bound} behind"
+        return "agrees" if own.verdict == other.verdict else "not comparable"
+    if own.agreement == "exact":
+        return "not judged" if own.shown == other.shown else "differs"
+    return "agrees" if all(_alike(name, own, other) for name in common) else "differs"
 
 
-def apart(first: float | None, second: float | None) -> float | None:
-    """Distance of two values as a share of their mean; None if they have no common sign.
-
-    >>> apart(9.0, 11.0)
-    0.2
-    """
-    if first is None or second is None or (first != second and first * second <= 0):
-        return None
-    return abs(first - second) / (abs(first + second) / 2) if first != second else 0.0
+def _alike(name: str, own: JudgedClaim, other: JudgedClaim) -> bool:
+    """Whether the values of one data set agree within the tolerance."""
+    a, b = own.value[name], other.value[name]
+    if own.agreement == "ratio":
+        return max(a, b) <= RATIO * min(a, b)
+    low, high = other.interval.get(name, (b, b))
+    return low <= a <= high or abs(a - b) <= QUALITY
 
 
-def machine_of(found: Mapping[str, Record]) -> str:
+def machine_of(found: Records) -> str:
     """The machine that the records of a run were measured on, in words."""
     machine = next(iter(found.values())).provenance.machine
     return f"{machine.processor}, {machine.cores} cores"
@@ -177,57 +157,3 @@ def title(folders: Layout, results: Path) -> str:
     if results == folders.published:
         return PUBLISHED
     return TITLES[results.name] if results.parent == folders.published else results.name
-
-
-def show(claims: pd.DataFrame, run: str, other: str, console: Console) -> None:
-    """Print a comparison: one line per claim, chapter by chapter, then the counts."""
-    table = Table(box=box.SIMPLE, title=f"{run} beside {other}", pad_edge=False)
-    table.add_column("claim", no_wrap=True)
-    table.add_column(other, justify="right")
-    table.add_column(run, justify="right")
-    table.add_column("outcome")
-    colours = {"agrees": "green", "differs": "bold red"}
-    for (name, changed), of_chapter in claims.groupby(["chapter", "changed"]):
-        table.add_section()
-        note = f"other parameters: {changed}" if changed else ""
-        table.add_row(f"[bold]{name}[/]", "", "", note)
-        for row in of_chapter.itertuples():
-            outcome = f"[{colours.get(row.outcome, 'dim')}]{row.outcome}: {row.reason}[/]"
-            table.add_row(row.claim, row.other, row.run, outcome)
-    console.print(table)
-    console.print(counts(claims), highlight=False)
-
-
-def parts(folders: Layout, results: Path) -> dict[str, str]:
-    """The comparisons that the pages of a book over `results` include, as HTML by file name.
-
-    A run is compared with the published one, and a second run of it with the first. The published
-    results are compared with the run on another machine, or with the second run if there is none.
-    """
-    if results == folders.published:
-        second, run, other = results / REPEATED, results / OTHER_MACHINE, results
-        run = run if run.is_dir() else second
-    else:
-        second, run, other = folders.run(results.name + SECOND_RUN), results, folders.published
-    return {
-        COMPARE_PART: _part(folders, run, other),
-        REPEAT_PART: _part(folders, second, results),
-    }
-
-
-def _part(folders: Layout, run: Path, other: Path) -> str:
-    """A comparison as HTML, or why there is none, so that the rest of the book can be shown."""
-    try:
-        claims = compare(folders, run, other)
-    except CompareError as error:
-        return f"<p>Nothing to compare: {error.message}.</p>\n"
-    machines = [f"{title(folders, r)} ({machine_of(records(folders, r))})" for r in (run, other)]
-    claims = claims[claims.outcome != "not comparable"]
-    changed = claims.chapter[claims.changed != ""].unique()
-    lead = f"{' and '.join(machines)}: {counts(claims)}."
-    if len(changed):
-        lead += f" These chapters ran with other parameters: {', '.join(changed)}."
-    shown = claims[["outcome", "claim", "unit", "other", "run", "apart", "reason"]]
-    names = {"other": title(folders, other), "run": title(folders, run)}
-    table = styled(shown.rename(columns=names), {"apart": "{:.1%}"})
-    return f"<p>{lead}</p>\n{table.to_html()}\n"

@@ -1,4 +1,4 @@
-"""What a chapter's result depends on: notebook, parameters, code, upstream results, input files."""
+"""What a chapter's result depends on: notebook, parameters, code, definitions, results, files."""
 
 import ast
 import hashlib
@@ -16,7 +16,7 @@ from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FILE
 
 LISTED = 3  # files named in a reason; the others are counted
-DATA_FILES = (".yaml", ".mplstyle")  # beside the modules that read them
+DATA_FILES = (".mplstyle",)  # beside the modules that read them
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,13 +63,14 @@ def fingerprint(
     notebook = nbformat.read(chapter.notebook, as_version=4)
     cells = [(c.cell_type, c.source, sorted(c.metadata.get("tags", []))) for c in notebook.cells]
     code = [c.source for c in notebook.cells if c.cell_type == "code"]
-    # a summary judges the claims of all chapters
+    # a summary reads the findings of all chapters
     code += [f"import {module}" for module in chapter.judges]
     files = {f"code {folders.relative(p)}": p for p in source_files("\n".join(code), folders.root)}
     files |= {f"results of {name}": run / name / FILE for name in chapter.needs}
     files |= {f"input {folders.relative(p)}": p for p in chapter.module.inputs(parameters)}
     digests = {name: _file_digest(path) for name, path in files.items()}
     digests["the notebook"] = _digest(msgspec.json.encode(cells))
+    digests["the definitions"] = chapter.definitions_sha256
     return Fingerprint(parameters=parameters, digests=digests)
 
 

@@ -47,7 +47,7 @@ def check_chapter(chapter: Chapter, results: Path, *, raw_rows: bool = True) -> 
         raw_rows: Whether the files that the record names have to exist.
 
     Raises:
-        GateError: The notebook is missing or may not be shown.
+        GateError: The notebook is missing or may not be shown, or it ran under other definitions.
         RecordError: The record is missing or malformed.
     """
     path = results / f"{chapter.name}.ipynb"
@@ -57,4 +57,20 @@ def check_chapter(chapter: Chapter, results: Path, *, raw_rows: bool = True) -> 
             f"nanorecsys run {results.name} --only {chapter.name}",
         )
     check_executed(nbformat.read(path, as_version=4), chapter.name)
-    return read_record(results / chapter.name, chapter.result, raw_rows=raw_rows)
+    record = read_record(results / chapter.name, chapter.result, raw_rows=raw_rows)
+    check_definitions(chapter, record)
+    return record
+
+
+def check_definitions(chapter: Chapter, record: Record) -> None:
+    """Check that a record was made under the definitions of protocol.yaml and original.yaml.
+
+    Raises:
+        GateError: The definitions of the chapter have changed since then.
+    """
+    if record.provenance.definitions_sha256 != chapter.definitions_sha256:
+        raise GateError(
+            f"{chapter.name} ran under other definitions of its claims",
+            "take the change of protocol.yaml or original.yaml back, or add an amendment for it "
+            f"and run {chapter.name} again",
+        )

@@ -34,6 +34,11 @@ class Layout:
         return self.root / "book" / "results"
 
     @property
+    def protocol(self) -> Path:
+        """Definitions of the findings, see `nanorecsys.study.protocol`."""
+        return self.root / "nanorecsys" / "study" / "protocol.yaml"
+
+    @property
     def build(self) -> Path:
         """Assembled sources and rendered pages of the book, ignored by git."""
         return self.root / "_build"

@@ -1,49 +1,28 @@
-"""The original's figures and claims (original.yaml), each judged from this study's records.
+"""The rows of the original, the earlier benchmark, beside what this study's records say.
 
-"The original" is the earlier benchmark. A row sets one of its figures beside ours on equal
-hardware. The worst ratio of ours to the original's decides by default: at least as good holds,
-within a factor of two holds with a limit, anything else does not hold. If the original gave no
-figure, the row's own target applies to our first value.
+A comparison of the original is made here with the same two sides in one run, and is *replicated* or
+*refuted* by its rule. Where our system does another thing, *ours differs* and its figure is for
+scale. A figure of one machine *cannot be compared*.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from nanorecsys.study.claims import JudgedClaim, Target
+from nanorecsys.study.claims import JudgedClaim, OriginalVerdict
+from nanorecsys.study.protocol import ORIGINAL, Kind, OriginalRow
 from nanorecsys.study.records import Record
 
-TABLE = Path(__file__).with_name("original.yaml")
 STUDY_SIZE = (27_278, 256, 100)  # items, dimensions, neighbours
 SCALE_UP_ITEMS = 3_000_000
 ORIGINAL_RATE = 80  # requests/s
+TORCH, ONNX = "original, PyTorch", "original, ONNX"  # the original's servers in kind
 Values = tuple[float, ...]
 ReadValues = Callable[[Any], Values | None]  # from a chapter's result; None if it was not measured
-
-
-class OriginalRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One figure or claim of the original; original.yaml says what the fields mean."""
-
-    id: str
-    claim: str
-    original: str
-    figures: tuple[float, ...] = ()
-    chapter: str = "06_loadtest"
-    section: str
-    shown: str
-    target: Target = Target(">=", 1.0, limit=0.5)
-    per_core: bool = False
-
-    @property
-    def address(self) -> str:
-        """The section's address in the book, relative to the chapters' pages."""
-        return f"{self.chapter}.html#{anchor(self.section)}"
-
-
-ORIGINAL = msgspec.yaml.decode(TABLE.read_bytes(), type=tuple[OriginalRow, ...])
+WITHOUT_RULE: dict[Kind, OriginalVerdict] = {
+    "scale": "ours differs",
+    "absolute": "cannot be compared",
+}
 
 
 def judge_original(records: Mapping[str, Record[Any]]) -> list[JudgedClaim]:
@@ -52,7 +31,7 @@ def judge_original(records: Mapping[str, Record[Any]]) -> list[JudgedClaim]:
 
 
 def judge_row(row: OriginalRow, read: ReadValues, record: Record[Any] | None) -> JudgedClaim:
-    """Judge one row from our values.
+    """Judge one row from our values, of which the first decides.
 
     Args:
         row: Row of the original.
@@ -60,22 +39,27 @@ def judge_row(row: OriginalRow, read: ReadValues, record: Record[Any] | None) ->
         record: Record of the chapter, None if it has not run.
     """
     values = read(record.result) if record else None
-    if record and values and row.per_core:
-        values = tuple(value / record.provenance.machine.cores for value in values)
-    ratios = [ours / figure for ours, figure in zip(values or (), row.figures, strict=False)]
-    worst = max if row.target.operator == "<=" else min
+    verdict: OriginalVerdict = "not run"
+    if values is not None and row.rule is None:
+        verdict = WITHOUT_RULE[row.kind]
+    elif values and row.rule:
+        verdict = "replicated" if row.rule.keeps(values[0] / row.factor) else "refuted"
     return JudgedClaim(
         id=f"original.{row.id}",
         chapter=row.chapter,
         statement=row.claim,
         original=row.original,
-        value=values[0] if values else None,
-        shown=row.shown.format(*values) if values else "-",
-        over_original=ratios,
-        unit="",
-        target=f"{row.target} of the original's" if row.figures else str(row.target),
-        verdict=row.target.judge(worst(ratios or values[:1]) if values else None),
+        value={"ours": values[0]} if values else {},
+        shown="-" if values is None else row.shown.format(*values),
+        target=row.target,
+        verdict=verdict,
+        agreement=row.agreement,
     )
+
+
+def address(row: OriginalRow) -> str:
+    """The address in the book of the section that shows a row, relative to the chapters' pages."""
+    return f"{row.chapter}.html#{anchor(row.section)}"
 
 
 def anchor(section: str) -> str:
@@ -98,49 +82,51 @@ def _at_full_length(read: ReadValues) -> ReadValues:
 
 
 def _highest(*names: str) -> ReadValues:
-    """Fields of the row of the highest valid rate."""
-    return _at_full_length(lambda r: r.highest and tuple(getattr(r.highest, n) for n in names))
+    """Fields of the row of the highest valid rate, if it has enough requests for all of them."""
+
+    def read(r: Any) -> Values | None:
+        values = tuple(getattr(r.highest, name) for name in names) if r.highest else (None,)
+        return None if None in values else values
+
+    return _at_full_length(read)
 
 
-def _loaded(stage: str) -> ReadValues:
-    """P50 and P95 of a stage at the highest rate."""
-    return _at_full_length(lambda r: (s.p50, s.p95) if (s := r.stages_loaded.get(stage)) else None)
+def _in_kind(stage: str) -> ReadValues:
+    """P50 and P95 of a stage of the original's optimized server in kind."""
 
+    def read(r: Any) -> Values | None:
+        found = r.in_kind_stages.get(ONNX, {}).get(stage)
+        return (found.p50, found.p95) if found and found.p95 is not None else None
 
-def _rate(r: Any) -> Values:
-    return (r.highest.offered_per_s if r.highest else 0.0,)
+    return _at_study_shape(read)
 
 
 def _throughput(r: Any) -> Values | None:
-    if not r.busy or not r.busy.baseline_per_s:
-        return None
-    baseline, optimized = r.busy.baseline_per_s.middle, r.busy.optimized_per_s.middle
-    return optimized / baseline, baseline, optimized
+    baseline, optimized = r.in_kind.baseline_per_s.middle, r.in_kind.optimized_per_s.middle
+    return (optimized / baseline, baseline, optimized) if baseline else None
 
 
-def _embedding_speed(r: Any) -> Values:
-    before, after = r.baseline_stages["embedding"].p50, r.stages_alone["embedding"].p50
-    return before / after, before, after
+def _embedding_speed(r: Any) -> Values | None:
+    found = [r.in_kind_stages.get(name, {}).get("embedding") for name in (TORCH, ONNX)]
+    before, after = (stage.p50 if stage else None for stage in found)
+    return (before / after, before, after) if before and after else None
+
+
+def _transformer(r: Any) -> Values | None:
+    stages = r.in_kind_stages.get(ONNX)
+    return (stages["embedding"].p50 / stages["compute"].p50,) if stages else None
 
 
 def _stable_computing(r: Any) -> Values | None:
-    alone, loaded = r.stages_alone.get("compute"), r.stages_loaded.get("compute")
-    return (loaded.p95 / alone.p95,) if alone and loaded else None
+    found = [stages.get("compute") for stages in (r.stages_alone, r.stages_loaded)]
+    alone, loaded = (stage.p95 if stage else None for stage in found)
+    return (loaded / alone,) if alone and loaded else None
 
 
-def _rungs(field: str, *pairs: tuple[str, str]) -> ReadValues:
-    """Product over pairs of rungs of the ladder: a field of the first over that of the second."""
-
-    def read(r: Any) -> Values | None:
-        found = {rung.name: getattr(rung, field) for rung in r.ladder}
-        product = 1.0
-        for above, below in pairs:
-            if not found.get(above) or not found.get(below):
-                return None
-            product *= found[above] / found[below]
-        return (product,)
-
-    return _at_full_length(read)
+def _thread_pool(r: Any) -> Values | None:
+    """Highest rate with a pool over that of the neighbour on the ladder, which lacks only that."""
+    rates = [rung.highest_per_s for rung in r.neighbours("pool") or ()]
+    return (rates[1] / rates[0],) if rates and all(rates) else None
 
 
 def _queueing(field: str) -> ReadValues:
@@ -153,16 +139,15 @@ def _queueing(field: str) -> ReadValues:
     return read
 
 
-def _index(family: str, generator: str | None = None) -> ReadValues:
-    """Recall over its floor, recall, and speed relative to Flat at three million items.
+def _index(family: str) -> ReadValues:
+    """Recall over its floor, recall, and speed relative to Flat, on the original's catalogue.
 
     Args:
         family: Name of the index family in the scale-up chapter.
-        generator: Generator of the catalogue; the recommended one by default.
     """
 
     def read(r: Any) -> Values | None:
-        wanted = (generator or r.recommended_generator, SCALE_UP_ITEMS)
+        wanted = ("independent", SCALE_UP_ITEMS)
         rows = {row.family: row for row in reversed(r.rows) if (row.generator, row.n) == wanted}
         if family not in rows or "Flat" not in rows:
             return None
@@ -186,33 +171,26 @@ def _flat_default(r: Any) -> Values | None:
 READERS: dict[str, ReadValues] = {
     "flat_default": _flat_default,
     "generator": _generator,
-    "exact": lambda r: (r.flat.recall,),
-    "pq_independent": _index("IVF, PQ", "independent"),
-    "pq": _index("IVF, PQ"),
-    "sq_independent": _index("IVF, SQ8", "independent"),
-    "sq": _index("IVF, SQ8"),
-    "compute": _at_full_length(lambda r: (r.busy.times.middle,) if r.busy else None),
+    "pq_independent": _index("IVF, PQ"),
+    "sq_independent": _index("IVF, SQ8"),
     "throughput": _at_study_shape(_throughput),
-    "rate": _at_full_length(_rate),
     "embedding_speed": _at_study_shape(_embedding_speed),
-    "efficiency": _at_study_shape(lambda r: (r.busy.times.middle,) if r.busy else None),
-    "rate_per_core": _at_full_length(_rate),
-    "onnx": _rungs("cpu_ms", ("torch", "ONNX")),
-    "thread_pool": _rungs("highest_per_s", ("pool", "chosen tower"), ("second thread", "index")),
-    "latency": _highest("p50_ms", "p95_ms"),
-    "embedding": _loaded("embedding"),
-    "ranking": _loaded("ranking"),
-    "retrieval": _loaded("retrieval"),
-    "computing": _loaded("compute"),
-    "median": _highest("p50_ms"),
-    "transformer": _at_full_length(
-        lambda r: (r.stages_alone["embedding"].p50 / r.stages_alone["compute"].p50,)
-    ),
-    "p99": _highest("p99_ms"),
+    "efficiency": _at_study_shape(lambda r: (r.in_kind.times.middle,)),
+    "onnx": _at_study_shape(lambda r: (r.busy.times.middle,)),
+    "thread_pool": _at_full_length(_thread_pool),
+    "transformer": _at_study_shape(_transformer),
     "stable_computing": _at_full_length(_stable_computing),
     "queueing_tail": _at_study_shape(
         lambda r: (r.bands[-1].waiting_share,) if r.highest and r.bands else None
     ),
     "saturation": _queueing("load"),
     "queueing_p99": _queueing("p99_ms"),
+    "rate": _at_full_length(lambda r: (r.highest.offered_per_s,) if r.highest else None),
+    "latency": _highest("p50_ms", "p95_ms"),
+    "p99": _highest("p99_ms"),
+    "compute": lambda r: (),
+    "embedding": _in_kind("embedding"),
+    "ranking": _in_kind("ranking"),
+    "retrieval": _in_kind("retrieval"),
+    "computing": _in_kind("compute"),
 }

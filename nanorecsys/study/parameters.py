@@ -23,6 +23,7 @@ from nanorecsys.system.errors import NanorecsysError
 Value = int | float | str | bool | list
 RUN_NAME = "run_name"  # the run whose upstream results a chapter reads; the runner sets it
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
+SEED_SHIFT = 1000  # offset of every random seed in a second run
 
 
 class ParameterError(NanorecsysError):
@@ -145,6 +146,24 @@ def check_values(
         if name not in parameters:
             raise unknown(name, parameters, source)
     return {name: parameters[name].check(value, source) for name, value in values.items()}
+
+
+def is_seed(name: str) -> bool:
+    """Whether a parameter is a random seed or a list of them, by its name."""
+    return name.endswith(("seed", "seeds"))
+
+
+def other_seeds(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Parameters of a second run, in which every random seed is another.
+
+    >>> other_seeds({"seed": 0, "seeds": [0, 1], "k": 10})
+    {'seed': 1000, 'seeds': [1000, 1001], 'k': 10}
+    """
+
+    def shifted(value: Any) -> Any:
+        return list(map(shifted, value)) if isinstance(value, list) else value + SEED_SHIFT
+
+    return {name: shifted(value) if is_seed(name) else value for name, value in values.items()}
 
 
 def resolve(

@@ -44,10 +44,12 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         commit: Short hash; `+` after it means that the tree had uncommitted changes.
+        definitions_sha256: Hash of the definitions of the chapter's claims, see `Protocol.sha256`.
         peak_rss_mib: Peak resident memory of the largest process.
     """
 
     commit: str
+    definitions_sha256: str
     started_utc: str
     seconds: float
     peak_rss_mib: float

@@ -67,7 +67,6 @@ class Run:
         folder: Folder for the results.
         parameters: Resolved parameters by chapter.
         upstream: Folder of the run whose earlier chapters it reads.
-        lender: First run, if this is its second run; it lends chapters that are not run again.
         force: Whether to run chapters that are up to date.
     """
 
@@ -75,7 +74,6 @@ class Run:
     folder: Path
     parameters: Mapping[str, dict[str, Any]]
     upstream: Path
-    lender: Path | None = None
     force: bool = False
 
     def fingerprint(self, chapter: Chapter) -> Fingerprint:
@@ -157,9 +155,7 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def state_of(chapter: Chapter, run: Path) -> RunState | None:
-    """The runner's note on `chapter` in this run, None if it has not run here itself."""
-    if (run / chapter.name).is_symlink():  # lent by another run
-        return None
+    """The runner's note on `chapter` in this run, None if it has not run here."""
     try:
         return msgspec.json.decode((run / chapter.name / STATE).read_bytes(), type=RunState)
     except (FileNotFoundError, msgspec.DecodeError):
@@ -231,8 +227,6 @@ def run_chapters(run: Run, selected: Iterable[Chapter], console: Console) -> lis
     with locked(folder):
         for work in sorted((folder / WORK).glob(f"*/{READY}")):
             seal(work.parent, folder)
-        if run.lender:
-            borrow(run.lender, folder, set(run.parameters) - {c.name for c in selected})
         planned = plan(run, selected)
         stale = [chapter for chapter, why in planned if why]
         require({c.name: c.module.estimate(run.parameters[c.name]) for c in stale}, folder)
@@ -243,10 +237,12 @@ def run_chapters(run: Run, selected: Iterable[Chapter], console: Console) -> lis
                 continue
             missing = [n for n in chapter.needs if not (run.upstream / n).is_dir()]
             if missing and not chapter.is_summary:
-                source = (run.lender or run.upstream).name
+                source = run.upstream.name
+                profile = source.removesuffix(SECOND_RUN)
+                again = " --again" * (profile != source)
                 raise ChapterError(
                     f"{chapter.name} reads {', '.join(missing)}, which has not run in {source}",
-                    f"nanorecsys run {source} --from {missing[0]}",
+                    f"nanorecsys run {profile}{again} --from {missing[0]}",
                 )
             message = f"{chapter.name}  runs: {why}"
             console.print(message, highlight=False, markup=False, soft_wrap=True)
@@ -261,13 +257,6 @@ def run_chapters(run: Run, selected: Iterable[Chapter], console: Console) -> lis
             seal(work, folder)
             console.print(f"{chapter.name}  done in {clock(progress.seconds)}", highlight=False)
     return [chapter.name for chapter in stale]
-
-
-def borrow(lender: Path, run: Path, names: Iterable[str]) -> None:
-    """Link chapters of the run `lender` into `run`, unless `run` has them itself."""
-    for name in (file for chapter in names for file in (chapter, f"{chapter}.ipynb")):
-        if (lender / name).exists() and not os.path.lexists(run / name):
-            (run / name).symlink_to(os.path.relpath(lender / name, run))
 
 
 def plan(run: Run, selected: Iterable[Chapter]) -> list[tuple[Chapter, str]]:

@@ -30,6 +30,7 @@ from nanorecsys.study.parameters import (
     read_parameters,
     unknown,
 )
+from nanorecsys.study.protocol import read_protocol
 from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.files import write_atomically
 
@@ -110,6 +111,7 @@ class Session:
             parameters=self.parameters,
             provenance=provenance.Provenance(
                 commit=provenance.commit(self.folders.root),
+                definitions_sha256=read_protocol(self.folders).sha256(self.name),
                 started_utc=started.isoformat(timespec="seconds"),
                 seconds=round(self.seconds, 2),
                 peak_rss_mib=round(_peak_rss_mib(), 1),

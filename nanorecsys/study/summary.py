@@ -8,20 +8,21 @@ import msgspec
 import pandas as pd
 
 from nanorecsys.study.chapters import Chapter, chapters
-from nanorecsys.study.claims import JudgedClaim
+from nanorecsys.study.claims import JudgedClaim, OriginalVerdict
 from nanorecsys.study.parameters import RUN_NAME
+from nanorecsys.study.protocol import Verdict
 from nanorecsys.study.records import FILE, Record, encode, read_record
 from nanorecsys.study.session import Session
 from nanorecsys.system.files import write_atomically
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of chapter 07: the chapters that had run, and how many claims got which verdict."""
+    """Result of chapter 07: the chapters that had run, and the verdict of every claim by its id."""
 
     chapters_run: list[str]
     chapters_missing: list[str]
-    original: dict[str, int]
-    findings: dict[str, int]
+    original: dict[str, OriginalVerdict]
+    findings: dict[str, Verdict]
 
 
 def collect(session: Session) -> tuple[dict[str, Chapter], dict[str, Record]]:

@@ -142,4 +142,4 @@ def test_a_summary_over_nothing_says_what_is_missing(tmp_path, monkeypatch):
     assert result["chapters_run"] == []
     assert "01_data" in result["chapters_missing"]
     claims = json.loads((tmp_path / "out" / "07_summary" / "claims.json").read_text())
-    assert {c["verdict"] for c in claims} == {"not_run"}
+    assert {c["verdict"] for c in claims} == {"not run"}

@@ -16,18 +16,10 @@ CHAPTER = '''
 """A chapter of the test study."""
 import msgspec
 from nanorecsys.study.chapters import EARLIER, Estimate
-from nanorecsys.study.claims import Claim, Target
+from nanorecsys.study.spread import Interval
 
 NEEDS = {needs}
-CLAIMS = (
-    Claim(
-        id="{name}.total",
-        statement="The total is large.",
-        value=lambda r: r.total,
-        unit="",
-        target=Target(">=", 5),
-    ),
-)
+FINDINGS = {{"total": lambda r: {{"toys": Interval(r.total, r.total, r.total)}}}}
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     total: float
@@ -39,6 +31,28 @@ def estimate(parameters):
 def inputs(parameters):
     return []
 '''
+
+PROTOCOL = """
+families: {{}}
+findings:
+{findings}
+"""
+
+FINDING = """
+- id: {name}.total
+  chapter: {chapter}
+  question: Is it large?
+  statement: The total is large.
+  measured: The total.
+  baseline: None.
+  sample: One.
+  rule: {{operator: ">=", bound: 5}}
+  interval: None.
+  data: first
+  unit: toys
+  refuted_by: A small total.
+  agreement: quality
+"""
 
 ALPHA = """
 import time
@@ -147,6 +161,9 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MiniStudy:
         (package / "__init__.py").touch()
         (package / "chapter.py").write_text(CHAPTER.format(name=name, needs=needs))
     (tmp_path / "mini" / "__init__.py").touch()
+    findings = (FINDING.format(name=c[3:], chapter=c) for c in PARAMETERS)
+    folders.protocol.parent.mkdir(parents=True)
+    folders.protocol.write_text(PROTOCOL.format(findings="".join(findings)))
     (tmp_path / "mini" / "alpha" / "logic.py").write_text(
         "def total(n):\n    return float(n * 2)\n"
     )
