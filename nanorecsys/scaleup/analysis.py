@@ -1,18 +1,18 @@
-"""The chapter's findings: the best index by rule, growth with n, and settings moved elsewhere."""
+"""The chapter's findings: the best index by rule, and what a setting promises and keeps."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from nanorecsys.ann.specs import BASELINE
+from nanorecsys.ann.specs import BASELINE, parse_setting
 
 PROMISE = 0.95  # recall that a setting is chosen for
 MEMORY_SHARE = 0.3  # share of Flat's bytes that an index may take
 GRAPH_POWER = 1.2  # power of n by which the build time of a graph grows, at least
 RULE = (
-    "the lowest P50 among the indexes with a recall of at least the floor in at most three tenths "
-    "of the bytes of the vectors"
+    "the lowest P50 among the indexes whose recall is at least the floor with the lower end of its "
+    "interval, in at most three tenths of the bytes of the vectors"
 )
 
 
@@ -45,67 +45,43 @@ def best_index(rows: pd.DataFrame, floor: float, d: int) -> pd.Series:
     """Return the index that the rule (`RULE`) takes, else the most accurate one but Flat."""
     others = rows[rows["factory"] != BASELINE]
     small = others["bytes_a_vector"] <= MEMORY_SHARE * 4 * d
-    allowed = others[small & (others["recall"] >= floor)]
+    allowed = others[small & (others["recall_low"] >= floor)]
     if len(allowed):
         return allowed.loc[allowed["p50_ms"].idxmin()]
     return others.loc[others["recall"].idxmax()]
 
 
-def growth(rows: pd.DataFrame, floor: float) -> pd.DataFrame:
-    """Fit P50 = factor * n ** power to each family's fastest indexes at equal recall.
-
-    Families that reach the floor at fewer than two sizes are left out.
-
-    Returns:
-        Columns family, factor, power and points.
-    """
-    reaching = rows[rows["recall"] >= floor].sort_values("p50_ms")
-    found = []
-    for family, own in reaching.drop_duplicates(["family", "n"]).groupby("family", sort=False):
-        if len(own) > 1:
-            power, intercept = np.polyfit(np.log(own["n"]), np.log(own["p50_ms"]), 1)
-            found.append((family, np.exp(intercept), power, len(own)))
-    return pd.DataFrame(found, columns=["family", "factor", "power", "points"])
-
-
-def kept_promise(made: pd.Series, real: pd.Series, promise: float = PROMISE) -> tuple[float, float]:
-    """Return what a synthetic catalogue promises and what the setting finds in the real one.
+def kept_promise(made: pd.Series, real: pd.Series, promise: float = PROMISE) -> float:
+    """Return what a setting that was chosen on a synthetic catalogue finds in the real one.
 
     The setting is where the synthetic curve first reaches the promise, interpolated in the log of
-    the setting; if it never does, the last setting.
+    nprobe or efSearch; if it never does, the last setting.
 
     Args:
-        made: Recall by setting on the synthetic catalogue.
+        made: Recall by setting on the synthetic catalogue, in the order of the settings.
         real: The same on the real one.
         promise: Recall that the setting is chosen for.
 
-    >>> made, real = pd.Series({1: 0.9, 4: 1.0}), pd.Series({1: 0.5, 4: 0.9})
-    >>> [round(x, 3) for x in kept_promise(made, real)]
-    [0.95, 0.7]
+    >>> settings = ["nprobe=1", "nprobe=4"]
+    >>> made, real = pd.Series([0.9, 1.0], settings), pd.Series([0.5, 0.9], settings)
+    >>> round(kept_promise(made, real), 3)
+    0.7
     """
-    places = np.log(made.index.to_numpy(float))
+    places = np.log([effort(setting) for setting in made.index])
     first = int((made >= promise).argmax())
     if not (made >= promise).any():
-        return float(made.iloc[-1]), float(real.iloc[-1])
+        return float(real.iloc[-1])
     if first == 0:
-        return float(made.iloc[0]), float(real.iloc[0])
+        return float(real.iloc[0])
     step = slice(first - 1, first + 1)
     place = np.interp(promise, made.iloc[step], places[step])
-    return promise, float(np.interp(place, places, real))
+    return float(np.interp(place, places, real))
 
 
-def moved_settings(rows: pd.DataFrame, recalls: pd.DataFrame) -> pd.DataFrame:
-    """Pair the recall of each index on one catalogue with that of the same setting on another.
+def effort(setting: str) -> int:
+    """Return nprobe or efSearch, the first value of a setting.
 
-    Args:
-        rows: Indexes over one catalogue.
-        recalls: factory, search and recall on the other, see `CatalogueBench.recalls`.
-
-    Returns:
-        Columns generator, n, factory, search, promised and found. Indexes without a pair are left
-        out.
+    >>> effort("nprobe=4,k_factor_rf=8")
+    4
     """
-    chosen = rows[rows["factory"] != BASELINE].rename(columns={"recall": "promised"})
-    other = recalls.rename(columns={"recall": "found"})
-    found = chosen.merge(other, on=["factory", "search"])
-    return found[["generator", "n", "factory", "search", "promised", "found"]]
+    return next(iter(parse_setting(setting).values()))

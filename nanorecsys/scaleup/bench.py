@@ -97,12 +97,6 @@ class CatalogueBench:
             }
         return None
 
-    def recalls(self, n: int) -> pd.DataFrame:
-        """Return the mean recall over n items by factory and search, for every setting tried."""
-        frame = pd.concat(self.rows["accuracy"])
-        own = frame[frame["n"] == n]
-        return own.groupby(["factory", "search"], as_index=False)["recall"].mean()
-
     def _measure_flat(self, parsed: ParsedSpecification, n: int) -> dict[str, Any]:
         rows = CatalogueFile(self.catalogue, n)
         size = 4 * n * rows.d

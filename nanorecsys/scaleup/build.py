@@ -174,7 +174,8 @@ def _trained(
         index.by_residual = parsed.code.endswith("r")  # as the factory does
     if isinstance(index, faiss.IndexIVFPQ):
         training: Any = index.pq.cp
-        training.niter, training.max_points_per_centroid = CODE_ITERATIONS, CODE_POINTS // 256
+        training.niter, training.min_points_per_centroid = CODE_ITERATIONS, 1
+        training.max_points_per_centroid = CODE_POINTS // 256
     index.quantizer.add(centroids)
     index.train(rows.sample(CODE_POINTS, options.seed + 1))
     return index
@@ -207,6 +208,8 @@ def _coarse(centroids: np.ndarray, parsed: ParsedSpecification) -> Any:
     else:
         index = faiss.index_factory(d, parsed.coarse_code, INNER_PRODUCT)
         index.k_factor = COARSE_FACTOR
+        codes: Any = faiss.downcast_index(index.base_index)
+        codes.pq.cp.min_points_per_centroid = 1
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # the same links each time
     index.train(centroids)

@@ -38,7 +38,8 @@ def generate(
 
     Raises:
         UnknownGeneratorError: The generator is unknown.
-        GeneratorInputError: The real items are unfit, or more than n.
+        VectorsError: The real items are not unit float32 (items, d).
+        GeneratorInputError: The real items are too few, or more than n.
     """
     _check(vectors, n, generator)
     catalogue = np.empty((n, vectors.shape[1]), np.float32)

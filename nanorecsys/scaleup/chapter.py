@@ -1,63 +1,45 @@
 """Chapter 05: which index suits three million items, and whether to believe the catalogue."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nanorecsys.scaleup.result import ScaleupResult
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.claims import Claim, Target
+from nanorecsys.study.spread import Interval
 
-NEEDS = ("02_training", "04_ann")
+NEEDS = ("01_data", "02_training")
 Result = ScaleupResult
-STUDY_ITEMS, STUDY_D = 3_000_000, 256
+STUDY_SIZE = (3_000_000, 256, 10, 0.95)  # items, dimensions, neighbours, floor of recall
 
 
-def _headline(
-    value: Callable[[ScaleupResult], float | None],
-) -> Callable[[ScaleupResult], float | None]:
-    """Limit a claim to three million items of the recommended generator."""
-    return lambda r: (
-        value(r)
-        if (r.n_items, r.d) == (STUDY_ITEMS, STUDY_D) and r.generator == r.recommended_generator
-        else None
-    )
+def _is_study_size(r: ScaleupResult) -> bool:
+    """Whether the large catalogue is the study's, made by the recommended generator."""
+    size = (r.n_items, r.d, r.k, r.recall_floor)
+    return size == STUDY_SIZE and r.generator == r.recommended_generator
 
 
-def _speed(r: ScaleupResult) -> float:
-    return r.speedup if r.best.recall >= r.recall_floor else 0.0
+def _speed(r: ScaleupResult) -> dict[str, Interval] | None:
+    """Flat's P50 over the best index's; 0 if no index surely reaches the floor of recall."""
+    if not _is_study_size(r):
+        return None
+    best, flat = r.best.p50_ms, r.flat.p50_ms
+    times = Interval(r.speedup, flat.low / best.high, flat.high / best.low)
+    return {r.dataset: times if r.best.recall_low >= r.recall_floor else Interval(0.0, 0.0, 0.0)}
 
 
-def _worst(r: ScaleupResult) -> float | None:
-    return next((j.worst for j in r.judged if j.generator == r.recommended_generator), None)
+def _fidelity(r: ScaleupResult) -> dict[str, Interval] | None:
+    """The worst case of the recommended generator, if the family that wins was judged too."""
+    if not _is_study_size(r) or r.best.family not in r.families:
+        return None
+    judged = next(j for j in r.judged if j.generator == r.recommended_generator)
+    return {name: own.worst for name, own in judged.by_set.items()}
 
 
-CLAIMS = (
-    Claim(
-        id="scaleup.speed",
-        statement="At 3,000,000 x 256 an index reaches recall@10 of 0.95 at 1/300 of Flat's P50 "
-        "(one thread).",
-        value=_headline(_speed),
-        unit="x",
-        target=Target(">=", 300.0, limit=100.0),
-    ),
-    Claim(
-        id="scaleup.memory",
-        statement="That index takes at most three tenths of the memory of exact search.",
-        value=_headline(lambda r: r.memory_share),
-        unit="of Flat",
-        target=Target("<=", 0.3, limit=0.4),
-        agrees="ratio",
-    ),
-    Claim(
-        id="scaleup.fidelity",
-        statement="The recommended generator's recall of unseen items is within 0.03 of the real "
-        "catalogue's, in IVF, HNSW and PQ.",
-        value=_worst,
-        unit="recall",
-        target=Target("<=", 0.03, limit=0.06),
-    ),
-)
+FINDINGS: dict[str, Callable[[ScaleupResult], Mapping[str, Interval] | None]] = {
+    "speed": _speed,
+    "fidelity": _fidelity,
+}
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:

@@ -8,7 +8,7 @@ class ScaleupError(NanorecsysError):
 
 
 class GeneratorInputError(ScaleupError):
-    """Item vectors have the wrong shape, are not finite, not of unit norm or too few."""
+    """There are too few real items, or more than the catalogue is to have."""
 
 
 class UnknownGeneratorError(ScaleupError):

@@ -1,13 +1,13 @@
 """Search an index of a large catalogue at the fastest setting that reaches a floor of recall.
 
-All settings of a grid are searched under a few queries, those that may be the cheapest to reach the
-floor under more. The cheapest that surely reach it are timed, one query at a time on one thread, in
-another random order in each round. The fastest is then timed again, and its recall is measured
-under the other queries, because the best of many noisy figures is too good.
+All settings of a grid are searched under the first users. The cheapest that surely reach the floor
+are timed, one query at a time on one thread, in another random order in each round. The fastest is
+then timed again, and its recall is measured under the other users, because the best of many noisy
+figures is too good.
 """
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,16 @@ from nanorecsys.ann.bench import Searcher, percentiles
 from nanorecsys.ann.exact import Exact
 from nanorecsys.ann.indexes import read_bytes
 from nanorecsys.ann.specs import parse_setting
+from nanorecsys.evaluation import mean_interval
 from nanorecsys.scaleup.catalogue import CatalogueFile
 from nanorecsys.serving.retrieval import Index
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.memory import forget_peak, peak_resident_bytes
 
 WARM_UP = 5
-SCOUTS = 150  # queries under which every setting is tried
-SURE = 2.0  # standard errors: the setting that just reaches the floor may owe it to its queries
+# Standard errors by which a setting has to pass the floor: two are the interval of as many other
+# users, and two more allow for the difference between the two groups.
+SURE = 4.0
 CONFIRM_ROUNDS = 3
 
 
@@ -78,46 +80,30 @@ def open_flat(rows: CatalogueFile, in_memory: bool) -> FlatSearch:
     return FlatSearch(np.load(rows.path, mmap_mode="r")[: rows.n])
 
 
-def cheapest(settings: Sequence[str]) -> set[str]:
+def cheapest(settings: Sequence[str]) -> list[str]:
     """Keep the settings that no other one undercuts in all its values.
 
     >>> settings = [f"nprobe={n},k_factor_rf={f}" for n, f in ((4, 2), (2, 8), (4, 4))]
-    >>> sorted(cheapest(settings))
-    ['nprobe=2,k_factor_rf=8', 'nprobe=4,k_factor_rf=2']
+    >>> cheapest(settings)
+    ['nprobe=4,k_factor_rf=2', 'nprobe=2,k_factor_rf=8']
     """
     if not settings:
-        return set()
+        return []
     values = np.array([list(parse_setting(setting).values()) for setting in settings])
     as_low: Any = (values[None] <= values[:, None]).all(axis=2)
     lower: Any = (values[None] < values[:, None]).any(axis=2)
     undercut = (as_low & lower).any(axis=1)
-    return {setting for setting, other in zip(settings, undercut, strict=True) if not other}
+    return [setting for setting, other in zip(settings, undercut, strict=True) if not other]
 
 
 def surely(recall: np.ndarray, floor: float) -> bool:
-    """Say whether the mean recall reaches the floor by `SURE` standard errors.
+    """Say whether the mean recall passes the floor by `SURE` standard errors.
 
-    >>> recall = np.array([0.9, 1.0] * 8)
+    >>> recall = np.array([0.9, 1.0] * 32)
     >>> surely(recall, 0.92), surely(recall, 0.93)
     (True, False)
     """
-    return bool(recall.mean() - SURE * _standard_error(recall) >= floor)
-
-
-def promising(recalls: Mapping[str, np.ndarray], floor: float) -> list[str]:
-    """Return the settings that may reach the floor and cost at most as much as one that does.
-
-    >>> few = {f"nprobe={n}": np.full(100, r) for n, r in ((1, 0.8), (2, 0.95), (4, 0.99))}
-    >>> promising(few, floor=0.9)
-    ['nprobe=2']
-    """
-    sure = cheapest([s for s, recall in recalls.items() if surely(recall, floor)])
-    return [
-        setting
-        for setting, recall in recalls.items()
-        if recall.mean() + SURE * _standard_error(recall) >= floor
-        and setting in cheapest([*sure, setting])
-    ]
+    return bool(recall.mean() - SURE * recall.std() / np.sqrt(len(recall)) >= floor)
 
 
 def search_at_floor(
@@ -134,25 +120,20 @@ def search_at_floor(
         load: Function that returns the index.
         arguments: Arguments of `load`.
         settings: Settings to try, in the order of their cost.
-        queries: float32 (q, d).
+        queries: float32 (q, d), one per user.
         exact: Their exact neighbours.
         options: How to choose and time.
 
     Returns:
-        The chosen setting: search, recall, percentiles as `ann.analysis.percentiles` has them,
-        queries_per_s, read_bytes (None for a graph) and peak_bytes. And raw rows: accuracy (search,
-        query, recall) and latency (search, round, query, ns; negative rounds are the second
-        measurement).
+        The chosen setting: search, recall with its interval over users, P50 as
+        `ann.bench.percentiles` has it, queries_per_s, read_bytes (None for a graph) and peak_bytes.
+        And raw rows: accuracy (search, query, recall) and latency (search, round, query, ns;
+        negative rounds are the second measurement).
     """
     gc.disable()
     rng = np.random.default_rng(options.seed)
     forget_peak()
     searcher = Searcher(load(*arguments), queries, options.k)
-
-    def recall_of(search: str, count: int) -> np.ndarray:
-        searcher.index.set(search)
-        _, items = searcher.batches(count, options.threads, calls=1)
-        return exact.recall(items, options.k)
 
     def timed_round(search: str, number: int, sample: np.ndarray) -> pd.DataFrame:
         searcher.index.set(search)
@@ -161,14 +142,12 @@ def search_at_floor(
     def sample_of_queries() -> np.ndarray:
         return rng.permutation(len(queries))[: options.timed]
 
-    scouts = min(SCOUTS, options.choosing)
-    recalls = {search: recall_of(search, scouts) for search in settings}
-    candidates = promising(recalls, options.floor)
-    if scouts < options.choosing:
-        recalls |= {search: recall_of(search, options.choosing) for search in candidates}
-    reaching = [search for search in candidates if surely(recalls[search], options.floor)]
-    least = cheapest(reaching)
-    timed = [search for search in reaching if search in least]
+    recalls = {}
+    for search in settings:
+        searcher.index.set(search)
+        _, items = searcher.batches(options.choosing, options.threads, calls=1)
+        recalls[search] = exact.recall(items, options.k)
+    timed = cheapest([s for s, recall in recalls.items() if surely(recall, options.floor)])
     timed = timed or [max(settings, key=lambda search: recalls[search].mean())]
     rounds: list[pd.DataFrame] = []
     chosen = timed[0]
@@ -180,23 +159,22 @@ def search_at_floor(
     confirming = [timed_round(chosen, -1 - i, sample_of_queries()) for i in range(CONFIRM_ROUNDS)]
     searcher.index.set(chosen)
     rate, items = searcher.batches(len(queries), options.threads)
-    others = recalls | {chosen: exact.recall(items, options.k)}
+    recalls[chosen] = exact.recall(items, options.k)
     accuracy = [
         pd.DataFrame({"search": search, "query": np.arange(len(own)), "recall": own})
-        for search, own in others.items()
+        for search, own in recalls.items()
     ]
-    unused = others[chosen][options.choosing :]
+    unused = recalls[chosen][options.choosing :]
+    recall = mean_interval(unused if len(unused) else recalls[chosen])
     row = {
         "search": chosen,
-        "recall": float((unused if len(unused) else others[chosen]).mean()),
-        **percentiles(pd.concat(confirming), "search").loc[chosen].to_dict(),
+        "recall": recall.estimate,
+        "recall_low": recall.low,
+        "recall_high": recall.high,
+        **percentiles(pd.concat(confirming), "search").filter(like="p50").loc[chosen].to_dict(),
         "queries_per_s": 1e9 / rate["ns"].mean(),
         "read_bytes": read_bytes(searcher.index, queries, options.k),
         "peak_bytes": peak_resident_bytes(),
     }
     rows = {"accuracy": pd.concat(accuracy), "latency": pd.concat(rounds + confirming)}
     return row, rows
-
-
-def _standard_error(recall: np.ndarray) -> float:
-    return float(recall.std() / np.sqrt(len(recall)))

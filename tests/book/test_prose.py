@@ -25,7 +25,6 @@ ALLOWED = {
     r"MovieLens 20M": "the name of a data set",
     r"Published figures on MovieLens 20M.*?\.287/\.162": "what others published, with references",
     r"earlier benchmark's shape \(512, 256, 128 over the concatenation\)": "the original's layers",
-    r"0\.5: it cannot": "the score of a coin, which is no measurement",
     r"Which index at 27 thousand items": "the size in the chapter's title",
     r"which index at (27 thousand|3 million) items": "the sizes that the questions ask about",
     r"RFC 9457": "a standard's number",

@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 
 from nanorecsys.scaleup.generators.distributions import normalised
+from nanorecsys.system.blas import faiss
 
 D = 16
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """One thread: several wait for each other where another process has work."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

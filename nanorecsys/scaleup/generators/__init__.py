@@ -12,11 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
+from nanorecsys.ann.indexes import check_vectors
 from nanorecsys.scaleup.errors import GeneratorInputError, UnknownGeneratorError
 from nanorecsys.scaleup.generators.distributions import fit_gaussian, fit_independent, fit_mixture
 from nanorecsys.scaleup.generators.neighbourhoods import fit_local, fit_recombined
 
-UNIT_TOLERANCE = 1e-3  # deviation of a norm from 1; rounding of float32 is 1e-6
 FEWEST = 16  # real items that a generator needs
 
 
@@ -56,27 +56,14 @@ def check_items(vectors: np.ndarray) -> None:
     """Check that a generator can be fitted on item vectors.
 
     Raises:
-        GeneratorInputError: They are not float32 (items, d), not of unit norm, not finite,
-            or fewer than `FEWEST`.
+        VectorsError: They are not float32 (items, d), not of unit norm, or not finite.
+        GeneratorInputError: There are fewer than `FEWEST`.
     """
-    if vectors.ndim != 2 or vectors.dtype != np.float32:
-        raise GeneratorInputError(
-            f"Item vectors must be float32 (items, d), not {vectors.dtype} {vectors.shape}.",
-            "Pass the item_vectors.npy of the training chapter.",
-        )
+    check_vectors(vectors)
     if len(vectors) < FEWEST:
         raise GeneratorInputError(
             f"{len(vectors)} item vectors are fewer than the {FEWEST} that a generator needs.",
             "Give it more items.",
-        )
-    norms = np.linalg.norm(vectors, axis=1)
-    unit = np.abs(norms - 1) <= UNIT_TOLERANCE  # False for NaN
-    if not unit.all():
-        row = np.argmin(unit)
-        raise GeneratorInputError(
-            f"{np.count_nonzero(~unit)} item vectors are not finite and of unit norm; "
-            f"the first is row {row} with norm {norms[row]:.4g}.",
-            "Divide each row by its norm; NaN means that the training diverged.",
         )
 
 

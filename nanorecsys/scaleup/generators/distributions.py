@@ -89,7 +89,7 @@ class GaussianMixture:
 def fit_mixture(vectors: np.ndarray, total: int) -> GaussianMixture:
     """Fit components by k-means on principal axes, each with its own covariance.
 
-    A component has few items for a covariance of its own. So it shrinks to the pooled one,
+    A component has too few items for a covariance. So its estimate shrinks to the pooled one,
     as if that had been seen on as many more items as there are axes.
     """
     from scipy.cluster.vq import kmeans2  # every child process would import it
