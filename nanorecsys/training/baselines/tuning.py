@@ -29,12 +29,21 @@ Space = Mapping[str, Sequence[Any]]
 
 RECENCY = (0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.6, 2.0)
 PENALTY = (20, 50, 100, 150, 200, 300, 400, 600, 800, 1000, 1500, 2000)
-CONTENT = (10, 30, 100, 300, 1000, 3000)
+EASE_RECENT: Space = {"penalty": PENALTY, "recency": RECENCY}
 ALS: Space = {
     "factors": (16, 32, 64, 128),
     "regularization": (0.01, 0.1, 1, 10, 30, 100),
     "alpha": (0.5, 1, 2, 5, 10, 20),
     "iterations": (5, 15),
+}
+MARKOV: Space = {
+    "window": (3, 5, 10, 20, 40),
+    "gap": (0, 0.5, 1),
+    "last": (5, 10, 20, 50),
+    "recency": (0.3, 0.5, 0.7, 0.9, 1.1, 1.3),
+    "shrinkage": (5, 20, 50, 100, 200),
+    "debias": (0, 0.1, 0.25),
+    "backoff": (0.001, 0.01, 0.1, 1),
 }
 
 # Each baseline, and the values that its parameters may take.
@@ -45,8 +54,8 @@ BASELINES: dict[str, tuple[Callable[..., Model], Space]] = {
     "iALS": (ImplicitALS, ALS),
     "iALS, recent": (ImplicitALS, {**ALS, "recency": RECENCY}),
     "EASE": (EASE, {"penalty": PENALTY}),
-    "EASE, recent": (EASE, {"penalty": PENALTY, "recency": RECENCY}),
-    "EASE, content": (EASE, {"penalty": PENALTY, "recency": RECENCY, "content": CONTENT}),
+    "EASE, recent": (EASE, EASE_RECENT),
+    "EASE, content": (EASE, {**EASE_RECENT, "content": (1, 3, 10, 30)}),
     "item-kNN": (
         ItemKNN,
         {
@@ -55,18 +64,8 @@ BASELINES: dict[str, tuple[Callable[..., Model], Space]] = {
             "recency": (0, *RECENCY),
         },
     ),
-    "Markov": (
-        Markov,
-        {
-            "window": (3, 5, 10, 20, 40),
-            "gap": (0, 0.5, 1),
-            "last": (5, 10, 20, 50),
-            "recency": (0.3, 0.5, 0.7, 0.9, 1.1, 1.3),
-            "shrinkage": (5, 20, 50, 100, 200),
-            "debias": (0, 0.1, 0.25),
-            "backoff": (0.001, 0.01, 0.1, 1),
-        },
-    ),
+    "Markov": (Markov, MARKOV),
+    "Markov, content": (Markov, {**MARKOV, "content": (0.03, 0.1, 0.3, 1)}),
 }
 
 
@@ -86,6 +85,9 @@ def tune(
 ) -> tuple[Model, pd.DataFrame]:
     """Search the space of a baseline at random, without repeats, for the best NDCG@10.
 
+    A baseline that knows content tries the points of the same baseline without it, each with one
+    weight of the content, drawn at random.
+
     Args:
         name: A name of `BASELINES`.
         task: Validation task to choose by; of equal results the first one wins.
@@ -97,11 +99,15 @@ def tune(
     """
     build, space = BASELINES[name]
     given = {"features": features} if knows_content(name) else {}
-    points = list(itertools.product(*space.values()))
+    shared = {key: values for key, values in space.items() if key != "content"}
+    points = list(itertools.product(*shared.values()))
     drawn = np.random.default_rng(0).choice(len(points), min(trials, len(points)), replace=False)
+    weights = np.random.default_rng(1).choice(space.get("content", (0,)), len(drawn))
     models, rows = [], []
     for trial, point in enumerate(drawn):
-        parameters = dict(zip(space, points[point], strict=True))
+        parameters = dict(zip(shared, points[point], strict=True))
+        if knows_content(name):
+            parameters["content"] = float(weights[trial])
         start = time.perf_counter()
         models.append(build(**parameters, **given))
         ndcg = value(fit_and_evaluate(models[-1], task, k_max=1), "ndcg@10")
@@ -147,7 +153,7 @@ def test_chosen(
     tuned: Mapping[str, Tuned],
     interactions: Interactions,
     split: Split,
-    items: pd.DataFrame | None = None,
+    items: pd.DataFrame | None,
 ) -> dict[str, Evaluation]:
     """Test baselines on another data set with the settings that `tune_and_test` chose elsewhere.
 
