@@ -2,9 +2,9 @@
 
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Dataset, Histories, Interactions, expand, histories
-from nanorecsys.data.load import load_dataset, sample_users
+from nanorecsys.data.load import load_dataset, load_second, sample_users
 from nanorecsys.data.prepared import load_prepared, save_prepared
-from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET
+from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, SECOND_DATASET
 from nanorecsys.data.split import (
     TEST,
     TRAIN,
@@ -18,6 +18,7 @@ from nanorecsys.data.split import (
 __all__ = [
     "DATASETS",
     "DEFAULT_DATASET",
+    "SECOND_DATASET",
     "TEST",
     "TRAIN",
     "VALIDATION",
@@ -32,6 +33,7 @@ __all__ = [
     "leave_one_out",
     "load_dataset",
     "load_prepared",
+    "load_second",
     "sample_users",
     "save_prepared",
     "warm",

@@ -164,6 +164,33 @@ def sample_users(dataset: Dataset, users: int, seed: int = 0) -> Dataset:
     return Dataset(f"{dataset.name}, {users} users", interactions, user_rows, item_rows)
 
 
+def load_second(second: str, first: Dataset, sample: int = 0, seed: int = 0) -> Dataset | None:
+    """Load the data set that is read beside the first one.
+
+    Args:
+        second: A name or path, as for `load_dataset`; empty for none.
+        first: The first data set.
+        sample: Number of users to draw; a data set without so many stays whole. 0 for all.
+        seed: Random seed of the draw.
+
+    Raises:
+        DataError: It is the first data set again, has the same name, or cannot be loaded.
+    """
+    if not second:
+        return None
+    dataset = load_dataset(second)
+    if 0 < sample < dataset.interactions.n_users:
+        dataset = sample_users(dataset, sample, seed)
+    one, other = first.interactions, dataset.interactions
+    again = one.ids_sha256 == other.ids_sha256 and np.array_equal(one.timestamp, other.timestamp)
+    if again or first.name == dataset.name:
+        raise DataError(
+            f"second_dataset is {second!r}, but the first data set is {first.name} already",
+            "Name another data set as the second, or none: second_dataset=''.",
+        )
+    return dataset
+
+
 def ids_sha256(user_ids: pd.Series, item_ids: pd.Series) -> str:
     """sha256 over the raw user ids and item ids in the order of their numbers, as JSON lists."""
     return hashlib.sha256(json.dumps([user_ids.tolist(), item_ids.tolist()]).encode()).hexdigest()

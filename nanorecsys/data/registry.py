@@ -13,7 +13,7 @@ from nanorecsys.data.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE_URL = "https://files.grouplens.org/datasets/movielens/"
-DEFAULT_DATASET = "ml-latest-small-2016"
+DEFAULT_DATASET, SECOND_DATASET = "ml-latest-small-2016", "ml-latest-2023-head"
 ATTEMPTS = 3  # a failed download starts again from the beginning: pooch cannot resume
 TIMEOUT_S = 30  # without a byte
 
@@ -39,6 +39,15 @@ DATASETS = {
         ratings=100_004,
         users=671,
         movies=9_125,
+        bundled=True,
+    ),
+    # The first 2,148 users of the release of July 2023, and the movies that they rated.
+    "ml-latest-2023-head": Registered(
+        "ml-latest-2023-head.zip",
+        "sha256:579f38f036187398ae45d13e9d50a0d6eed90d735004969b11335e2af2ff79c0",
+        ratings=206_423,
+        users=2_148,
+        movies=13_049,
         bundled=True,
     ),
     # The release of September 2018. GroupLens publishes no fixed checksum of this file; TensorFlow

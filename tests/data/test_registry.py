@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from nanorecsys.data import DATASETS, DataError, load_dataset, registry
+from nanorecsys.data import (
+    DATASETS,
+    DEFAULT_DATASET,
+    SECOND_DATASET,
+    DataError,
+    load_dataset,
+    registry,
+)
 from tests.data.faulty_server import Server
 from tests.data.small_movielens import MOVIES, RATINGS, zipped
 
@@ -114,24 +121,35 @@ def test_a_cache_that_cannot_be_made(
         registry.fetch("ml-1m")
 
 
-def test_the_bundled_zip_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [DEFAULT_DATASET, SECOND_DATASET])
+def test_a_bundled_zip_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setattr(registry, "ROOT", tmp_path)
     with pytest.raises(DataError, match="is not there") as error:
-        load_dataset()
+        load_dataset(name)
     assert "git checkout" in error.value.remedy
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "ml-latest-small-2016.zip").write_bytes(SMALL)
+    (tmp_path / "data" / f"{name}.zip").write_bytes(SMALL)
     with pytest.raises(DataError, match="checksum sha256:"):
-        load_dataset()
+        load_dataset(name)
 
 
-def test_the_bundled_data_set_has_the_published_counts() -> None:
-    data = load_dataset()
+@pytest.mark.parametrize(
+    ("name", "items", "unrated", "without_year"),
+    [(DEFAULT_DATASET, 9_066, 59, 5), (SECOND_DATASET, 13_049, 0, 42)],
+)
+def test_a_bundled_data_set_has_the_published_counts(
+    name: str, items: int, unrated: int, without_year: int
+) -> None:
+    data = load_dataset(name)
     published = DATASETS[data.name]
     assert (len(data.interactions), data.interactions.n_users) == (
         published.ratings,
         published.users,
     )
-    assert data.interactions.n_items == 9_066
-    assert published.movies - data.interactions.n_items == 59  # without a rating
-    assert data.items["year"].isna().sum() == 5
+    assert data.interactions.n_items == items
+    assert published.movies - items == unrated
+    assert data.items["year"].isna().sum() == without_year
+    pair = data.interactions.user.astype(int) * items + data.interactions.item
+    assert len(set(pair)) == len(pair)  # no user rated a film twice

@@ -1,10 +1,17 @@
-"""A sample has the whole history of its users. 1 s."""
+"""A sample has the whole history of its users; the second data set is another one. 2 s."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from nanorecsys.data import DataError, load_dataset, sample_users
+from nanorecsys.data import (
+    SECOND_DATASET,
+    DataError,
+    load_dataset,
+    load_second,
+    registry,
+    sample_users,
+)
 
 
 def raw(dataset):
@@ -47,3 +54,26 @@ def test_an_impossible_sample_is_refused(users):
         DataError, match=f"sample_users is {users}; ml-latest-small-2016 has 671 users"
     ):
         sample_users(load_dataset(), users)
+
+
+def test_the_second_data_set_is_whole_or_sampled_like_the_first(folder):
+    own = load_dataset(folder)  # two users
+    assert load_second("", own) is None
+    assert load_second(SECOND_DATASET, own).interactions.n_users == 2148
+    assert load_second(SECOND_DATASET, own, 250, 1).name == f"{SECOND_DATASET}, 250 users"
+    small = load_second(str(folder), load_dataset(), 250)
+    assert (small.name, small.interactions.n_users) == (folder.name, 2)
+
+
+def test_the_first_data_set_again_is_refused_under_any_name(folder):
+    first = load_dataset()
+    path = registry.fetch(first.name)
+    copy = folder / "copy.zip"
+    copy.write_bytes(path.read_bytes())
+    for name, sample in ((first.name, 0), (str(copy), 0), (first.name, 50)):
+        one = sample_users(first, sample) if sample else first
+        with pytest.raises(DataError, match="the first data set is ml-latest-small-2016") as error:
+            load_second(name, one, sample)
+        assert "second_dataset=''" in error.value.remedy
+    with pytest.raises(DataError, match="no data set, folder or file 'ml-2023'"):
+        load_second("ml-2023", first)

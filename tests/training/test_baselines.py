@@ -1,19 +1,42 @@
 """Baselines against their formulas, bad input and floors on the bundled data (10 s)."""
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from nanorecsys.data import Interactions, leave_one_out, load_dataset
 from nanorecsys.evaluation import make_task, value
-from nanorecsys.training.baselines import linear, matrices
+from nanorecsys.training.baselines import linear, matrices, tuning
 from nanorecsys.training.baselines.counts import ItemKNN, Markov, Popularity, RecentPopularity
 from nanorecsys.training.baselines.linear import EASE, ImplicitALS
-from nanorecsys.training.baselines.tuning import BASELINES, fit_and_evaluate, tune, tune_and_test
+from nanorecsys.training.baselines.tuning import (
+    BASELINES,
+    fit_and_evaluate,
+    knows_content,
+    tune,
+    tune_and_test,
+)
 from nanorecsys.training.errors import TrainingError
 
 N_USERS, N_ITEMS = 12, 15  # user 11 and item 14 have no event
 DAY = 86_400
-MODELS = [Popularity(), RecentPopularity(), ItemKNN(), Markov(), EASE(), ImplicitALS(factors=4)]
+
+
+def films(genres: list[list[str]]) -> pd.DataFrame:
+    """A table of items of one year whose titles share no word."""
+    titles = [f"Film{i}" for i in range(len(genres))]
+    return pd.DataFrame({"title": titles, "year": 2000, "genres": genres})
+
+
+ITEMS = films([["Comedy", "War"][: 1 + i % 2] for i in range(N_ITEMS - 1)] + [["War"]])
+FEATURES = matrices.content_features(ITEMS)
+CONTENT = [EASE(content=5, features=FEATURES), Markov(content=5, features=FEATURES)]
+MODELS = [
+    *(Popularity(), RecentPopularity(), ItemKNN(), Markov(), EASE(), ImplicitALS(factors=4)),
+    *CONTENT,
+]
 
 
 def random_events(seed: int = 0) -> Interactions:
@@ -90,7 +113,7 @@ def test_markov_is_its_formula():
     np.testing.assert_allclose(scores_of(model, known), expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("solve", [linear._by_users, linear._by_items])
+@pytest.mark.parametrize("solve", [linear._by_rows, linear._by_items])
 def test_both_forms_of_ease_are_the_closed_form(solve):
     known = random_events()
     x = (history_weights(known, 0) > 0).astype(float)
@@ -104,6 +127,72 @@ def test_both_forms_of_ease_are_the_closed_form(solve):
     )
     expected = history_weights(known, 0.8) @ model
     np.testing.assert_allclose(score(np.arange(N_USERS)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("penalty", [5.0, 40.0])
+def test_ease_with_content_is_the_closed_form_of_both_matrices(penalty):
+    known = random_events()
+    x = (history_weights(known, 0) > 0).astype(float)
+    features = FEATURES.toarray()
+    inverse = np.linalg.inv(x.T @ x + 7 * features @ features.T + penalty * np.eye(N_ITEMS))
+    model = np.eye(N_ITEMS) - inverse / np.diag(inverse)
+    expected = (history_weights(known, 0.8) @ model)[has_history(known)]
+    built = EASE(penalty=penalty, recency=0.8, content=7, features=FEATURES)
+    # 12 users and 3 features are as many as 15 items, 100 users are more.
+    for n_users in (N_USERS, 100):
+        found = built.fit(known, n_users, N_ITEMS)(np.flatnonzero(has_history(known)))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", CONTENT, ids=lambda model: type(model).__name__)
+def test_content_of_weight_zero_changes_nothing(model):
+    known = random_events()
+    plain = type(model)()
+    found = scores_of(dataclasses.replace(plain, features=FEATURES), known)
+    np.testing.assert_allclose(found, scores_of(plain, known), rtol=1e-5, atol=1e-6)
+    assert np.abs(scores_of(model, known) - found).max() > 0.01
+
+
+@pytest.mark.parametrize("build", [EASE, Markov])
+def test_content_finds_what_no_other_user_had(build):
+    """Ten users of one genre each and no shared item: only content tells what comes last."""
+    n = 60
+    genre = np.arange(n) // 6 % 2  # a user's six items are of one genre
+    known = Interactions(
+        np.repeat(np.arange(10, dtype=np.int32), 6),
+        np.arange(n, dtype=np.int32),
+        np.ones(n, np.float32),
+        np.arange(n),
+    )
+    features = matrices.content_features(films([[["Comedy"], ["War"]][g] for g in genre]))
+    split = leave_one_out(known)
+    task = make_task(known, split, "test")
+    alike = genre == genre[:6].max()
+    for model, finds in ((build(), False), (build(content=10.0, features=features), True)):
+        score = model.fit(task.known, 10, n)(np.array([0]))[0]
+        new = np.setdiff1d(np.arange(n), task.known.item[task.known.user == 0])
+        best = new[np.argsort(-score[new], kind="stable")]
+        assert bool(alike[best[: alike[new].sum()]].all()) is finds
+
+
+@pytest.mark.parametrize("model", CONTENT, ids=lambda model: type(model).__name__)
+def test_content_places_an_item_without_events(model):
+    known = random_events()
+    wars = np.flatnonzero(["War" in genres for genres in ITEMS["genres"]])
+    kept = (known.user > 0) | np.isin(known.item, wars)  # user 0 has war films alone
+    columns = (known.user, known.item, known.rating, known.timestamp)
+    known = Interactions(*(column[kept] for column in columns))
+    new = scores_of(dataclasses.replace(model, content=50.0), known)[0, N_ITEMS - 1]
+    assert new > scores_of(type(model)(), known)[0, N_ITEMS - 1] + 0.01
+
+
+def test_features_have_unit_rows_and_rare_ones_weigh_more():
+    found = matrices.content_features(films([["War"], ["War", "Noir"], ["War"], ["Noir"], []]))
+    dense = found.toarray()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(dense, axis=1), [1, 1, 1, 1, 0], rtol=1e-6)
+    noir, war = np.log(5 / 2), np.log(5 / 3)  # the year of all of them weighs nothing
+    np.testing.assert_allclose(sorted(dense[1])[-2:], np.array([war, noir]) / np.hypot(war, noir))
 
 
 def test_ease_refuses_what_does_not_fit_the_memory():
@@ -167,6 +256,8 @@ def test_scores_are_finite_float32_for_any_block_of_users(model):
 def test_one_item_and_hardly_an_event(model, n_events):
     zeros = np.zeros(n_events, np.int32)
     known = Interactions(zeros, zeros, np.ones(n_events, np.float32), zeros.astype(np.int64))
+    if model in CONTENT:
+        model = dataclasses.replace(model, features=FEATURES[:1])
     scores = model.fit(known, 2, 1)(np.arange(2))
     assert scores.shape == (2, 1)
     assert np.isfinite(scores).all()
@@ -174,8 +265,9 @@ def test_one_item_and_hardly_an_event(model, n_events):
 
 @pytest.fixture(scope="module")
 def bundled():
-    interactions = load_dataset().interactions
-    return interactions, make_task(interactions, leave_one_out(interactions), "validation")
+    data = load_dataset()
+    task = make_task(data.interactions, leave_one_out(data.interactions), "validation")
+    return matrices.content_features(data.items), task
 
 
 # HitRate@10 on the validation part: popularity scores .045, random order .001.
@@ -188,12 +280,17 @@ FLOORS = {
     EASE(penalty=600, recency=1.1): 0.12,
     ItemKNN(): 0.09,
     Markov(): 0.13,
+    EASE(penalty=600, recency=1.1, content=10): 0.12,
+    Markov(window=10, last=20, shrinkage=200, debias=0.1, content=0.1): 0.145,
 }
 
 
 @pytest.mark.parametrize(("model", "floor"), FLOORS.items(), ids=lambda x: str(x)[:40])
 def test_floors_on_the_bundled_data(bundled, model, floor):
-    assert value(fit_and_evaluate(model, bundled[1]), "hitrate@10") > floor
+    features, task = bundled
+    if getattr(model, "content", 0):
+        model = dataclasses.replace(model, features=features)
+    assert value(fit_and_evaluate(model, task), "hitrate@10") > floor
 
 
 def test_tune_draws_without_repeats_and_takes_the_best(monkeypatch, bundled):
@@ -218,8 +315,8 @@ def test_the_choice_does_not_depend_on_the_test_part():
     item[tested] = rng.integers(0, known.n_items, tested.sum())
     shuffled = Interactions(known.user, item, known.rating, known.timestamp)
     one, other = tune_and_test(known, split, trials=3), tune_and_test(shuffled, split, trials=3)
-    assert list(one) == list(BASELINES)
-    for name in BASELINES:
+    assert list(one) == [name for name in BASELINES if not knows_content(name)]
+    for name in one:
         assert one[name].model == other[name].model
         assert (
             one[name]
@@ -228,3 +325,55 @@ def test_the_choice_does_not_depend_on_the_test_part():
         )
     assert len(one["Markov"].trials) == 3
     assert one["Markov"].evaluation.rank.shape == (tested.sum(),)
+
+
+def test_content_baselines_need_the_items_and_get_the_same_trials():
+    known = random_events()
+    split = leave_one_out(known)
+    tuned = tune_and_test(known, split, trials=2, items=ITEMS[: known.n_items])
+    again = tune_and_test(known, split, trials=2, items=ITEMS[: known.n_items])
+    assert list(tuned) == list(BASELINES)
+    for name in filter(knows_content, BASELINES):
+        assert len(tuned[name].trials) == 2
+        assert tuned[name].model.content > 0
+        assert tuned[name].model == again[name].model
+        assert np.array_equal(tuned[name].evaluation.rank, again[name].evaluation.rank)
+
+
+def test_the_settings_of_one_data_set_are_tested_on_another():
+    known, other = random_events(), random_events(seed=5)
+    split, other_split = leave_one_out(known), leave_one_out(other)
+    items, other_items = ITEMS[: known.n_items], films([["War"], ["Noir"]] * 7)[: other.n_items]
+    tuned = tune_and_test(known, split, trials=2, items=items)
+    found = tuning.test_chosen(tuned, other, other_split, items=other_items)
+    assert list(found) == list(BASELINES)
+    task = make_task(other, other_split, "test")
+    features = matrices.content_features(other_items)
+    for name, baseline in tuned.items():
+        model = baseline.model
+        if knows_content(name):
+            model = dataclasses.replace(model, features=features)
+        expected = fit_and_evaluate(model, task)
+        assert np.array_equal(found[name].rank, expected.rank), name
+    same = tuning.test_chosen(tuned, known, split, items=items)
+    assert all(np.array_equal(same[n].rank, tuned[n].evaluation.rank) for n in tuned)
+    with pytest.raises(TrainingError, match="reads the items' content"):
+        tuning.test_chosen(tuned, other, other_split, items=None)
+
+
+def test_a_baseline_with_content_tries_the_points_of_the_one_without():
+    known = random_events()
+    tuned = tune_and_test(known, leave_one_out(known), trials=3, items=ITEMS[: known.n_items])
+    for name, plain in (("Markov, content", "Markov"), ("EASE, content", "EASE, recent")):
+        parameters = [key for key in BASELINES[name][1] if key != "content"]
+        assert tuned[name].trials[parameters].equals(tuned[plain].trials[parameters])
+        assert tuned[name].trials["content"].isin(BASELINES[name][1]["content"]).all()
+
+
+def test_items_without_any_feature_leave_the_baselines_as_they_are():
+    known = random_events()
+    bare = films([[]] * N_ITEMS).assign(year=None)
+    for model in (EASE(), Markov()):
+        same = dataclasses.replace(model, content=3.0, features=matrices.content_features(bare))
+        found = scores_of(same, known)
+        np.testing.assert_allclose(found, scores_of(model, known), rtol=1e-5, atol=1e-6)

@@ -1,6 +1,6 @@
 """Baselines that count: popularity, item neighbours (item-kNN) and transitions (Markov)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import sparse
@@ -109,6 +109,9 @@ class Markov:
     where t(j, i) sums (1 / d) ** gap over the times that i came d events after j, d <= window, and
     n(i) counts events: a first-order chain with skips (Shani, Heckerman and Brafman 2005).
 
+    With features, p(i | j) also gets content cos(j, i) (n(i) + 1) / (events + items). The chain
+    then also jumps to items of similar content, and an item without events has a chance.
+
     Args:
         window: Largest distance d.
         gap: Power of the decay over d.
@@ -117,6 +120,8 @@ class Markov:
         shrinkage: Shrinkage in transitions; a larger one trusts rare j less.
         debias: Power of the target's popularity that is divided out.
         backoff: Weight of the popularity share.
+        content: Weight of a jump by content.
+        features: The items' features, see `content_features`; None for a chain without content.
     """
 
     window: int = 5
@@ -126,6 +131,8 @@ class Markov:
     shrinkage: float = 5.0
     debias: float = 0.25
     backoff: float = 0.1
+    content: float = 0.0
+    features: sparse.csr_array | None = field(default=None, repr=False, compare=False)
 
     def fit(self, known: Interactions, n_users: int, n_items: int) -> Scorer:
         transitions = sparse.csr_array((n_items, n_items), dtype=np.float32)
@@ -144,4 +151,13 @@ class Markov:
         recent = user_item(known, n_users, n_items, weights)
         recent.eliminate_zeros()
         floor = np.float32(self.backoff) * popularity(known, n_items)
-        return lambda users: (recent[users] @ transitions).toarray() + floor
+        if self.features is None:
+            return lambda users: (recent[users] @ transitions).toarray() + floor
+        profiles, columns = recent @ self.features, self.features.T.tocsr()
+        chance = np.float32(self.content) * (counts + 1) / (len(known) + n_items)
+
+        def score(users: np.ndarray) -> np.ndarray:
+            by_content = (profiles[users] @ columns).toarray() * chance
+            return (recent[users] @ transitions).toarray() + by_content + floor
+
+        return score

@@ -3,16 +3,19 @@
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from nanorecsys.data import Interactions, Split
 from nanorecsys.evaluation import Evaluation, Scorer, Task, make_task, value
 from nanorecsys.training.baselines.counts import ItemKNN, Markov, Popularity, RecentPopularity
 from nanorecsys.training.baselines.linear import EASE, ImplicitALS
+from nanorecsys.training.baselines.matrices import content_features
+from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import rank_by
 
 
@@ -26,21 +29,33 @@ Space = Mapping[str, Sequence[Any]]
 
 RECENCY = (0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.6, 2.0)
 PENALTY = (20, 50, 100, 150, 200, 300, 400, 600, 800, 1000, 1500, 2000)
+EASE_RECENT: Space = {"penalty": PENALTY, "recency": RECENCY}
 ALS: Space = {
     "factors": (16, 32, 64, 128),
     "regularization": (0.01, 0.1, 1, 10, 30, 100),
     "alpha": (0.5, 1, 2, 5, 10, 20),
     "iterations": (5, 15),
 }
+MARKOV: Space = {
+    "window": (3, 5, 10, 20, 40),
+    "gap": (0, 0.5, 1),
+    "last": (5, 10, 20, 50),
+    "recency": (0.3, 0.5, 0.7, 0.9, 1.1, 1.3),
+    "shrinkage": (5, 20, 50, 100, 200),
+    "debias": (0, 0.1, 0.25),
+    "backoff": (0.001, 0.01, 0.1, 1),
+}
 
 # Each baseline, and the values that its parameters may take.
+# A baseline with the parameter `content` also takes `features`, see `content_features`.
 BASELINES: dict[str, tuple[Callable[..., Model], Space]] = {
     "popularity": (Popularity, {}),
     "popularity of 30 days": (RecentPopularity, {}),
     "iALS": (ImplicitALS, ALS),
     "iALS, recent": (ImplicitALS, {**ALS, "recency": RECENCY}),
     "EASE": (EASE, {"penalty": PENALTY}),
-    "EASE, recent": (EASE, {"penalty": PENALTY, "recency": RECENCY}),
+    "EASE, recent": (EASE, EASE_RECENT),
+    "EASE, content": (EASE, {**EASE_RECENT, "content": (1, 3, 10, 30)}),
     "item-kNN": (
         ItemKNN,
         {
@@ -49,18 +64,8 @@ BASELINES: dict[str, tuple[Callable[..., Model], Space]] = {
             "recency": (0, *RECENCY),
         },
     ),
-    "Markov": (
-        Markov,
-        {
-            "window": (3, 5, 10, 20, 40),
-            "gap": (0, 0.5, 1),
-            "last": (5, 10, 20, 50),
-            "recency": (0.3, 0.5, 0.7, 0.9, 1.1, 1.3),
-            "shrinkage": (5, 20, 50, 100, 200),
-            "debias": (0, 0.1, 0.25),
-            "backoff": (0.001, 0.01, 0.1, 1),
-        },
-    ),
+    "Markov": (Markov, MARKOV),
+    "Markov, content": (Markov, {**MARKOV, "content": (0.03, 0.1, 0.3, 1)}),
 }
 
 
@@ -70,25 +75,41 @@ def fit_and_evaluate(model: Model, task: Task, k_max: int = 100) -> Evaluation:
     return rank_by(scorer, task, k_max)
 
 
-def tune(name: str, task: Task, trials: int) -> tuple[Model, pd.DataFrame]:
+def knows_content(name: str) -> bool:
+    """Whether a baseline reads the items' features beside the events."""
+    return "content" in BASELINES[name][1]
+
+
+def tune(
+    name: str, task: Task, trials: int, features: sparse.csr_array | None = None
+) -> tuple[Model, pd.DataFrame]:
     """Search the space of a baseline at random, without repeats, for the best NDCG@10.
+
+    A baseline that knows content tries the points of the same baseline without it, each with one
+    weight of the content, drawn at random.
 
     Args:
         name: A name of `BASELINES`.
         task: Validation task to choose by; of equal results the first one wins.
         trials: Points drawn from the space, the same in every call; a smaller space is tried whole.
+        features: `content_features` of the items, for a baseline that knows content.
 
     Returns:
         The best model, unfitted, and one row per trial: trial, each parameter, ndcg@10, seconds.
     """
     build, space = BASELINES[name]
-    points = list(itertools.product(*space.values()))
+    given = {"features": features} if knows_content(name) else {}
+    shared = {key: values for key, values in space.items() if key != "content"}
+    points = list(itertools.product(*shared.values()))
     drawn = np.random.default_rng(0).choice(len(points), min(trials, len(points)), replace=False)
+    weights = np.random.default_rng(1).choice(space.get("content", (0,)), len(drawn))
     models, rows = [], []
     for trial, point in enumerate(drawn):
-        parameters = dict(zip(space, points[point], strict=True))
+        parameters = dict(zip(shared, points[point], strict=True))
+        if knows_content(name):
+            parameters["content"] = float(weights[trial])
         start = time.perf_counter()
-        models.append(build(**parameters))
+        models.append(build(**parameters, **given))
         ndcg = value(fit_and_evaluate(models[-1], task, k_max=1), "ndcg@10")
         seconds = time.perf_counter() - start
         rows.append({"trial": trial, **parameters, "ndcg@10": ndcg, "seconds": seconds})
@@ -105,11 +126,54 @@ class Tuned:
     evaluation: Evaluation
 
 
-def tune_and_test(interactions: Interactions, split: Split, trials: int) -> dict[str, Tuned]:
-    """Choose every baseline on validation, refit it on train and validation, and test it once."""
+def tune_and_test(
+    interactions: Interactions, split: Split, trials: int, items: pd.DataFrame | None = None
+) -> dict[str, Tuned]:
+    """Choose every baseline on validation, refit it on train and validation, and test it once.
+
+    Args:
+        interactions: All events.
+        split: Their parts.
+        trials: Points that each baseline may try.
+        items: One row per item, as in `nanorecsys.data.Dataset`; without it the baselines that know
+            content are left out.
+    """
     validation, test = (make_task(interactions, split, stage) for stage in ("validation", "test"))
+    features = None if items is None else content_features(items)
     tuned = {}
     for name in BASELINES:
-        model, rows = tune(name, validation, trials)
+        if items is None and knows_content(name):
+            continue
+        model, rows = tune(name, validation, trials, features)
         tuned[name] = Tuned(model, rows, fit_and_evaluate(model, test))
     return tuned
+
+
+def test_chosen(
+    tuned: Mapping[str, Tuned],
+    interactions: Interactions,
+    split: Split,
+    items: pd.DataFrame | None,
+) -> dict[str, Evaluation]:
+    """Test baselines on another data set with the settings that `tune_and_test` chose elsewhere.
+
+    Args:
+        tuned: Baselines by name.
+        interactions: All events of the other data set.
+        split: Their parts; a model is fitted on train and validation, and nothing is chosen.
+        items: One row per item of the other data set, where a baseline knows content.
+
+    Raises:
+        TrainingError: A baseline knows content, and there are no items.
+    """
+    test = make_task(interactions, split, "test")
+    features = None if items is None else content_features(items)
+    evaluations = {}
+    for name, baseline in tuned.items():
+        model: Any = baseline.model
+        if knows_content(name):
+            if features is None:
+                raise TrainingError(f"{name} reads the items' content", "Give items.")
+            model = replace(model, features=features)
+        evaluations[name] = fit_and_evaluate(model, test)
+    return evaluations
