@@ -8,6 +8,8 @@ import os
 import shutil
 import sys
 import time
+import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -35,7 +37,8 @@ class TorchEncoder:
     def __init__(self, module: nn.Module, threads: int = 1, *, compiled: bool = False) -> None:
         self.threads = threads
         self.compile_s, self.why_eager = 0.0, ""
-        self._eager = self._module = module.eval()
+        self._eager = module.eval()
+        self._run: Callable[..., torch.Tensor] = self._eager
         if compiled:
             self._compile()
 
@@ -53,19 +56,21 @@ class TorchEncoder:
             # A length of one would be compiled apart. What is beyond a length has no effect.
             items = np.pad(items, ((0, 0), (0, 1)))
         with torch.inference_mode():
-            return self._module(torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
+            return self._run(torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
 
     def _compile(self) -> None:
         self.why_eager = missing_compiler()
         if self.why_eager:
             return
-        self._module = torch.compile(self._eager, dynamic=True)
         start = time.perf_counter()
         try:
-            for batch, length in WARM_UP:
-                self(np.ones((batch, length), np.int64), np.full(batch, length))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch deprecates parts that its compiler uses
+                self._run = torch.compile(self._eager, dynamic=True)
+                for batch, length in WARM_UP:
+                    self(np.ones((batch, length), np.int64), np.full(batch, length))
         except RuntimeError as error:  # the base of what Dynamo and Inductor raise
-            self._module = self._eager
+            self._run = self._eager
             self.why_eager = f"torch.compile failed: {str(error).strip().partition(chr(10))[0]}"
         else:
             self.compile_s = time.perf_counter() - start
