@@ -2,52 +2,45 @@
 
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 import pandas as pd
 
 from nanorecsys.ann.bench import LARGE_BATCH, SMALL_BATCH, Measurements, percentiles
 from nanorecsys.ann.limits import MIB, Limits
-from nanorecsys.ann.result import Finalist, Recommended, to_records
+from nanorecsys.ann.result import Finalist, Recommended, Served, to_records
 from nanorecsys.ann.specs import BASELINE, parse_setting
-from nanorecsys.evaluation import Evaluation, Interval, Task, difference, value
+from nanorecsys.evaluation import mean_interval, paired_change
 
-RECALLS = ("0.99", "0.999")  # floors of recall at which the fastest index is looked for
 # Settings that `faiss.ParameterSpace` can make in another process.
 SERVED = frozenset({"nprobe", "k_factor_rf", "efSearch"})
 FINALISTS = 3
+P99_TIMINGS = 10_000  # timings of a point, of which a hundred are above the P99
 RULE = (
-    "the lowest P99 among the FAISS indexes whose settings ParameterSpace knows, with a recall of "
-    "at least the floor, and no more bytes per vector than the bound"
+    "the lowest P50 among the FAISS indexes whose settings ParameterSpace knows, whose recall is "
+    "surely at least the floor, and which have no more bytes per vector than the bound"
 )
 
 
-def operating_points(
-    measured: Measurements, user: np.ndarray, task: Task, limits: Limits, n: int
-) -> pd.DataFrame:
+def operating_points(measured: Measurements, choosing: int, limits: Limits) -> pd.DataFrame:
     """Summarize every point.
 
     Args:
         measured: Raw rows of the whole table.
-        user: int (q,), the user of each query.
-        task: Task whose held-out items were ranked.
+        choosing: Number of first queries by whose users settings are chosen. Recall is reported of
+            the other users.
         limits: Limits of the machine.
-        n: Number of vectors.
 
     Returns:
         The columns of `OperatingPoint` and those of `Measurements.points`, one row per point.
     """
     rows = measured.rows
     found = measured.points.set_index("point", drop=False)
-    found = found.join([_accuracy(rows["accuracy"], user), percentiles(rows["latency"])])
+    found = found.join([_accuracy(rows["accuracy"], choosing), percentiles(rows["latency"])])
     batches = rows["batches"].groupby(["batch", "threads", "point"])["ns"].median()
     threads = rows["batches"]["threads"].max()
     found["batch_32_ms"] = batches[SMALL_BATCH, 1] / 1e6
-    found["batch_1000_ms"] = batches[LARGE_BATCH, 1] / 1e6
+    found["large_batch_ms"] = batches[LARGE_BATCH, 1] / 1e6
     found["queries_per_s"] = 1e9 / batches[LARGE_BATCH, threads]
-    ranked = {point: evaluation(rows["ranks"], point, task, n) for point in found.index}
-    for metric in ("hitrate", "ndcg"):
-        found[metric] = [value(own, f"{metric}@10") for own in ranked.values()]
     found["read_mib"] = found["read_bytes"] / MIB
     # The rate of a working set of that size, as if it stayed in a cache between queries.
     found["floor_ms"] = found["read_bytes"].map(limits.read_ms)
@@ -71,17 +64,17 @@ def pareto(recall: Sequence[float], latency: Sequence[float]) -> list[bool]:
 
 def best_of_each(points: pd.DataFrame, floor: float) -> pd.DataFrame:
     """Pick one point per specification: the fastest at the floor, else the most accurate one."""
-    reaching = points[points["recall_k"] >= floor].sort_values("p50_ms")
-    others = points.sort_values("recall_k", ascending=False)
+    reaching = points[points["sure"] >= floor].sort_values("p50_ms")
+    others = points.sort_values("sure", ascending=False)
     return pd.concat([reaching, others]).drop_duplicates("factory").sort_index()
 
 
 def eligible(points: pd.DataFrame, floor: float, bound_bytes: float) -> pd.DataFrame:
-    """Keep the points that the rule (`RULE`) allows, those with the lowest P99 first."""
+    """Keep the points that the rule (`RULE`) allows, those with the lowest P50 first."""
     served = ~points["factory"].str.startswith("usearch:")
     served &= points["search"].map(lambda search: set(parse_setting(search)) <= SERVED)
-    good = (points["recall_k"] >= floor) & (points["bytes_a_vector"] <= bound_bytes)
-    return points[served & good].sort_values("p99_ms")
+    good = (points["sure"] >= floor) & (points["bytes_a_vector"] <= bound_bytes)
+    return points[served & good].sort_values("p50_ms")
 
 
 def finalists(points: pd.DataFrame, floor: float, bound_bytes: float) -> pd.DataFrame:
@@ -89,19 +82,32 @@ def finalists(points: pd.DataFrame, floor: float, bound_bytes: float) -> pd.Data
 
     The lowest of many noisy figures is too low, so the reported one is measured again.
     """
-    chosen = [points[points["factory"] == BASELINE].head(1)]
-    chosen.append(eligible(points, floor, bound_bytes).head(FINALISTS))
-    for recall in RECALLS:
-        reaching = points[points["recall_k"] >= float(recall)]
-        chosen.append(reaching.sort_values("p50_ms").head(2))
+    reaching = points[points["sure"] >= floor].sort_values("p50_ms")
+    flat = points[points["factory"] == BASELINE].head(1)
+    chosen = [flat, eligible(points, floor, bound_bytes).head(FINALISTS), reaching.head(FINALISTS)]
     return pd.concat(chosen).drop_duplicates("point")
 
 
 def confirmed(chosen: pd.DataFrame, latency: pd.DataFrame) -> pd.DataFrame:
-    """Replace the finalists' latencies by those of the second measurement; add times_flat."""
+    """Replace the finalists' latencies by those of the second measurement.
+
+    Args:
+        chosen: Result of `finalists`, Flat first.
+        latency: Columns point, round and ns.
+
+    Returns:
+        The finalists with times_flat, Flat's P50 divided by their own within a round, and with
+        p99_ms, NaN where there are fewer than `P99_TIMINGS` timings.
+    """
     times = percentiles(latency)
     found = chosen.set_index("point", drop=False).drop(columns=times.columns).join(times)
-    return found.assign(times_flat=found["p50_ms"].iloc[0] / found["p50_ms"])
+    rounds = latency.groupby(["point", "round"])["ns"].median().unstack("round")
+    ratios = rounds.loc[found["point"].iloc[0]] / rounds.loc[found["point"]]
+    found["times_flat"] = ratios.median(axis=1)
+    found["times_flat_low"], found["times_flat_high"] = ratios.min(axis=1), ratios.max(axis=1)
+    of_point = latency.groupby("point")["ns"]
+    found["p99_ms"] = (of_point.quantile(0.99) / 1e6).where(of_point.size() >= P99_TIMINGS)
+    return found
 
 
 def recommend(finalists: pd.DataFrame, floor: float, bound_bytes: float) -> pd.Series:
@@ -110,51 +116,41 @@ def recommend(finalists: pd.DataFrame, floor: float, bound_bytes: float) -> pd.S
     return (allowed if len(allowed) else finalists).iloc[0]
 
 
-def fastest(finalists: pd.DataFrame) -> dict[str, Finalist]:
-    """Return the finalist with the lowest P50 at each of `RECALLS`; Flat always qualifies."""
-    found = {}
-    for recall in RECALLS:
-        reaching = finalists[finalists["recall_k"] >= float(recall)]
-        found[recall] = to_records(reaching.nsmallest(1, "p50_ms"), Finalist)[0]
-    return found
+def fastest(finalists: pd.DataFrame, floor: float) -> Finalist:
+    """Return the finalist with the lowest P50 of those that surely reach the floor."""
+    reaching = finalists[finalists["sure"] >= floor]
+    return to_records(reaching.nsmallest(1, "p50_ms"), Finalist)[0]
 
 
-def recommendation(
-    choice: pd.Series, flat: pd.Series, ranked: Evaluation, baseline: Evaluation
-) -> Recommended:
-    """Make the record of the chosen index.
+def recommendation(choice: pd.Series, flat: pd.Series) -> Recommended:
+    """Make the record of the chosen index from its row among the finalists and Flat's."""
+    row = choice.to_frame().T.assign(saved_ms=flat["p50_ms"] - choice["p50_ms"])
+    return to_records(row, Recommended)[0]
+
+
+def served(rows: pd.DataFrame, items: int) -> Served:
+    """Summarize the recommended index on a catalogue that is served.
 
     Args:
-        choice: Its row among the finalists.
-        flat: Flat's row.
-        ranked: The held-out items ranked by the chosen index.
-        baseline: The same items ranked by Flat.
+        rows: Result of `bench.measure_served`.
+        items: Size of the catalogue.
     """
-    row = choice.copy()
-    row["saved_ms"] = flat["p50_ms"] - choice["p50_ms"]
-    for metric in ("hitrate", "ndcg"):
-        found = difference(ranked, baseline, f"{metric}@10")
-        row[f"{metric}_change"] = msgspec.to_builtins(found)
-    return to_records(row.to_frame().T, Recommended)[0]
-
-
-def evaluation(ranks: pd.DataFrame, point: int, task: Task, n: int) -> Evaluation:
-    """Convert the ranks of the held-out items by one point for the study's metrics."""
-    own = ranks[ranks["point"] == point].sort_values("user")
-    users = own["user"].to_numpy()
-    return Evaluation(
-        users=users,
-        target_row=np.arange(len(users)),
-        target_item=task.targets.items[task.targets.offsets[users]],
-        rank=own["rank"].to_numpy(np.float64),
-        top=np.empty((len(users), 0), np.int32),
-        item_counts=np.zeros(n, np.int64),
+    exact, found = (ndcg(rows[name].to_numpy()) for name in ("exact_rank", "rank"))
+    return Served(
+        items=items,
+        users=len(rows),
+        recall=mean_interval(rows["recall"].to_numpy(np.float64)),
+        ndcg=paired_change(exact, found),
     )
 
 
-def outside_zero(change: Interval) -> float:
-    """Return how far zero lies outside an interval, 0 if it lies inside."""
-    return max(change.low, -change.high, 0.0)
+def ndcg(rank: np.ndarray, cutoff: int = 10) -> np.ndarray:
+    """NDCG of users with one held-out item each, from its rank: float (u,).
+
+    >>> ndcg(np.array([1, 3, 11, np.inf])).tolist()
+    [1.0, 0.5, 0.0, 0.0]
+    """
+    return np.where(rank <= cutoff, 1 / np.log2(1 + rank), 0.0)
 
 
 def gemm_floor_ms(limits: Limits, n: int, d: int) -> float:
@@ -162,10 +158,25 @@ def gemm_floor_ms(limits: Limits, n: int, d: int) -> float:
     return 2 * n * d / limits.gemm_gflops / 1e6
 
 
-def _accuracy(rows: pd.DataFrame, user: np.ndarray) -> pd.DataFrame:
-    """Mean recalls of each point, and the mean over the tenth of the users with the lowest."""
-    found = rows.groupby("point")[["recall_10", "recall_k"]].mean()
-    own = rows.assign(user=user[rows["query"]]).groupby(["point", "user"])["recall_k"].mean()
-    worst = -(-len(np.unique(user)) // 10)
-    found["worst_decile"] = own.groupby("point").apply(lambda of: of.nsmallest(worst).mean())
-    return found
+def _accuracy(rows: pd.DataFrame, choosing: int) -> pd.DataFrame:
+    """Recall of each point, whose settings the first `choosing` users choose.
+
+    Returns:
+        sure, the lower end of the interval of the mean over the choosing users; and of the others
+        recall_10, recall_k with its interval, and worst_decile, the mean over the tenth of the
+        users with the lowest recall_k.
+    """
+    found = {}
+    for point, own in rows.groupby("point"):
+        recall = own.sort_values("query")["recall_k"].to_numpy(np.float64)
+        interval = mean_interval(recall[choosing:])
+        reported = np.sort(recall[choosing:])
+        found[point] = {
+            "sure": mean_interval(recall[:choosing]).low,
+            "recall_10": own.loc[own["query"] >= choosing, "recall_10"].mean(),
+            "recall_k": interval.estimate,
+            "recall_k_low": interval.low,
+            "recall_k_high": interval.high,
+            "worst_decile": reported[: -(-len(reported) // 10)].mean(),
+        }
+    return pd.DataFrame.from_dict(found, orient="index")

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from nanorecsys.ann.corpus import Corpus
 from nanorecsys.ann.errors import AnnError, CrashError, Failure
-from nanorecsys.ann.exact import Exact, HeldOutItems
+from nanorecsys.ann.exact import Exact, Queries, exact_neighbours
 from nanorecsys.ann.indexes import build_index, check_neighbours, read_bytes
 from nanorecsys.ann.specs import BASELINE, Specification, search_settings
 from nanorecsys.serving.errors import SpecificationError
@@ -244,21 +244,19 @@ class Searcher:
 
 
 def percentiles(latency: pd.DataFrame, by: str = "point") -> pd.DataFrame:
-    """Compute P50 and P99 in ms of each round, and their median and range over the rounds.
+    """Compute the P50 in ms of each round, and its median and range over the rounds.
 
     Args:
         latency: Columns round, ns and `by`.
         by: Column to group by, the index of the result.
 
     Returns:
-        Columns p50_ms, p50_ms_low, p50_ms_high, p99_ms, p99_ms_low and p99_ms_high.
+        Columns p50_ms, p50_ms_low and p50_ms_high.
     """
-    found: dict[str, pd.Series] = {}
-    for name, quantile in (("p50_ms", 0.5), ("p99_ms", 0.99)):
-        rounds = latency.groupby([by, "round"])["ns"].quantile(quantile) / 1e6
-        own = rounds.groupby(by)
-        found |= {name: own.median(), f"{name}_low": own.min(), f"{name}_high": own.max()}
-    return pd.DataFrame(found)
+    rounds = (latency.groupby([by, "round"])["ns"].median() / 1e6).groupby(by)
+    return pd.DataFrame(
+        {"p50_ms": rounds.median(), "p50_ms_low": rounds.min(), "p50_ms_high": rounds.max()}
+    )
 
 
 @dataclass(frozen=True)
@@ -282,15 +280,6 @@ class BenchSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class BenchQueries:
-    """The queries of a bench: float32 (q, d), their exact neighbours, and items to rank."""
-
-    queries: np.ndarray
-    exact: Exact
-    held_out: HeldOutItems
-
-
 @dataclass(eq=False)
 class Measurements:
     """What the bench measured of a table of indexes.
@@ -300,7 +289,7 @@ class Measurements:
             (NaN for a graph), and of the index file, build_s, save_s, load_ms, bytes_a_vector and
             peak_rss_mib.
         rows: Raw rows by name, each with the column point: accuracy (query, recall_10, recall_k),
-            ranks (user, rank), latency (round, query, ns), batches (batch, threads, ns).
+            latency (round, query, ns), batches (batch, threads, ns).
         failures: Indexes that could not be built or searched.
     """
 
@@ -313,7 +302,8 @@ def measure_table(
     folder: Path,
     specs: Sequence[Specification],
     corpus: Corpus,
-    workload: BenchQueries,
+    queries: np.ndarray,
+    exact: Exact,
     settings: BenchSettings,
     users: np.ndarray | None = None,
 ) -> Measurements:
@@ -325,7 +315,8 @@ def measure_table(
         folder: Folder of the index files. Those of a killed run with the same vectors are used.
         specs: Specifications, Flat first.
         corpus: Vectors to search.
-        workload: Queries.
+        queries: float32 (q, d), one per user.
+        exact: Their exact neighbours.
         settings: How much to measure.
         users: Other users' vectors that projections are fitted on.
 
@@ -359,14 +350,14 @@ def measure_table(
             )
     rows: defaultdict[str, list[pd.DataFrame]] = defaultdict(list)
     for number in range(settings.rounds):
-        sample = rng.permutation(len(workload.queries))[: settings.queries]
+        sample = rng.permutation(len(queries))[: settings.queries]
         for place in tqdm(rng.permutation(len(built)), f"round {number + 1}"):
             own = built[place].sample(frac=1, random_state=rng)
             factory, file = own[["factory", "file"]].iloc[0]
             if factory in {failure.factory for failure in failures}:
                 continue
             with recorded(failures, factory):
-                task = (folder / file, own, number, sample, workload, settings)
+                task = (folder / file, own, number, sample, queries, exact, settings)
                 for name, frame in in_child(_measure, *task, threads=settings.threads).items():
                     rows[name].append(frame)
     points = pd.concat(built).set_index("point", drop=False)
@@ -382,7 +373,8 @@ def _measure(
     points: pd.DataFrame,
     number: int,
     sample: np.ndarray,
-    workload: BenchQueries,
+    queries: np.ndarray,
+    exact: Exact,
     settings: BenchSettings,
 ) -> dict[str, pd.DataFrame]:
     """Measure the points of an index in one round; the first one measures recall as well."""
@@ -390,12 +382,12 @@ def _measure(
     start = time.perf_counter()
     index = load_index(points["factory"].iloc[0], path)
     load_ms = 1e3 * (time.perf_counter() - start)
-    searcher = Searcher(index, workload.queries, settings.k)
+    searcher = Searcher(index, queries, settings.k)
     rows: defaultdict[str, list[pd.DataFrame]] = defaultdict(list)
     for point, search in zip(points["point"], points["search"], strict=True):
         index.set(search)
-        own = _accuracy(searcher, workload, settings) if number == 0 else {}
-        read = read_bytes(index, workload.queries, settings.k) if number == 0 else None
+        own = _accuracy(searcher, exact, settings) if number == 0 else {}
+        read = read_bytes(index, queries, settings.k) if number == 0 else None
         own["points"] = pd.DataFrame({"read_bytes": [read], "load_ms": load_ms}, dtype=float)
         own["latency"] = searcher.round(number, sample)
         batches = [searcher.batches(SMALL_BATCH, 1, SMALL_BATCHES)[0]]
@@ -407,21 +399,14 @@ def _measure(
     return {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
 
 
-def _accuracy(
-    searcher: Searcher, workload: BenchQueries, settings: BenchSettings
-) -> dict[str, pd.DataFrame]:
-    """Recall of every query, ranks of the held-out items, and throughput."""
-    k, exact, held_out = settings.k, workload.exact, workload.held_out
+def _accuracy(searcher: Searcher, exact: Exact, settings: BenchSettings) -> dict[str, pd.DataFrame]:
+    """Recall of every query, and throughput."""
+    k = settings.k
     searcher.batches(WARM_UP, settings.threads, calls=1)
     batches, found = searcher.batches(LARGE_BATCH, settings.threads)
     accuracy = {"query": np.arange(len(found), dtype=np.int32), "recall_k": exact.recall(found, k)}
     accuracy["recall_10"] = exact.recall(found, min(10, k))
-    ranks = held_out.ranks(searcher.index.search, exact.n).astype(np.float32)
-    return {
-        "accuracy": pd.DataFrame(accuracy),
-        "ranks": pd.DataFrame({"user": held_out.users, "rank": ranks}),
-        "batches": batches,
-    }
+    return {"accuracy": pd.DataFrame(accuracy), "batches": batches}
 
 
 def time_in_turns(
@@ -431,6 +416,7 @@ def time_in_turns(
     queries: np.ndarray,
     settings: BenchSettings,
     rounds: int,
+    timed: int,
 ) -> pd.DataFrame:
     """Time a few points again, in a process that does nothing else.
 
@@ -444,6 +430,8 @@ def time_in_turns(
         queries: float32 (q, d).
         settings: How much to measure.
         rounds: Number of rounds.
+        timed: Searches of each point per round. Beyond one for each query they are repeats, which
+            show the machine's noise and no other users.
 
     Returns:
         Columns point, round, query and ns.
@@ -460,7 +448,7 @@ def time_in_turns(
         turns.append((-1, "", Searcher(build_index(BASELINE, few), queries, settings.k)))
     found = []
     for number in range(rounds):
-        sample = rng.permutation(len(queries))[: settings.queries]
+        sample = _repeated(rng, len(queries), timed)
         for start in range(0, len(sample), TURN):
             for turn in rng.permutation(len(turns)):
                 point, search, searcher = turns[turn]
@@ -469,3 +457,45 @@ def time_in_turns(
                 # The warm-up brings the index back into the caches.
                 found.append(searcher.round(number, part, warm_up=2).assign(point=point))
     return pd.concat(found, ignore_index=True)
+
+
+def _repeated(rng: np.random.Generator, n: int, count: int) -> np.ndarray:
+    """Return `count` of n queries in a random order, each once before any comes again."""
+    return np.concatenate([rng.permutation(n) for _ in range(-(-count // n))])[:count]
+
+
+def measure_served(
+    factory: str,
+    search: str,
+    vectors: np.ndarray,
+    queries: Queries,
+    k: int,
+    users: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Build an index of a catalogue as the serving bundle does, and search it for every user.
+
+    Args:
+        factory: Specification of the index.
+        search: Search setting.
+        vectors: float32 (n, d), the catalogue's item vectors.
+        queries: One query per user.
+        k: Neighbours per query.
+        users: Other users' vectors that projections are fitted on.
+
+    Returns:
+        One row per user: user, recall of the k exact neighbours, and the mean ranks of the held-out
+        item in the index's answer and in the exact one.
+    """
+    n = len(vectors)
+    index, flat = build_index(factory, vectors, users), build_index(BASELINE, vectors)
+    index.set(search)
+    exact = exact_neighbours(vectors, queries.vectors, k)
+    recall = exact.recall(index.search(queries.vectors, k)[1], k)
+    return pd.DataFrame(
+        {
+            "user": queries.users,
+            "recall": recall,
+            "rank": queries.ranks(index.search, n),
+            "exact_rank": queries.ranks(flat.search, n),
+        }
+    )

@@ -1,57 +1,56 @@
 """Chapter 04: which index suits 27 thousand items, and how close it is to the machine's limits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nanorecsys.ann.analysis import outside_zero
-from nanorecsys.ann.result import AnnResult
+from nanorecsys.ann.result import AnnResult, Served
 from nanorecsys.ann.specs import TABLE
 from nanorecsys.data.load import DEFAULT_DATASET
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.claims import Claim, Target
+from nanorecsys.study.spread import Interval
 
 NEEDS = ("01_data", "02_training", "03_export")
 Result = AnnResult
-STUDY_ITEMS, STUDY_D = 27_278, 256
+STUDY_ITEMS, STUDY_D, STUDY_K = 27_278, 256, 100
+Values = Mapping[str, Interval] | None
 
 
-def _headline(value: Callable[[AnnResult], float | None]) -> Callable[[AnnResult], float | None]:
-    """Limit a claim to the study's size."""
-    return lambda r: (
-        value(r)
-        if r.dataset == DEFAULT_DATASET and (r.n_items, r.d, r.k) == (STUDY_ITEMS, STUDY_D, 100)
-        else None
-    )
+def _at_study_size(result: AnnResult) -> bool:
+    """Whether a run searched the study's number of vectors of the study's size."""
+    size = (result.n_items, result.d, result.k)
+    return result.dataset == DEFAULT_DATASET and size == (STUDY_ITEMS, STUDY_D, STUDY_K)
 
 
-CLAIMS = (
-    Claim(
-        id="ann.recall_99",
-        statement="An index reaches recall@100 of 0.99 at 1/15 of Flat's P50 (27,278 x 256, one "
-        "thread).",
-        value=_headline(lambda r: r.fastest["0.99"].times_flat),
-        unit="x",
-        target=Target(">=", 15.0, limit=10.0),
-    ),
-    Claim(
-        id="ann.recall_999",
-        statement="An index reaches recall@100 of 0.999 at 1/12 of Flat's P50 (one thread).",
-        value=_headline(lambda r: r.fastest["0.999"].times_flat),
-        unit="x",
-        target=Target(">=", 12.0, limit=8.0),
-    ),
-    Claim(
-        id="ann.end_task",
-        statement="The recommended index does not change HitRate@10 or NDCG@10 (paired intervals).",
-        value=lambda r: max(
-            outside_zero(r.recommended.hitrate_change), outside_zero(r.recommended.ndcg_change)
-        ),
-        unit="outside the interval",
-        target=Target("<=", 0.0),
-        agrees="exact",
-    ),
-)
+def _recall_99(result: AnnResult) -> Values:
+    """P50 of Flat over that of the fastest index at the floor, range over the rounds."""
+    if not _at_study_size(result) or result.recall_floor != 0.99:
+        return None
+    times = result.fastest.times_flat
+    return {result.dataset: Interval(times.middle, times.low, times.high)}
+
+
+def _on_both(value: Callable[[Served], Interval]) -> Callable[[AnnResult], Values]:
+    """A figure of the recommended index on each served catalogue, measured on both data sets."""
+
+    def read(result: AnnResult) -> Values:
+        if not _at_study_size(result) or len(result.served) < 2:
+            return None
+        return {name: value(served) for name, served in result.served.items()}
+
+    return read
+
+
+def _relative_ndcg(served: Served) -> Interval:
+    change = served.ndcg
+    return Interval(*(x / change.base for x in (change.change, change.low, change.high)))
+
+
+FINDINGS: dict[str, Callable[[AnnResult], Values]] = {
+    "recall_99": _recall_99,
+    "recall_second": _on_both(lambda served: served.recall),
+    "end_task": _on_both(_relative_ndcg),
+}
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from nanorecsys.ann.errors import AnnError
+from nanorecsys.ann.exact import Queries
 from nanorecsys.ann.indexes import check_vectors
-from nanorecsys.data import Histories, expand
+from nanorecsys.data import Histories
 from nanorecsys.evaluation import Task
 
 
@@ -27,34 +27,6 @@ class Corpus:
         if n > self.real:
             origin = f"{n - self.real:,} of them synthetic ({self.generator})"
         return f"{n:,} vectors of {d} dimensions, {origin}"
-
-
-@dataclass(frozen=True, eq=False)
-class Queries:
-    """User vectors float32 (q, d), unit norm, each after the first events of a user's history.
-
-    Args:
-        vectors: One row per query. All users' shortest prefixes come first, their whole histories
-            last.
-        user: int32 (q,).
-        seen: CSR by query, the items of its prefix.
-        users: int32 (u,), the distinct users.
-    """
-
-    vectors: np.ndarray
-    user: np.ndarray
-    seen: Histories
-    users: np.ndarray
-
-    @property
-    def whole(self) -> np.ndarray:
-        """Queries after the whole history, float32 (u, d), in the order of `users`."""
-        return self.vectors[-len(self.users) :]
-
-    def frame(self) -> pd.DataFrame:
-        """Return one row per query: query, user, events."""
-        frame = pd.DataFrame({"user": self.user, "events": self.seen.lengths.astype(np.int32)})
-        return frame.rename_axis("query").reset_index()
 
 
 def expand_corpus(
@@ -92,84 +64,49 @@ def expand_corpus(
     return Corpus(vectors, len(real), generator)
 
 
-def split_users(task: Task, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Split users into those that indexes may be fitted on and those who are measured.
+def split_users(
+    task: Task, share: float, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split users at random into those who fit, those who choose and those who measure indexes.
 
     Args:
         task: Test task.
-        share: Share of the users with a target, drawn at random for the first group; 0 for none.
+        share: Share of the users with a target that indexes are fitted on; 0 for none. The others
+            are halved.
         seed: Random seed of the draw.
 
     Returns:
-        Two ascending int32 arrays.
+        Three ascending int32 arrays without a common user.
 
     Raises:
-        AnnError: The share is below 0, or leaves no user to measure.
+        AnnError: The share is below 0, or leaves fewer than two users.
     """
     users = np.flatnonzero(task.targets.lengths).astype(np.int32)
     count = round(share * len(users))
-    if not 0 <= count < len(users):
+    if not 0 <= count <= len(users) - 2:
         raise AnnError(
             f"training_users is {share} of {len(users)} users",
             "Use a share from 0 to below 1, as 0.2.",
         )
-    chosen = np.zeros(len(users), bool)
-    chosen[np.random.default_rng(seed).permutation(len(users))[:count]] = True
-    return users[chosen], users[~chosen]
-
-
-def user_prefixes(
-    task: Task, count: int, users: np.ndarray | None = None
-) -> tuple[Histories, np.ndarray]:
-    """Cut each user's history into the first 1/count, 2/count, .. of it, the whole last.
-
-    Args:
-        task: Test task.
-        count: Prefixes per user.
-        users: int32, by default those with a target.
-
-    Returns:
-        CSR of count * u histories, and the users int32 (u,): history p * u + i is the p-th prefix
-        of user i.
-
-    Raises:
-        AnnError: `count` is below 1.
-
-    Example:
-        >>> from nanorecsys.data import Interactions
-        >>> items = np.arange(4, dtype=np.int32)
-        >>> seen = Histories(np.array([0, 4]), items)
-        >>> targets = Histories(np.array([0, 1]), items[:1])
-        >>> known = Interactions(np.zeros(4, np.int32), items, np.ones(4, np.float32), np.arange(4))
-        >>> task = Task("test", known, seen, targets, n_users=1, n_items=4)
-        >>> user_prefixes(task, 2)[0].items.tolist()
-        [0, 1, 0, 1, 2, 3]
-    """
-    if count < 1:
-        raise AnnError(f"prefixes is {count}", "Use 1 for whole histories alone, or more.")
-    if users is None:
-        users = np.flatnonzero(task.targets.lengths).astype(np.int32)
-    start, length = task.seen.offsets[users], task.seen.lengths[users]
-    lengths = np.concatenate([-(-length * p // count) for p in range(1, count + 1)])
-    starts = np.tile(start, count)
-    _, entry = expand(starts, starts + lengths)
-    return Histories(np.concatenate([[0], np.cumsum(lengths)]), task.seen.items[entry]), users
+    shuffled = np.random.default_rng(seed).permutation(users)
+    apart, choosing, reporting = np.split(shuffled, [count, (count + len(users)) // 2])
+    return np.sort(apart), np.sort(choosing), np.sort(reporting)
 
 
 def user_queries(
-    histories: Histories, users: np.ndarray, encode: Callable[[Histories], np.ndarray]
+    task: Task, users: np.ndarray, encode: Callable[[Histories], np.ndarray]
 ) -> Queries:
-    """Encode the prefixes that `user_prefixes` returned.
+    """Encode the whole history of each user, as the server does.
 
     Args:
-        histories: CSR of the prefixes.
-        users: int32 (u,).
-        encode: User tower, from histories to float32 (q, d).
+        task: Test task.
+        users: int32 (u,), users with a target.
+        encode: User tower, from histories to float32 (u, d).
 
     Raises:
         VectorsError: A vector is not finite or not of unit norm.
     """
-    vectors = np.ascontiguousarray(encode(histories), np.float32)
+    seen = task.seen.take(users)
+    vectors = np.ascontiguousarray(encode(seen), np.float32)
     check_vectors(vectors)
-    repeats = len(vectors) // len(users)
-    return Queries(vectors, np.tile(users, repeats), histories, users)
+    return Queries(users, vectors, seen, task.targets.items[task.targets.offsets[users]])

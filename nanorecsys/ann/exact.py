@@ -104,13 +104,13 @@ def exact_neighbours(
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOutItems:
-    """One held-out item per user, to be ranked among what the user has not seen.
+class Queries:
+    """One query per user, and a held-out item to be ranked among what the user has not seen.
 
     Args:
         users: int32 (u,).
         vectors: float32 (u, d), user vectors after the whole history.
-        seen: CSR over the same users.
+        seen: CSR over the same users, the whole histories.
         targets: int (u,), the held-out items.
     """
 

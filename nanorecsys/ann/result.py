@@ -8,35 +8,34 @@ import pandas as pd
 
 from nanorecsys.ann.errors import Failure
 from nanorecsys.ann.limits import Limits
-from nanorecsys.evaluation import Interval
-from nanorecsys.study.spread import Spread
+from nanorecsys.evaluation import Change
+from nanorecsys.study.spread import Interval, Spread
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
     """An index with a search setting.
 
-    `recall_10` and `recall_k` are against exact search, ties counted. `worst_decile` is the mean
-    recall_k of the tenth of the users with the lowest. `read_mib` is what a query reads and
-    `floor_ms` the least time that takes; both are None for a graph. Times in batches are per query
-    on one thread; `queries_per_s` uses all threads. `peak_rss_mib` is the build's resident memory
-    above that with the vectors loaded.
+    Recalls are against exact search, ties counted. `sure` is the lower end of the 95 % interval of
+    recall_k over the users who choose the settings, the other recalls are of the other users.
+    `worst_decile` is the mean recall_k of the tenth of them with the lowest. `read_mib` is what a
+    query reads and `floor_ms` the least time that takes; both are None for a graph. Times in
+    batches are per query on one thread; `queries_per_s` uses all threads. `peak_rss_mib` is the
+    build's resident memory above that with the vectors loaded.
     """
 
     factory: str
     family: str
     search: str
+    sure: float
     recall_10: float
-    recall_k: float
+    recall_k: Interval
     worst_decile: float
     p50_ms: Spread
-    p99_ms: Spread
     batch_32_ms: float
-    batch_1000_ms: float
+    large_batch_ms: float
     queries_per_s: float
-    hitrate: float
-    ndcg: float
     build_s: float
     save_s: float
     load_ms: float
@@ -48,43 +47,52 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finalist(msgspec.Struct, frozen=True, kw_only=True):
-    """A point that was timed again in turns with Flat; `times_flat` is Flat's P50 over its own."""
+    """A point that was timed again in turns with Flat.
+
+    `times_flat` is Flat's P50 over its own within a round. `p99_ms` is over all rounds, None where
+    too few queries were timed.
+    """
 
     factory: str
     family: str
     search: str
-    recall_k: float
+    sure: float
+    recall_k: Interval
     bytes_a_vector: float
     p50_ms: Spread
-    p99_ms: Spread
-    times_flat: float
+    p99_ms: float | None
+    times_flat: Spread
 
 
-class Recommended(msgspec.Struct, frozen=True, kw_only=True):
+class Recommended(Finalist, frozen=True, kw_only=True):
     """The index that the serving bundle takes. `search` is a string of `faiss.ParameterSpace`."""
 
-    factory: str
-    family: str
-    search: str
     recall_10: float
-    recall_k: float
     worst_decile: float
-    p50_ms: Spread
-    p99_ms: Spread
-    times_flat: float
     saved_ms: float
-    bytes_a_vector: float
     build_s: float
-    hitrate_change: Interval
-    ndcg_change: Interval
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """The recommended index built on a catalogue of real items, with its users' queries.
+
+    `recall` is of k neighbours, with its interval over users; `ndcg` is the change of NDCG@10 from
+    exact search, paired by user.
+    """
+
+    items: int
+    users: int
+    recall: Interval
+    ndcg: Change
 
 
 class AnnResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 04 found.
 
-    `best` has one point per specification: the fastest that reaches the floor of recall, else the
-    one with the highest recall. `fastest` has the recall that is reached as key. `tenth_p50_ms` is
-    Flat's P50 on a tenth of the vectors.
+    `choosing` users choose the settings, and recall is reported of `reporting` others. `best` has
+    one point per specification: the fastest that surely reaches the floor of recall, else the one
+    with the highest recall. `fastest` is that of all which surely reach it. `served` is by data
+    set. `tenth_p50_ms` is Flat's P50 on a tenth of the vectors.
     """
 
     dataset: str
@@ -93,8 +101,8 @@ class AnnResult(msgspec.Struct, frozen=True, kw_only=True):
     real: int
     generator: str
     k: int
-    queries: int
-    users: int
+    choosing: int
+    reporting: int
     recall_floor: float
     memory_bound: float
     points: int
@@ -103,13 +111,14 @@ class AnnResult(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     tenth_p50_ms: float | None
     finalists: list[Finalist]
-    fastest: dict[str, Finalist]
+    fastest: Finalist
     recommended: Recommended
+    served: dict[str, Served]
     seconds: float
 
 
 def to_records(frame: pd.DataFrame, kind: type[T]) -> list[T]:
-    """Convert rows to structs; p50_ms, p50_ms_low and p50_ms_high become one `Spread`.
+    """Convert rows to structs; x, x_low and x_high become a field x of type `Spread` or `Interval`.
 
     >>> frame = pd.DataFrame({"factory": ["Flat"], "error": ["E"], "message": ["m"], "more": [1]})
     >>> to_records(frame, Failure)
@@ -118,10 +127,12 @@ def to_records(frame: pd.DataFrame, kind: type[T]) -> list[T]:
     found = []
     for values in frame.to_dict("records"):
         row = {str(name): _plain(value) for name, value in values.items()}
-        for name in ("p50_ms", "p99_ms"):
-            if name in row:
+        for field in msgspec.structs.fields(kind):
+            name = field.name
+            if field.type in (Spread, Interval):
+                middle = "estimate" if field.type is Interval else "middle"
                 row[name] = {
-                    "middle": row[name],
+                    middle: row[name],
                     "low": row[f"{name}_low"],
                     "high": row[f"{name}_high"],
                 }

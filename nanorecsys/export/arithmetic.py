@@ -71,24 +71,20 @@ class OperatorTimes:
     ms: dict[str, float]
 
 
-def operator_times(
-    path: Path, n_items: int, length: int, window: int, calls: int = 30
-) -> OperatorTimes:
+def operator_times(path: Path, n_items: int, length: int, calls: int = 30) -> OperatorTimes:
     """Run a tower under ONNX Runtime's profiler.
 
     Args:
         path: ONNX file of the tower.
         n_items: Number of items.
         length: Number of events in the history.
-        window: Length after padding; `length` for a tower that needs no padding.
         calls: Number of calls that are averaged, after a warm-up.
     """
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         profiled = session(path, profile=Path(folder) / "profile")
         for _ in range(WARM_UP_CALLS + calls):
-            items = np.zeros((1, window), np.int64)
-            items[0, :length] = rng.integers(1, n_items + 1, length)
+            items = rng.integers(1, n_items + 1, (1, length))
             profiled.run(None, {"items": items, "lengths": np.array([length])})
         events = json.loads(Path(profiled.end_profiling()).read_text())
     spent: dict[str, float] = defaultdict(float)

@@ -1,44 +1,39 @@
 """Chapter 03: what ONNX and int8 cost in quality and save in time."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nanorecsys.data.load import DEFAULT_DATASET
 from nanorecsys.export.result import ExportResult
-from nanorecsys.export.variants import TORCH_PADDED
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.claims import Claim, Target
+from nanorecsys.study.spread import Interval
 
 NEEDS = ("01_data", "02_training")
 Result = ExportResult
+Values = Mapping[str, Interval] | None
 
 
-def _times_torch_padded(result: ExportResult) -> float:
-    """Latency of PyTorch padded to the window, over the chosen variant's."""
-    return result.variants[TORCH_PADDED].mean_ms / result.variants[result.chosen].mean_ms
+def _speed(result: ExportResult) -> Values:
+    """Latency of the best PyTorch encoder over the served one's, range over the rounds."""
+    if result.dataset != DEFAULT_DATASET or not result.is_study_shape:
+        return None
+    times = result.times_torch
+    return {result.dataset: Interval(times.middle, times.low, times.high)}
 
 
-CLAIMS = (
-    Claim(
-        id="export.torch_padded",
-        statement="Over real histories the served encoder is six times as fast as PyTorch padded "
-        "to the window.",
-        value=lambda r: _times_torch_padded(r) if r.is_study_shape else None,
-        unit="x",
-        target=Target(">=", 6.0, limit=5.0),
-        original="2x (75 ms to 36 ms, on other hardware)",
-    ),
-    Claim(
-        id="export.parity",
-        statement="No entry of a vector of the fp32 exports differs from PyTorch's by more than "
-        "1e-4.",
-        value=lambda r: max(
-            v.parity.max_difference for v in r.variants.values() if v.quantized_nodes == 0
-        ),
-        unit="",
-        target=Target("<=", 1e-4),
-        agrees="exact",
-    ),
-)
+def _int8(result: ExportResult) -> Values:
+    """Relative change of NDCG@10 by static int8, by data set."""
+    changes = result.int8_change
+    if result.dataset != DEFAULT_DATASET or not result.is_study_shape or len(changes) < 2:
+        return None
+    return {
+        name: Interval(c.change / c.base, c.low / c.base, c.high / c.base)
+        for name, c in changes.items()
+    }
+
+
+FINDINGS: dict[str, Callable[[ExportResult], Values]] = {"speed": _speed, "int8": _int8}
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:

@@ -9,8 +9,9 @@ import pandas as pd
 
 from nanorecsys.data import Histories
 from nanorecsys.export.variants import Variant
-from nanorecsys.serving.encoder import Encode
+from nanorecsys.serving.encoder import Encode, Encoder
 from nanorecsys.serving.padding import padded
+from nanorecsys.study.spread import Spread, spread
 
 # A cell of the grid is repeated for about this long, within these numbers of repeats.
 CELL_MS, FEWEST_REPEATS, MOST_REPEATS = 150.0, 3, 30
@@ -65,58 +66,73 @@ def grid(
                     ms = _time_ms(variant.encode[n], items, ends)
                     rows.append((variant.name, n, batch, length, repeat, ms))
         for variant in timed:
-            for session in variant.sessions:
-                session.release()
+            if isinstance(run := variant.encode[n], Encoder):
+                run.release()
     return pd.DataFrame(rows, columns=["variant", "threads", "batch", "length", "repeat", "ms"])
 
 
 def real_histories(
     variants: Sequence[Variant],
     histories: Histories,
-    window: int,
+    reads: Sequence[int],
     users: int,
-    repeats: int,
+    rounds: int,
     progress: Progress = iter,
 ) -> pd.DataFrame:
     """Time real histories, one user per call on one thread.
 
     Users are spread evenly over the distribution of lengths, so a variant's mean over the users is
-    its mean weighted by that distribution.
+    its mean weighted by that distribution. In each round the variants come in another random order,
+    and each encodes all users in turn, so that its weights are in the caches as in a server.
 
     Args:
         variants: Variants to time.
         histories: CSR; empty ones are left out.
-        window: Longest history, in events.
+        reads: Numbers of events that are read, the last ones of a longer history.
         users: Number of users.
-        repeats: Number of repeats after a warm-up; in each, every variant encodes every user once.
-        progress: Wrapper of the repeats that shows progress, such as tqdm.
+        rounds: Number of rounds after a warm-up.
+        progress: Wrapper of the rounds that shows progress, such as tqdm.
 
     Returns:
-        One row per call: variant, user, length (of what is read), repeat, ms.
+        One row per call: variant, reads, user, length (of what is read), round, ms.
     """
+    rng = np.random.default_rng(0)
     known = np.flatnonzero(histories.lengths)
     known = known[np.argsort(histories.lengths[known], kind="stable")]
     # the middles of equal shares of the sorted users
     chosen = known[((np.arange(users) + 0.5) / users * len(known)).astype(int)]
-    batches = [padded(histories, np.array([user]), window) for user in chosen]
+    calls = [(variant, events) for events in reads for variant in variants]
     rows = []
-    for repeat in progress(range(repeats + 1)):
-        for user, (items, lengths) in zip(chosen.tolist(), batches, strict=True):
-            for variant in variants:
-                ms = _time_ms(variant.encode[1], items, lengths)
-                rows.append((variant.name, user, int(lengths[0]), repeat, ms))
-    frame = pd.DataFrame(rows, columns=["variant", "user", "length", "repeat", "ms"])
-    return frame[frame["repeat"] > 0]
+    for number in progress(range(rounds + 1)):
+        for call in rng.permutation(len(calls)):
+            variant, events = calls[call]
+            encode = variant.reading(events)
+            for user in chosen.tolist():
+                items, lengths = padded(histories, np.array([user]), events)
+                ms = _time_ms(encode, items, lengths)
+                rows.append((variant.name, events, user, int(lengths[0]), number, ms))
+    frame = pd.DataFrame(rows, columns=["variant", "reads", "user", "length", "round", "ms"])
+    return frame[frame["round"] > 0]
 
 
-def mean_latency(rows: pd.DataFrame) -> pd.DataFrame:
-    """Summarize `real_histories` by variant, in ms.
+def mean_latency(rows: pd.DataFrame) -> dict[tuple[str, int], Spread]:
+    """Summarize `real_histories`: means over users in ms, their median and range over the rounds.
 
     Returns:
-        median, min and max over the repeats of the mean over users, indexed by variant.
+        Spreads by variant and number of events read.
     """
-    means = rows.groupby(["variant", "repeat"], sort=False)["ms"].mean()
-    return means.groupby("variant", sort=False).agg(["median", "min", "max"])
+    means = _round_means(rows)
+    return {key: spread(own.to_numpy()) for key, own in means.groupby(["variant", "reads"])}
+
+
+def times_as_fast(rows: pd.DataFrame, variant: str, baseline: str, events: int) -> Spread:
+    """Divide a baseline's mean latency by a variant's within each round of `real_histories`."""
+    means = _round_means(rows).xs(events, level="reads")
+    return spread((means[baseline] / means[variant]).to_numpy())
+
+
+def _round_means(rows: pd.DataFrame) -> pd.Series:
+    return rows.groupby(["variant", "reads", "round"])["ms"].mean()
 
 
 def _time_ms(encode: Encode, items: np.ndarray, lengths: np.ndarray) -> float:

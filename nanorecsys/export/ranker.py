@@ -1,4 +1,4 @@
-"""The ranker as ONNX, and its time beside that of the original's shape.
+"""The ranker as ONNX, and its time.
 
     score(u, v) = u . v / temperature + MLP(u, v, u * v, f, is_unknown)
 
@@ -9,9 +9,7 @@ leaves 41k multiply-accumulates per candidate at d 256, of the 568k that a plain
 over the concatenation takes.
 """
 
-import itertools
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +22,6 @@ from nanorecsys.export.graph import Graph
 from nanorecsys.models.ranker import FittedRanker
 from nanorecsys.serving.encoder import session
 from nanorecsys.system.files import atomic_path
-
-# The original's network, after the concatenation of user, item, product and features.
-ORIGINAL_HIDDEN = (512, 256, 128)
 
 
 @torch.no_grad()
@@ -79,63 +74,28 @@ def export_ranker(fitted: FittedRanker, path: Path) -> None:
     _save(graph, path, ranker.config.d, scores)
 
 
-def original_ranker_shape(n_items: int, d: int, n_features: int, path: Path) -> None:
-    """Write a network of the original's shape with random weights, to be timed.
-
-    It is an MLP with ReLU, 512-256-128-1, over the concatenation of user, item, their product and
-    the item's features. Inputs and output are those of `export_ranker`.
-    """
-    rng = np.random.default_rng(0)
-    graph = Graph()
-
-    def random(name: str, *shape: int) -> str:
-        return graph.weight(
-            name, (rng.standard_normal(shape) / shape[-1] ** 0.5).astype(np.float32)
-        )
-
-    row = _rows(graph, n_items)
-    vectors = graph.add("Gather", random("vectors", n_items, d), row)
-    features = graph.add("Gather", random("features", n_items, n_features), row)
-    user = graph.add("Unsqueeze", "users", graph.weight("one", np.array([1])))
-    repeated = graph.add("Expand", user, graph.add("Shape", vectors))
-    h = graph.add("Concat", repeated, vectors, graph.add("Mul", user, vectors), features, axis=-1)
-    sizes = (3 * d + n_features, *ORIGINAL_HIDDEN, 1)
-    for layer, (inner, outer) in enumerate(itertools.pairwise(sizes)):
-        h = graph.add("MatMul", h, random(f"w{layer}", inner, outer))
-        h = graph.add("Add", h, random(f"b{layer}", outer))
-        if outer > 1:
-            h = graph.add("Relu", h)
-    _save(graph, path, d, graph.add("Squeeze", h, graph.weight("last", np.array([-1]))))
-
-
-def time_rankers(
-    paths: Mapping[str, Path], n_items: int, d: int, candidates: int, repeats: int
-) -> pd.DataFrame:
-    """Time rankers in turns, one user per call on one thread.
-
-    Every repeat draws a new user and candidates, the same for all rankers, and a new order of them.
+def time_ranker(path: Path, n_items: int, d: int, candidates: int, repeats: int) -> pd.DataFrame:
+    """Time a ranker, one user per call on one thread.
 
     Args:
-        paths: ONNX files by name of the ranker.
+        path: ONNX file of the ranker.
         n_items: Number of items.
         d: Size of a user's vector.
-        candidates: Number of candidates per user.
+        candidates: Number of candidates per user, drawn anew for each repeat.
         repeats: Number of repeats, after a tenth as many that warm up.
 
     Returns:
-        One row per call: variant, repeat, ms.
+        One row per call: repeat, ms.
     """
     rng = np.random.default_rng(0)
-    sessions = {name: session(path) for name, path in paths.items()}
-    rows = []
+    run, rows = session(path), []
     for repeat in range(-(repeats // 10) - 1, repeats):
         users = rng.standard_normal((1, d)).astype(np.float32) / d**0.5
         inputs = {"users": users, "items": rng.integers(n_items, size=(1, candidates))}
-        for name in rng.permutation(list(sessions)).tolist():
-            start = time.perf_counter_ns()
-            sessions[name].run(None, inputs)
-            rows.append((name, repeat, (time.perf_counter_ns() - start) / 1e6))
-    frame = pd.DataFrame(rows, columns=["variant", "repeat", "ms"])
+        start = time.perf_counter_ns()
+        run.run(None, inputs)
+        rows.append((repeat, (time.perf_counter_ns() - start) / 1e6))
+    frame = pd.DataFrame(rows, columns=["repeat", "ms"])
     return frame[frame["repeat"] >= 0]
 
 

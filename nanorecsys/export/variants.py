@@ -7,25 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
-from torch import nn
 
 from nanorecsys.data import Histories
 from nanorecsys.export import quantize
 from nanorecsys.export.graph import fused_tower
 from nanorecsys.export.torch_export import export_encoder
+from nanorecsys.models.inference import TorchEncoder
 from nanorecsys.models.retriever import EveryPosition, UserEncoder
 from nanorecsys.serving.encoder import Encode, Encoder
 from nanorecsys.serving.padding import padded
 
-TORCH_PADDED, TORCH = "torch, padded", "torch"
+TORCH_PADDED, TORCH, TORCH_COMPILED = "torch, padded", "torch", "torch, compiled"
 INT8_PADDED, EXPORTED, FUSED = "int8, padded", "fp32, as exported", "fp32, fused"
 INT8_ROWS, INT8_STATIC = "int8 by row", "int8 static"
 
 VARIANTS = {
-    TORCH_PADDED: "PyTorch, every history padded to the window, all layers at every position: "
-    "the earlier benchmark's",
+    TORCH_PADDED: "PyTorch, every history padded, all layers at every position: the earlier "
+    "benchmark's",
     TORCH: "PyTorch, no padding, the last layer at the last position only",
+    TORCH_COMPILED: "the same under torch.compile, for all lengths and batches",
     INT8_PADDED: "the first one as ONNX (opset 18) with dynamic int8: the earlier benchmark's "
     "optimized one",
     EXPORTED: "the second one as ONNX, as PyTorch exports it (opset 23)",
@@ -35,6 +35,8 @@ VARIANTS = {
     INT8_STATIC: "the same with all other scales found beforehand, so that the result does not "
     "depend on the batch",
 }
+IN_PYTORCH = (TORCH_PADDED, TORCH, TORCH_COMPILED)
+PADDED = (TORCH_PADDED, INT8_PADDED)
 
 # The opset that the earlier benchmark exported with: norms, positions and attention in their parts.
 EARLIER_OPSET = 18
@@ -49,21 +51,35 @@ class Variant:
         path: ONNX file, None where PyTorch runs.
         encode: Encoders by number of threads: items int64 (B, L), lengths int64 (B,) -> unit
             vectors float32 (B, d).
-        padded: Whether every history is padded to the window.
         quantized_nodes: Number of quantized nodes, 0 in single precision.
         mib: Size of the file or of the weights.
         load_ms: Median time of three loads, None where PyTorch runs.
-        sessions: Encoders that keep memory between calls, none where PyTorch runs.
+        compile_s: Seconds of torch.compile, 0 without it.
+        missing: Reason why this machine cannot run it, "" if it can.
     """
 
     name: str
     path: Path | None
     encode: dict[int, Encode]
-    padded: bool
-    quantized_nodes: int
-    mib: float
-    load_ms: float | None
-    sessions: tuple[Encoder, ...] = ()
+    quantized_nodes: int = 0
+    mib: float = 0.0
+    load_ms: float | None = None
+    compile_s: float = 0.0
+    missing: str = ""
+
+    @property
+    def padded(self) -> bool:
+        """Whether every history is padded to the largest number of events that is read."""
+        return self.name in PADDED
+
+    def reading(self, events: int, threads: int = 1) -> Encode:
+        """The encoder of histories of at most `events`, to which a padded variant pads them."""
+        run = self.encode[threads]
+
+        def encode_padded(items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+            return run(np.pad(items, ((0, 0), (0, events - items.shape[1]))), lengths)
+
+        return encode_padded if self.padded else run
 
 
 def build(
@@ -72,8 +88,9 @@ def build(
     folder: Path,
     threads: Sequence[int] = (1,),
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    names: Sequence[str] = tuple(VARIANTS),
 ) -> list[Variant]:
-    """Write and load every variant.
+    """Write and load variants.
 
     Args:
         encoder: The trained encoder.
@@ -81,6 +98,7 @@ def build(
         folder: Folder for the ONNX files.
         threads: Numbers of threads that each variant is loaded for.
         progress: Wrapper of the names that shows progress, such as tqdm.
+        names: Keys of `VARIANTS`.
 
     Raises:
         ExportError: An export has constant dimensions, or a quantizer found nothing.
@@ -88,32 +106,24 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     return [
         _in_pytorch(encoder, name, threads)
-        if name in (TORCH_PADDED, TORCH)
+        if name in IN_PYTORCH
         else _in_onnx(encoder, histories, folder, name, threads)
-        for name in progress(list(VARIANTS))
+        for name in progress(list(names))
     ]
 
 
-def in_torch(module: nn.Module, threads: int = 1) -> Encode:
-    """Wrap a PyTorch module as a function of NumPy arrays."""
-
-    def encode(items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        with torch.inference_mode():
-            return module(torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
-
-    return encode
-
-
 def _in_pytorch(encoder: UserEncoder, name: str, threads: Sequence[int]) -> Variant:
-    is_padded = name == TORCH_PADDED
-    module = EveryPosition(encoder).eval() if is_padded else encoder
-    encode = {n: in_torch(module, n) for n in threads}
-    if is_padded:
-        encode = {n: _to_window(run, encoder.tower.config.window) for n, run in encode.items()}
+    module = EveryPosition(encoder) if name == TORCH_PADDED else encoder
+    runs = {n: TorchEncoder(module, n, compiled=name == TORCH_COMPILED) for n in threads}
     weights = sum(t.numel() * t.element_size() for t in encoder.state_dict().values())
-    return Variant(name, None, encode, is_padded, 0, weights / 2**20, None)
+    return Variant(
+        name=name,
+        path=None,
+        encode=dict(runs),
+        mib=weights / 2**20,
+        compile_s=runs[threads[0]].compile_s,
+        missing=runs[threads[0]].why_eager,
+    )
 
 
 def _in_onnx(
@@ -126,19 +136,13 @@ def _in_onnx(
         start = time.perf_counter_ns()
         Encoder(path)
         loads.append((time.perf_counter_ns() - start) / 1e6)
-    sessions = {n: Encoder(path, n) for n in threads}
-    encode: dict[int, Encode] = dict(sessions)
-    if name == INT8_PADDED:
-        encode = {n: _to_window(run, encoder.tower.config.window) for n, run in sessions.items()}
     return Variant(
         name=name,
         path=path,
-        encode=encode,
-        padded=name == INT8_PADDED,
+        encode={n: Encoder(path, n) for n in threads},
         quantized_nodes=quantized_nodes,
         mib=path.stat().st_size / 2**20,
         load_ms=float(np.median(loads)),
-        sessions=tuple(sessions.values()),
     )
 
 
@@ -173,12 +177,3 @@ def _calibration(
     users = min(users, len(by_length))
     for user in by_length[np.linspace(0, len(by_length) - 1, users).astype(int)]:
         yield padded(histories, np.array([user]), window)
-
-
-def _to_window(encode: Encode, window: int) -> Encode:
-    """The same encoder on rows padded to the window."""
-
-    def encode_padded(items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        return encode(np.pad(items, ((0, 0), (0, window - items.shape[1]))), lengths)
-
-    return encode_padded

@@ -1,36 +1,35 @@
-"""The front, the finalists, the rule and the claims on made-up points. 1 s."""
+"""The front, the finalists, the rule and the findings on made-up points. 1 s."""
 
 import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
-from nanorecsys.ann import analysis, bench, chapter
+from nanorecsys.ann import analysis, bench
+from nanorecsys.ann.chapter import FINDINGS
 from nanorecsys.ann.limits import Bandwidth, Limits
 from nanorecsys.ann.result import (
     AnnResult,
     Finalist,
-    Interval,
     OperatingPoint,
     Recommended,
+    Served,
     to_records,
 )
 from nanorecsys.data.load import DEFAULT_DATASET
-from nanorecsys.study.claims import judge
-from nanorecsys.study.spread import Spread
+from nanorecsys.evaluation import Change
+from nanorecsys.study.spread import Interval, Spread
 
 FLOOR, BOUND = 0.99, 1500.0
 
 
 def frame(*points):
-    """Points of factory, search, recall, P50, and as an option P99 and bytes per vector."""
+    """Points of factory, search, sure recall, P50, and as an option bytes per vector."""
     rows = []
-    for number, (factory, search, recall, p50, *more) in enumerate(points):
-        p99, size = [*more, 2 * p50, 1024.0][:2] if len(more) < 2 else more
-        size = size if len(more) > 1 else 1024.0
+    for number, (factory, search, sure, p50, *size) in enumerate(points):
         row = {"point": number, "factory": factory, "family": "any", "search": search}
-        row |= {"recall_k": recall, "bytes_a_vector": size, "times_flat": 1 / p50}
-        for name, value in (("p50_ms", p50), ("p99_ms", p99)):
+        row |= {"sure": sure, "bytes_a_vector": size[0] if size else 1024.0, "p99_ms": np.nan}
+        for name, value in (("p50_ms", p50), ("recall_k", sure + 0.001), ("times_flat", 1 / p50)):
             row |= {name: value, f"{name}_low": 0.9 * value, f"{name}_high": 1.1 * value}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -40,49 +39,46 @@ def names(points):
     return list(zip(points["factory"], points["search"], strict=True))
 
 
-def result(times=16.0, ndcg=(0.0, -0.001, 0.001)):
-    spread = Spread(middle=0.1, low=0.09, high=0.11)
-    finalist = to_records(frame(("IVF256,SQ8", "nprobe=32", 0.993, 1 / times)), Finalist)[0]
-    return AnnResult(
-        dataset=DEFAULT_DATASET,
-        n_items=27_278,
-        d=256,
-        real=9_066,
-        generator="local",
-        k=100,
-        queries=2013,
-        users=671,
-        recall_floor=FLOOR,
-        memory_bound=1.5,
-        points=3,
-        best=[],
-        failures=[],
-        limits=Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=60.0)], gemm_gflops=70.0),
-        tenth_p50_ms=0.1,
-        finalists=[finalist],
-        fastest={"0.99": finalist, "0.999": finalist},
-        recommended=Recommended(
-            factory="IVF256,SQ8",
-            family="any",
-            search="nprobe=32",
+def served(recall, ndcg):
+    """A served catalogue with these intervals of recall and of the change of NDCG of 0.2."""
+    change = Change(base=0.2, change=ndcg[0], low=ndcg[1], high=ndcg[2])
+    return Served(items=100, users=50, recall=Interval(*recall), ndcg=change)
+
+
+def result(**changes):
+    finalist = to_records(frame(("IVF256,SQ8", "nprobe=32", 0.993, 0.05)), Finalist)[0]
+    values = {
+        "dataset": DEFAULT_DATASET,
+        "n_items": 27_278,
+        "d": 256,
+        "real": 9_066,
+        "generator": "local",
+        "k": 100,
+        "choosing": 268,
+        "reporting": 269,
+        "recall_floor": FLOOR,
+        "memory_bound": 1.5,
+        "points": 3,
+        "best": [],
+        "failures": [],
+        "limits": Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=60.0)], gemm_gflops=70.0),
+        "tenth_p50_ms": 0.1,
+        "finalists": [finalist],
+        "fastest": finalist,
+        "recommended": Recommended(
+            **msgspec.structs.asdict(finalist),
             recall_10=1.0,
-            recall_k=0.993,
             worst_decile=0.98,
-            p50_ms=spread,
-            p99_ms=spread,
-            times_flat=times,
             saved_ms=1.5,
-            bytes_a_vector=273.0,
             build_s=2.0,
-            hitrate_change=Interval(estimate=0.0, low=0.0, high=0.0),
-            ndcg_change=Interval(estimate=ndcg[0], low=ndcg[1], high=ndcg[2]),
         ),
-        seconds=100.0,
-    )
-
-
-def verdicts(found):
-    return {claim.id: claim.verdict for claim in judge("04_ann", chapter.CLAIMS, found)}
+        "served": {
+            DEFAULT_DATASET: served((0.995, 0.992, 0.997), (0.0, -0.001, 0.001)),
+            "second": served((0.98, 0.975, 0.985), (-0.002, -0.004, 0.0)),
+        },
+        "seconds": 100.0,
+    }
+    return AnnResult(**(values | changes))
 
 
 def test_the_front_is_what_no_other_point_beats():
@@ -97,15 +93,15 @@ def test_the_front_is_what_no_other_point_beats():
     assert set(zip(recall[on_front], latency[on_front], strict=True)) == unbeaten
 
 
-def test_the_rule_takes_the_lowest_p99_within_floor_and_bound():
+def test_the_rule_takes_the_lowest_p50_within_floor_and_bound():
     points = frame(
         ("Flat", "", 1.0, 1.0),
         ("IVF256,SQ8", "nprobe=16", 0.98, 0.05),
-        ("HNSW32", "efSearch=128", 0.995, 0.06, 0.12, 1600.0),
+        ("HNSW32", "efSearch=128", 0.995, 0.06, 1600.0),
         ("usearch:M16", "ef=128", 0.995, 0.04),
         ("NSG32", "search_L=128", 0.995, 0.05),
-        ("PQ64x4fs,RFlat", "k_factor_rf=4", 0.992, 0.09, 0.5),
-        ("IVF256,SQ8", "nprobe=32", 0.992, 0.1, 0.2),
+        ("PQ64x4fs,RFlat", "k_factor_rf=4", 0.992, 0.12),
+        ("IVF256,SQ8", "nprobe=32", 0.992, 0.1),
     )
     assert analysis.recommend(points, FLOOR, BOUND)["search"] == "nprobe=32"
     assert analysis.recommend(points, FLOOR, 2000.0)["factory"] == "HNSW32"
@@ -113,11 +109,10 @@ def test_the_rule_takes_the_lowest_p99_within_floor_and_bound():
     assert analysis.recommend(points, FLOOR, 100.0)["factory"] == "Flat"
 
 
-def test_the_fastest_is_looked_for_at_each_recall():
-    points = frame(("Flat", "", 1.0, 1.0), ("a", "", 0.99, 0.1), ("b", "", 0.9995, 0.2))
-    found = {recall: p.factory for recall, p in analysis.fastest(points).items()}
-    assert found == {"0.99": "a", "0.999": "b"}
-    assert {p.factory for p in analysis.fastest(points[:1]).values()} == {"Flat"}
+def test_the_fastest_surely_reaches_the_floor():
+    points = frame(("Flat", "", 1.0, 1.0), ("a", "", 0.99, 0.1), ("b", "", 0.9895, 0.05))
+    assert analysis.fastest(points, FLOOR).factory == "a"
+    assert analysis.fastest(points[:1], FLOOR).factory == "Flat"
 
 
 def test_finalists_are_flat_the_rules_choices_and_the_fastest_once_each():
@@ -144,7 +139,34 @@ def test_a_specification_is_shown_at_its_fastest_good_setting_or_its_most_accura
     assert names(analysis.best_of_each(points, FLOOR)) == [("a", "2"), ("b", "2")]
 
 
-def test_percentiles_are_medians_over_rounds_with_their_range():
+def measurements(recall):
+    """One Flat point, searched by as many users as there are recalls."""
+    point = {"point": [0], "factory": "Flat", "family": "Flat", "search": "", "read_bytes": 1e6}
+    accuracy = {"point": 0, "query": np.arange(len(recall)), "recall_k": recall}
+    accuracy |= {"recall_10": recall**2}
+    latency = {"point": 0, "round": [0, 0, 1], "query": 0, "ns": [1e6, 3e6, 4e6]}
+    batches = {"point": 0, "batch": [32, 1000, 1000], "threads": [1, 1, 2], "ns": [3e5, 2e5, 1e5]}
+    frames = {"accuracy": accuracy, "latency": latency, "batches": batches}
+    rows = {name: pd.DataFrame(frame) for name, frame in frames.items()}
+    # in any order
+    rows["accuracy"] = rows["accuracy"].sample(frac=1, random_state=0)
+    return bench.Measurements(pd.DataFrame(point), rows, [])
+
+
+def test_users_who_choose_a_setting_do_not_report_its_recall():
+    recall = np.concatenate([np.tile([0.98, 1.0], 20), np.tile([0.5, 0.7], 10)])
+    limits = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=1.0)], gemm_gflops=1.0)
+    found = analysis.operating_points(measurements(recall), 40, limits).iloc[0]
+    assert 0.98 < found["sure"] < 0.99  # the lower end: the mean of those who choose is 0.99
+    assert found["recall_k"] == pytest.approx(0.6)
+    assert 0.5 < found["recall_k_low"] < 0.6 < found["recall_k_high"] < 0.7
+    assert found["recall_10"] == pytest.approx((0.5**2 + 0.7**2) / 2)
+    assert found["worst_decile"] == pytest.approx(0.5)
+    assert found["p50_ms"] == pytest.approx(3.0)
+    assert found["queries_per_s"] == pytest.approx(1e4)
+
+
+def test_p50_is_the_median_over_rounds_with_their_range():
     ns = [np.arange(1, 101) * 10_000 * scale for scale in (1, 2, 9)]
     rows = {"point": 4, "round": np.repeat([0, 1, 2], 100), "ns": np.concatenate(ns)}
     found = bench.percentiles(pd.DataFrame(rows)).loc[4]
@@ -152,42 +174,80 @@ def test_percentiles_are_medians_over_rounds_with_their_range():
     assert found["p50_ms"] == pytest.approx(middle)
     assert found["p50_ms_low"] == pytest.approx(middle / 2)
     assert found["p50_ms_high"] == pytest.approx(middle * 4.5)
-    assert found["p99_ms"] == pytest.approx(np.percentile(ns[1], 99) / 1e6)
 
 
-def test_rows_become_records_with_spreads_and_none():
+def test_finalists_are_divided_by_flat_within_each_round():
+    latency = pd.DataFrame(
+        {
+            "point": np.repeat([0, 1], 9),
+            "round": np.tile(np.repeat([0, 1, 2], 3), 2),
+            "ns": np.repeat([6e6, 9e6, 8e6, 3e6, 3e6, 8e6], 3),
+        }
+    )
+    chosen = frame(("Flat", "", 1.0, 5.0), ("a", "", 0.99, 5.0)).drop(columns="times_flat")
+    found = analysis.confirmed(chosen, latency).loc[1]
+    times = [found[f"times_flat{end}"] for end in ("", "_low", "_high")]
+    assert times == [2.0, 1.0, 3.0]
+    assert found["p50_ms"] == 3.0
+    assert np.isnan(found["p99_ms"])
+
+
+@pytest.mark.parametrize(("count", "known"), [(9_999, False), (10_000, True)])
+def test_p99_needs_a_hundred_timings_above_it(count, known):
+    rows = {"point": 0, "round": np.arange(count) % 7, "ns": np.arange(count) * 1e3}
+    found = analysis.confirmed(frame(("Flat", "", 1.0, 1.0)), pd.DataFrame(rows))
+    (record,) = to_records(found, Finalist)
+    assert (record.p99_ms is not None) == known
+    if known:
+        assert (rows["ns"] / 1e6 > record.p99_ms).sum() == 100
+
+
+def test_rows_become_records_with_spreads_intervals_and_none():
     row = frame(("Flat", "", 1.0, 1.0)).drop(columns="times_flat")
     row = row.assign(**dict.fromkeys(set(OperatingPoint.__struct_fields__) - set(row), 1.0))
     row = row.assign(on_front=True, read_mib=np.nan, floor_ms=np.nan)
     (found,) = to_records(row, OperatingPoint)
     assert (found.read_mib, found.on_front) == (None, True)
     assert found.p50_ms == Spread(middle=1.0, low=0.9, high=1.1)
+    assert msgspec.structs.astuple(found.recall_k) == pytest.approx((1.001, 0.9009, 1.1011))
 
 
-@pytest.mark.parametrize(
-    ("ndcg", "verdict"),
-    [
-        ((0.0, -0.001, 0.001), "holds"),
-        ((-0.004, -0.007, -0.001), "fails"),
-        ((0.004, 0.001, 0.007), "fails"),
-    ],
-)
-def test_the_end_task_is_unchanged_if_the_interval_includes_zero(ndcg, verdict):
-    assert verdicts(result(ndcg=ndcg))["ann.end_task"] == verdict
+def test_a_served_catalogue_has_recall_by_users_and_the_paired_change_of_ndcg():
+    rows = pd.DataFrame(
+        {
+            "user": range(4),
+            "recall": np.array([1.0, 0.9, 1.0, 0.9], np.float32),
+            "rank": [1.0, np.inf, 3.0, 20.0],
+            "exact_rank": [1.0, 3.0, 3.0, 12.0],
+        }
+    )
+    found = analysis.served(rows, items=77)
+    assert (found.items, found.users) == (77, 4)
+    assert found.recall.estimate == pytest.approx(0.95)
+    assert found.recall.low < 0.95 < found.recall.high
+    assert found.ndcg.base == pytest.approx((1 + 0.5 + 0.5) / 4)
+    assert found.ndcg.change == pytest.approx(-0.5 / 4)
 
 
-@pytest.mark.parametrize(
-    ("times", "expected"),
-    [(16.0, ("holds", "holds")), (9.0, ("fails", "limited")), (3.0, ("fails", "fails"))],
-)
-def test_speed_is_judged_against_flat(times, expected):
-    found = verdicts(result(times=times))
-    assert (found["ann.recall_99"], found["ann.recall_999"]) == expected
+def test_the_findings_are_read_with_their_intervals():
+    speed = FINDINGS["recall_99"](result())[DEFAULT_DATASET]
+    assert msgspec.structs.astuple(speed) == pytest.approx((20.0, 18.0, 22.0))
+    recall = FINDINGS["recall_second"](result())
+    assert list(recall) == [DEFAULT_DATASET, "second"]
+    assert recall["second"] == Interval(0.98, 0.975, 0.985)
+    change = FINDINGS["end_task"](result())["second"]
+    assert msgspec.structs.astuple(change) == pytest.approx((-0.01, -0.02, 0.0))
 
 
-def test_claims_on_speed_need_the_studys_size():
-    found = verdicts(msgspec.structs.replace(result(), n_items=9_066))
-    assert found["ann.recall_99"] == found["ann.recall_999"] == "not_run"
+@pytest.mark.parametrize("changes", [{"n_items": 9_066}, {"d": 32}, {"dataset": "ml-20m"}])
+def test_a_run_of_another_size_has_no_findings(changes):
+    assert [read(result(**changes)) for read in FINDINGS.values()] == [None] * 3
+
+
+def test_findings_on_two_data_sets_need_both():
+    first = dict(list(result().served.items())[:1])
+    for name in ("recall_second", "end_task"):
+        assert FINDINGS[name](result(served=first)) is None
 
 
 def test_a_result_survives_its_record():

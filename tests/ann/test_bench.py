@@ -13,15 +13,15 @@ import pytest
 from nanorecsys import evaluation
 from nanorecsys.ann import analysis, bench, corpus, specs
 from nanorecsys.ann.bench import (
-    BenchQueries,
     BenchSettings,
     build,
     in_child,
+    measure_served,
     measure_table,
     time_in_turns,
 )
 from nanorecsys.ann.errors import AnnError, CrashError, NeighboursError, VectorsError
-from nanorecsys.ann.exact import HeldOutItems, exact_neighbours
+from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.ann.hdf5 import export_hdf5
 from nanorecsys.ann.limits import Bandwidth, Limits, best_of, measure_limits
 from nanorecsys.ann.result import Finalist, to_records
@@ -52,17 +52,15 @@ def task():
 
 @pytest.fixture(scope="module")
 def queries(task):
-    histories, who = corpus.user_prefixes(task, 2)
-    return corpus.user_queries(histories, who, lambda h: users(len(h.lengths), D))
+    return corpus.user_queries(
+        task, np.arange(USERS, dtype=np.int32), lambda h: users(len(h.lengths), D)
+    )
 
 
 @pytest.fixture(scope="module")
-def workload(task, queries):
-    exact = exact_neighbours(clustered(N, D), queries.vectors, K, (K,))
-    held_out = HeldOutItems(
-        queries.users, queries.whole, task.seen.take(queries.users), task.targets.items
-    )
-    return BenchQueries(queries.vectors, exact, held_out)
+def workload(queries):
+    """Queries and their exact neighbours, as the bench takes them."""
+    return queries.vectors, exact_neighbours(clustered(N, D), queries.vectors, K)
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +78,12 @@ def measured(tmp_path_factory, searched, workload):
     given = ["IVF8,SQ8", "PQ7np", "Nope", "IVF900,Flat", "usearch:M8", "Users8,PQ8x4fs,RFlat"]
     folder = tmp_path_factory.mktemp("bench")
     chosen = specs.choose("core", given)
-    return folder, measure_table(folder, chosen, searched, workload, SETTINGS)
+    return folder, measure_table(folder, chosen, searched, *workload, SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def points(measured, queries, task):
-    return analysis.operating_points(measured[1], queries.user, task, LIMITS, N)
+def points(measured):
+    return analysis.operating_points(measured[1], USERS // 2, LIMITS)
 
 
 def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
@@ -106,23 +104,32 @@ def test_every_point_has_its_raw_rows(measured, queries):
     assert found.points["search"].tolist() == ["", "nprobe=1", "nprobe=8", "ef=100", "ef=512"]
     rows = found.rows
     assert len(rows["accuracy"]) == 5 * len(queries.vectors)
-    assert len(rows["ranks"]) == 5 * USERS
     assert len(rows["latency"]) == 5 * 2 * 30
     assert rows["latency"].groupby(["point", "round"])["query"].nunique().unique() == [30]
     assert set(found.points["point"][found.points["read_bytes"].notna()]) == {0, 1, 2}
     assert (found.points["bytes_a_vector"] > D).all()
 
 
-def test_flat_is_exact_and_ranks_like_the_studys_evaluation(measured, points, queries, task):
-    assert (points["recall_k"][0], points["worst_decile"][0]) == (1.0, 1.0)
+def test_flat_is_exact_and_more_probes_find_more(points):
+    assert (points["recall_k"][0], points["sure"][0], points["worst_decile"][0]) == (1, 1, 1)
     assert points["recall_k"][1] < points["recall_k"][2]
+    assert points["sure"][1] < points["sure"][2]
     assert points["worst_decile"][1] < points["recall_k"][1]
-    scorer = evaluation.DotProduct(queries.whole, clustered(N, D))
+
+
+def test_a_served_index_is_ranked_like_the_studys_evaluation(queries, task, searched):
+    given = (searched.vectors, queries, K)
+    rows = measure_served("IVF8,SQ8", "nprobe=1", *given)
+    assert rows["user"].tolist() == queries.users.tolist()
+    assert 0 < rows["recall"].mean() < 0.9
+    assert measure_served("IVF8,SQ8", "nprobe=8", *given)["recall"].mean() > 0.9
+    scorer = evaluation.DotProduct(queries.vectors, searched.vectors)
     expected = evaluation.evaluate(scorer, task.targets, task.seen, N, k_max=20)
-    for metric in ("hitrate@10", "ndcg@10"):
-        own = analysis.evaluation(measured[1].rows["ranks"], 0, task, N)
-        assert evaluation.value(own, metric) == pytest.approx(evaluation.value(expected, metric))
-    assert points["hitrate"][0] == pytest.approx(evaluation.value(expected, "hitrate@10"))
+    of_user = evaluation.values(expected, "ndcg@10").values
+    np.testing.assert_allclose(analysis.ndcg(rows["exact_rank"].to_numpy()), of_user)
+    flat = measure_served("Flat", "", *given)
+    assert (flat["rank"] == flat["exact_rank"]).all()
+    assert (flat["recall"] == 1).all()
 
 
 def count_turns(of):
@@ -144,9 +151,11 @@ def test_indexes_take_turns_by_rounds(measured):
 def test_finalists_are_timed_again_in_turns(measured, points, searched, queries):
     chosen = points[points["factory"] != "IVF8,SQ8"]
     few = searched.vectors[::10].copy()
-    given = (measured[0], chosen, few, queries.vectors, SETTINGS, 2)
+    given = (measured[0], chosen, few, queries.vectors, SETTINGS, 2, 45)
     latencies = in_child(time_in_turns, *given, threads=1)
-    assert latencies.groupby("point").size().to_dict() == dict.fromkeys((-1, 0, 3, 4), 60)
+    assert latencies.groupby("point").size().to_dict() == dict.fromkeys((-1, 0, 3, 4), 90)
+    repeats = latencies.groupby(["point", "round", "query"]).size()
+    assert set(repeats) == {1, 2}  # each query once before any comes again
     assert count_turns(latencies["point"]) > 2 * 4  # more often than once per round
     found = analysis.confirmed(chosen, latencies)
     assert found["factory"].tolist() == ["Flat", "usearch:M8", "usearch:M8"]
@@ -159,7 +168,7 @@ def test_a_built_index_is_not_built_again(measured, searched, workload):
     folder, found = measured
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
     chosen = specs.choose("core", ["IVF8,SQ8"])
-    second = measure_table(folder, chosen, searched, workload, SETTINGS)
+    second = measure_table(folder, chosen, searched, *workload, SETTINGS)
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
     assert second.points["build_s"].tolist() == found.points["build_s"][:3].tolist()
     recall, before = (
@@ -172,7 +181,7 @@ def test_an_index_of_other_vectors_is_built_anew(measured, workload):
     folder = measured[0]
     before = set(folder.glob("*.index"))
     other = corpus.Corpus(clustered(N, D, seed=5), N, "")
-    measure_table(folder, specs.choose("core", ["SQ8"])[:1], other, workload, ONE_ROUND)
+    measure_table(folder, specs.choose("core", ["SQ8"])[:1], other, *workload, ONE_ROUND)
     assert len(set(folder.glob("*.index")) - before) == 1
 
 
@@ -192,7 +201,7 @@ def test_a_crash_is_recorded_and_the_sweep_goes_on(tmp_path, searched, workload,
 
     monkeypatch.setattr(bench, "build", crash)
     chosen = specs.choose("core", ["SQ8", "SQ4"])
-    found = measure_table(tmp_path, chosen, searched, workload, ONE_ROUND)
+    found = measure_table(tmp_path, chosen, searched, *workload, ONE_ROUND)
     assert [(f.factory, f.error) for f in found.failures] == [("SQ8", "CrashError")]
     assert found.points["factory"].tolist() == ["Flat", "SQ4"]
 
@@ -206,33 +215,31 @@ def test_without_flat_nothing_else_is_tried(tmp_path, searched, workload, monkey
 
     monkeypatch.setattr(bench, "build", crash)
     with pytest.raises(AnnError, match="the baseline Flat was not measured: die died"):
-        measure_table(tmp_path, specs.choose("core", ["SQ8"]), searched, workload, SETTINGS)
+        measure_table(tmp_path, specs.choose("core", ["SQ8"]), searched, *workload, SETTINGS)
     assert len(tried) == 1
 
 
 def test_with_too_few_vectors_nothing_is_measured(tmp_path, workload):
     few = corpus.Corpus(clustered(5, D), 5, "")
     with pytest.raises(NeighboursError):
-        measure_table(tmp_path, [], few, workload, SETTINGS)
+        measure_table(tmp_path, [], few, *workload, SETTINGS)
 
 
-def test_users_are_split_and_projections_are_fitted_on_the_others(
-    tmp_path, task, searched, workload
-):
-    apart, rest = corpus.split_users(task, 0.2, seed=1)
-    assert (len(apart), len(rest)) == (6, 24)
-    assert sorted([*apart, *rest]) == list(range(USERS))
-    assert corpus.split_users(task, 0.2, seed=2)[0].tolist() != apart.tolist()
-    assert not len(corpus.split_users(task, 0)[0])
+def test_users_are_split_into_three_groups_without_a_common_user(task):
+    groups = corpus.split_users(task, 0.2, seed=1)
+    assert [len(group) for group in groups] == [6, 12, 12]
+    assert sorted(np.concatenate(groups)) == list(range(USERS))
+    assert corpus.split_users(task, 0.2, seed=2)[0].tolist() != groups[0].tolist()
+    assert [len(group) for group in corpus.split_users(task, 0)] == [0, 15, 15]
     for share in (1.0, -0.1):
         with pytest.raises(AnnError, match="training_users is"):
             corpus.split_users(task, share)
-    histories, _ = corpus.user_prefixes(task, 2, apart)
-    first = histories.items[: histories.offsets[1]]
-    assert first.tolist() == task.seen.items[8 * apart[0] : 8 * apart[0] + 4].tolist()
+
+
+def test_projections_are_fitted_on_other_users(tmp_path, searched, workload):
     chosen = specs.choose("core", ["Users8,PQ8x4fs,RFlat"])
     found = measure_table(
-        tmp_path, chosen, searched, workload, ONE_ROUND, users=users(80, D, seed=5)
+        tmp_path, chosen, searched, *workload, ONE_ROUND, users=users(80, D, seed=5)
     )
     assert not found.failures
     recall = found.rows["accuracy"].groupby("point")["recall_k"].mean()
@@ -250,7 +257,7 @@ def test_an_index_that_fails_in_a_later_round_has_no_rows(
     monkeypatch.setattr(bench, "in_child", fail)
     chosen = specs.choose("core", ["SQ8", "SQ4"])
     few = replace(ONE_ROUND, rounds=2)
-    found = measure_table(tmp_path, chosen, searched, workload, few)
+    found = measure_table(tmp_path, chosen, searched, *workload, few)
     assert [(f.factory, f.error) for f in found.failures] == [("SQ8", "CrashError")]
     assert found.points["factory"].tolist() == ["Flat", "SQ4"]
     for frame in found.rows.values():
@@ -290,16 +297,23 @@ def test_nothing_of_the_package_brings_torch_along():
     assert done.stdout.strip() == "False"
 
 
-def test_prefixes_are_the_beginnings_of_each_history(task):
-    histories, who = corpus.user_prefixes(task, 3)
-    assert who.tolist() == list(range(USERS))
-    for p, share in enumerate((3, 6, 8)):
-        for u in (0, 7, USERS - 1):
-            row = p * USERS + u
+def test_each_user_has_one_query_after_the_whole_history(task):
+    asked = np.array([7, 0, 29], np.int32)
+    encoded = []
+
+    def encode(histories):
+        encoded.append(histories)
+        return users(len(histories.lengths), D)
+
+    found = corpus.user_queries(task, asked, encode)
+    assert found.vectors.shape == (3, D)
+    for row, user in enumerate(asked):
+        for histories in (found.seen, encoded[0]):
             own = histories.items[histories.offsets[row] : histories.offsets[row + 1]]
-            assert own.tolist() == task.seen.items[8 * u : 8 * u + share].tolist()
-    with pytest.raises(AnnError, match="prefixes is 0"):
-        corpus.user_prefixes(task, 0)
+            assert own.tolist() == task.seen.items[8 * user : 8 * user + 8].tolist()
+    assert found.targets.tolist() == task.targets.items[asked].tolist()
+    with pytest.raises(VectorsError, match="norm 2"):
+        corpus.user_queries(task, asked, lambda h: 2 * users(len(h.lengths), D))
 
 
 def test_a_corpus_says_what_of_it_is_synthetic():

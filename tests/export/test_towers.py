@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanorecsys.export import quantize
+from nanorecsys.export import quantize, variants
 from nanorecsys.export.errors import ExportError
 from nanorecsys.export.graph import Graph, feed_forward, fused_tower
-from nanorecsys.export.variants import EXPORTED, INT8_PADDED, INT8_ROWS, INT8_STATIC, TORCH_PADDED
+from nanorecsys.export.variants import EXPORTED, IN_PYTORCH, INT8_ROWS, INT8_STATIC, TORCH_COMPILED
 from nanorecsys.models.retriever import EveryPosition
 from nanorecsys.serving.encoder import Encoder, encode_users, session
 from nanorecsys.serving.errors import ServingError
-from tests.export.conftest import N_ITEMS, histories, small_encoder
+from tests.export.conftest import CALIBRATION, N_ITEMS, histories, small_encoder
 
 TORCH = {positions: small_encoder(positions=positions) for positions in ("rotary", "absolute")}
 ONNX = {
@@ -188,18 +188,32 @@ def test_a_quantizer_that_finds_nothing_is_an_error(tmp_path):
         quantize.dynamic(tmp_path / "nothing.onnx", tmp_path / "out.onnx", per_channel=True)
 
 
-def test_every_variant_agrees_with_pytorch(built, encoder, batch):
+def agree_with_pytorch(built, encoder, batch):
     items, lengths = batch[0][:, :7], np.minimum(batch[1], 7)
     expected = in_torch(encoder, items, lengths)
     for v in built.values():
-        assert v.padded == (v.name in (TORCH_PADDED, INT8_PADDED))
         assert (v.quantized_nodes > 0) == v.name.startswith("int8")
-        assert (v.path is None) == v.name.startswith("torch")
-        for threads in (1, 2):
-            cosine = (v.encode[threads](items, lengths) * expected).sum(1)
-            assert cosine.min() > (0.98 if v.quantized_nodes else 1 - 1e-6), v.name
+        assert (v.path is None) == (v.name in IN_PYTORCH)
+        for threads in v.encode:
+            for events in (7, 10):
+                found = v.reading(events, threads)(items, lengths)
+                cosine = (found * expected).sum(1)
+                assert cosine.min() > (0.98 if v.quantized_nodes else 1 - 1e-6), v.name
     folder = built[EXPORTED].path.parent
     assert set(folder.iterdir()) == {v.path for v in built.values() if v.path}
+
+
+def test_every_variant_agrees_with_pytorch(built, encoder, batch):
+    agree_with_pytorch(built, encoder, batch)
+
+
+def test_every_variant_of_one_layer_agrees_with_pytorch(batch, tmp_path, monkeypatch):
+    """The last layer is the first: projections are looked up, one position is read."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    encoder = small_encoder(layers=1)
+    built = {v.name: v for v in variants.build(encoder, CALIBRATION, tmp_path)}
+    assert "no-such-compiler" in built[TORCH_COMPILED].missing
+    agree_with_pytorch(built, encoder, batch)
 
 
 def test_no_user_at_all_is_named(fused_path):

@@ -64,7 +64,7 @@ def test_the_index_chapter_runs_on_another_size_and_other_indexes(tmp_path, monk
         "specs": ["Flat", "IVF32,SQ8"],
         "generator": "gaussian",
     }
-    small |= {"points": 2, "timed_queries": 20, "confirm_rounds": 1, "rounds": 1, "prefixes": 1}
+    small |= {"points": 2, "timed_queries": 20, "confirm_rounds": 1, "rounds": 1}
     papermill(
         "notebooks/04_ann.ipynb", tmp_path / "out.ipynb", *as_arguments(small), cwd=FOLDERS.root
     )
