@@ -162,7 +162,9 @@ class DirectAnswer:
         return self.bundle.encoder(*padded(alone, np.array([0]), self.bundle.manifest.events_read))
 
     def scores(self, user: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """Score items int64 (n,) by the ranker, float32 (n,)."""
+        """Score items int64 (n,), float32 (n,): by the ranker, else by the inner product."""
+        if self.bundle.ranker is None:
+            return self.bundle.item_vectors[items] @ user[0]
         return self.bundle.ranker(user, items[None].astype(np.int64))[0]
 
 

@@ -58,7 +58,7 @@ async def recommend(request: web.Request) -> web.Response:
     timings["total"] = ((time.perf_counter_ns() - start) / 1e6, None)
     metrics.SOURCE[source].inc()
     for stage, (ms, _) in timings.items():
-        metrics.STAGE[stage].observe(ms / 1e3)
+        metrics.stage(stage).observe(ms / 1e3)
     headers = {"Server-Timing": _server_timing(timings), "X-Worker": PID}
     return web.Response(body=body, content_type=JSON, headers=headers)
 

@@ -1,4 +1,7 @@
-"""From histories to ranked items: encode, retrieve, rank, all on the calling thread."""
+"""From histories to ranked items: encode, retrieve, rank, all on the calling thread.
+
+A bundle without a ranker is served in the retriever's order, with the retriever's scores.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -59,10 +62,12 @@ class Engine:
 
     Args:
         path: Folder of the bundle, which is verified.
-        torch_models: Folder of PyTorch models to use instead of the bundle's; they always pad.
-        candidates: Number of items retrieved for the ranker.
+        kind: Kind of engine, see `Settings.engine`.
+        models: Folder of PyTorch models; None for `onnx`.
+        candidates: Number of items retrieved.
         read_events: Number of latest events encoded; 0 for the bundle's own number.
-        pad: Whether every history is padded to the whole window.
+        pad: Whether every history is padded to the whole window, which `torch-padded` always does.
+        compiled: Whether PyTorch compiles the encoder.
 
     Raises:
         ServingError: The bundle or a model is missing, damaged or of another shape.
@@ -71,26 +76,29 @@ class Engine:
     def __init__(
         self,
         path: Path,
-        torch_models: Path | None = None,
+        kind: str = "onnx",
+        models: Path | None = None,
         candidates: int = 100,
         read_events: int = 0,
         pad: bool = False,
+        compiled: bool = False,
     ) -> None:
         bundle = self.bundle = open_bundle(path)
         self.encode: Encode = bundle.encoder
-        self.rank: Rank = bundle.ranker
-        if torch_models:
+        self.rank: Rank | None = bundle.ranker
+        if models is not None:
             from server.torch_models import TorchModels
 
-            baseline = TorchModels(torch_models, bundle)
-            self.encode, self.rank, pad = baseline.encode, baseline.rank, True
+            pad = pad or kind == "torch-padded"
+            torch_models = TorchModels(models, bundle, kind == "torch-padded", compiled)
+            self.encode = torch_models.encode
+            self.rank = torch_models.rank if bundle.ranker else None
         manifest = bundle.manifest
         self.id, self.window, self.pad = manifest.id, manifest.window, pad
         self.candidates = min(candidates, manifest.n_items)
         read_events = self.window if pad else read_events or manifest.events_read
         self.read_events = min(read_events, self.window)
         # Everything but the request that an answer depends on.
-        kind = "torch" if torch_models else "onnx"
         self.cache_id = f"{self.id}:{kind}:{self.candidates}:{self.read_events}:{pad:d}"
         self.item_ids: list[int | str] = bundle.items["item_id"].to_list()
         self.titles: list[str] = bundle.items["title"].to_list()
@@ -110,16 +118,18 @@ class Engine:
         users = self.encode(*self._padded(queries))
         marks.append(_now())
         seen = [query.items if query.exclude_seen else query.items[:0] for query in queries]
-        found = candidates_of(self.bundle, users, seen, self.candidates)
-        marks.append(_now())
-        scores = self.rank(users, np.maximum(found, 0))
+        found, scores = candidates_of(self.bundle, users, seen, self.candidates)
+        if self.rank is not None:
+            marks.append(_now())
+            scores = self.rank(users, np.maximum(found, 0))
         answers = [
             Ranked(items.astype(_ITEM), values.astype(_SCORE))
             for items, values in best_first(found, scores, MAX_K)
         ]
         marks.append(_now())
         took = (np.diff(marks, axis=0) / 1e6).tolist()
-        return answers, {stage: (ms, cpu) for stage, (ms, cpu) in zip(STAGES, took, strict=True)}
+        stages = zip(STAGES, took, strict=False)  # Without a ranker there is no last stage.
+        return answers, {stage: (ms, cpu) for stage, (ms, cpu) in stages}
 
     def _padded(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
         """Lay histories out as `serving.padding.padded` does, or padded to the whole window."""

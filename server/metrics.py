@@ -1,5 +1,7 @@
 """What /metrics shows, summed over the workers."""
 
+import functools
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -11,9 +13,7 @@ ANSWERS = Counter("nanorecsys_answers", "Recommendations by source.", ["source"]
 LATENCY = Histogram(
     "nanorecsys_stage_seconds", "Time of a recommendation by stage.", ["stage"], buckets=_SECONDS
 )
-# A look-up of a label costs as much as the count.
-STAGES = ("cache", "queue", "encode", "retrieve", "rank", "total")
-STAGE = {stage: LATENCY.labels(stage) for stage in STAGES}
+stage = functools.cache(LATENCY.labels)  # A look-up of a label costs as much as the count.
 SOURCE = {source: ANSWERS.labels(source) for source in ("model", "cache", "fallback")}
 BATCH = Histogram("nanorecsys_batch_size", "Requests per batch.", buckets=_SIZES)
 QUEUE = Gauge("nanorecsys_queue_depth", "Requests that wait.", multiprocess_mode="livesum")

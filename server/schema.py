@@ -34,7 +34,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Item(msgspec.Struct, frozen=True):
-    """A recommended item. Its score is the ranker's, or the number of events in a fallback."""
+    """A recommended item.
+
+    Its score is the ranker's; the retriever's inner product where the bundle has no ranker; the
+    number of events in a fallback.
+    """
 
     item_id: int | str
     score: float

@@ -33,9 +33,10 @@ class Service:
         self.engine: Engine
         self.events: EventLog
         self._cache = open_cache(settings.cache, settings.cache_size, settings.cache_ttl_s)
-        threads = settings.threads if settings.engine == "onnx" else 0
         deadline_s = settings.deadline_ms / 1e3
-        self._batcher = Batcher(threads, settings.max_batch, settings.max_queue, deadline_s)
+        self._batcher = Batcher(
+            settings.threads, settings.max_batch, settings.max_queue, deadline_s
+        )
         self._in_flight: dict[bytes, asyncio.Future[Ranked]] = {}
         # For what waits on the disk. One thread, so events have one writer.
         self._disk = ThreadPoolExecutor(1, "disk")
@@ -73,8 +74,9 @@ class Service:
 
     def _load(self) -> Engine:
         s = self.settings
-        models = s.models if s.engine == "torch" else None
-        return Engine(s.bundle, models, s.candidates, s.read_events, s.pad)
+        models = s.models if s.engine != "onnx" else None
+        options = (s.candidates, s.read_events, s.pad, s.compile)
+        return Engine(s.bundle, s.engine, models, *options)
 
     async def append(self, user_id: int | str, item_id: int | str) -> int:
         """Store an event, on the disk when this returns; also count the user's events.

@@ -17,8 +17,11 @@ class Settings:
 
     What is served:
         bundle: Folder that `nanorecsys bundle` wrote.
-        engine: Engine; torch is the study's baseline: eager fp32, padded, blocking.
-        models: Folder of retriever.pt and ranker.pt, for --engine torch only.
+        engine: Engine of the models. onnx runs the bundle's. torch runs PyTorch's in fp32,
+            histories at their own lengths, the last layer at the last position. torch-padded works
+            as the earlier benchmark: every history padded to the window, every position computed.
+        models: Folder of retriever.pt and ranker.pt, for the torch engines.
+        compile: Compile the PyTorch encoder; it stays eager where no C++ compiler works.
 
     Network:
         host: Address to listen on; 0.0.0.0 for every network.
@@ -29,10 +32,10 @@ class Settings:
         threads: Compute threads per worker; 0 computes on the event loop, which blocks it.
         max_batch: Most requests in a batch. They have similar history lengths, and together at most
             the events of one window.
-        candidates: Items retrieved for the ranker to order.
+        candidates: Items retrieved. The ranker orders them where the bundle has one.
         read_events: Latest events of a history to encode, at most the model's window; 0 for the
             bundle's own number.
-        pad: Pad every history to the whole window, as the study's baseline does.
+        pad: Pad every history to the whole window, as the earlier benchmark does.
         coalesce: Compute equal concurrent requests once.
 
     Overload:
@@ -56,8 +59,9 @@ class Settings:
     """
 
     bundle: Annotated[Path, click.Path(path_type=Path)] = Path("data/runs/quick/bundle")
-    engine: Annotated[str, click.Choice(["onnx", "torch"])] = "onnx"
+    engine: Annotated[str, click.Choice(["onnx", "torch", "torch-padded"])] = "onnx"
     models: Annotated[Path | None, click.Path(path_type=Path)] = None
+    compile: Annotated[bool, click.BOOL] = False
 
     host: Annotated[str, click.STRING] = "127.0.0.1"
     port: Annotated[int, click.IntRange(0, 65_535)] = 8000
@@ -101,9 +105,9 @@ def read_settings(**values: Any) -> Settings:
         if value != value:  # click's ranges accept NaN
             raise click.BadParameter("NaN is not a number", param_hint=_flag(name))
     settings = Settings(**values)
-    if settings.engine == "torch" and settings.models is None:
+    if settings.engine != "onnx" and settings.models is None:
         raise click.UsageError(
-            "--engine torch reads PyTorch models, which a bundle does not have. "
+            f"--engine {settings.engine} reads PyTorch models, which a bundle does not have. "
             "Name their folder: --models data/runs/quick/02_training"
         )
     if not re.fullmatch(r"memory|none|rediss?://[^/\s]+(/\d*)?(\?\S*)?", settings.cache):

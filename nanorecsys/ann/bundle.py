@@ -54,14 +54,18 @@ def bundle(profile: str, output: Path | None, checked: Path | None) -> None:
     show(manifest, output or Path(study.relative(run)) / "bundle")
 
 
-def gather(run: Path) -> "Parts":
+def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
     """Collect the parts of a bundle from a run's folder.
 
     Histories and popularity count all events, so that a user's newest ones are served.
 
+    Args:
+        run: Folder of the run.
+        with_ranker: Whether to include the ranker even where chapter 02 does not serve it.
+
     Raises:
         NanorecsysError: A chapter has not run there, is older than one that it reads, or lacks a
-            file; the remedy is the command to run.
+            file or a result; the remedy is the command to run.
     """
     import numpy as np
 
@@ -87,12 +91,13 @@ def gather(run: Path) -> "Parts":
             users = np.load(_file(ann, "training_queries"))
     dataset = load_prepared(run / DATA).dataset
     item_vectors = np.load(_file(training, "item_vectors"))
+    serves_ranker = _result(training, "serves_ranker")
     # built as the chapter built it, with its limits on training vectors
     built: Any = build_index(index["factory"], item_vectors, users=users)
     return Parts(
         tower=_file(export, "tower"),
         tower_fp32=_file(export, "tower_fp32"),
-        ranker=_file(export, "ranker"),
+        ranker=_file(export, "ranker") if serves_ranker or with_ranker else None,
         item_vectors=item_vectors,
         items=dataset.items,
         histories=histories(dataset.interactions),
@@ -101,7 +106,7 @@ def gather(run: Path) -> "Parts":
         dataset=dataset.name,
         commit=export.record.provenance.commit,
         window=training.record.parameters["window"],
-        events_read=training.record.result["events_read"],
+        events_read=_result(training, "events_read"),
         tower_variant=export.record.result["chosen"],
         tower_is_int8=export.record.result["chosen_is_int8"],
         index_factory=index["factory"],
@@ -138,9 +143,18 @@ def _chapter(run: Path, name: str) -> "Upstream[dict[str, Any]]":
 
 
 def _file(chapter: "Upstream[Any]", name: str) -> Path:
-    if name not in chapter.record.files:
+    _require(name in chapter.record.files, chapter, f"lists no file {name!r}")
+    return chapter.path(name)
+
+
+def _result(chapter: "Upstream[dict[str, Any]]", name: str) -> Any:
+    _require(name in chapter.record.result, chapter, f"has no result {name!r}")
+    return chapter.record.result[name]
+
+
+def _require(has: bool, chapter: "Upstream[Any]", lack: str) -> None:
+    if not has:
         raise NanorecsysError(
-            f"{chapter.folder.name} lists no file {name!r}, which a bundle is made from",
+            f"{chapter.folder.name} {lack}, which a bundle is made from",
             f"nanorecsys run {chapter.folder.parent.name} --only {chapter.folder.name} --force",
         )
-    return chapter.path(name)

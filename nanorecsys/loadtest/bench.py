@@ -6,10 +6,12 @@ follow MLPerf's load generator: single stream, server (a Poisson stream) and off
 
     with bench.start(ladder.FINAL) as server:
         run = server.open_loop("steady", rate=200, seconds=10)
-        run.row.p99_ms, summary.stages(run.rows)
+        run.row.p95_ms, summary.stages(run.rows)
 """
 
 import dataclasses
+import math
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -29,17 +31,19 @@ from nanorecsys.loadtest.ladder import Rung, climb
 from nanorecsys.loadtest.population import Workload
 from nanorecsys.loadtest.result import LoadRow
 from nanorecsys.loadtest.server_process import ServerProcess
-from nanorecsys.loadtest.summary import VALID, VOID, frame_of, is_timed, summarize
+from nanorecsys.loadtest.summary import VALID, VOID, frame_of, summarize
 from nanorecsys.study.spread import spread
 
+# Servers are nicer than the generator, which would otherwise be late when they use all cores.
+SERVER = ("nice", "-n", "5", sys.executable, "-m", "server")
 BUSY_CLIENTS = 8  # clients of a closed loop that keeps a server busy
 WARM_UP_S = 0.3  # seconds of each run before it counts
-BUSY_SHARE = 0.6  # share of what a server's CPU time allows, at which a search begins
-USABLE_CORES = 1.6  # cores that a server with two threads can use; the generator has the rest
+BUSY_SHARE = 0.6  # share of what a busy server answers, at which a search begins
 WARM_PASSES = 64  # passes over the hot set, at most: a worker may get few of the connections
 WARM_SHARE = 0.99  # share of hits at which the caches count as warm
 CLOSED_PER_S = 20_000  # requests/s for which a closed loop has users, at most
-CONFIRMATIONS, STEP_DOWN = 5, 0.12  # long runs at the highest rate, each lower by this share
+LONG_RUNS, STEP_DOWN = 5, 0.12  # long runs that confirm, at most, each lower by this share
+TRIES = 12  # tries of a search, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,7 @@ class LoadRun:
     rows: pd.DataFrame
 
 
+@dataclass(eq=False)
 class Bench:
     """Starts servers, and keeps every run.
 
@@ -59,25 +64,26 @@ class Bench:
         hot_users: Size of the hot set.
         cold_share: Share of the requests from cold users.
         bound_ms: Bound of the 99th percentile of latency.
+        refused_share: Share of the requests that may be refused, fail or be skipped.
+        deadline_ms: Longest wait of a request in a server's queue.
         seed: Random seed of users and schedules.
         report: Called with what begins.
     """
 
-    def __init__(
-        self,
-        bundles: Bundles,
-        folder: Path,
-        *,
-        hot_users: int,
-        cold_share: float,
-        bound_ms: float,
-        seed: int,
-        report: Callable[[str], object] = lambda _: None,
-    ) -> None:
-        self.bundles, self.folder = bundles, folder
-        self.bound_ms, self.seed, self.report = bound_ms, seed, report
-        self.workload = Workload(len(bundles.lengths), hot_users, cold_share, seed)
-        self.user_ids: list[Any] = np.asarray(bundles.parts.user_ids).tolist()
+    bundles: Bundles
+    folder: Path
+    hot_users: int
+    cold_share: float
+    bound_ms: float
+    refused_share: float
+    deadline_ms: float
+    seed: int
+    report: Callable[[str], object] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self.user_ids: list[Any] = np.asarray(self.bundles.served.user_ids).tolist()
+        n_users = len(self.user_ids)
+        self.workload = Workload(n_users, self.hot_users, self.cold_share, self.seed)
         self.generator = _start_generator()
         self.runs: list[LoadRun] = []
         self.servers: list[LoadedServer] = []
@@ -91,14 +97,14 @@ class Bench:
         """
         self.report(f"{rung.name}: starting")
         folder = self.folder / f"{len(self.servers) + 1:02d}-{rung.name.replace(' ', '-')}"
-        arguments = [*rung.arguments(self.bundles), "--events", folder / "events.sqlite"]
-        process = ServerProcess(arguments, log=folder / "server.log")
+        arguments = [*rung.arguments(self.bundles), "--deadline-ms", self.deadline_ms]
+        arguments += ["--events", folder / "events.sqlite"]
+        process = ServerProcess(arguments, log=folder / "server.log", command=SERVER)
         process.start()
         server = LoadedServer(self, rung, process)
         self.servers.append(server)
         try:
-            if rung.cache != "none":
-                server.warm_cache()
+            server.warm_cache()
         except BaseException:
             server.stop()
             raise
@@ -178,7 +184,7 @@ class LoadedServer:
         due_ns: np.ndarray | None = None,
         warm_up_s: float = WARM_UP_S,
         attempts: int = 2,
-        stop_on_error: bool = False,
+        stop_early: bool = False,
     ) -> LoadRun:
         """Send a Poisson stream of requests, whatever the server does.
 
@@ -190,11 +196,12 @@ class LoadedServer:
             due_ns: Arrivals in place of a Poisson stream, see `Load`.
             warm_up_s: Seconds before the measured part.
             attempts: Number of attempts while the generator is late; the last one is kept.
-            stop_on_error: Whether the first failed request ends the run.
+            stop_early: Whether the run ends when too many requests were refused or failed.
         """
         self.bench.report(f"{self.rung.name}: {scenario} at {rate:.0f}/s")
         if due_ns is None:
             due_ns = poisson(rate, warm_up_s + seconds, self.bench.seed + len(self.bench.runs))
+        max_failed = self.bench.refused_share * rate * seconds if stop_early else math.inf
         for _ in range(attempts):
             run = self._measure(
                 scenario,
@@ -204,7 +211,7 @@ class LoadedServer:
                 due_ns=due_ns,
                 warm_up_s=warm_up_s,
                 seconds=seconds,
-                stop_on_error=stop_on_error,
+                max_failed=max_failed,
             )
             if run.row.verdict != VOID:
                 break
@@ -212,7 +219,13 @@ class LoadedServer:
         return run
 
     def closed_loop(
-        self, scenario: str, clients: int, seconds: float, *, cold_share: float | None = None
+        self,
+        scenario: str,
+        clients: int,
+        seconds: float,
+        *,
+        cold_share: float | None = None,
+        requests: int = 0,
     ) -> LoadRun:
         """Run clients that send the next request when the last one is answered.
 
@@ -223,15 +236,13 @@ class LoadedServer:
             clients: Number of clients.
             seconds: Length of the measured part.
             cold_share: Share of the requests from cold users; the bench's by default.
+            requests: Number of requests that end the run before its time; 0 for none.
         """
         self.bench.report(f"{self.rung.name}: {scenario}")
-        workload = self.bench.workload
-        share = workload.cold_share if cold_share is None else cold_share
-        n = int(CLOSED_PER_S * (WARM_UP_S + seconds))
-        if share:
-            n = min(n, int(0.9 * workload.n_cold / share))
+        warm_up_s = 0.0 if requests else WARM_UP_S
+        n = requests or int(CLOSED_PER_S * (WARM_UP_S + seconds))
         run = self._measure(
-            scenario, None, n, share, clients=clients, warm_up_s=WARM_UP_S, seconds=seconds
+            scenario, None, n, cold_share, clients=clients, warm_up_s=warm_up_s, seconds=seconds
         )
         self.bench.runs.append(run)
         return run
@@ -255,9 +266,8 @@ class LoadedServer:
         self.cold_used += int((~hot[:n_sent]).sum())
         begin_ns = int(warm_up_s * 1e9)
         rows = frame_of(sent, users[:n_sent], hot[:n_sent], begin_ns)
-        row = summarize(
-            sent, rows, begin_ns, scenario, self.rung.name, offered_per_s, self.bench.bound_ms
-        )
+        bounds = self.bench.bound_ms, self.bench.refused_share
+        row = summarize(sent, rows, begin_ns, scenario, self.rung.name, offered_per_s, *bounds)
         return LoadRun(row, rows)
 
     def _send(self, users: np.ndarray, **load: Any) -> Sent:
@@ -280,8 +290,6 @@ def compare(
 ) -> result.ServerComparison:
     """Load two servers in turn, with the same users and schedules.
 
-    A pair in which the generator was late is repeated once.
-
     Args:
         baseline, optimized: The two servers.
         rate: Offered rate that both carry; None for a closed loop that keeps each of them busy.
@@ -290,10 +298,10 @@ def compare(
         repeats: Number of pairs of runs.
     """
     scenario = f"{'kept busy' if rate is None else 'compared'}, {cold_share:.0%} cold"
-
-    def load_pair(seed: int) -> list[LoadRow]:
+    pairs = []
+    for number in range(repeats):
         cold_used = max(baseline.cold_used, optimized.cold_used)
-        rows = []
+        pair = []
         for server in (baseline, optimized):
             server.cold_used = cold_used
             if rate is None:
@@ -304,80 +312,57 @@ def compare(
                     rate,
                     seconds,
                     cold_share=cold_share,
-                    due_ns=poisson(rate, WARM_UP_S + seconds, seed),
+                    due_ns=poisson(rate, WARM_UP_S + seconds, server.bench.seed + number),
                     attempts=1,
                 )
-            rows.append(run.row)
-        return rows
-
-    pairs = []
-    for number in range(repeats):
-        pair = load_pair(baseline.bench.seed + number)
-        if any(row.verdict == VOID for row in pair):
-            del baseline.bench.runs[-2:]
-            pair = load_pair(baseline.bench.seed + number)
+            pair.append(run.row)
         pairs.append(pair)
     cpu_ms = np.array([[row.server_cpu_ms for row in pair] for pair in pairs])
-    p99_ms = np.array([[row.p99_ms for row in pair] for pair in pairs if all(map(is_timed, pair))])
     per_s = np.array([[row.goodput_per_s for row in pair] for pair in pairs])
     return result.ServerComparison(
         offered_per_s=rate,
         cold_share=cold_share,
-        repeats=repeats,
         baseline_cpu_ms=spread(cpu_ms[:, 0]),
         optimized_cpu_ms=spread(cpu_ms[:, 1]),
-        baseline_p99_ms=spread(p99_ms[:, 0]) if len(p99_ms) else None,
-        optimized_p99_ms=spread(p99_ms[:, 1]) if len(p99_ms) else None,
         baseline_per_s=spread(per_s[:, 0]),
         optimized_per_s=spread(per_s[:, 1]),
         times=spread(cpu_ms[:, 0] / cpu_ms[:, 1]),
-        void=sum(row.verdict == VOID for pair in pairs for row in pair),
     )
 
 
 def measure_rung(
-    bench: Bench, rung: Rung, rate: float, seconds: float, tries: int, try_s: float
+    server: LoadedServer, seconds: float, tries: int, try_s: float
 ) -> result.MeasuredRung:
-    """Measure a rung's CPU time at a rate that every rung carries, and search its highest rate.
+    """Measure a rung's CPU time and rate when it is kept busy, and search its highest rate.
 
     Args:
-        bench: The bench.
-        rung: The server.
-        rate: Offered rate, requests/s.
-        seconds: Length of the run at that rate.
+        server: The rung's server.
+        seconds: Length of the closed loop that keeps it busy.
         tries: Number of tries of the search; 0 for none.
         try_s: Length of each.
     """
-    with bench.start(rung) as server:
-        common = server.open_loop("ladder, common load", rate, seconds).row
-        highest = search(
-            server, "ladder, search", first_rate(common, rung), seconds=try_s, tries=tries
-        )
+    rung = server.rung
+    busy = server.closed_loop("ladder, kept busy", BUSY_CLIENTS, seconds).row
+    first = BUSY_SHARE * busy.goodput_per_s
     return result.MeasuredRung(
         name=rung.name,
         change=rung.change,
-        cpu_ms=common.server_cpu_ms,
-        p99_ms=common.p99_ms if is_timed(common) else None,
-        highest_per_s=highest.row.offered_per_s if highest else None,
-        cpu_at_highest_ms=highest.row.server_cpu_ms if highest else None,
+        before=rung.before,
+        cpu_ms=busy.server_cpu_ms,
+        busy_per_s=busy.goodput_per_s,
+        highest_per_s=search(server, "ladder, search", first, try_s, tries),
     )
-
-
-def first_rate(row: LoadRow, rung: Rung) -> float:
-    """Choose the first rate of a search: somewhat below what the CPU time of a request allows."""
-    cores = 1 if rung.threads * rung.workers < 2 else USABLE_CORES
-    return BUSY_SHARE * 1000 / row.server_cpu_ms * cores
 
 
 def search(
     server: LoadedServer,
     scenario: str,
     first: float,
-    *,
     seconds: float,
     tries: int,
     precision: float = 0.0,
-) -> LoadRun | None:
+    cold_share: float | None = None,
+) -> float | None:
     """Search the highest rate that is VALID; None where no try was.
 
     Args:
@@ -387,23 +372,26 @@ def search(
         seconds: Length of each try.
         tries: Number of tries at most.
         precision: Relative precision at which the search ends.
+        cold_share: Share of the requests from cold users; the bench's by default.
     """
-    valid: dict[float, LoadRun] = {}
 
     def holds(rate: float) -> bool:
-        run = server.open_loop(scenario, rate, seconds, stop_on_error=True)
-        if run.row.verdict == VALID:
-            valid[rate] = run
-        return rate in valid
+        run = server.open_loop(scenario, rate, seconds, cold_share=cold_share, stop_early=True)
+        return run.row.verdict == VALID
 
-    highest = climb(holds, first, tries, precision)
-    return valid[highest] if highest else None
+    return climb(holds, first, tries, precision)
 
 
 def find_highest(
-    server: LoadedServer, first: float, seconds: float, precision: float, confirm_s: float
-) -> tuple[LoadRun | None, str]:
-    """Search the highest rate and confirm it by a long run.
+    server: LoadedServer,
+    first: float,
+    seconds: float,
+    precision: float,
+    confirm_s: float,
+    confirmations: int = 1,
+    cold_share: float | None = None,
+) -> tuple[list[LoadRun | None], str]:
+    """Search the highest rate and confirm it by a long run, several times.
 
     Args:
         server: The server.
@@ -411,38 +399,45 @@ def find_highest(
         seconds: Length of each try.
         precision: Relative precision of the search.
         confirm_s: Length of the run that confirms; where it fails, the rate is lowered.
+        confirmations: Number of rounds of a search and its confirmation.
+        cold_share: Share of the requests from cold users; the bench's by default.
 
     Returns:
-        The run that confirmed, None where none did; and how the next higher rate failed.
+        The run that confirmed a rate in each round, None where none did, without the rounds in
+        which the generator was late; and how the next rate above the lowest of them failed.
     """
-    n_before = len(server.bench.runs)
-    found = search(server, "search", first, seconds=seconds, tries=12, precision=precision)
-    confirmed = None
-    rate = found.row.offered_per_s if found and found.row.offered_per_s else 0.0
-    for number in range(CONFIRMATIONS if found else 0):
-        run = server.open_loop(
-            "confirming", rate * (1 - STEP_DOWN) ** number, confirm_s, stop_on_error=True
-        )
-        if run.row.verdict == VALID:
-            confirmed = run
-            break
-    highest = (confirmed.row.offered_per_s if confirmed else None) or 0.0
-    failed = [
-        (run.row.offered_per_s, run.row.reason)
-        for run in server.bench.runs[n_before:]
-        if run.row.verdict != VALID and (run.row.offered_per_s or 0.0) > highest
-    ]
+    runs, n_before = server.bench.runs, len(server.bench.runs)
+    mix = "" if cold_share is None else f", {cold_share:.0%} cold"
+    rounds = []
+    for _ in range(confirmations):
+        n_searched = len(runs)
+        rate = search(server, f"search{mix}", first, seconds, TRIES, precision, cold_share)
+        n_confirmed = len(runs) if rate else n_searched
+        for number in range(LONG_RUNS if rate else 0):
+            server.open_loop(
+                f"confirming{mix}",
+                (rate or 0.0) * (1 - STEP_DOWN) ** number,
+                confirm_s,
+                cold_share=cold_share,
+                stop_early=True,
+            )
+            if runs[-1].row.verdict == VALID:
+                break
+        if any(run.row.verdict != VOID for run in runs[n_confirmed:]):
+            confirmed = runs[-1] if rate and runs[-1].row.verdict == VALID else None
+            rounds.append(confirmed)
+            first = rate_of(confirmed) or first
+    lowest = min(map(rate_of, rounds), default=0.0)
+    failed = [run for run in runs[n_before:] if run.row.verdict != VALID and rate_of(run) > lowest]
     if not failed:
-        return confirmed, "no higher rate was tried"
-    rate_above, reason = min(failed)
-    return confirmed, f"at {rate_above:.0f}/s: {reason}"
+        return rounds, "no higher rate was tried"
+    row = min(failed, key=rate_of).row
+    return rounds, f"{row.limit} at {row.offered_per_s:,.0f}/s: {row.reason}"
 
 
-def median_run(runs: Sequence[LoadRun]) -> LoadRun:
-    """Choose the run with the median P99 of those that are not VOID; the first where all are."""
-    timed = [run for run in runs if is_timed(run.row)]
-    ordered = sorted(timed, key=lambda run: run.row.p99_ms or 0.0)
-    return ordered[(len(ordered) - 1) // 2] if ordered else runs[0]
+def rate_of(run: LoadRun | None) -> float:
+    """The offered rate of a run; 0 where there is none."""
+    return (run.row.offered_per_s if run else None) or 0.0
 
 
 def arrivals(phases: Sequence[tuple[float, float]], seed: int) -> np.ndarray:

@@ -1,28 +1,28 @@
-"""Serving bundles for the load test: one for each model and index that a rung of the ladder serves.
+"""Serving bundles for the load test: the original's in kind, and those of the study's own ladder.
 
 Their users are as many as the original had. Where the data set has fewer, they are bootstrapped
 from the real histories and numbered from 1.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from nanorecsys.ann.bundle import TRAINING, gather
-from nanorecsys.export.graph import fused_tower
+from nanorecsys.export.quantize import dynamic
 from nanorecsys.export.torch_export import export_encoder
+from nanorecsys.export.variants import EARLIER_OPSET
 from nanorecsys.loadtest.population import bootstrap_histories
 from nanorecsys.models.retriever import EveryPosition, load_retriever
 from nanorecsys.serving.bundle import Parts, build_bundle
 
-# The bundles in order, each by what is new against the one before it.
-BUNDLE_NAMES = ("every position", "last position", "fused", "chosen", "indexed")
-EVERY, LAST, FUSED, CHOSEN, INDEXED = BUNDLE_NAMES
-FLAT = "Flat"
+# in_kind: the original's int8 export of every position, its ranker, exact search.
+# chosen: the tower of the export chapter, exact search; the ranker only if the study serves it.
+# served: the bundle that the study serves, with the index of the index chapter.
+IN_KIND, CHOSEN, SERVED = "in_kind", "chosen", "served"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,25 +30,21 @@ class Bundles:
     """Bundles, and what they have in common.
 
     Args:
-        folders: Folder of each bundle by name, in order.
-        changed: Parts of each bundle by name.
-        parts: Parts of the bundle that the study serves.
+        folders: Folder of each bundle by name.
+        parts: Parts of each bundle by name.
         bootstrapped: Whether the users are drawn from fewer real ones.
-        lengths: Events of each user that the final server reads, int64 (n_users,).
         models: Folder of the PyTorch models.
     """
 
     folders: dict[str, Path]
-    changed: dict[str, Parts]
-    parts: Parts
+    parts: dict[str, Parts]
     bootstrapped: bool
-    lengths: np.ndarray
     models: Path
 
     @property
-    def final(self) -> str:
-        """Name of the bundle that the study serves."""
-        return list(self.folders)[-1]
+    def served(self) -> Parts:
+        """Parts of the bundle that the study serves."""
+        return self.parts[SERVED]
 
 
 def build_bundles(
@@ -56,72 +52,57 @@ def build_bundles(
     folder: Path,
     n_users: int,
     seed: int,
-    names: Collection[str] = (),
+    serves_ranker: bool,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Bundles:
-    """Export the towers that differ, and build the bundles.
+    """Export the original's tower, and build the bundles.
 
     Args:
         run: Folder of a run whose chapters 01 to 04 are read.
         folder: Folder for the bundles.
         n_users: Number of users of each bundle.
         seed: Random seed of the bootstrap.
-        names: Names of the bundles, all if empty; the one with the chosen tower and the study's own
-            are always built.
+        serves_ranker: Whether the study serves the ranker.
         progress: Wraps the names to show progress.
 
     Raises:
         NanorecsysError: A chapter has not run there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = gather(run)
-    bootstrapped = len(parts.user_ids) < n_users
+    served = gather(run, with_ranker=True)
+    bootstrapped = len(served.user_ids) < n_users
     if bootstrapped:
-        parts = dataclasses.replace(
-            parts,
-            histories=bootstrap_histories(parts.histories, n_users, seed, parts.events_read),
+        served = dataclasses.replace(
+            served,
+            histories=bootstrap_histories(served.histories, n_users, seed, served.events_read),
             user_ids=np.arange(1, n_users + 1),
         )
-    models = run / TRAINING
-    wanted = set(names or (EVERY, LAST, FUSED))
-    changed = _changes(parts, _export(models, parts, folder, wanted))
-    for name in progress(list(changed)):
-        build_bundle(folder / name.replace(" ", "_"), changed[name])
+    flat = dataclasses.replace(served, index=None, index_factory="Flat", index_search="")
+    ranker = served.ranker if serves_ranker else None
+    parts = {
+        IN_KIND: dataclasses.replace(
+            flat,
+            tower=_original_tower(run / TRAINING, served.window, folder),
+            tower_variant="the original's",
+            tower_is_int8=False,  # so that this tower also runs without int8 dot products
+        ),
+        CHOSEN: dataclasses.replace(flat, ranker=ranker),
+        SERVED: dataclasses.replace(served, ranker=ranker),
+    }
+    for name in progress(list(parts)):
+        build_bundle(folder / name, parts[name])
     return Bundles(
-        folders={name: folder / name.replace(" ", "_") for name in changed},
-        changed=changed,
+        folders={name: folder / name for name in parts},
         parts=parts,
         bootstrapped=bootstrapped,
-        lengths=np.clip(parts.histories.lengths, 1, parts.events_read),
-        models=models,
+        models=run / TRAINING,
     )
 
 
-def _changes(parts: Parts, towers: dict[str, Path]) -> dict[str, Parts]:
-    """List the parts of each bundle, each with one change against the one before."""
-    flat = dataclasses.replace(parts, index=None, index_factory=FLAT, index_search="")
-    found = {
-        name: dataclasses.replace(flat, tower=tower, tower_variant=name, tower_is_int8=False)
-        for name, tower in towers.items()
-    }
-    found[CHOSEN] = flat
-    if parts.index_factory != FLAT:
-        found[INDEXED] = parts
-    return found
-
-
-def _export(models: Path, parts: Parts, folder: Path, names: Collection[str]) -> dict[str, Path]:
-    """Export the fp32 towers: every position, the last position only, and fused operators."""
+def _original_tower(models: Path, window: int, folder: Path) -> Path:
+    """Export the tower as the original did: every position, dynamic int8."""
+    source, target = folder / "every_position.onnx", folder / "every_position_int8.onnx"
     encoder = load_retriever(models / "retriever.pt").encoder()
-    paths = {
-        name: folder / f"{name.replace(' ', '_')}.onnx"
-        for name in (EVERY, LAST, FUSED)
-        if name in names
-    }
-    if EVERY in paths:
-        export_encoder(EveryPosition(encoder), parts.window, paths[EVERY])
-    if LAST in paths:
-        export_encoder(encoder, parts.window, paths[LAST])
-    if FUSED in paths:
-        onnx.save(fused_tower(encoder), paths[FUSED])
-    return paths
+    export_encoder(EveryPosition(encoder), window, source, EARLIER_OPSET)
+    dynamic(source, target, per_channel=False)
+    return target

@@ -1,71 +1,71 @@
 """Chapter 06: how many requests a second, at what tail, and where the time goes."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nanorecsys.loadtest.result import LoadtestResult
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.claims import Claim, Target
 from nanorecsys.study.fingerprint import source_files
 from nanorecsys.study.layout import layout
+from nanorecsys.study.spread import Interval, Spread, spread
 
 NEEDS = ("01_data", "02_training", "03_export", "04_ann")
 Result = LoadtestResult
+Values = Mapping[str, Interval] | None
+
+# The load of the findings: share of cold users, bound in ms, share of requests that may be refused,
+# and the overload as a multiple of the capacity.
+COLD_SHARE, BOUND_MS, REFUSED_SHARE, OVERLOAD = 0.3, 100.0, 0.001, 1.5
 
 
-def _rate(result: LoadtestResult) -> float | None:
-    """The confirmed rate; 0 where the server kept none, None where the generator was late."""
-    if not (result.is_study_shape and result.is_full):
+def _is_defined(result: LoadtestResult) -> bool:
+    """Whether model, catalogue and load are those of the findings' definitions."""
+    load = result.cold_share, result.p99_bound_ms, result.refused_share, result.overload_times
+    return result.is_study_shape and load == (COLD_SHARE, BOUND_MS, REFUSED_SHARE, OVERLOAD)
+
+
+def _interval(result: LoadtestResult, values: Spread) -> Values:
+    """The median of the rounds and their range, whose worse end decides."""
+    if not _is_defined(result):
         return None
-    if result.highest:
-        return result.highest.offered_per_s
-    verdicts = {row.verdict for row in result.loads if row.scenario == "confirming"}
-    return None if verdicts == {"VOID"} else 0.0
+    return {result.dataset: Interval(values.middle, values.low, values.high)}
 
 
-def _goodput_share(result: LoadtestResult) -> float | None:
-    return result.overload.goodput_share if result.is_study_shape and result.overload else None
+def _rate(result: LoadtestResult) -> Values:
+    rates = result.highest_rates
+    return _interval(result, spread(np.array(rates))) if result.is_full and rates else None
 
 
-def _overload_p99(result: LoadtestResult) -> float | None:
-    """P99 of the answered in an overload, over the bound."""
-    if not result.is_study_shape or not result.overload or result.overload.verdict == "VOID":
-        return None
-    return result.overload.p99_ms / result.p99_bound_ms
+def _baseline(result: LoadtestResult) -> Values:
+    return _interval(result, result.busy.times)
 
 
-CLAIMS = (
-    Claim(
-        id="loadtest.rate",
-        statement="The server keeps 500 requests/s at a P99 of 100 ms, without an error, for 60 s, "
-        "with the generator on the same two cores.",
-        value=_rate,
-        unit="requests/s",
-        target=Target(">=", 500.0, limit=250.0),
-        original="~80 at P99 580 ms",
-    ),
-    Claim(
-        id="loadtest.goodput",
-        statement="At twice the highest rate, goodput is at least 90 % of that at the highest.",
-        value=_goodput_share,
-        unit="",
-        target=Target(">=", 0.9, limit=0.75),
-        agrees="ratio",
-    ),
-    Claim(
-        id="loadtest.overload_p99",
-        statement="At twice the highest rate, P99 of the answered stays within twice the bound.",
-        value=_overload_p99,
-        unit="of the bound",
-        target=Target("<=", 2.0, limit=3.0),
-    ),
-)
+def _computed_goodput(result: LoadtestResult) -> Values:
+    shares = [found.computed_share for found in result.overload_rounds]
+    return _interval(result, spread(np.array(shares))) if shares else None
+
+
+def _overload_p99(result: LoadtestResult) -> Values:
+    over = [found.p99_ms / BOUND_MS for found in result.overload_rounds if found.p99_ms is not None]
+    is_whole = 0 < len(over) == len(result.overload_rounds)
+    return _interval(result, spread(np.array(over))) if is_whole else None
+
+
+FINDINGS: dict[str, Callable[[LoadtestResult], Values]] = {
+    "rate": _rate,
+    "baseline": _baseline,
+    "computed_goodput": _computed_goodput,
+    "overload_p99": _overload_p99,
+}
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:
-    """Two servers, one with PyTorch, and a bundle with all users for each rung that needs one."""
+    """Servers of PyTorch, two of them with two workers, and three bundles with all users."""
     bundle_gib = 0.13 + parameters["n_users"] * 1e3 / 2**30
-    return Estimate(memory_gib=4.0, disk_gib=7 * bundle_gib + 0.3)
+    return Estimate(memory_gib=5.0, disk_gib=4 * bundle_gib + 0.3)
 
 
 def inputs(parameters: dict[str, Any]) -> list[Path]:

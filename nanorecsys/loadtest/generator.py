@@ -9,6 +9,7 @@ end of each response, and its headers are parsed after the run.
 import asyncio
 import gc
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -47,7 +48,8 @@ class Load:
         connections: Connections opened before the start; more are opened when all are in use.
         max_in_flight: Requests in flight beyond which an open loop skips a request.
         timeout_s: Longest wait for a connection or an answer.
-        stop_on_error: Whether the first failed request of the measured part ends the run.
+        max_failed: Requests of the measured part that may fail, be refused or skipped; with one
+            more the run ends.
     """
 
     port: int
@@ -60,7 +62,7 @@ class Load:
     connections: int = 64
     max_in_flight: int = 512
     timeout_s: float = 30.0
-    stop_on_error: bool = False
+    max_failed: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -187,6 +189,7 @@ class _Generator:
         # Requests in flight, each with its connection or the task that opens one.
         self.busy: dict[int, _Connection | asyncio.Task] = {}
         self.next = 0
+        self.failures = 0
         self.stopped = False
         self.begin_ns = int(load.warm_up_s * 1e9)
 
@@ -242,9 +245,8 @@ class _Generator:
             start = body.rfind(_SOURCE) + len(_SOURCE)
             if start >= len(_SOURCE):
                 self.sources[request] = body[start : body.index(b'"', start)]
-        measured = self.intended[request] >= self.begin_ns
-        if self.load.stop_on_error and measured and self.status[request] != 200:
-            self.stopped = True
+        if self.status[request] != 200:
+            self._count_failure(request)
         if self.load.due_ns is None:
             self._send_next()
         self._end_if_over()
@@ -277,8 +279,13 @@ class _Generator:
         self.next = request + 1
         if len(self.busy) >= self.load.max_in_flight:
             self.status[request] = SKIPPED
+            self._count_failure(request)
         else:
             self._send(request)
+
+    def _count_failure(self, request: int) -> None:
+        self.failures += self.intended[request] >= self.begin_ns
+        self.stopped = self.failures > self.load.max_failed
 
     def _send_next(self) -> None:
         """Send the next request of a closed loop unless its time is over."""

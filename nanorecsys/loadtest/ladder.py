@@ -1,12 +1,13 @@
-"""The ladder from the baseline to the final server, one change at a time."""
+"""The ladder from the original's servers in kind to the final one."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from nanorecsys.loadtest.bundles import BUNDLE_NAMES, CHOSEN, EVERY, FUSED, INDEXED, LAST, Bundles
+from nanorecsys.loadtest.bundles import CHOSEN, IN_KIND, SERVED, Bundles
 from nanorecsys.loadtest.errors import LoadTestError
 
 STEP = 1.4  # ratio of the rates of a search until one holds and one does not
@@ -14,88 +15,77 @@ STEP = 1.4  # ratio of the rates of a search until one holds and one does not
 
 @dataclass(frozen=True)
 class Rung:
-    """A server by its settings; the defaults are the first rung.
+    """A server by its settings; the defaults are the original's PyTorch server in kind.
+
+    All servers have a cache, and compute equal requests once.
 
     Args:
         name: Name in the record.
-        change: What is new against the rung before.
-        engine: onnx or torch.
-        bundle: Name of its bundle, see `bundles`.
-        pad: Whether histories are padded to the window.
+        before: Name of its neighbour, the rung that it is compared with.
+        change: What is new against its neighbour.
+        engine: Engine of the server: onnx, torch or torch-padded.
+        bundle: Name of its bundle, see `bundles`; histories are padded to the window in kind.
         whole_window: Whether all events of the window are read, or only as many as the bundle says.
-        threads: Compute threads; 0 computes on the event loop.
+        threads: Compute threads of a worker; 0 computes on the event loop, which blocks it.
         max_batch: Largest micro-batch.
-        cache: Where answers are kept: none, memory, or the URL of a Redis.
-        coalesce: Whether equal requests in flight are computed once.
         workers: Number of worker processes.
     """
 
-    name: str = "torch"
-    change: str = "PyTorch, eager fp32, every history padded, one blocking request at a time"
-    engine: str = "torch"
-    bundle: str = EVERY
-    pad: bool = True
+    name: str = "original, PyTorch"
+    before: str = ""
+    change: str = "in kind: eager, padded to the window, every position, a ranker"
+    engine: str = "torch-padded"
+    bundle: str = IN_KIND
     whole_window: bool = True
     threads: int = 0
     max_batch: int = 1
-    cache: str = "none"
-    coalesce: bool = False
     workers: int = 1
 
     def arguments(self, bundles: Bundles) -> list[object]:
         """List the arguments of `python -m server`.
 
-        Args:
-            bundles: Bundles to serve; where this run has not built the rung's own, the next one.
+        The caches together keep the answers of half of the users, so a cold user who returns after
+        all others is cold again.
         """
-        names = BUNDLE_NAMES[BUNDLE_NAMES.index(self.bundle) :]
-        built = [name for name in names if name in bundles.folders]
         values: dict[str, object] = {
-            "--bundle": bundles.folders[built[0] if built else bundles.final],
+            "--bundle": bundles.folders[self.bundle],
             "--engine": self.engine,
+            "--models": bundles.models,
             "--threads": self.threads,
             "--max-batch": self.max_batch,
-            "--cache": self.cache,
             "--workers": self.workers,
-            "--read-events": bundles.parts.window if self.whole_window else 0,
+            "--cache-size": max(1, len(bundles.served.user_ids) // (2 * self.workers)),
+            "--read-events": bundles.served.window if self.whole_window else 0,
             "--lame-duck-s": 0,
         }
-        if self.engine == "torch":
-            values["--models"] = bundles.models
-        switches = [
-            "--pad" if self.pad else "--no-pad",
-            "--coalesce" if self.coalesce else "--no-coalesce",
-        ]
-        return [*(part for pair in values.items() for part in pair), *switches]
+        pad = "--pad" if self.bundle == IN_KIND else "--no-pad"
+        compiled = "--compile" if self.engine == "torch" else "--no-compile"
+        return [*(part for pair in values.items() for part in pair), pad, compiled]
+
+    def then(self, name: str, change: str, **changed: Any) -> "Rung":
+        """Make a rung that is compared with this one and differs in the changed settings."""
+        return dataclasses.replace(self, name=name, before=self.name, change=change, **changed)
 
 
-def _rungs() -> tuple[Rung, ...]:
-    found = [Rung()]
-    for name, change, changed in (
-        ("ONNX", "ONNX Runtime fp32, the model as PyTorch exports it", {"engine": "onnx"}),
-        ("no padding", "histories at their own length", {"pad": False}),
-        ("last position", "the last layer at the last position only", {"bundle": LAST}),
-        ("fused", "ONNX Runtime's fused operators", {"bundle": FUSED}),
-        ("chosen tower", "the tower that the export chapter chose", {"bundle": CHOSEN}),
-        ("last events", "only as many events as validation found enough", {"whole_window": False}),
-        ("pool", "computing in a thread beside the event loop", {"threads": 1}),
-        ("micro-batches", "waiting requests of similar length computed together", {"max_batch": 8}),
-        ("cache", "answers kept in memory", {"cache": "memory"}),
-        ("coalescing", "equal requests in flight computed once", {"coalesce": True}),
-        ("index", "the index of chapter 04 in place of exact search", {"bundle": INDEXED}),
-        ("second worker", "two workers, each with a thread and a cache", {"workers": 2}),
-        ("second thread", "one worker with two threads", {"workers": 1, "threads": 2}),
-    ):
-        found.append(dataclasses.replace(found[-1], name=name, change=change, **changed))
-    return tuple(found)
-
-
-RUNGS = _rungs()
-FINAL = RUNGS[-1]
-# The original's baseline had its cache too.
-BASELINE = dataclasses.replace(
-    RUNGS[0], name="torch with cache", change="the first rung with a cache", cache="memory"
+ORIGINAL_PYTORCH = Rung()
+ORIGINAL_ONNX = ORIGINAL_PYTORCH.then(
+    "original, ONNX",
+    "in kind: int8 export, a thread, two workers",
+    engine="onnx",
+    threads=1,
+    workers=2,
 )
+OWN_LENGTHS = ORIGINAL_PYTORCH.then(
+    "own lengths", "the served models, histories at their own lengths", engine="onnx", bundle=CHOSEN
+)
+LAST_EVENTS = OWN_LENGTHS.then("last events", "as many as validation needs", whole_window=False)
+POOL = LAST_EVENTS.then("pool", "computing in a thread beside the event loop", threads=1)
+BATCHES = POOL.then("micro-batches", "requests of similar length computed together", max_batch=8)
+INDEX = BATCHES.then("index", "an index in place of exact search", bundle=SERVED)
+FINAL = INDEX.then("second worker", "two workers, each with a thread and a cache", workers=2)
+BEST_PYTORCH = FINAL.then("best PyTorch", "PyTorch, compiled, in place of ONNX", engine="torch")
+OURS = (OWN_LENGTHS, LAST_EVENTS, POOL, BATCHES, INDEX, FINAL)
+RUNGS = (ORIGINAL_PYTORCH, ORIGINAL_ONNX, *OURS, BEST_PYTORCH)
 
 
 def choose(names: Sequence[str]) -> list[Rung]:

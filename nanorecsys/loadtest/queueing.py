@@ -1,4 +1,4 @@
-"""What queueing alone predicts: one first-come-first-served queue before c threads.
+"""What queueing alone predicts: a first-come-first-served queue before the threads of each worker.
 
 The model knows when requests come, which of them hit the cache, and service times measured in other
 runs. It knows nothing of the scheduler, the interpreter's lock or the processor's caches, so the
@@ -13,17 +13,19 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-from nanorecsys.loadtest.bench import LoadRun
+from nanorecsys.loadtest.bench import LoadRun, rate_of
 from nanorecsys.loadtest.generator import poisson
 from nanorecsys.loadtest.result import Original, Predicted
 from nanorecsys.loadtest.summary import COMPUTED, computed, is_timed, measured
 
-# The original's published median and 95th percentile of computing a request, here those of a
-# log-normal distribution; the CPU time of a hit as measured on a machine like this one.
-ORIGINAL_COMPUTE_MS, ORIGINAL_COMPUTE_P95_MS, ORIGINAL_HIT_MS = 41.0, 76.0, 1.5
+# "System Benchmarks & Performance Analysis" of nanoRecSys, section 3: the median and the 95th
+# percentile of computing a request, here those of a log-normal distribution; the mix, and the tail
+# at the highest rate.
+ORIGINAL_COMPUTE_MS, ORIGINAL_COMPUTE_P95_MS = 41.0, 76.0
 ORIGINAL_SIGMA = np.log(ORIGINAL_COMPUTE_P95_MS / ORIGINAL_COMPUTE_MS) / NormalDist().inv_cdf(0.95)
-# The original's load, and its published tail.
-ORIGINAL_WORKERS, ORIGINAL_COLD_SHARE, ORIGINAL_PER_S, ORIGINAL_P99_MS = 2, 0.3, 80.0, 580.0
+ORIGINAL_COLD_SHARE, ORIGINAL_PER_S, ORIGINAL_P99_MS = 0.3, 80.0, 580.0
+# Assumed, since it does not give them: time of a hit, and a worker for each of its two vCPUs.
+ASSUMED_HIT_MS, ASSUMED_WORKERS = 1.5, 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,8 +93,9 @@ def service_times(
         max_batch: Largest batch.
     """
     single = computed(alone)
-    # The requests of a batch share its times, so equal times tell a batch.
-    batches = computed(batched).groupby([f"{stage}_ms" for stage in COMPUTED])["compute_ms"]
+    # The requests of a batch share its times, so equal times tell a batch; a stage may be absent.
+    times = [f"{stage}_ms" for stage in COMPUTED]
+    batches = computed(batched).groupby(times, dropna=False)["compute_ms"]
     by_size = batches.first().groupby(batches.size().to_numpy()).mean()
     cost = by_size / (by_size.index * single.compute_ms.mean())
     cost[1] = 1.0
@@ -105,53 +108,54 @@ def service_times(
     )
 
 
-def predict_latency(rows: pd.DataFrame, times: ServiceTimes, threads: int, seed: int) -> np.ndarray:
+def predict_latency(
+    rows: pd.DataFrame, times: ServiceTimes, workers: int, threads: int, seed: int
+) -> np.ndarray:
     """Predict the latency of each request of a run in ms, float (n,).
 
     Args:
         rows: Requests of the run; hits bypass the queue.
         times: Service times, from which each computed request draws one.
-        threads: Number of threads.
+        workers: Number of workers, among which the requests are drawn.
+        threads: Number of threads of a worker.
         seed: Random seed of the draws.
     """
-    cold = ~rows.hot.to_numpy()
+    rng = np.random.default_rng(seed)
+    cold = np.flatnonzero(~rows.hot.to_numpy())
     arrival_ms = rows.intended_ns.to_numpy()[cold] / 1e6
-    service_ms = np.random.default_rng(seed).choice(times.compute_ms, len(arrival_ms))
+    service_ms = rng.choice(times.compute_ms, len(cold))
+    worker = rng.integers(workers, size=len(cold))
     latency_ms = np.full(len(rows), times.hit_ms)
-    latency_ms[cold] = times.overhead_ms + simulate(
-        arrival_ms, service_ms, threads, times.batch_cost
-    )
+    for number in range(workers):
+        queued = worker == number
+        waited_ms = simulate(arrival_ms[queued], service_ms[queued], threads, times.batch_cost)
+        latency_ms[cold[queued]] = times.overhead_ms + waited_ms
     return latency_ms
 
 
 def predict(
-    runs: Sequence[LoadRun], times: ServiceTimes, threads: int, seed: int, highest_per_s: float
+    run: LoadRun, times: ServiceTimes, workers: int, threads: int, seed: int, highest_per_s: float
 ) -> Predicted | None:
-    """Predict the percentiles of runs at one rate from their arrivals; None where all are VOID.
+    """Predict the percentiles of a run from its arrivals; None where it has no P99.
 
     Args:
-        runs: The runs.
+        run: The run.
         times: Service times measured in other runs.
-        threads: Number of threads.
+        workers, threads: Number of workers, and of threads of each.
         seed: Random seed.
         highest_per_s: Highest rate, to which the load is relative.
     """
-    timed = [run for run in runs if is_timed(run.row)]
-    if not timed:
+    if not is_timed(run.row):
         return None
-    figures = []
-    for run in timed:
-        latency_ms = predict_latency(run.rows, times, threads, seed)[~run.rows.warm_up]
-        figures.append([*np.percentile(latency_ms, (50, 99)), run.row.p50_ms, run.row.p99_ms])
-    medians = np.median(figures, axis=0).tolist()
-    offered_per_s = timed[0].row.offered_per_s or 0.0
+    latency_ms = predict_latency(run.rows, times, workers, threads, seed)[~run.rows.warm_up]
+    p50_ms, p99_ms = np.percentile(latency_ms, (50, 99)).tolist()
     return Predicted(
-        offered_per_s=offered_per_s,
-        load=offered_per_s / highest_per_s,
-        predicted_p50_ms=medians[0],
-        predicted_p99_ms=medians[1],
-        measured_p50_ms=medians[2],
-        measured_p99_ms=medians[3],
+        offered_per_s=rate_of(run),
+        load=rate_of(run) / highest_per_s,
+        predicted_p50_ms=p50_ms,
+        predicted_p99_ms=p99_ms,
+        measured_p50_ms=run.row.p50_ms or 0.0,
+        measured_p99_ms=run.row.p99_ms or 0.0,
     )
 
 
@@ -173,21 +177,18 @@ def original(rates: Sequence[float], requests: int, seed: int) -> list[Original]
             n = len(arrival_ms)
             hit = rng.random(n) >= ORIGINAL_COLD_SHARE
             compute_ms = ORIGINAL_COMPUTE_MS * np.exp(ORIGINAL_SIGMA * rng.standard_normal(n))
-            service_ms = np.where(hit, ORIGINAL_HIT_MS, compute_ms)
-            worker = rng.integers(ORIGINAL_WORKERS, size=n)
+            service_ms = np.where(hit, ASSUMED_HIT_MS, compute_ms)
+            worker = rng.integers(ASSUMED_WORKERS, size=n)
             latency_ms = service_ms.copy()
-            for number in range(ORIGINAL_WORKERS):
+            for number in range(ASSUMED_WORKERS):
                 queued = (worker == number) & (hits_wait | ~hit)
                 latency_ms[queued] = simulate(arrival_ms[queued], service_ms[queued])
-            p50_ms, p95_ms, p99_ms = np.percentile(latency_ms, (50, 95, 99)).tolist()
             found.append(
                 Original(
                     offered_per_s=rate,
-                    load=rate * float(service_ms.mean()) / 1e3 / ORIGINAL_WORKERS,
+                    load=rate * float(service_ms.mean()) / 1e3 / ASSUMED_WORKERS,
                     hits_wait=hits_wait,
-                    p50_ms=p50_ms,
-                    p95_ms=p95_ms,
-                    p99_ms=p99_ms,
+                    p99_ms=float(np.percentile(latency_ms, 99)),
                 )
             )
     return found

@@ -15,7 +15,7 @@ import psutil
 
 from nanorecsys.loadtest.errors import ServerStartError
 
-START_S, STOP_S = 60.0, 20.0  # longest waits
+START_S, STOP_S = 180.0, 20.0  # longest waits; a start may compile PyTorch models
 # The server ends with the process that started it, also where that is killed. Linux only.
 _END_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
 

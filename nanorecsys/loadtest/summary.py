@@ -14,23 +14,26 @@ Rows have one line a request, in order of intended time:
 import itertools
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 import pandas as pd
 
 from nanorecsys.loadtest.generator import Sent
 from nanorecsys.loadtest.result import Band, LoadRow, Overload, Percentiles
+from nanorecsys.study.provenance import machine
 
 VALID, INVALID, VOID = "VALID", "INVALID", "VOID"
+MIN_BEYOND = 100  # values beyond a percentile, at least
+SLOW_SHARE = 0.01  # share of the requests that may be slower than the bound of P99
 COMPUTED = ("encode", "retrieve", "rank")  # stages whose CPU time the server tells
 STAGES = ("queue", *COMPUTED, "total")
 NO_CORE = "waiting for a core"
 # Where the time of a request goes; the parts add up to its latency.
 PARTS = ("generator", "queue", *COMPUTED, NO_CORE, "event loop", "outside")
 QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 1.0)  # bounds of the bands of latency
-LAG_MS = 5.0  # 99th percentile of the generator's lag beyond which a run is VOID,
+LAG_MS = 5.0  # lag of the generator beyond which a request was sent late,
 LAG_SHARE = 0.1  # or this share of the bound, where that is less
-BIN_S = 0.5  # length of the bins in which a recovery is found
+LATE_SHARE = 0.01  # share of late requests beyond which a run is VOID
+CORES_SHARE = 0.95  # share of the cores' time beyond which the cores are the limit
 
 
 def frame_of(sent: Sent, users: np.ndarray, hot: np.ndarray, begin_ns: int) -> pd.DataFrame:
@@ -93,11 +96,13 @@ def summarize(
     server: str,
     offered_per_s: float | None,
     bound_ms: float,
+    refused_share: float,
 ) -> LoadRow:
-    """Summarize a run and judge it after the rules of MLPerf's load generator.
+    """Summarize a run and judge it, as MLPerf's load generator does, by counts of requests.
 
     A run is VOID where the generator was late, whatever the server did. Otherwise it is INVALID
-    where P99 exceeds the bound, or a request failed, was refused or skipped.
+    where more requests than `refused_share` were refused, failed or skipped, or where these and the
+    slow ones are more than `SLOW_SHARE`.
 
     Args:
         sent: What the generator reports.
@@ -105,32 +110,36 @@ def summarize(
         begin_ns: Start of the measured part.
         scenario, server, offered_per_s: See `LoadRow`.
         bound_ms: Bound of the 99th percentile of latency; a closed loop has none.
+        refused_share: Share of the requests that may be refused, fail or be skipped.
     """
     offered = rows[~rows.warm_up]
     fine = good(offered)
+    n = max(len(offered), 1)
     seconds = (sent.end_ns - begin_ns) / 1e9
     refused, skipped = int((offered.status == 503).sum()), int((offered.status == -1).sum())
-    failed = len(offered) - len(fine) - refused - skipped
+    lost, slow = len(offered) - len(fine), int((fine.latency_ms > bound_ms).sum())
     was_sent = offered[offered.sent_ns >= 0]
-    lag_ms = (was_sent.sent_ns - was_sent.intended_ns) / 1e6
-    lag_p99_ms = float(np.percentile(lag_ms, 99)) if len(lag_ms) else 0.0
-    latency = percentiles(fine.latency_ms) if len(fine) else None
-    answers = max(int((rows.done_ns >= begin_ns).sum()), 1)
-    reasons = [
-        f"{count:,} {what}"
-        for count, what in ((failed, "failed"), (refused, "refused"), (skipped, "skipped"))
-        if count
-    ]
-    if offered_per_s is not None and latency and latency.p99 > bound_ms:
-        reasons.append(f"P99 is {latency.p99:.1f} ms, above {bound_ms:g} ms")
-    if not latency:
-        reasons.append("no request was answered")
+    lag_limit_ms = min(LAG_MS, LAG_SHARE * bound_ms)
+    late = (was_sent.sent_ns - was_sent.intended_ns) / 1e6 > lag_limit_ms
+    late_share = int(late.sum()) / max(len(was_sent), 1)
+    last_ns = max(sent.end_ns, int(sent.done_ns.max(initial=0)))
+    cores_s = machine().cores * max(last_ns - begin_ns, 1) / 1e9
+    busy_share = (sent.server_cpu_s + sent.cpu_s) / cores_s
+    reasons = {}
+    if not len(fine):
+        reasons["refusals"] = "no request was answered"
+    elif lost > refused_share * n:
+        reasons["refusals"] = f"{lost / n:.2%} refused, failed or skipped"
+    if offered_per_s is not None and slow + lost > SLOW_SHARE * n:
+        reasons["P99"] = f"{(slow + lost) / n:.1%} slower than {bound_ms:g} ms or not answered"
+    if reasons and busy_share >= CORES_SHARE:
+        reasons = {"cores": f"cores {busy_share:.0%} busy", **reasons}
     verdict = INVALID if reasons else VALID
-    limit_ms = lag_limit_ms(bound_ms)
-    if offered_per_s is not None and lag_p99_ms > limit_ms:
+    if offered_per_s is not None and late_share > LATE_SHARE:
         verdict = VOID
-        reasons = [f"the generator's lag at P99 is {lag_p99_ms:.1f} ms, above {limit_ms:g} ms"]
+        reasons = {"generator": f"{late_share:.1%} sent more than {lag_limit_ms:g} ms late"}
     came = good(rows[rows.done_ns.between(begin_ns, sent.end_ns)])
+    answers = max(int((rows.done_ns >= begin_ns).sum()), 1)
     return LoadRow(
         scenario=scenario,
         server=server,
@@ -138,46 +147,50 @@ def summarize(
         seconds=seconds,
         requests=len(offered),
         answered=len(fine),
+        slow=slow,
         refused=refused,
-        failed=failed,
+        failed=lost - refused - skipped,
         skipped=skipped,
         goodput_per_s=len(came) / seconds if seconds else 0.0,
-        p50_ms=latency.p50 if latency else None,
-        p95_ms=latency.p95 if latency else None,
-        p99_ms=latency.p99 if latency else None,
+        p50_ms=percentile(fine.latency_ms, 50),
+        p95_ms=percentile(fine.latency_ms, 95),
+        p99_ms=percentile(fine.latency_ms, 99),
         hit_share=float((fine.source == "cache").mean()) if len(fine) else 0.0,
         server_cpu_ms=1e3 * sent.server_cpu_s / answers,
         generator_cpu_ms=1e3 * sent.cpu_s / answers,
-        lag_p99_ms=lag_p99_ms,
+        busy_share=busy_share,
+        late_share=late_share,
         verdict=verdict,
-        reason="; ".join(reasons),
+        limit=next(iter(reasons), ""),
+        reason="; ".join(reasons.values()),
     )
 
 
-def lag_limit_ms(bound_ms: float) -> float:
-    """Find the 99th percentile of the generator's lag beyond which a run is VOID."""
-    return min(LAG_MS, LAG_SHARE * bound_ms)
-
-
 def is_timed(row: LoadRow) -> bool:
-    """Whether the latencies of a run count: it is not VOID and has good answers."""
+    """Whether a run has a P99 that counts: it is not VOID and has enough good answers."""
     return row.verdict != VOID and row.p99_ms is not None
 
 
-def percentiles(values: pd.Series) -> Percentiles:
-    """Compute P50, P95 and P99 of at least one value."""
-    p50, p95, p99 = np.percentile(values, (50, 95, 99))
-    return Percentiles(p50=float(p50), p95=float(p95), p99=float(p99))
+def percentile(values: pd.Series, q: float) -> float | None:
+    """Compute a percentile; None where fewer than `MIN_BEYOND` values lie beyond it.
+
+    The median needs 200 values, P95 2,000 and P99 10,000.
+
+    >>> values = pd.Series(range(2000))
+    >>> percentile(values, 95), percentile(values, 99)
+    (1899.05, None)
+    """
+    if len(values) * (100 - q) < 100 * MIN_BEYOND:
+        return None
+    return float(np.percentile(values, q))
 
 
 def stages(rows: pd.DataFrame) -> dict[str, Percentiles]:
-    """Percentiles of the original's breakdown; empty where nothing was computed.
+    """Percentiles of the original's breakdown, without the stages that the server does not have.
 
     `total` is the latency of all answers, everything else is of computed ones.
     """
     cold = computed(rows)
-    if cold.empty:
-        return {}
     columns = {
         "total": measured(rows).latency_ms,
         "total, computed": cold.latency_ms,
@@ -188,7 +201,13 @@ def stages(rows: pd.DataFrame) -> dict[str, Percentiles]:
         "compute": cold.compute_ms,
         "compute, CPU time": cold.compute_cpu_ms,
     }
-    return {name: percentiles(column) for name, column in columns.items()}
+    return {
+        name: Percentiles(
+            p50=percentile(column, 50), p95=percentile(column, 95), p99=percentile(column, 99)
+        )
+        for name, column in columns.items()
+        if column.notna().any()
+    }
 
 
 def parts(rows: pd.DataFrame) -> pd.DataFrame:
@@ -218,104 +237,79 @@ def parts(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def bands(rows: pd.DataFrame) -> list[Band]:
-    """Mean time in each part between quantiles of latency; an empty band is left out."""
+    """Mean time in each part between quantiles of latency.
+
+    There are none where fewer than `MIN_BEYOND` requests lie beyond the last quantile.
+    """
     found = parts(rows).sort_values("latency_ms")
+    if percentile(found.latency_ms, 100 * QUANTILES[-2]) is None:
+        return []
     made = []
     for low, high in itertools.pairwise(QUANTILES):
         band = found.iloc[round(low * len(found)) : round(high * len(found))]
-        if len(band):
-            made.append(
-                Band(
-                    low=low,
-                    high=high,
-                    requests=len(band),
-                    mean_ms=float(band.latency_ms.mean()),
-                    computed_share=float(band.computed.mean()),
-                    parts_ms={name: float(band[name].mean()) for name in PARTS},
-                )
+        made.append(
+            Band(
+                low=low,
+                high=high,
+                requests=len(band),
+                mean_ms=float(band.latency_ms.mean()),
+                computed_share=float(band.computed.mean()),
+                parts_ms={name: float(band[name].mean()) for name in PARTS},
             )
+        )
     return made
-
-
-def recovery_s(rows: pd.DataFrame, fell_back_ns: int, bound_ms: float) -> float:
-    """Seconds after the rate fell back until every later bin keeps the bound without a failure.
-
-    Args:
-        rows: Rows of the run.
-        fell_back_ns: Time at which the rate fell back.
-        bound_ms: Bound of the 99th percentile of latency.
-    """
-    after = rows[rows.intended_ns >= fell_back_ns]
-    bins = (after.intended_ns - fell_back_ns) // int(BIN_S * 1e9)
-    latency_ms = ((after.done_ns - after.intended_ns) / 1e6).where(after.status == 200, np.inf)
-    worst = latency_ms.groupby(bins).quantile(0.99, interpolation="higher")
-    failed = (after.status != 200).groupby(bins).any()
-    late = worst.index[(worst > bound_ms) | failed]
-    return float(late.max() + 1) * BIN_S if len(late) else 0.0
 
 
 def overload(
     rows: pd.DataFrame,
     phases: Sequence[tuple[float, float]],
-    lag_p99_ms: float,
+    verdict: str,
     highest: LoadRow,
-    bound_ms: float,
 ) -> Overload:
-    """Summarize a run that goes beyond the highest rate and falls back.
+    """Summarize a run that goes beyond the capacity and falls back.
 
     Args:
         rows: Rows of the run.
         phases: Rate and seconds before, in and after the overload.
-        lag_p99_ms: Lag of the generator.
-        highest: The run at the highest rate.
-        bound_ms: Bound of the 99th percentile of latency.
+        verdict: Verdict on the run.
+        highest: The run at the highest rate, where goodput has its peaks.
     """
     (_, before_s), (rate, during_s), _ = phases
     begin_ns, end_ns = int(before_s * 1e9), int((before_s + during_s) * 1e9)
     during = rows[rows.intended_ns.between(begin_ns, end_ns)]
-    fine = good(during)
-    goodput = len(good(rows[rows.done_ns.between(begin_ns, end_ns)])) / during_s
-    server_errors = (rows.status >= 500) & (rows.status != 503)
+    refused = (during.status == 503).groupby(during.hot).mean()
+    came = good(rows[rows.done_ns.between(begin_ns, end_ns)])
+    cached_per_s = int((came.source == "cache").sum()) / during_s
+    computed_per_s = len(came) / during_s - cached_per_s
+    peak = highest.goodput_per_s
     return Overload(
-        times_highest=rate / highest.offered_per_s if highest.offered_per_s else 0.0,
         offered_per_s=rate,
-        goodput_per_s=goodput,
-        goodput_share=goodput / highest.goodput_per_s,
-        p99_ms=float(np.percentile(fine.latency_ms, 99)) if len(fine) else np.inf,
-        refused_share=float((during.status == 503).mean()),
-        not_deliberate=int((server_errors | (rows.status == 0)).sum()),
-        recovery_s=recovery_s(rows, end_ns, bound_ms),
-        lag_p99_ms=lag_p99_ms,
-        verdict=VOID if lag_p99_ms > lag_limit_ms(bound_ms) else VALID,
+        computed_per_s=computed_per_s,
+        cached_per_s=cached_per_s,
+        computed_share=_share(computed_per_s, peak * (1 - highest.hit_share)),
+        cached_share=_share(cached_per_s, peak * highest.hit_share),
+        p99_ms=percentile(good(during).latency_ms, 99),
+        refused_cold=float(refused.get(False, 0.0)),
+        refused_hot=float(refused.get(True, 0.0)),
+        lost_share=float((~during.status.isin((200, 503))).mean()),
+        verdict=VOID if verdict == VOID else VALID,
     )
 
 
-def median_overload(rounds: Sequence[Overload]) -> tuple[int, Overload]:
-    """Choose the round with the median P99 of those that are not VOID; the first where all are.
-
-    Returns:
-        The place of the round; and its overload with the P99 of all rounds that are not VOID, and
-        the requests of all rounds that failed without being refused.
-    """
-    timed = [place for place, found in enumerate(rounds) if found.verdict != VOID]
-    by_p99 = sorted(timed or [0], key=lambda place: rounds[place].p99_ms)
-    median = by_p99[(len(by_p99) - 1) // 2]
-    return median, msgspec.structs.replace(
-        rounds[median],
-        not_deliberate=sum(found.not_deliberate for found in rounds),
-        rounds_p99_ms=[rounds[place].p99_ms for place in timed],
-    )
+def _share(value: float, whole: float) -> float:
+    return value / whole if whole else 0.0
 
 
 def by_second(rows: pd.DataFrame) -> pd.DataFrame:
-    """Requests by the second they were due in: offered, good, refused, and P99 of the good."""
+    """Requests by the second they were due in: offered, refused, good ones computed and cached."""
     second = (rows.intended_ns // 1_000_000_000).rename("second")
     fine = good(rows)
+    cached = fine.source == "cache"
     return pd.DataFrame(
         {
             "offered": rows.groupby(second).size(),
-            "good": fine.groupby(second).size(),
             "refused": (rows.status == 503).groupby(second).sum(),
-            "p99_ms": fine.latency_ms.groupby(second).quantile(0.99),
+            "computed": (~cached).groupby(second).sum(),
+            "cached": cached.groupby(second).sum(),
         }
-    ).fillna({"good": 0})
+    ).fillna(0)

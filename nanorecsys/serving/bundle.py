@@ -6,7 +6,8 @@ Its files::
     tower.onnx              chosen user tower: items int64 (B, L), lengths int64 (B,) -> vectors
                             float32 (B, d), unit norm
     tower_fp32.onnx         the same tower in fp32, for processors without int8 dot products
-    ranker.onnx             users float32 (B, d), items int64 (B, C) -> scores float32 (B, C)
+    ranker.onnx             users float32 (B, d), items int64 (B, C) -> scores float32 (B, C);
+                            absent where the retriever's own order is served
     index.faiss             inner-product index over the item vectors; ids are item numbers
     item_vectors.npy        float32 (n_items, d), unit norm
     items.parquet           item, item_id, title, year, genres; row i describes item i
@@ -112,9 +113,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"expected at most {self.window} events read, the window, found {self.events_read}"
             )
-        if self.files.keys() != set(FILES):
+        if self.files.keys() | {RANKER} != set(FILES):
             raise ValueError(
-                f"expected the files {', '.join(FILES)}, found {', '.join(self.files)}"
+                f"expected the files {', '.join(FILES)} (the ranker may be absent), "
+                f"found {', '.join(self.files)}"
             )
 
     @property
@@ -130,7 +132,7 @@ class Parts:
     Args:
         tower: ONNX file of the chosen variant, weights inside.
         tower_fp32: ONNX file of the tower in fp32.
-        ranker: ONNX file of the ranker.
+        ranker: ONNX file of the ranker; None to serve the retriever's own order.
         item_vectors: float32 (n_items, d), unit norm.
         items: Titles and ids, one row per item; other columns than the bundle's are left out.
         histories: CSR of n_users.
@@ -149,7 +151,7 @@ class Parts:
 
     tower: Path
     tower_fp32: Path
-    ranker: Path
+    ranker: Path | None
     item_vectors: np.ndarray
     items: pd.DataFrame
     histories: Histories
@@ -179,7 +181,7 @@ class Bundle:
     manifest: Manifest
     tower: str
     encoder: Encoder
-    ranker: Ranker
+    ranker: Ranker | None
     index: Retriever
     item_vectors: np.ndarray  # float32 (n_items, d)
     items: pd.DataFrame
@@ -228,7 +230,7 @@ def build_bundle(target: Path | str, parts: Parts) -> Manifest:
 
 
 def check_bundle(path: Path | str) -> Manifest:
-    """Verify every file of a bundle, that all fit each other, and run both towers and the ranker.
+    """Verify every file of a bundle, that all fit each other, and run every model.
 
     Raises:
         BundleError: The message names the file, what was expected, what was found and what to do.
@@ -322,8 +324,10 @@ def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
     items = _items(folder, n_items)
     with folder.reading(tower) as path:
         encoder = Encoder(path)
-    with folder.reading(RANKER) as path:
-        ranker = Ranker(path)
+    ranker = None
+    if RANKER in manifest.files:
+        with folder.reading(RANKER) as path:
+            ranker = Ranker(path)
     return Bundle(
         path=folder.path,
         manifest=manifest,
@@ -435,7 +439,7 @@ def _neighbours(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
 
 
 def _answers(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
-    """Run both towers and the ranker on no event, one and a full window; the first and last item.
+    """Run every model on no event, one and a full window; the ranker on the first and last item.
 
     Batches, lengths and numbers of candidates differ, so a model that fixes one of them fails.
     """
@@ -449,6 +453,8 @@ def _answers(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
             users = Encoder(path)(items, lengths)
         yield tower, users.shape == (len(items), d), f"vectors {(len(items), d)}", users.shape
         yield _unit_norm(tower, users)
+        if bundle.ranker is None:
+            continue
         candidates = np.tile([0, n_items - 1], (len(items), len(items)))
         with folder.reading(RANKER):
             scores = bundle.ranker(users, candidates)
@@ -471,7 +477,9 @@ def _write(folder: Path, parts: Parts) -> Manifest:
     if parts.item_vectors.ndim != 2:
         raise ValueError(f"expected item vectors (n_items, d), found {parts.item_vectors.shape}")
     n_items, d = parts.item_vectors.shape
-    models = {TOWER: parts.tower, TOWER_FP32: parts.tower_fp32, RANKER: parts.ranker}
+    models = {TOWER: parts.tower, TOWER_FP32: parts.tower_fp32}
+    if parts.ranker is not None:
+        models[RANKER] = parts.ranker
     for name, source in models.items():
         shutil.copyfile(source, folder / name)
     index = parts.index
@@ -511,6 +519,7 @@ def _write(folder: Path, parts: Parts) -> Manifest:
         files={
             name: File(sha256=_sha256(folder / name), bytes=(folder / name).stat().st_size)
             for name in FILES
+            if (folder / name).exists()
         },
     )
     _write_manifest(folder, manifest)

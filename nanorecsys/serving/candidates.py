@@ -1,4 +1,4 @@
-"""Candidates for the ranker: the items nearest to each user, without those already seen."""
+"""The items nearest to each user, without those already seen."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from nanorecsys.serving.bundle import Bundle
 
 def candidates_of(
     bundle: Bundle, users: np.ndarray, seen: Sequence[np.ndarray], count: int
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Retrieve the nearest unseen items of each user.
 
     The index is searched first. A user who has seen most of what the index finds is compared with
@@ -23,28 +23,34 @@ def candidates_of(
         count: Number of candidates per user, at most the number of items.
 
     Returns:
-        int64 (B, count), the nearest first; -1 fills a row that has fewer candidates.
+        Items int64 (B, count), the nearest first; -1 fills a row that has fewer candidates. Scores
+        float32 (B, count), the inner products as the index computes them.
     """
     n_items = bundle.manifest.n_items
     # Most seen items are far from the top, so this depth nearly always suffices.
     depth = count + min(max(len(items) for items in seen), count)
-    found = bundle.index.search(users, min(depth, n_items))[1]
+    products, found = bundle.index.search(users, min(depth, n_items))
     candidates = np.full((len(users), count), -1, np.int64)
+    scores = np.full((len(users), count), -np.inf, np.float32)
     left_out = np.zeros(n_items + 1, bool)
     left_out[-1] = True  # The index fills a short row with -1.
     for row, (nearest, items) in enumerate(zip(found, seen, strict=True)):
         left_out[items] = True
-        kept = nearest[~left_out[nearest]][:count]
+        kept = np.flatnonzero(~left_out[nearest])[:count]
         left_out[items] = False
-        if len(kept) < count:
-            kept = _exact_candidates(bundle, users[row], items, count)
-        candidates[row, : len(kept)] = kept
-    return candidates
+        best, values = nearest[kept], products[row, kept]
+        if len(best) < count:
+            best, values = _exact_candidates(bundle, users[row], items, count)
+        candidates[row, : len(best)], scores[row, : len(best)] = best, values
+    return candidates, scores
 
 
-def _exact_candidates(bundle: Bundle, user: np.ndarray, seen: np.ndarray, count: int) -> np.ndarray:
+def _exact_candidates(
+    bundle: Bundle, user: np.ndarray, seen: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Nearest unseen items by comparison with every item; fewer than `count` if there are fewer."""
     scores = bundle.item_vectors @ user
     scores[seen] = -np.inf
     best = top_items(scores[None], count)[0]
-    return best[best >= 0]
+    best = best[best >= 0]
+    return best, scores[best]

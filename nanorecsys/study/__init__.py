@@ -4,7 +4,15 @@ Notebooks import this package, so it holds only what a result can depend on. The
 imports the runner, the book and the sweeps, so that a change to them leaves every result valid.
 """
 
-from nanorecsys.study.session import Session, glue, machine_line, start
-from nanorecsys.study.tables import styled
+from typing import Any
 
 __all__ = ["Session", "glue", "machine_line", "start", "styled"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name on first use: the server reads `study.spread` where no notebook package is."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from nanorecsys.study import session, tables
+
+    return getattr(tables if name == "styled" else session, name)

@@ -21,6 +21,8 @@ from nanorecsys.system.errors import NanorecsysError
 from tests.records import example_provenance as made
 from tests.serving.small_bundle import N_ITEMS, N_USERS, WINDOW, D, item_vectors, small_parts
 
+TRAINED = {"events_read": 4, "serves_ranker": True}
+
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
@@ -70,7 +72,7 @@ def run(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder,
         "02_training",
         "2026-01-01T00:01:00+00:00",
-        {"events_read": 4},
+        TRAINED,
         {"item_vectors": "item_vectors.npy"},
     )
     np.save(folder / "02_training" / "item_vectors.npy", parts.item_vectors)
@@ -154,6 +156,27 @@ def test_an_index_that_is_fitted_on_users_gets_them_from_the_chapter(
     )
 
 
+def write_training(run: Path, result: dict[str, object]) -> None:
+    files = {"item_vectors": "item_vectors.npy"}
+    write_chapter(run, "02_training", "2026-01-01T00:01:00+00:00", result, files)
+
+
+def test_a_ranker_that_is_not_served_is_left_out_unless_the_caller_asks(run: Path) -> None:
+    write_training(run, TRAINED | {"serves_ranker": False})
+    done = CliRunner().invoke(command.bundle, [])
+    assert done.exit_code == 0, done.output
+    assert "ranker.onnx" not in done.output
+    assert open_bundle(run / "bundle").ranker is None
+    assert command.gather(run, with_ranker=True).ranker == run / "03_export" / "ranker.onnx"
+
+
+def test_an_older_record_that_does_not_judge_the_ranker_is_refused(run: Path) -> None:
+    write_training(run, {"events_read": 4})
+    with pytest.raises(NanorecsysError, match="02_training has no result 'serves_ranker'") as error:
+        command.gather(run)
+    assert error.value.remedy == "nanorecsys run quick --only 02_training --force"
+
+
 @pytest.mark.parametrize("chapter", ["01_data", "02_training", "03_export"])
 def test_a_missing_chapter_is_named(run: Path, chapter: str) -> None:
     shutil.rmtree(run / chapter)
@@ -169,7 +192,7 @@ def test_a_run_that_is_half_renewed_is_refused(run: Path) -> None:
         run,
         "02_training",
         "2026-01-02T00:00:00+00:00",
-        {"events_read": 4},
+        TRAINED,
         {"item_vectors": "item_vectors.npy"},
     )
     with pytest.raises(NanorecsysError, match="03_export in run 'quick' is older than 02_training"):

@@ -56,19 +56,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("run")
     parts = parts_of(build_small(folder / bundles.TRAINING).bundle)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundles, "gather", lambda _: parts)
+        patch.setattr(bundles, "gather", lambda _, with_ranker: parts)
         yield folder
 
 
 @pytest.fixture(scope="package")
 def served(run: Path) -> Bundles:
-    """Every bundle of the ladder."""
-    return build_bundles(run, run / "bundles", MANY, seed=0)
+    """Every bundle of the ladder; the study serves no ranker."""
+    return build_bundles(run, run / "bundles", MANY, seed=0, serves_ranker=False)
 
 
 @pytest.fixture
 def bench(served: Bundles, tmp_path: Path) -> Iterator[Bench]:
     """Bench for these bundles."""
-    made = Bench(served, tmp_path / "bench", hot_users=20, cold_share=0.3, bound_ms=1e3, seed=0)
+    load = {"hot_users": 20, "cold_share": 0.3, "bound_ms": 1e3, "refused_share": 0.001}
+    made = Bench(served, tmp_path / "bench", **load, deadline_ms=75.0, seed=0)
     yield made
     made.close()

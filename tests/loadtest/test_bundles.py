@@ -1,14 +1,11 @@
 """The bundles of the ladder. 5 s."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from nanorecsys.loadtest import bundles
-from nanorecsys.loadtest.bundles import build_bundles
+from nanorecsys.loadtest.bundles import CHOSEN, IN_KIND, SERVED, build_bundles
 from nanorecsys.loadtest.population import window_keys
-from nanorecsys.serving.bundle import check_bundle, open_bundle
+from nanorecsys.serving.bundle import RANKER, check_bundle, open_bundle
 from nanorecsys.serving.padding import padded
 from tests.loadtest.conftest import EVENTS_READ, MANY
 from tests.server.conftest import N_USERS
@@ -17,50 +14,44 @@ pytestmark = pytest.mark.timed  # they share the bundles with tests that need th
 
 
 def test_every_bundle_is_complete_and_has_all_users(served):
-    assert list(served.folders) == [
-        bundles.EVERY,
-        bundles.LAST,
-        bundles.FUSED,
-        bundles.CHOSEN,
-        bundles.INDEXED,
-    ]
+    assert list(served.folders) == [IN_KIND, CHOSEN, SERVED]
     for folder in served.folders.values():
         manifest = check_bundle(folder)
-        assert manifest.n_users == MANY
-    assert served.final == bundles.INDEXED
+        assert (manifest.n_users, manifest.events_read) == (MANY, EVENTS_READ)
     assert served.bootstrapped
-    assert len(served.lengths) == MANY
-    assert served.lengths.max() == served.parts.events_read == EVENTS_READ < served.parts.window
-    assert {open_bundle(folder).manifest.events_read for folder in served.folders.values()} == {
-        EVENTS_READ
-    }
+    assert served.served.window > EVENTS_READ
 
 
 def test_user_ids_count_from_one_and_no_two_users_are_alike(served):
-    assert served.parts.user_ids.tolist() == list(range(1, MANY + 1))
-    histories = served.parts.histories
-    assert len(np.unique(window_keys(histories, np.arange(MANY), served.parts.events_read))) == MANY
+    assert served.served.user_ids.tolist() == list(range(1, MANY + 1))
+    histories = served.served.histories
+    assert len(np.unique(window_keys(histories, np.arange(MANY), EVENTS_READ))) == MANY
 
 
-def test_each_bundle_differs_from_the_last_in_tower_or_index_only(served):
-    manifests = [check_bundle(folder) for folder in served.folders.values()]
-    for before, after in itertools.pairwise(manifests):
-        changed = {n for n in before.files if before.files[n].sha256 != after.files[n].sha256}
-        assert changed in ({"tower.onnx"}, {"index.faiss"})
+def test_the_original_in_kind_has_the_ranker_that_the_study_does_not_serve(served):
+    in_kind, chosen, final = (check_bundle(folder).files for folder in served.folders.values())
+    assert RANKER in in_kind
+    assert chosen.keys() == final.keys() == in_kind.keys() - {RANKER}
+    assert in_kind["tower.onnx"].sha256 != chosen["tower.onnx"].sha256
+    changed = {name for name in final if final[name].sha256 != chosen[name].sha256}
+    assert changed == {"index.faiss"}
 
 
-def test_the_towers_give_the_same_vectors(served):
+def test_the_original_tower_is_int8_and_gives_nearly_the_same_vectors(served):
     users = np.arange(30)
-    items, lengths = padded(served.parts.histories, users, served.parts.window)
-    first, *others = (
+    items, lengths = padded(served.served.histories, users, served.served.window)
+    items = np.pad(items, ((0, 0), (0, served.served.window - items.shape[1])))
+    original, chosen, final = (
         open_bundle(folder).encoder(items, lengths) for folder in served.folders.values()
     )
-    for other in others:
-        assert np.abs(first - other).max() < 1e-4
+    assert np.abs(chosen - final).max() < 1e-5
+    cosines = (original * final).sum(axis=1)
+    assert (cosines > 0.98).all()
+    assert (cosines < 1 - 1e-6).any()
 
 
-def test_only_the_named_bundles_and_the_served_ones_are_built(run, tmp_path):
-    found = build_bundles(run, tmp_path / "some", 20, seed=0, names={bundles.FUSED})
-    assert list(found.folders) == [bundles.FUSED, bundles.CHOSEN, bundles.INDEXED]
+def test_a_ranker_that_is_served_is_in_every_bundle(run, tmp_path):
+    found = build_bundles(run, tmp_path / "some", 20, seed=0, serves_ranker=True)
+    assert all(RANKER in check_bundle(folder).files for folder in found.folders.values())
     assert not found.bootstrapped
-    assert 20 < len(found.lengths) < N_USERS  # the real ones
+    assert 20 < len(found.served.user_ids) < N_USERS  # the real ones

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timed
 @pytest.fixture(scope="module")
 def direct(served, tmp_path_factory):
     folder = tmp_path_factory.mktemp("direct") / "bundle"
-    build_bundle(folder, in_fp32(served.changed[served.final]))
+    build_bundle(folder, in_fp32(served.served))
     return DirectAnswer(folder)
 
 
@@ -55,7 +55,7 @@ def test_scores_do_not_depend_on_the_batch(direct, served):
     for user in users:
         alone = direct.scores(direct.user_vector(direct.history(int(user) + 1, ())), items)
         assert np.abs(direct.scores(together[user : user + 1], items) - alone).max() < TOLERANCE / 4
-    changed = in_fp32(served.changed[served.final])
+    changed = in_fp32(served.served)
     assert (changed.tower, changed.tower_is_int8) == (changed.tower_fp32, False)
 
 
@@ -106,7 +106,7 @@ def test_redis_is_killed_and_started_again():
 
 
 def test_faults_lose_nothing_and_answer_nothing_wrong(served, tmp_path):
-    parts = [served.changed[served.final], served.changed[bundles.CHOSEN]]
+    parts = [served.served, served.parts[bundles.CHOSEN]]
     report = soak(parts, tmp_path, requests=400, rate=60, rounds=1, sample=100)
     assert report.answered + report.refused == 400
     assert (report.lost, report.server_errors, report.events_missing) == (0, 0, 0)

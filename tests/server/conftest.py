@@ -1,8 +1,10 @@
 """A bundle of small models in ONNX, and the PyTorch models that they came from."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pandas as pd
@@ -14,7 +16,7 @@ from nanorecsys.export.graph import fused_tower
 from nanorecsys.export.ranker import export_ranker
 from nanorecsys.models.ranker import save_ranker
 from nanorecsys.models.retriever import Retriever, RetrieverConfig, save_retriever
-from nanorecsys.serving.bundle import Parts, build_bundle
+from nanorecsys.serving.bundle import RANKER, Parts, _write_manifest, build_bundle, check_bundle
 from tests.export.test_ranker_export import fitted
 
 N_ITEMS, N_USERS, D, WINDOW = 300, 40, 16, 10
@@ -109,3 +111,14 @@ def export_bundle(
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """A bundle for tests that only read it."""
     return build_small(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def unranked(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle without a ranker."""
+    folder = Path(shutil.copytree(small.bundle, tmp_path_factory.mktemp("unranked") / "bundle"))
+    manifest = check_bundle(folder)
+    (folder / RANKER).unlink()
+    files = {name: file for name, file in manifest.files.items() if name != RANKER}
+    _write_manifest(folder, msgspec.structs.replace(manifest, files=files))
+    return folder

@@ -116,15 +116,16 @@ def test_fewer_events_are_read_where_bundle_or_setting_say_so_and_all_where_padd
         Engine(fewer, read_events=WINDOW),
         Engine(fewer, read_events=10 * WINDOW),
         Engine(fewer, pad=True),
-        Engine(fewer, small.models),
+        Engine(fewer, "torch-padded", small.models),
     ):
         assert engine.length(query) == WINDOW
         np.testing.assert_allclose(engine([query])[0][0].scores, whole.scores, atol=1e-4)
 
 
-def test_torch_gives_the_same(small, engine):
-    torch_engine = Engine(small.bundle, small.models)
-    assert torch_engine.pad
+@pytest.mark.parametrize("kind", ["torch", "torch-padded"])
+def test_torch_gives_the_same(small, engine, kind):
+    torch_engine = Engine(small.bundle, kind, small.models)
+    assert torch_engine.pad is (kind == "torch-padded")
     for history in small.histories[2:12]:
         query = Query(history.astype(np.int64), exclude_seen=True)
         (a,), _ = engine([query])
@@ -133,13 +134,60 @@ def test_torch_gives_the_same(small, engine):
         assert len(set(a.items) & set(b.items)) >= 98
 
 
+def test_best_pytorch_reads_what_the_bundle_says_at_its_own_length(small, tmp_path):
+    fewer = Path(shutil.copytree(small.bundle, tmp_path / "fewer"))
+    _write_manifest(fewer, msgspec.structs.replace(check_bundle(fewer), events_read=4))
+    best = Engine(fewer, "torch", small.models)
+    widths = []
+
+    def encode(items, lengths, encode=best.encode):
+        widths.append(items.shape[1])
+        return encode(items, lengths)
+
+    best.encode = encode
+    queries = [Query(np.arange(length), exclude_seen=True) for length in (2, WINDOW)]
+    assert [best.length(query) for query in queries] == [2, 4]
+    for query in queries:
+        (a,), _ = Engine(fewer)([query])
+        (b,), _ = best([query])
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-3)
+    assert widths == [2, 4]
+
+
+def test_without_a_compiler_pytorch_stays_eager_and_the_log_says_so(small, monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    query = Query(np.arange(5), exclude_seen=True)
+    (eager,), _ = Engine(small.bundle, "torch", small.models)([query])
+    (asked,), _ = Engine(small.bundle, "torch", small.models, compiled=True)([query])
+    np.testing.assert_array_equal(asked.items, eager.items)
+    [message] = caplog.messages
+    assert "not compiled" in message
+    assert "no-such-compiler" in message
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch", "torch-padded"])
+def test_without_a_ranker_the_order_and_scores_are_the_retrievers(unranked, small, tmp_path, kind):
+    (tmp_path / "retriever.pt").symlink_to(small.models / "retriever.pt")  # and no ranker.pt
+    engine = Engine(unranked, kind, None if kind == "onnx" else tmp_path)
+    bundle = open_bundle(unranked)
+    for history in small.histories[:1] + small.histories[2:12]:
+        (ranked,), stages = engine([Query(history.astype(np.int64), exclude_seen=True)])
+        recent = history[None, -WINDOW:].astype(np.int64)
+        products = bundle.item_vectors @ bundle.encoder(recent + 1, np.array([recent.shape[1]]))[0]
+        products[history] = -np.inf
+        best = np.sort(products[np.isfinite(products)])[::-1][:MAX_K]
+        np.testing.assert_allclose(ranked.scores, best, atol=1e-5)
+        np.testing.assert_allclose(products[ranked.items], best, atol=1e-5)
+        assert list(stages) == ["encode", "retrieve"]
+
+
 def test_torch_models_of_another_catalogue_are_refused(small, tmp_path):
     from tests.server.films import build
     from tests.serving.test_bundle import N_ITEMS as OTHER
 
     assert OTHER != N_ITEMS
     with pytest.raises(ServingError, match="expected models with"):
-        Engine(build(tmp_path), small.models)
+        Engine(build(tmp_path), "torch", small.models)
 
 
 def test_another_bundle_has_another_id(small, engine, tmp_path):
@@ -148,9 +196,10 @@ def test_another_bundle_has_another_id(small, engine, tmp_path):
 
 
 def test_every_setting_that_changes_an_answer_is_in_the_key_of_the_cache(small, engine):
-    others = [{"candidates": 7}, {"read_events": 3}, {"pad": True}, {"torch_models": small.models}]
+    others = [{"candidates": 7}, {"read_events": 3}, {"pad": True}]
+    others += [{"kind": kind, "models": small.models} for kind in ("torch", "torch-padded")]
     keys = {Engine(small.bundle, **settings).cache_id for settings in others}
-    assert len(keys | {engine.cache_id}) == 5
+    assert len(keys | {engine.cache_id}) == 6
     assert Engine(small.bundle).cache_id == engine.cache_id
 
 

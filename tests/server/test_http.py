@@ -9,9 +9,11 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, urlsplit
 
+import numpy as np
 import pytest
 
-from tests.server.conftest import N_ITEMS, Small
+from nanorecsys.serving.bundle import open_bundle
+from tests.server.conftest import N_ITEMS, WINDOW, Small
 from tests.server.films import Running, serving
 from tests.server.test_engine import directly
 
@@ -111,6 +113,27 @@ def test_the_second_answer_comes_from_the_cache_for_any_k(server):
     assert [i["item_id"] for i in second["items"][:10]] == [i["item_id"] for i in first["items"]]
     assert "title" not in second["items"][0]
     assert int(second_headers["X-Worker"]) > 0
+
+
+def test_without_a_ranker_the_retriever_answers(small, unranked, tmp_path):
+    with serving(unranked, tmp_path) as server:
+        bundle = open_bundle(unranked)
+        recent = small.histories[7][None, -WINDOW:].astype(np.int64)
+        user = bundle.encoder(recent + 1, np.array([recent.shape[1]]))[0]
+        headers, answer = recommend(server, user_id=1007, k=20)
+        products = bundle.item_vectors @ user
+        products[small.histories[7]] = -np.inf
+        assert [i["score"] for i in answer["items"]] == pytest.approx(np.sort(products)[:-21:-1])
+        assert answer["source"] == "model"
+        assert list(stages(headers)) == [
+            *("cache", "queue", "encode", "encode-cpu", "retrieve", "retrieve-cpu", "total")
+        ]
+        again = recommend(server, user_id=1007, k=20)[1]
+        assert (again["source"], again["items"]) == ("cache", answer["items"])
+        assert recommend(server, user_id=1001)[1]["source"] == "fallback"
+        shown = call(server, "/metrics")[2]
+        assert 'stage="retrieve"' in shown
+        assert 'stage="rank"' not in shown
 
 
 def test_seen_items_can_be_included(small, server):

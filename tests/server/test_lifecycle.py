@@ -376,6 +376,17 @@ def test_the_onnx_engine_loads_no_torch_and_starts_only_its_own_threads(own, tmp
     assert "torch" not in maps
 
 
+@pytest.mark.parametrize("kind", ["torch", "torch-padded"])
+def test_two_workers_serve_with_pytorch(own, small, tmp_path, kind):
+    arguments = ("--engine", kind, "--models", str(small.models), "--workers", "2")
+    with serving(own, tmp_path, *PATIENT, *arguments, "--cache", "none") as running:
+        seen = under_load(running.url, a_moment, any_user, keep=False)
+        assert "Traceback" not in running.log.read_text()
+    assert set(seen.statuses) == {200}
+    assert len(seen.workers) == 2
+    assert not seen.errors
+
+
 def test_computing_does_not_block_the_event_loop(heavy, tmp_path):
     median = {}
     for threads in ("0", "1"):

@@ -30,6 +30,7 @@ from nanorecsys.serving.bundle import (
     check_bundle,
     open_bundle,
 )
+from nanorecsys.serving.candidates import candidates_of
 from nanorecsys.serving.encoder import encode_users
 from nanorecsys.serving.errors import BundleError
 from nanorecsys.system.blas import faiss
@@ -136,6 +137,37 @@ def test_it_answers(parts: Parts, built: Path) -> None:
     scores = bundle.ranker(users, found)
     expected = np.einsum("bd,bcd->bc", users, parts.item_vectors[found])
     np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+def test_a_bundle_may_have_no_ranker(parts: Parts, tmp_path: Path) -> None:
+    build_bundle(tmp_path / "b", dataclasses.replace(parts, ranker=None))
+    assert {path.name for path in (tmp_path / "b").iterdir()} == set(ALL) - {"ranker.onnx"}
+    assert "ranker.onnx" not in check_bundle(tmp_path / "b").files
+    bundle = open_bundle(tmp_path / "b")
+    assert bundle.ranker is None
+    users = encode_users(bundle.encoder, bundle.histories, bundle.manifest.window)
+    candidates, scores = candidates_of(bundle, users[:1], [np.array([3, 1, 4])], 5)
+    expected = users[0] @ parts.item_vectors.T
+    expected[[3, 1, 4]] = -np.inf
+    np.testing.assert_array_equal(candidates[0], np.argsort(-expected)[:5])
+    np.testing.assert_allclose(scores[0], np.sort(expected)[:-6:-1], atol=1e-6)
+
+
+def test_a_row_with_fewer_candidates_is_filled(parts: Parts, built: Path) -> None:
+    users = parts.item_vectors[:1]
+    candidates, scores = candidates_of(open_bundle(built), users, [np.arange(2, N_ITEMS)], 5)
+    assert set(candidates[0, :2]) == {0, 1}
+    assert candidates[0, 2:].tolist() == [-1] * 3
+    assert np.isneginf(scores[0, 2:]).all()
+
+
+def test_a_bundle_without_any_other_file_is_refused(copy: Path) -> None:
+    for name in set(FILES) - {"ranker.onnx"}:
+        manifest = msgspec.json.decode((copy / MANIFEST).read_bytes())
+        del manifest["files"][name]
+        other = Path(shutil.copytree(copy, copy.with_name(name)))
+        (other / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+        refused(other, MANIFEST, "expected the files", "the ranker may be absent")
 
 
 def test_text_ids_other_columns_and_no_event_at_all(parts: Parts, tmp_path: Path) -> None:
