@@ -35,6 +35,7 @@ import redis
 
 from nanorecsys.ann.bundle import gather
 from nanorecsys.data import Histories
+from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.server_process import ServerProcess, free_port
 from nanorecsys.serving.bundle import Parts, build_bundle, open_bundle
 from nanorecsys.serving.padding import padded
@@ -321,6 +322,8 @@ class _Soak:
                     break
             else:
                 self.report.lost += 1
+                if not self.server.pids():
+                    raise LoadTestError(f"the server ended: {self.server.printed()[-1500:]}")
 
     def count(self, number: int, user_id: Any, status: int, answer: dict[str, Any]) -> None:
         """Count an answer, and keep every n-th for the comparison."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import tempfile
 
 from server.settings import Settings, make_command
@@ -34,12 +35,16 @@ def serve(settings: Settings) -> None:
     )
     logging.getLogger("faiss").setLevel(logging.WARNING)
     os.environ.update(THREAD_POOLS)
-    with tempfile.TemporaryDirectory(prefix="nanorecsys-metrics-") as folder:
-        # Workers exchange their metrics in files. prometheus_client looks for this on its import.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    # Workers exchange their metrics in files. prometheus_client looks for this on its import.
+    folder, supervisor = tempfile.mkdtemp(prefix="nanorecsys-metrics-"), os.getpid()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
         from server.supervisor import Server
 
         Server(settings).run()
+    finally:
+        if os.getpid() == supervisor:  # a worker that cannot start comes by here as well
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -254,10 +254,15 @@ def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
         BundleError: A file is missing, truncated, altered or of another format; it is named.
     """
     folder = _folder(path)
-    manifest = _read_manifest(folder)
-    _check_files(folder, manifest, hashes=verify)
-    fp32 = manifest.tower_is_int8 and not has_int8_dot_products()
-    return _load(folder, manifest, TOWER_FP32 if fp32 else TOWER)
+    try:
+        manifest = _read_manifest(folder)
+        _check_files(folder, manifest, hashes=verify)
+        fp32 = manifest.tower_is_int8 and not has_int8_dot_products()
+        return _load(folder, manifest, TOWER_FP32 if fp32 else TOWER)
+    except BundleError:
+        if _folder(path) == folder:
+            raise
+        return open_bundle(path, verify=verify)  # a new bundle has replaced this one meanwhile
 
 
 @dataclass(frozen=True)

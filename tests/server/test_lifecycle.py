@@ -234,6 +234,23 @@ def test_a_broken_bundle_at_the_start_is_one_sentence(own, tmp_path):
     assert "Traceback" not in str(raised.value)
 
 
+def test_a_worker_that_finds_a_broken_bundle_is_replaced_once_it_is_repaired(own, tmp_path):
+    with serving(own, tmp_path, *PATIENT, "--workers", "2", "--cache", "none") as running:
+        whole = (own / "tower.onnx").read_bytes()
+        (own / "tower.onnx").write_bytes(b"broken")
+        victim = min(workers_of(running))
+        os.kill(victim, signal.SIGKILL)
+        asyncio.run(logged(running, "exited with code 1", times=1))
+        (own / "tower.onnx").write_bytes(whole)
+        start = time.monotonic()
+        while len(workers_of(running) - {victim}) < 2 and time.monotonic() - start < 20:
+            time.sleep(0.1)
+        time.sleep(2)  # a worker that cannot start would be gone again
+        seen = under_load(running.url, a_moment, any_user)
+        assert set(seen.statuses) == {200}
+        assert len(workers_of(running)) == 2
+
+
 def test_a_killed_worker_is_replaced_while_the_other_answers(own, tmp_path):
     with serving(own, tmp_path, *PATIENT, "--workers", "2", "--cache", "none") as running:
         victim, other = sorted(workers_of(running))

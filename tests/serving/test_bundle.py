@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -542,6 +543,22 @@ def test_a_new_bundle_replaces_an_old_or_a_damaged_one(parts: Parts, tmp_path: P
     np.testing.assert_array_equal(server.item_vectors, parts.item_vectors)  # an open one lives on
     third = build_bundle(target, dataclasses.replace(parts, dataset="other"))
     assert names(tmp_path / "bundle.d") == {third.id}
+
+
+def test_a_bundle_that_is_replaced_while_it_is_read_opens_as_the_new_one(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    build_bundle(target, parts)
+    load = module._load
+
+    def load_late(*arguments: Any) -> module.Bundle:
+        monkeypatch.setattr(module, "_load", load)
+        build_bundle(target, dataclasses.replace(parts, dataset="other"))
+        return load(*arguments)
+
+    monkeypatch.setattr(module, "_load", load_late)
+    assert open_bundle(target).manifest.dataset == "other"
 
 
 def test_a_folder_of_an_older_version_is_replaced(parts: Parts, copy: Path) -> None:
