@@ -29,7 +29,7 @@ from nanorecsys.system.memory import peak_resident_bytes
 
 GRAPH_BLOCK = 16_384
 CODE_POINTS = 16_384  # items that codes are trained on: 64 per centroid of an 8-bit code
-CODE_ITERATIONS = 10  # iterations of k-means for codes
+CODE_ITERATIONS = 6  # iterations of k-means for codes; more add less than 0.01 of recall
 CLUSTER_POINTS = 262_144  # items that k-means of lists is trained on, at most
 COARSE_FACTOR = 2  # times nprobe: centroids that are re-ranked exactly
 ONE_BY_ONE = 11  # FAISS's `implem` that searches single queries, with candidates in a reservoir

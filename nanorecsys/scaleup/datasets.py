@@ -53,8 +53,8 @@ def read_real(
 
     prepared = load_prepared(data)
     task = make_task(prepared.dataset.interactions, prepared.splits["leave_one_out"], "test")
-    fitted_on, others = split_users(task, apart, seed)
-    measured = np.random.default_rng(seed).permutation(others)[: users or None]
+    fitted_on, *others = split_users(task, apart, seed)
+    measured = np.random.default_rng(seed).permutation(np.concatenate(others))[: users or None]
     model = load_retriever(retriever)
     return RealCatalogue(
         name=prepared.dataset.name,

@@ -171,7 +171,7 @@ def search_at_floor(
         "recall": recall.estimate,
         "recall_low": recall.low,
         "recall_high": recall.high,
-        **percentiles(pd.concat(confirming), "search").filter(like="p50").loc[chosen].to_dict(),
+        **percentiles(pd.concat(confirming), "search").loc[chosen].to_dict(),
         "queries_per_s": 1e9 / rate["ns"].mean(),
         "read_bytes": read_bytes(searcher.index, queries, options.k),
         "peak_bytes": peak_resident_bytes(),
