@@ -1,61 +1,62 @@
 """Chapter 01: the data, its splits and their leakage."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nanorecsys.data.errors import DataError
-from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, fetch
+from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, SECOND_DATASET, fetch
 from nanorecsys.data.result import DataResult
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.claims import Claim, Target
 from nanorecsys.study.doctor import Check
+from nanorecsys.study.spread import Interval
 
 NEEDS: tuple[str, ...] = ()
 Result = DataResult
 
 
-def _leakage(result: DataResult) -> float | None:
-    """The share that is claimed, of the bundled data set alone."""
-    if result.dataset != DEFAULT_DATASET:
+def _leakage(result: DataResult) -> Mapping[str, Interval] | None:
+    """The interval of each data set, where this run read both bundled ones whole."""
+    found = [result] if result.second is None else [result, result.second]
+    if [each.dataset for each in found] != [DEFAULT_DATASET, SECOND_DATASET]:
         return None
-    return result.splits["leave_one_out"].mostly_future_share
+    return {each.dataset: each.mostly_future for each in found}
 
 
-CLAIMS = (
-    Claim(
-        id="data.leakage",
-        statement="Under leave-one-out, at least half of the test events have more than half of "
-        "the other users' training data in their future.",
-        value=_leakage,
-        unit="",
-        target=Target(">=", 0.5),
-    ),
-)
+FINDINGS = {"leakage": _leakage}
 
 
 def checks() -> list[Check]:
-    """Whether the bundled data set is there and has the right checksum."""
-    try:
-        size = fetch(DEFAULT_DATASET).stat().st_size
-    except DataError as error:
-        return [
-            Check(name="bundled data set", value=error.message, status="fails", remedy=error.remedy)
-        ]
-    return [Check(name="bundled data set", value=f"{size:,} bytes, checksum right")]
+    """Whether each bundled data set is there and has the right checksum."""
+    found = []
+    for name in (DEFAULT_DATASET, SECOND_DATASET):
+        title = f"data set {name}"
+        try:
+            value = f"{fetch(name).stat().st_size:,} bytes, checksum right"
+            found.append(Check(name=title, value=value))
+        except DataError as error:
+            found.append(
+                Check(name=title, value=error.message, status="fails", remedy=error.remedy)
+            )
+    return found
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:
     """Memory and disk: 200 bytes of memory and 20 bytes of disk per rating."""
-    dataset = DATASETS.get(parameters["dataset"])
-    ratings = dataset.ratings if dataset else 0
+    registered = (DATASETS.get(name) for name in _names(parameters))
+    ratings = sum(dataset.ratings for dataset in registered if dataset)
     return Estimate(memory_gib=1.0 + ratings * 200 / 2**30, disk_gib=0.1 + ratings * 20 / 2**30)
 
 
 def inputs(parameters: dict[str, Any]) -> list[Path]:
     """The reader's own files; a registered data set has its checksum in the code."""
-    path = Path(parameters["dataset"])
-    if parameters["dataset"] in DATASETS:
-        return []
-    if path.is_file():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix in (".csv", ".dat"))
+    found: list[Path] = []
+    for path in (Path(name) for name in _names(parameters) if name not in DATASETS):
+        inside = (file for file in path.rglob("*") if file.suffix in (".csv", ".dat"))
+        found += [path] if path.is_file() else sorted(inside)
+    return found
+
+
+def _names(parameters: dict[str, Any]) -> list[str]:
+    """Both data sets, as the parameters name them."""
+    return [name for name in (parameters["dataset"], parameters["second_dataset"]) if name]

@@ -5,8 +5,8 @@ import numpy as np
 
 from nanorecsys.data import describe
 from nanorecsys.data.interactions import Dataset
-from nanorecsys.data.registry import DATASETS
 from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split, warm
+from nanorecsys.study.spread import Interval
 
 WINDOW = 200  # tokens to which the earlier benchmark pads every history
 
@@ -32,11 +32,13 @@ class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DataResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The findings of chapter 01.
+    """What chapter 01 finds in a data set.
 
     `density` is the share of all (user, item) pairs that have an event; `padding_share` is the
-    share of tokens that are padding when every history is cut or padded to `WINDOW`. Published
-    counts are None for a data set without any.
+    share of tokens that are padding when every history is cut or padded to `WINDOW`.
+    `mostly_future` is the share of the leave-one-out test events with more than half of the other
+    users' training events in their future, with its interval over users. `second` is what
+    it finds in the second data set, None without one.
     """
 
     dataset: str
@@ -44,9 +46,6 @@ class DataResult(msgspec.Struct, frozen=True, kw_only=True):
     users: int
     items: int
     density: float
-    published_ratings: int | None
-    published_users: int | None
-    published_movies: int | None
     first_day: str
     last_day: str
     history_min: int
@@ -60,6 +59,8 @@ class DataResult(msgspec.Struct, frozen=True, kw_only=True):
     tied_event_share: float
     last_two_tied_share: float
     splits: dict[str, SplitResult]
+    mostly_future: Interval
+    second: "DataResult | None" = None
 
 
 def split_result(dataset: Dataset, split: Split) -> SplitResult:
@@ -84,21 +85,23 @@ def split_result(dataset: Dataset, split: Split) -> SplitResult:
     )
 
 
-def data_result(dataset: Dataset, splits: dict[str, SplitResult]) -> DataResult:
-    """The record of the chapter, from the data set and its splits."""
+def data_result(dataset: Dataset, splits: dict[str, Split], mostly_future: Interval) -> DataResult:
+    """The record of a data set.
+
+    Args:
+        dataset: The data set.
+        splits: Its splits by name.
+        mostly_future: See `DataResult`.
+    """
     events = dataset.interactions
     lengths, counts = np.bincount(events.user), np.bincount(events.item)
     most_popular = np.sort(counts)[-int(np.ceil(len(counts) / 100)) :]
-    published = DATASETS.get(dataset.name)
     return DataResult(
         dataset=dataset.name,
         ratings=len(events),
         users=events.n_users,
         items=events.n_items,
         density=len(events) / (events.n_users * events.n_items),
-        published_ratings=published.ratings if published else None,
-        published_users=published.users if published else None,
-        published_movies=published.movies if published else None,
         first_day=_day(events.timestamp.min()),
         last_day=_day(events.timestamp.max()),
         history_min=int(lengths.min()),
@@ -111,7 +114,8 @@ def data_result(dataset: Dataset, splits: dict[str, SplitResult]) -> DataResult:
         below_5_share=float((counts < 5).mean()),
         tied_event_share=describe.tied_event_share(events),
         last_two_tied_share=describe.last_two_tied_share(events),
-        splits=splits,
+        splits={name: split_result(dataset, split) for name, split in splits.items()},
+        mostly_future=mostly_future,
     )
 
 

@@ -1,15 +1,14 @@
-"""Training speed beside the loop that most code bases have.
+"""Training speed beside the loop that most code bases have, at equal precision.
 
-    padded, fp32    one row per user, its last events padded to the window; logits at every place
-                    of every row; AdamW with its defaults; fp32
-    packed, fp32    rows without padding; logits by chunks, only where a target is and without the
-                    items that its user had before; dropout by random bytes; fused AdamW
-    packed, bf16    the same with matrix products in bf16, only where the processor multiplies bf16
-                    natively, as `TrainingConfig.precision` "auto" does
+    padded    one row per user, its last events padded to the window; logits at every place of
+              every row
+    packed    rows without padding; logits by chunks, only where a target is and without the items
+              that its user had before; dropout by random bytes
 
-All train the same model with the same number of rows per step. The loops take turns with a few
-steps each, so that a slow phase of the machine slows all of them. The rate counts targets: a
-padding place costs work but is no token.
+Each runs in fp32, and in bf16 where the processor multiplies it natively, as
+`TrainingConfig.precision` "auto" does. All train the same model with the same number of rows per
+step and torch's fused AdamW. The loops take turns with a few steps each, so that a slow phase of
+the machine slows all of them. The rate counts targets: a padding place costs work but is no token.
 """
 
 import time
@@ -28,10 +27,18 @@ from nanorecsys.models.items import item_content
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.serving.padding import padded
 from nanorecsys.training import batches
-from nanorecsys.training.loop import TrainingConfig, TrainingRun, best_device, has_bf16
+from nanorecsys.training.loop import TrainingConfig, TrainingRun, autocast, best_device, has_bf16
 
 STEPS = 3  # steps of each loop in a repeat
-PADDED = "padded, fp32"
+PADDED_FP32, PACKED_FP32 = "padded, fp32", "packed, fp32"
+PADDED_BF16, PACKED_BF16 = "padded, bf16", "packed, bf16"
+# The loop that each is compared with: padded, at the same precision.
+BESIDE = {
+    PADDED_FP32: PADDED_FP32,
+    PACKED_FP32: PADDED_FP32,
+    PADDED_BF16: PADDED_BF16,
+    PACKED_BF16: PADDED_BF16,
+}
 
 Step = Callable[[], int]
 
@@ -59,13 +66,14 @@ def measure(
         torch.manual_seed(training.seed)
         return Retriever(model, np.ones(task.n_items, bool), content).to(device).train()
 
+    fp32, bf16 = (replace(training, precision=name) for name in ("fp32", "bf16"))
     loops = {
-        PADDED: _padded_step(fresh(), histories, training),
-        "packed, fp32": _packed_step(fresh(), histories, replace(training, precision="fp32")),
+        PADDED_FP32: _padded_step(fresh(), histories, fp32),
+        PACKED_FP32: _packed_step(fresh(), histories, fp32),
     }
     if has_bf16(device):
-        bf16 = replace(training, precision="bf16")
-        loops["packed, bf16"] = _packed_step(fresh(), histories, bf16)
+        loops[PADDED_BF16] = _padded_step(fresh(), histories, bf16)
+        loops[PACKED_BF16] = _packed_step(fresh(), histories, bf16)
     rows = []
     for repeat in tqdm(range(repeats + 1), desc="throughput"):
         for name, step in loops.items():
@@ -84,16 +92,17 @@ def summarise(timings: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         tokens_per_s with its lowest and highest; times_padded, the median over the repeats of the
-        rate divided by the padded loop's rate in the same repeat.
+        rate divided by that of the padded loop of the same precision in the same repeat.
     """
     rated = timings.assign(rate=timings["tokens"] / timings["seconds"])
     rates = rated.pivot(index="repeat", columns="loop", values="rate")[rated["loop"].unique()]
+    beside = [BESIDE[loop] for loop in rates]
     return pd.DataFrame(
         {
             "tokens_per_s": rates.median(),
             "lowest": rates.min(),
             "highest": rates.max(),
-            "times_padded": rates.div(rates[PADDED], axis=0).median(),
+            "times_padded": (rates / rates[beside].to_numpy()).median(),
         }
     )
 
@@ -118,8 +127,12 @@ def _padded_step(model: Retriever, histories: Histories, training: TrainingConfi
     rng = np.random.default_rng(training.seed)
     size = max(1, training.batch_tokens // config.window)
     users = np.flatnonzero(histories.lengths > 1)
+    places = torch.arange(config.window, device=device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        model.parameters(),
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
+        fused=True,
     )
 
     def step() -> int:
@@ -127,12 +140,13 @@ def _padded_step(model: Retriever, histories: Histories, training: TrainingConfi
         rows = np.pad(rows, ((0, 0), (0, config.window + 1 - rows.shape[1])))
         items = torch.from_numpy(rows[:, :-1]).to(device)
         targets = torch.from_numpy(rows[:, 1:]).to(device)
-        table = model.items()
-        x, rotation = model.tower.begin(table[items], torch.arange(config.window, device=device))
-        for block in model.tower.blocks:
-            x = block(x, rotation, None)
-        logits = model.tower.end(x) @ table.T / config.temperature  # (B, L, V + 1)
-        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
+        with autocast(device, training.precision):
+            table = model.items()
+            x, rotation = model.tower.begin(table[items], places)
+            for block in model.tower.blocks:
+                x = block(x, rotation, None)
+            logits = model.tower.end(x) @ table.T / config.temperature  # (B, L, V + 1)
+            loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         optimizer.step()

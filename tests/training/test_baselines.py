@@ -155,7 +155,7 @@ def test_content_of_weight_zero_changes_nothing(model):
 
 @pytest.mark.parametrize("build", [EASE, Markov])
 def test_content_finds_what_no_other_user_had(build):
-    """Ten users of one genre each and no shared item: only content tells what comes last."""
+    """Ten users of one genre each and no shared item: only content points to what comes last."""
     n = 60
     genre = np.arange(n) // 6 % 2  # a user's six items are of one genre
     known = Interactions(
