@@ -23,9 +23,9 @@ from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.study import provenance
 from nanorecsys.training import batches
 from nanorecsys.training.loop import TrainingConfig, TrainingRun, best_device
-from nanorecsys.training.throughput import PACKED_FP32, measure, summarise
+from nanorecsys.training.throughput import BESIDE, PACKED_FP32, measure, summarise
 
-LIMIT = 2.0  # times the padded loop, in fp32: an earlier limit of 3 compared bf16 with fp32
+LIMIT = 1.5  # times the padded loop of the same precision
 LARGE = 2048  # rows and columns of the product that others are compared with
 
 EPILOG = """
@@ -41,8 +41,9 @@ the large one, and nothing but products left.
 
 How to read it: the loops take turns, so compare within one run only. Set OMP_WAIT_POLICY=passive on
 a machine that does other work: OpenMP threads that wait spinning lose more than they win there.
-Exit status 1: the packed loop in fp32 is below twice the padded one. bf16 is left out where the
-processor does not multiply it natively.
+Exit status 1: a packed loop is below 1.5 times the padded one of the same precision. An earlier
+limit of 3 compared bf16 with fp32. bf16 is left out where the processor does not multiply it
+natively.
 """
 
 
@@ -120,7 +121,8 @@ def main() -> int:
             "table": table.reset_index().to_dict("records"),
         }
         arguments.json.write_text(json.dumps(record, indent=1))
-    return int(table["times_padded"][PACKED_FP32] < LIMIT)
+    packed = table.index.isin(list(BESIDE))
+    return int(table.loc[packed, "times_padded"].min() < LIMIT)
 
 
 if __name__ == "__main__":

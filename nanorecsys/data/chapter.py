@@ -1,6 +1,5 @@
 """Chapter 01: the data, its splits and their leakage."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ NEEDS: tuple[str, ...] = ()
 Result = DataResult
 
 
-def _leakage(result: DataResult) -> Mapping[str, Interval] | None:
+def _leakage(result: DataResult) -> dict[str, Interval] | None:
     """The interval of each data set, where this run read both bundled ones whole."""
     found = [result] if result.second is None else [result, result.second]
     if [each.dataset for each in found] != [DEFAULT_DATASET, SECOND_DATASET]:
@@ -28,17 +27,7 @@ FINDINGS = {"leakage": _leakage}
 
 def checks() -> list[Check]:
     """Whether each bundled data set is there and has the right checksum."""
-    found = []
-    for name in (DEFAULT_DATASET, SECOND_DATASET):
-        title = f"data set {name}"
-        try:
-            value = f"{fetch(name).stat().st_size:,} bytes, checksum right"
-            found.append(Check(name=title, value=value))
-        except DataError as error:
-            found.append(
-                Check(name=title, value=error.message, status="fails", remedy=error.remedy)
-            )
-    return found
+    return [_check(name) for name in (DEFAULT_DATASET, SECOND_DATASET)]
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:
@@ -55,6 +44,14 @@ def inputs(parameters: dict[str, Any]) -> list[Path]:
         inside = (file for file in path.rglob("*") if file.suffix in (".csv", ".dat"))
         found += [path] if path.is_file() else sorted(inside)
     return found
+
+
+def _check(name: str) -> Check:
+    title = f"data set {name}"
+    try:
+        return Check(name=title, value=f"{fetch(name).stat().st_size:,} bytes, checksum right")
+    except DataError as error:
+        return Check(name=title, value=error.message, status="fails", remedy=error.remedy)
 
 
 def _names(parameters: dict[str, Any]) -> list[str]:

@@ -174,16 +174,14 @@ def load_second(second: str, first: Dataset, sample: int = 0, seed: int = 0) -> 
         seed: Random seed of the draw.
 
     Raises:
-        DataError: It is the first data set again, has the same name, or cannot be loaded.
+        DataError: It has the name of the first data set, or cannot be loaded.
     """
     if not second:
         return None
     dataset = load_dataset(second)
     if 0 < sample < dataset.interactions.n_users:
         dataset = sample_users(dataset, sample, seed)
-    one, other = first.interactions, dataset.interactions
-    again = one.ids_sha256 == other.ids_sha256 and np.array_equal(one.timestamp, other.timestamp)
-    if again or first.name == dataset.name:
+    if dataset.name == first.name:
         raise DataError(
             f"second_dataset is {second!r}, but the first data set is {first.name} already",
             "Name another data set as the second, or none: second_dataset=''.",

@@ -26,7 +26,6 @@ class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
     test_warm_users: int
     test_items: int
     test_warm_items: int
-    future_share_median: float  # median leakage over the test events
     mostly_future_share: float  # share of the test events whose leakage is above 0.5
     item_seen_only_later_share: float  # share of the test events, see `describe`
 
@@ -79,7 +78,6 @@ def split_result(dataset: Dataset, split: Split) -> SplitResult:
         test_warm_users=int(warm_users[users].sum()),
         test_items=len(items),
         test_warm_items=int(warm_items[items].sum()),
-        future_share_median=float(np.median(future)),
         mostly_future_share=float((future > 0.5).mean()),
         item_seen_only_later_share=describe.item_seen_only_later_share(interactions, split),
     )

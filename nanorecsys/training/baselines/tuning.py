@@ -15,7 +15,6 @@ from nanorecsys.evaluation import Evaluation, Scorer, Task, make_task, value
 from nanorecsys.training.baselines.counts import ItemKNN, Markov, Popularity, RecentPopularity
 from nanorecsys.training.baselines.linear import EASE, ImplicitALS
 from nanorecsys.training.baselines.matrices import content_features
-from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import rank_by
 
 
@@ -150,10 +149,7 @@ def tune_and_test(
 
 
 def test_chosen(
-    tuned: Mapping[str, Tuned],
-    interactions: Interactions,
-    split: Split,
-    items: pd.DataFrame | None,
+    tuned: Mapping[str, Tuned], interactions: Interactions, split: Split, items: pd.DataFrame
 ) -> dict[str, Evaluation]:
     """Test baselines on another data set with the settings that `tune_and_test` chose elsewhere.
 
@@ -161,19 +157,13 @@ def test_chosen(
         tuned: Baselines by name.
         interactions: All events of the other data set.
         split: Their parts; a model is fitted on train and validation, and nothing is chosen.
-        items: One row per item of the other data set, where a baseline knows content.
-
-    Raises:
-        TrainingError: A baseline knows content, and there are no items.
+        items: One row per item of the other data set.
     """
-    test = make_task(interactions, split, "test")
-    features = None if items is None else content_features(items)
+    test, features = make_task(interactions, split, "test"), content_features(items)
     evaluations = {}
     for name, baseline in tuned.items():
         model: Any = baseline.model
         if knows_content(name):
-            if features is None:
-                raise TrainingError(f"{name} reads the items' content", "Give items.")
             model = replace(model, features=features)
         evaluations[name] = fit_and_evaluate(model, test)
     return evaluations
