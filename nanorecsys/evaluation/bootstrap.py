@@ -1,5 +1,7 @@
 """Bootstrap intervals of a mean over users, plain and paired."""
 
+from statistics import NormalDist
+
 import msgspec
 import numpy as np
 
@@ -30,10 +32,18 @@ def mean_interval(
     """Percentile interval of a (weighted) mean over users, by resampling the users.
 
     Give the difference of two models' values on the same users for the paired interval of their
-    difference. The method is that of Efron and Tibshirani 1993, ch. 13.
+    difference. The method is that of Efron and Tibshirani 1993, ch. 13. A user is drawn as a whole:
+    several targets of a user are one value here.
+
+    With values of several random seeds every sample draws seeds as well as users, both with
+    replacement, and takes the mean over the drawn pairs (Owen 2007, The pigeonhole bootstrap). The
+    interval then covers other seeds too, but s seeds show only (s - 1) / s of their variance.
+
+    The percentiles move outwards as Student's t does, so that few users get a wider interval
+    (Hesterberg 2015, What teachers should know about the bootstrap, the expanded percentile).
 
     Args:
-        values: float (m,), one value per user.
+        values: float (m,), one value per user, or (s, m), one row per random seed.
         weights: float (m,), not negative, not all zero, resampled with their values; None is equal
             weights.
         level: Coverage of the interval.
@@ -47,31 +57,39 @@ def mean_interval(
         >>> mean_interval(np.array([0.0, 1.0, 1.0, 0.0]))
         Interval(estimate=0.5, low=0.0, high=1.0)
     """
-    m = len(values)
+    rows = np.atleast_2d(values)
+    s, m = rows.shape
     weights = np.ones(m) if weights is None else weights
     if not weights.any():
         raise EvaluationError(
             f"none of {m} values has a weight: there is no mean", "Bootstrap another metric."
         )
     rng = np.random.default_rng(seed)
-    weighted = values * weights
+    seeds = rng.integers(0, s, (s, resamples))
+    weighted = rows * weights
     means = np.empty(resamples)
     step = max(1, CHUNK_ELEMENTS // m)
     for start in range(0, resamples, step):
-        drawn = rng.integers(0, m, (min(step, resamples - start), m))  # (resamples in the chunk, m)
+        part = slice(start, start + step)
+        drawn = rng.integers(0, m, (seeds[:, part].shape[1], m))  # (resamples in the chunk, m)
         total = weights[drawn].sum(axis=1)
+        sums = np.stack([row[drawn].sum(axis=1) for row in weighted])  # (s, resamples in the chunk)
+        mean = np.take_along_axis(sums, seeds[:, part], axis=0).mean(axis=0)
         # The mean of a sample without any weight is 0.
-        means[start : start + step] = weighted[drawn].sum(axis=1) / np.where(total > 0, total, 1)
-    tail = (1 - level) / 2
+        means[part] = mean / np.where(total > 0, total, 1)
+    freedom, z = max(1, m - 1), NormalDist().inv_cdf((1 + level) / 2)
+    t = z + (z**3 + z) / (4 * freedom)  # Student's quantile (Abramowitz and Stegun 26.7.5)
+    tail = NormalDist().cdf(-t * (m / freedom) ** 0.5)
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(weighted.sum() / weights.sum()), float(low), float(high))
+    return Interval(float(weighted.sum() / (s * weights.sum())), float(low), float(high))
 
 
 def paired_change(before: np.ndarray, after: np.ndarray) -> Change:
     """The change of a metric, paired by user.
 
     Args:
-        before, after: float (m,), one value per user, the same users in both.
+        before, after: float (m,), one value per user, the same users in both; or (s, m), one row
+            per random seed, which are paired too unless one of them has a single row.
 
     Example:
         >>> paired_change(np.array([0.0, 1.0]), np.array([0.5, 1.5]))

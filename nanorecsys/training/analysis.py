@@ -7,58 +7,92 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from nanorecsys.data import Histories, Interactions
+from nanorecsys.data import Interactions, Split
+from nanorecsys.data.prepared import Prepared
 from nanorecsys.evaluation import (
     Change,
-    DotProduct,
     Evaluation,
+    Scorer,
     Task,
+    last_events,
     mean_interval,
     paired_change,
     value,
     values,
 )
+from nanorecsys.models.ranker import FittedRanker
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
+from nanorecsys.study.spread import Interval
+from nanorecsys.training import result
+from nanorecsys.training.baselines.matrices import with_fallback
 from nanorecsys.training.errors import TrainingError
-from nanorecsys.training.fit import encode_users, fit_retriever, rank_by, scorer
+from nanorecsys.training.fit import fit_retriever, rank_by, scorer
 from nanorecsys.training.loop import Trained, TrainingConfig
 from nanorecsys.training.losses import LOSSES
-from nanorecsys.training.result import ItemChoice, NdcgDifference, Quality, Read
+from nanorecsys.training.ranker import reranker
 
 # The ways to represent items, and whether each uses their content.
 ITEMS_BY = {"id and content": True, "id alone": False}
 RARE = 5  # events below which an item counts as rare
+MIN_TARGETS = 30  # rare targets below which they have no quality of their own
 BASE = "base"
-READ_MARGIN = 0.05  # share of a metric that reading fewer events may cost
+LAYERS_MARGIN = 0.02  # share of the best candidate's NDCG@10 that fewer layers may cost
+READ_MARGIN = 0.05  # share of NDCG@10 that reading fewer events may cost
 
 Configs = tuple[RetrieverConfig, TrainingConfig]
 
 
-def quality(runs: Sequence[Evaluation]) -> Quality:
+def splits_of(prepared: Prepared, names: Sequence[str]) -> dict[str, Split]:
+    """Splits of a data set by name: leave-one-out, then the others of `names`.
+
+    Raises:
+        TrainingError: there is no such split.
+    """
+    every = {**prepared.splits, result.LAST_TEN: last_events(prepared.dataset.interactions)}
+    if unknown := [name for name in names if name not in every]:
+        raise TrainingError(f"there is no split {unknown[0]!r}", f"Use any of {', '.join(every)}.")
+    return {name: every[name] for name in dict.fromkeys([result.LEAVE_ONE_OUT, *names])}
+
+
+def quality(runs: Sequence[Evaluation]) -> result.Quality:
     """Quality of a model on one task from the evaluations of its seeds."""
-    found: dict[str, float] = {}
-    for name in ("hitrate", "ndcg"):
-        interval = mean_interval(_over_seeds(runs, f"{name}@10"))
-        found[name] = interval.estimate
-        found[f"{name}_low"], found[f"{name}_high"] = interval.low, interval.high
-    for name in ("mrr", "ndcg_ips", "coverage"):
-        found[name] = float(np.mean([value(run, f"{name}@10") for run in runs]))
-    return Quality(**found, users=len(runs[0].users), seeds=len(runs))
+    mean = {
+        name: float(np.mean([value(run, f"{name}@10") for run in runs]))
+        for name in ("mrr", "ndcg_ips", "coverage")
+    }
+    return result.Quality(
+        hitrate=mean_interval(_by_seed(runs, "hitrate@10")),
+        ndcg=mean_interval(_by_seed(runs, "ndcg@10")),
+        **mean,
+        users=len(runs[0].users),
+        seeds=len(runs),
+    )
 
 
 def change(
     runs: Sequence[Evaluation], others: Sequence[Evaluation], metric: str = "ndcg@10"
 ) -> Change:
-    """Change of a metric from the seeds of another model to those of one model, paired by user."""
-    return paired_change(_over_seeds(others, metric), _over_seeds(runs, metric))
+    """Change of a metric from the seeds of another model to those of one model.
+
+    It is paired by user, and by seed too: both models have the same seeds, or one has a single one.
+    """
+    return paired_change(_by_seed(others, metric), _by_seed(runs, metric))
 
 
-def difference(
-    runs: Sequence[Evaluation], others: Sequence[Evaluation], against: str
-) -> NdcgDifference:
-    """NDCG@10 of a model's seeds minus that of another model on the same task, paired by user."""
-    found = change(runs, others)
-    return NdcgDifference(against=against, ndcg=found.change, low=found.low, high=found.high)
+def margin(runs: Mapping[str, Sequence[Evaluation]]) -> result.Margin:
+    """The served order against the baseline with the highest NDCG@10 on the same task.
+
+    Args:
+        runs: Evaluations of each seed, by model.
+    """
+    ndcg = {
+        name: np.mean([value(run, "ndcg@10") for run in evaluations])
+        for name, evaluations in runs.items()
+        if name not in (result.SERVED, result.RETRIEVER)
+    }
+    best = max(ndcg, key=lambda name: ndcg[name])
+    found = change(runs[result.SERVED], runs[best])
+    return result.Margin(against=best, ndcg=Interval(found.change, found.low, found.high))
 
 
 def rank(model: Retriever, task: Task, events: int | None = None) -> Evaluation:
@@ -66,13 +100,25 @@ def rank(model: Retriever, task: Task, events: int | None = None) -> Evaluation:
     return rank_by(scorer(model, task, events), task)
 
 
-def rank_shuffled(model: Retriever, task: Task, seed: int) -> Evaluation:
-    """Rank a task's targets after histories in random order, to show what the order contributes."""
-    rng = np.random.default_rng(seed)
-    users = np.repeat(np.arange(task.n_users), task.seen.lengths)
-    order = np.lexsort((rng.random(len(users)), users))
-    shuffled = Histories(task.seen.offsets, task.seen.items[order])
-    return rank_by(DotProduct(encode_users(model, shuffled), model.item_vectors()), task)
+def rank_served(
+    model: Retriever, task: Task, events: int, ranked: FittedRanker | None = None
+) -> Evaluation:
+    """Rank a task's targets in the order that the server answers in.
+
+    The retriever reads the last `events` of a history, the ranker puts its first hundred items in
+    order, if there is one, and a user without a history gets the popular items.
+
+    Args:
+        model: Retriever that was fitted on the task.
+        task: Task whose targets are ranked.
+        events: Number of last events to read from each history.
+        ranked: Ranker that was fitted on the task, or None for the retriever's order.
+    """
+    retrieved = scorer(model, task, events)
+    score: Scorer = retrieved
+    if ranked:
+        score = reranker(ranked, retrieved.user_vectors, task.seen)
+    return rank_by(with_fallback(score, task.known, task.n_users, task.n_items), task)
 
 
 def with_history(evaluation: Evaluation, task: Task) -> Evaluation:
@@ -93,7 +139,7 @@ def item_inputs(ways: Sequence[str]) -> dict[str, bool]:
     return {way: ITEMS_BY[way] for way in ways}
 
 
-def item_choice(trained: Trained, ranks: Evaluation, task: Task) -> ItemChoice:
+def item_choice(trained: Trained, ranks: Evaluation, task: Task) -> result.ItemChoice:
     """Validation results of one way to represent items, also for targets that training hardly has.
 
     Args:
@@ -102,54 +148,108 @@ def item_choice(trained: Trained, ranks: Evaluation, task: Task) -> ItemChoice:
         task: Validation task.
     """
     rare = np.bincount(task.known.item, minlength=task.n_items)[ranks.target_item] < RARE
-    return ItemChoice(
-        ndcg=value(ranks, "ndcg@10"),
-        hitrate=value(ranks, "hitrate@10"),
-        ndcg_rare=value(ranks.restricted(rare), "ndcg@10") if rare.any() else 0.0,
+    found = quality([ranks])
+    return result.ItemChoice(
+        ndcg=found.ndcg,
+        hitrate=found.hitrate,
+        ndcg_rare=quality([ranks.restricted(rare)]).ndcg if rare.sum() >= MIN_TARGETS else None,
         rare_targets=int(rare.sum()),
         best_epoch=trained.best_epoch,
         seconds=float(trained.curve["seconds"].sum()),
     )
 
 
+def layer_choices(
+    trained: Mapping[int, Sequence[Trained]], ranks: Mapping[int, Sequence[Evaluation]]
+) -> list[result.LayerChoice]:
+    """Validation results of each number of layers against the best one, paired by user and seed.
+
+    Args:
+        trained: Retrievers of each seed by number of layers, trained for equally many epochs.
+        ranks: The validation targets ranked by each.
+    """
+    best = max(ranks, key=lambda layers: quality(ranks[layers]).ndcg.estimate)
+    choices = []
+    for layers, runs in trained.items():
+        curve = pd.concat([run.curve for run in runs]).groupby("epoch").mean()
+        choice = result.LayerChoice(
+            layers=layers,
+            ndcg=change(ranks[layers], ranks[best]),
+            best_epoch=int(curve["validation"].idxmax()),
+            seconds=float(curve["seconds"].sum()),
+        )
+        choices.append(choice)
+    return choices
+
+
+def enough_layers(choices: Sequence[result.LayerChoice]) -> result.LayerChoice:
+    """The fewest layers that keep NDCG@10 within `LAYERS_MARGIN` of the best candidate's."""
+    enough = [c for c in choices if c.ndcg.change >= -LAYERS_MARGIN * c.ndcg.base]
+    return min(enough, key=lambda choice: choice.layers)
+
+
 def read_fewer(
-    model: Retriever, task: Task, whole: Evaluation, numbers: Iterable[int]
-) -> list[Read]:
+    models: Sequence[Retriever], task: Task, whole: Sequence[Evaluation], numbers: Iterable[int]
+) -> list[result.Read]:
     """Quality by the number of last events read from each history, the whole window first.
 
     Args:
-        model: Fitted retriever.
+        models: Fitted retrievers, one for each seed.
         task: Validation task.
-        whole: The task's targets ranked by the model after the whole window.
+        whole: The task's targets ranked by each model after the whole window.
         numbers: Numbers of events to try; those not below the window are left out.
     """
-    window = model.config.window
+    window = models[0].config.window
     lengths = task.seen.lengths[task.targets.lengths > 0]
     reads = []
     for events in [window, *sorted({n for n in numbers if 0 < n < window}, reverse=True)]:
-        ranks = whole if events == window else rank(model, task, events)
-        read = Read(
+        ranks = [rank(model, task, events) for model in models] if events < window else whole
+        read = result.Read(
             events=events,
             mean=float(np.minimum(lengths, events).mean()),
-            ndcg_100=change([ranks], [whole], "ndcg@100"),
-            hitrate_100=change([ranks], [whole], "hitrate@100"),
+            ndcg=change(ranks, whole),
+            ndcg_100=change(ranks, whole, "ndcg@100"),
         )
         reads.append(read)
     return reads
 
 
-def enough_events(reads: Sequence[Read]) -> int:
+def enough_events(reads: Sequence[result.Read]) -> int:
     """Number of events to read, from the results of `read_fewer`.
 
-    From the whole window down, the fewest that keep NDCG@100 and HitRate@100 within `READ_MARGIN`
-    of the whole window's, at the lower end of the paired interval.
+    From the whole window down, the fewest that keep NDCG@10 within `READ_MARGIN` of the whole
+    window's, at the lower end of the paired interval.
     """
     enough = reads[0]
     for fewer in reads[1:]:
-        if any(c.low < -READ_MARGIN * c.base for c in (fewer.ndcg_100, fewer.hitrate_100)):
+        if fewer.ndcg.low <= -READ_MARGIN * fewer.ndcg.base:
             break
         enough = fewer
     return enough.events
+
+
+def ranker_pays(changes: Iterable[Change]) -> bool:
+    """Whether a ranker raises validation NDCG@10 on every data set, at the interval's lower end."""
+    return all(c.low > 0 for c in changes)
+
+
+def answer(margins: Mapping[str, Mapping[str, result.Margin]]) -> str:
+    """Where the served order beats the best baseline and where it does not, in sentences.
+
+    Args:
+        margins: Margins by data set and task.
+    """
+    cases: dict[str, list[str]] = {}
+    for name, by_task in margins.items():
+        for task, found in by_task.items():
+            ndcg, sides = found.ndcg, ("the served order", f"{found.against}, the best baseline,")
+            winner, loser = sides if ndcg.estimate > 0 else sides[::-1]
+            verb = "beats" if ndcg.low > 0 or ndcg.high < 0 else "is ahead, but not surely, of"
+            shown = f"{ndcg.estimate:+.4f}, {ndcg.low:+.4f} to {ndcg.high:+.4f}"
+            said = f"{winner[0].upper()}{winner[1:]} {verb} {loser}"
+            cases.setdefault(said, []).append(f"{name}, {task.replace('_', ' ')} ({shown})")
+    sentences = [f"{said} on {'; '.join(where)}." for said, where in cases.items()]
+    return " ".join([*sentences, "Differences of NDCG@10 are paired by user, with 95 % intervals."])
 
 
 def variants(
@@ -173,8 +273,6 @@ def variants(
         "id_alone": (replace(model, content=False), training),
         "absolute_positions": (replace(model, positions="absolute"), training),
         "half_window": (replace(model, window=model.window // 2), training),
-        "one_layer": (replace(model, layers=1), training),
-        "twice_layers": (replace(model, layers=2 * model.layers), training),
     }
     if unknown := [name for name in names if name not in every]:
         raise TrainingError(
@@ -241,6 +339,6 @@ def rank_frame(runs: Mapping[str, Mapping[str, Sequence[Evaluation]]]) -> pd.Dat
     )[["task", "model", "run", "user", "item", "rank"]]
 
 
-def _over_seeds(runs: Sequence[Evaluation], name: str) -> np.ndarray:
-    """A metric's value for each user, the mean over the seeds, float64 (m,)."""
-    return np.mean([values(run, name).values for run in runs], axis=0)
+def _by_seed(runs: Sequence[Evaluation], name: str) -> np.ndarray:
+    """A metric's value of each seed for each user, float64 (seeds, users)."""
+    return np.stack([values(run, name).values for run in runs])

@@ -1,52 +1,59 @@
-"""Chapter 02: how good the retriever and the ranker are against honest baselines."""
+"""Chapter 02: how good the served order is against honest baselines, on two data sets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nanorecsys.data.load import DEFAULT_DATASET
+from nanorecsys.data.registry import DEFAULT_DATASET, SECOND_DATASET
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.claims import Claim, Target
-from nanorecsys.training.result import RETRIEVER, TrainingResult
+from nanorecsys.study.spread import Interval
+from nanorecsys.training.result import LAST_TEN, LEAVE_ONE_OUT, WITH_HISTORY, TrainingResult
 
 NEEDS = ("01_data",)
 Result = TrainingResult
-Value = Callable[[TrainingResult], float | None]
-LEAVE_ONE_OUT, LAST_TEN = "leave_one_out", "last_10"
+Values = Mapping[str, Interval]
+Reader = Callable[[TrainingResult], Values]
 
 
-def _study_shape(value: Value) -> Value:
-    """A figure that is claimed only for the study shape on the bundled data."""
-    return lambda r: value(r) if r.dataset == DEFAULT_DATASET and r.is_study_shape else None
+def _at_study_size(read: Reader) -> Callable[[TrainingResult], Values | None]:
+    """Values only of a run of the findings' size: the study shape, on both bundled data sets."""
+
+    def checked(result: TrainingResult) -> Values | None:
+        both = result.quality.keys() == {DEFAULT_DATASET, SECOND_DATASET}
+        measured = both and result.dataset == DEFAULT_DATASET and result.is_study_shape
+        return read(result) if measured else None
+
+    return checked
 
 
-CLAIMS = (
-    Claim(
-        id="training.hitrate",
-        statement="The retriever of the study shape reaches HitRate@10 0.155 on the bundled data, "
-        "leave-one-out.",
-        value=_study_shape(lambda r: r.quality[LEAVE_ONE_OUT][RETRIEVER].hitrate),
-        unit="",
-        target=Target(">=", 0.155, limit=0.135),
-        original="0.287 on ML-20M",
-    ),
-    Claim(
-        id="training.last_ten",
-        statement="On the last ten events its NDCG@10 is above the best baseline's: the paired "
-        "interval excludes zero.",
-        value=_study_shape(lambda r: r.margin[LAST_TEN].low if LAST_TEN in r.margin else None),
-        unit="",
-        target=Target(">", 0.0),
-    ),
-    Claim(
-        id="training.cold_start",
-        statement="With all item ids masked the ranker has at least twice popularity's HitRate@10.",
-        value=_study_shape(lambda r: r.ranker.cold_over_popularity),
-        unit="x",
-        target=Target(">=", 2.0),
-        original="HitRate@10 0.155 on ML-20M",
-    ),
-)
+def _margins(task: str) -> Reader:
+    """NDCG@10 of the served order minus the best baseline's, by data set."""
+    return lambda r: {name: m[task].ndcg for name, m in r.margin.items() if task in m}
+
+
+def _events_read(result: TrainingResult) -> Values:
+    """Relative change of NDCG@10 by reading fewer events; none if the whole window is read."""
+    if result.events_read == result.reads[0].events:
+        return {}
+    return {
+        name: Interval(c.change / c.base, c.low / c.base, c.high / c.base)
+        for name, c in result.events_change.items()
+    }
+
+
+def _ranker(result: TrainingResult) -> Values:
+    """NDCG@10 of the ranker's order minus that of the order that it got, by data set."""
+    return {name: Interval(c.change, c.low, c.high) for name, c in result.ranker_change.items()}
+
+
+READERS = {
+    "leave_one_out": _margins(LEAVE_ONE_OUT),
+    "last_ten": _margins(LAST_TEN),
+    "temporal": _margins(WITH_HISTORY),
+    "events_read": _events_read,
+    "ranker": _ranker,
+}
+FINDINGS = {name: _at_study_size(read) for name, read in READERS.items()}
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:

@@ -221,25 +221,6 @@ def reranker(
     return score
 
 
-def cold_scorer(fitted: FittedRanker, user_vectors: np.ndarray) -> Scorer:
-    """Score the whole catalogue by the ranker, with every item as if it were new.
-
-    Args:
-        fitted: Ranker and its inputs.
-        user_vectors: User vectors of the retriever, float32 (n_users, D).
-    """
-    everything = torch.arange(len(fitted.items.vectors))[None]
-    masked = torch.ones_like(everything, dtype=torch.bool)
-    inputs = fitted.items.read(everything, masked)  # (1, n_items, ...)
-
-    @torch.inference_mode()
-    def score(users: np.ndarray) -> np.ndarray:
-        one_by_one = torch.from_numpy(user_vectors[users]).split(1)
-        return torch.cat([fitted.ranker(user, *inputs) for user in one_by_one]).numpy()
-
-    return score
-
-
 def events_of(histories: Histories, users: np.ndarray) -> tuple[Tensor, Tensor]:
     """All events of some users: position in `users` and item, two int64 (n,)."""
     row, event = expand(histories.offsets[users], histories.offsets[users + 1])

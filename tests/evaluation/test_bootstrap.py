@@ -50,3 +50,23 @@ def test_a_mean_without_weights_is_refused():
         mean_interval(np.ones(2), np.zeros(2))
     with pytest.raises(EvaluationError, match="none of 0 values"):
         mean_interval(np.ones(0))
+
+
+def test_seeds_are_resampled_with_the_users():
+    rng = np.random.default_rng(0)
+    values = rng.random((1, 300)) + np.array([[-0.2], [0.0], [0.2]])
+    found, alone = mean_interval(values), mean_interval(values.mean(axis=0))
+    assert found.estimate == pytest.approx(alone.estimate) == pytest.approx(values.mean())
+    # The variance of the mean over three drawn seeds, and of the users as for one seed.
+    width = np.sqrt(values.mean(axis=1).var() / 3 + values.mean(axis=0).var() / 300)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * width, rel=0.1)
+    assert found.high - found.low > 3 * (alone.high - alone.low)
+    assert mean_interval(values[:1]) == mean_interval(values[0])
+
+
+def test_few_users_get_an_interval_as_wide_as_students():
+    for m, tolerance in ((12, 0.08), (400, 0.05)):
+        values = np.random.default_rng(1).normal(size=m)
+        found = mean_interval(values, resamples=20_000)
+        half = scipy.stats.t.ppf(0.975, m - 1) * values.std(ddof=1) / np.sqrt(m)
+        assert (found.high - found.low) / 2 == pytest.approx(half, rel=tolerance)

@@ -1,37 +1,44 @@
-"""Quality over seeds, margins, the number of events to read, ties, variants."""
+"""Quality over seeds, margins, choices of layers and events, the served order, ties, variants."""
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from nanorecsys.data import Histories, Interactions, leave_one_out
-from nanorecsys.evaluation import Change, DotProduct, evaluate, make_task, value
+from nanorecsys.data import TEST, Dataset, Histories, Interactions, Split, leave_one_out
+from nanorecsys.data.prepared import Prepared
+from nanorecsys.evaluation import Change, DotProduct, evaluate, make_task, mean_interval, value
+from nanorecsys.evaluation.metrics import example
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
+from nanorecsys.study.spread import Interval
 from nanorecsys.training import analysis
 from nanorecsys.training.errors import TrainingError
-from nanorecsys.training.fit import encode_users, fit_retriever
+from nanorecsys.training.fit import encode_users, fit_retriever, scorer
 from nanorecsys.training.loop import Trained
-from nanorecsys.training.result import NdcgDifference, Read
+from nanorecsys.training.ranker import RankerTraining, fit_ranker, reranker
+from nanorecsys.training.result import RETRIEVER, SERVED, LayerChoice, Margin, Read
 from tests.training.sequences import SHORT, SMALL, titles, walks
+
+TINY = RetrieverConfig(d=8, layers=1, heads=2, hidden=8, window=6, dropout=0.0, content=False)
+
+
+def events_of(users=40, items=30, length=8):
+    rng = np.random.default_rng(0)
+    item = np.concatenate([rng.choice(items, length, replace=False) for _ in range(users)])
+    return Interactions(
+        np.repeat(np.arange(users, dtype=np.int32), length),
+        item.astype(np.int32),
+        np.ones(users * length, np.float32),
+        np.tile(np.arange(length), users),
+    )
 
 
 @pytest.fixture(scope="module")
 def task():
-    rng = np.random.default_rng(0)
-    users, items = 40, 30
-    rows = [
-        (u, i, t) for u in range(users) for t, i in enumerate(rng.choice(items, 8, replace=False))
-    ]
-    user, item, time = (np.array(column) for column in zip(*rows, strict=True))
-    interactions = Interactions(
-        user.astype(np.int32),
-        item.astype(np.int32),
-        np.ones(len(user), np.float32),
-        time.astype(np.int64),
-    )
+    interactions = events_of()
     return make_task(interactions, leave_one_out(interactions), "test")
 
 
@@ -43,59 +50,186 @@ def run(task, seed):
     return evaluate(DotProduct(users, items), task.targets, task.seen, task.n_items)
 
 
+def model_of(task, seed=0):
+    torch.manual_seed(seed)
+    return Retriever(TINY, np.ones(task.n_items, bool)).eval()
+
+
 def test_quality_is_the_mean_over_the_seeds(task):
     runs = [run(task, seed) for seed in range(3)]
     found = analysis.quality(runs)
-    assert found.ndcg == pytest.approx(np.mean([value(r, "ndcg@10") for r in runs]))
-    assert found.hitrate == pytest.approx(np.mean([value(r, "hitrate@10") for r in runs]))
-    assert found.ndcg_low < found.ndcg < found.ndcg_high
+    assert found.ndcg.estimate == pytest.approx(np.mean([value(r, "ndcg@10") for r in runs]))
+    assert found.hitrate.estimate == pytest.approx(np.mean([value(r, "hitrate@10") for r in runs]))
+    assert found.ndcg.low < found.ndcg.estimate < found.ndcg.high
     assert (found.users, found.seeds) == (40, 3)
 
 
-def test_a_difference_is_paired(task):
+def test_a_change_is_paired_by_user_and_seed(task):
     one, other = run(task, 0), run(task, 1)
-    assert analysis.difference([one], [one], "itself") == NdcgDifference(
-        against="itself", ndcg=0.0, low=0.0, high=0.0
+    base = value(one, "ndcg@10")
+    assert analysis.change([one], [one]) == Change(base=base, change=0.0, low=0.0, high=0.0)
+    found = analysis.change([one, other], [one, other])
+    assert (found.change, found.low, found.high) == (0, 0, 0)
+    crossed = analysis.change([one, other], [other, one])
+    assert crossed.change == pytest.approx(0)
+    assert crossed.low < 0 < crossed.high
+
+
+def test_ten_targets_of_a_user_are_one_draw():
+    found, missed = list(range(1, 11)), list(range(101, 111))
+    one, other = example(*[found] * 5, *[missed] * 15), example(*[missed] * 20)
+    change = analysis.change([one], [other])
+    by_user = mean_interval(np.repeat([1.0, 0.0], [5, 15]))
+    assert (change.change, change.low, change.high) == msgspec.structs.astuple(by_user)
+
+
+def test_the_margin_is_against_the_best_baseline_and_no_model_of_ours(task):
+    runs = {name: [run(task, seed)] for seed, name in enumerate("abc")}
+    best = max(runs, key=lambda name: value(runs[name][0], "ndcg@10"))
+    worst = min(runs, key=lambda name: value(runs[name][0], "ndcg@10"))
+    ours = {SERVED: runs[worst], RETRIEVER: runs[best]}
+    found = analysis.margin({**ours, **runs})
+    assert found.against == best
+    expected = value(runs[worst][0], "ndcg@10") - value(runs[best][0], "ndcg@10")
+    assert found.ndcg.estimate == pytest.approx(expected)
+    assert found.ndcg.low < expected < found.ndcg.high
+
+
+def margin(against, low, high):
+    return Margin(against=against, ndcg=Interval((low + high) / 2, low, high))
+
+
+def test_the_answer_names_a_baseline_that_wins():
+    said = analysis.answer(
+        {
+            "small": {"leave_one_out": margin("EASE", 0.01, 0.03), "last_10": margin("EASE", 0, 1)},
+            "large": {
+                "leave_one_out": margin("Markov", -0.03, -0.01),
+                "last_10": margin("Markov", -0.03, 0.01),
+            },
+        }
     )
-    found = analysis.difference([one], [other], "other")
-    assert found.ndcg == pytest.approx(value(one, "ndcg@10") - value(other, "ndcg@10"))
-    assert found.low < found.ndcg < found.high
+    ours, theirs = "The served order", "Markov, the best baseline,"
+    shown = "(+0.0200, +0.0100 to +0.0300)"
+    assert f"{ours} beats EASE, the best baseline, on small, leave one out {shown}." in said
+    assert f"{ours} is ahead, but not surely, of EASE, the best baseline, on small, last 10" in said
+    assert f"{theirs} beats the served order on large, leave one out (-0.0200," in said
+    assert f"{theirs} is ahead, but not surely, of the served order on large, last 10" in said
+
+
+def test_a_user_without_a_history_is_served_the_popular_items():
+    events = events_of()
+    part = leave_one_out(events).part
+    part[events.user == 3] = TEST  # nothing of this user is known
+    task = make_task(events, Split("a new user", part, ""), "test")
+    model = model_of(task)
+    served = analysis.rank_served(model, task, events=2)
+    counts = np.bincount(task.known.item, minlength=task.n_items)
+    assert served.top[3].tolist() == np.argsort(-counts, kind="stable").tolist()
+    retrieved = analysis.rank(model, task, 2)
+    others = served.users != 3
+    np.testing.assert_array_equal(served.top[others], retrieved.top[others])
+    assert served.top[3].tolist() != retrieved.top[3].tolist()
+
+
+def test_the_served_order_is_the_rankers_after_the_events_that_are_read():
+    events = walks(n_users=60)
+    task = make_task(events, leave_one_out(events), "test")
+    short = replace(SHORT, epochs=1, learning_rate=3e-4)  # leaves something to improve
+    model = fit_retriever(task, titles(), replace(SMALL, content=True), short).model
+    ranked = fit_ranker(
+        model,
+        task,
+        titles(),
+        RankerTraining(depth=10, mined=6, uniform=4, epochs=8, batch_lists=64),
+    )
+    served = analysis.rank_served(model, task, 4, ranked)
+    by_hand = reranker(ranked, scorer(model, task, 4).user_vectors, task.seen)
+    expected = evaluate(by_hand, task.targets, task.seen, task.n_items)
+    np.testing.assert_array_equal(served.rank, expected.rank)
+    assert not np.array_equal(served.rank, analysis.rank_served(model, task, 4).rank)
+
+
+def test_splits_begin_with_leave_one_out_and_know_the_last_ten():
+    events = events_of(users=3, items=60, length=30)
+    dataset = Dataset("some", events, pd.DataFrame(), pd.DataFrame())
+    prepared = Prepared(dataset, {"leave_one_out": leave_one_out(events)})
+    assert list(analysis.splits_of(prepared, ["last_10"])) == ["leave_one_out", "last_10"]
+    with pytest.raises(TrainingError, match=r"(?s)no split 'last_20'.*leave_one_out, last_10"):
+        analysis.splits_of(prepared, ["last_20"])
 
 
 def test_fewer_events_are_the_last_ones_and_the_seen_stay_left_out(task):
-    torch.manual_seed(0)
-    config = RetrieverConfig(d=8, layers=1, heads=2, hidden=8, window=6, dropout=0.0, content=False)
-    model = Retriever(config, np.ones(task.n_items, bool)).eval()
-    reads = analysis.read_fewer(model, task, analysis.rank(model, task), [2, 4, 6, 9, 0])
+    models = [model_of(task, seed) for seed in range(2)]
+    whole = [analysis.rank(model, task) for model in models]
+    reads = analysis.read_fewer(models, task, whole, [2, 4, 6, 9, 0])
     assert [r.events for r in reads] == [6, 4, 2]
     assert [r.mean for r in reads] == [6, 4, 2]  # every history has seven
-    assert reads[0].ndcg_100.change == reads[0].ndcg_100.low == reads[0].ndcg_100.high == 0
+    assert reads[0].ndcg.change == reads[0].ndcg.low == reads[0].ndcg.high == 0
     last_two = task.seen.offsets[1:, None] - np.array([2, 1])
     short = Histories(2 * np.arange(task.n_users + 1), task.seen.items[last_two.ravel()])
-    scores = DotProduct(encode_users(model, short), model.item_vectors())
-    by_hand = evaluate(scores, task.targets, task.seen, task.n_items)
-    assert reads[2].ndcg_100.base == reads[0].ndcg_100.base
-    assert reads[2].ndcg_100.change == pytest.approx(
-        value(by_hand, "ndcg@100") - reads[0].ndcg_100.base
-    )
-    assert reads[2].hitrate_100.base + reads[2].hitrate_100.change == 1  # 100 covers all 30 items
+    by_hand = []
+    for model in models:
+        scores = DotProduct(encode_users(model, short), model.item_vectors())
+        by_hand.append(evaluate(scores, task.targets, task.seen, task.n_items))
+    for found, metric in ((reads[2].ndcg, "ndcg@10"), (reads[2].ndcg_100, "ndcg@100")):
+        assert found.base == pytest.approx(np.mean([value(w, metric) for w in whole]))
+        assert found.base + found.change == pytest.approx(
+            np.mean([value(e, metric) for e in by_hand])
+        )
 
 
 def read(events, low=0.0, low_100=0.0):
-    ndcg, hits = (
-        Change(base=v, change=0.0, low=low, high=0.01) for v, low in ((0.1, low), (0.4, low_100))
+    ndcg, ndcg_100 = (
+        Change(base=v, change=0.0, low=low, high=0.01) for v, low in ((0.1, low), (0.2, low_100))
     )
-    return Read(events=events, mean=events, ndcg_100=ndcg, hitrate_100=hits)
+    return Read(events=events, mean=events, ndcg=ndcg, ndcg_100=ndcg_100)
 
 
-def test_enough_events_are_the_fewest_down_to_which_both_metrics_hold():
+def test_enough_events_are_the_fewest_down_to_which_ndcg_at_10_holds():
     whole, good = read(200), read(100, low=-0.004)
     assert analysis.enough_events([whole, good, read(50, low=-0.0049), read(20, low=-0.006)]) == 50
-    assert (
-        analysis.enough_events([whole, good, read(50, low_100=-0.021), read(20)]) == 100
-    )  # none beyond the first
-    assert analysis.enough_events([whole, read(100, low=-0.0051)]) == 200
+    assert analysis.enough_events([whole, read(100, low=-0.0051), read(50)]) == 200  # none beyond
+    assert analysis.enough_events([whole, read(100, low_100=-0.2)]) == 100  # for information only
     assert analysis.enough_events([whole]) == 200
+
+
+def layers(count, change, low=-1.0):
+    ndcg = Change(base=0.1, change=change, low=low, high=1.0)
+    return LayerChoice(layers=count, ndcg=ndcg, best_epoch=3, seconds=1.0)
+
+
+def test_enough_layers_are_the_fewest_within_two_percent_of_the_best():
+    best, close, far = layers(4, 0.0), layers(2, -0.0019), layers(1, -0.0021)
+    assert analysis.enough_layers([far, close, best]).layers == 2
+    assert analysis.enough_layers([far, best]).layers == 4
+    assert analysis.enough_layers([layers(1, 0.0), layers(4, -0.001)]).layers == 1
+
+
+def test_layers_are_compared_over_all_seeds_and_stop_at_the_mean_curves_best_epoch(task):
+    ranks = {1: [run(task, 0), run(task, 1)], 2: [run(task, 2), run(task, 3)]}
+    model = model_of(task)
+
+    def trained(*validation):
+        curve = pd.DataFrame({"epoch": [1, 2], "seconds": [2.0, 4.0], "validation": validation})
+        return Trained(model, curve, best_epoch=int(np.argmax(validation)) + 1)
+
+    fitted = {1: [trained(0.3, 0.1), trained(0.1, 0.2)], 2: [trained(0.1, 0.2)] * 2}
+    found = {c.layers: c for c in analysis.layer_choices(fitted, ranks)}
+    mean = {n: np.mean([value(r, "ndcg@10") for r in runs]) for n, runs in ranks.items()}
+    best = max(mean, key=lambda n: mean[n])
+    for n, choice in found.items():
+        assert choice.ndcg.base == pytest.approx(mean[best])
+        assert choice.ndcg.base + choice.ndcg.change == pytest.approx(mean[n])
+    assert (found[best].ndcg.low, found[best].ndcg.high) == (0, 0)
+    assert [found[n].best_epoch for n in (1, 2)] == [1, 2]
+    assert found[1].seconds == 6.0
+
+
+def test_a_ranker_pays_only_where_every_interval_is_above_zero():
+    better, unsure = (Change(base=0.1, change=0.01, low=low, high=0.02) for low in (0.001, 0.0))
+    assert analysis.ranker_pays([better, better])
+    assert not analysis.ranker_pays([better, unsure])
 
 
 def test_the_other_tie_rule_changes_tied_targets_only():
@@ -130,22 +264,23 @@ def test_variants_change_one_configuration_each():
         "gbce": (SMALL, replace(SHORT, loss="gbce")),
         "half_window": (replace(SMALL, window=4), SHORT),
     }
-    assert len(analysis.variants(SMALL, SHORT, [])) == 11
+    assert len(analysis.variants(SMALL, SHORT, [])) == 9
 
 
-def test_an_item_choice_also_judges_rare_targets_alone(monkeypatch, task):
+def test_an_item_choice_also_judges_rare_targets_alone_if_there_are_enough(monkeypatch, task):
     monkeypatch.setattr(analysis, "RARE", 9)
     ranks = run(task, 0)
-    model = Retriever(
-        RetrieverConfig(d=8, layers=1, heads=2, hidden=8, content=False), np.ones(30, bool)
-    )
     curve = pd.DataFrame({"seconds": [2.0, 3.0]})
-    found = analysis.item_choice(Trained(model, curve, best_epoch=1), ranks, task)
+    trained = Trained(model_of(task), curve, best_epoch=1)
     counts = np.bincount(task.known.item, minlength=30)
     rare = ranks.restricted(counts[ranks.target_item] < analysis.RARE)
-    assert found.ndcg == value(ranks, "ndcg@10")
-    assert (found.rare_targets, found.ndcg_rare) == (len(rare.rank), value(rare, "ndcg@10"))
+    monkeypatch.setattr(analysis, "MIN_TARGETS", len(rare.rank))
+    found = analysis.item_choice(trained, ranks, task)
+    assert found.ndcg == analysis.quality([ranks]).ndcg
+    assert (found.rare_targets, found.ndcg_rare) == (len(rare.rank), analysis.quality([rare]).ndcg)
     assert (found.best_epoch, found.seconds) == (1, 5.0)
+    monkeypatch.setattr(analysis, "MIN_TARGETS", len(rare.rank) + 1)
+    assert analysis.item_choice(trained, ranks, task).ndcg_rare is None
 
 
 @pytest.mark.parametrize("ways", [[], ["id and context"]])
@@ -157,11 +292,11 @@ def test_an_unknown_way_to_represent_items_is_named_with_those_that_exist(ways):
 def test_a_variant_is_fitted_with_every_seed():
     events = walks()
     task = make_task(events, leave_one_out(events), "validation")
-    variants = analysis.variants(SMALL, replace(SHORT, epochs=1), ["one_layer"])
+    variants = analysis.variants(SMALL, replace(SHORT, epochs=1), ["half_window"])
     found = analysis.ablate(task, titles(), variants, seeds=[0, 1])
-    assert found["variant"].tolist() == ["base", "base", "one_layer", "one_layer"]
+    assert found["variant"].tolist() == ["base", "base", "half_window", "half_window"]
     assert found["seed"].tolist() == [0, 1, 0, 1]
-    one_layer = fit_retriever(
-        task, titles(), replace(SMALL, layers=1), replace(SHORT, epochs=1, seed=1)
+    half_window = fit_retriever(
+        task, titles(), replace(SMALL, window=4), replace(SHORT, epochs=1, seed=1)
     )
-    assert found["ndcg"].iloc[3] == value(analysis.rank(one_layer.model, task), "ndcg@10")
+    assert found["ndcg"].iloc[3] == value(analysis.rank(half_window.model, task), "ndcg@10")

@@ -12,7 +12,7 @@ from nanorecsys.models.errors import ModelError
 from nanorecsys.models.ranker import POPULARITY, load_ranker, save_ranker
 from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import encode_users, fit_retriever, scorer
-from nanorecsys.training.ranker import RankerTraining, cold_scorer, draw, fit_ranker, mine, reranker
+from nanorecsys.training.ranker import RankerTraining, draw, fit_ranker, mine, reranker
 from tests.training.sequences import SHORT, SMALL, titles, walks
 
 EVENTS = walks(n_users=80)
@@ -108,14 +108,6 @@ def test_masked_items_are_read_as_unknown(fitted):
     assert fitted.items.features[3, POPULARITY] > 0  # reading changed a copy
 
 
-def test_cold_items_are_told_apart_by_content(retriever, fitted):
-    users = scorer(retriever, TASK).user_vectors
-    cold = cold_scorer(fitted, users)
-    assert cold(np.array([0, 1], np.int32)).shape == (2, 30)
-    # Content names pairs of neighbours; chance is .26.
-    assert quality(cold) > 0.4
-
-
 def test_same_seed_same_ranker(retriever, fitted):
     repeated = fit_ranker(retriever, TASK, titles(), TRAINING)
     assert repeated.curve.equals(fitted.curve)
@@ -131,10 +123,8 @@ def test_saved_and_loaded_scores_the_same(retriever, fitted, tmp_path):
     save_ranker(path, fitted)
     loaded = load_ranker(path)
     users, task_users = scorer(retriever, TASK).user_vectors, np.arange(4, dtype=np.int32)
-    for score in (cold_scorer, lambda ranker, vectors: reranker(ranker, vectors, TASK.seen)):
-        np.testing.assert_array_equal(
-            score(loaded, users)(task_users), score(fitted, users)(task_users)
-        )
+    scores = [reranker(ranker, users, TASK.seen)(task_users) for ranker in (loaded, fitted)]
+    np.testing.assert_array_equal(*scores)
     assert loaded.genres == fitted.genres == ("g0", "g1", "g2")
     assert loaded.curve.equals(fitted.curve)
     path.write_bytes(path.read_bytes()[:-500])
