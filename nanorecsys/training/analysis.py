@@ -85,12 +85,8 @@ def margin(runs: Mapping[str, Sequence[Evaluation]]) -> result.Margin:
     Args:
         runs: Evaluations of each seed, by model.
     """
-    ndcg = {
-        name: np.mean([value(run, "ndcg@10") for run in evaluations])
-        for name, evaluations in runs.items()
-        if name not in (result.SERVED, result.RETRIEVER)
-    }
-    best = max(ndcg, key=lambda name: ndcg[name])
+    baselines = [name for name in runs if name not in (result.SERVED, result.RETRIEVER)]
+    best = max(baselines, key=lambda name: _by_seed(runs[name], "ndcg@10").mean())
     found = change(runs[result.SERVED], runs[best])
     return result.Margin(against=best, ndcg=Interval(found.change, found.low, found.high))
 
@@ -115,10 +111,10 @@ def rank_served(
         ranked: Ranker that was fitted on the task, or None for the retriever's order.
     """
     retrieved = scorer(model, task, events)
-    score: Scorer = retrieved
+    ordered: Scorer = retrieved
     if ranked:
-        score = reranker(ranked, retrieved.user_vectors, task.seen)
-    return rank_by(with_fallback(score, task.known, task.n_users, task.n_items), task)
+        ordered = reranker(ranked, retrieved.user_vectors, task.seen)
+    return rank_by(with_fallback(ordered, task.known, task.n_users, task.n_items), task)
 
 
 def with_history(evaluation: Evaluation, task: Task) -> Evaluation:
@@ -168,18 +164,20 @@ def layer_choices(
         trained: Retrievers of each seed by number of layers, trained for equally many epochs.
         ranks: The validation targets ranked by each.
     """
-    best = max(ranks, key=lambda layers: quality(ranks[layers]).ndcg.estimate)
-    choices = []
-    for layers, runs in trained.items():
-        curve = pd.concat([run.curve for run in runs]).groupby("epoch").mean()
-        choice = result.LayerChoice(
+    best = max(ranks, key=lambda layers: _by_seed(ranks[layers], "ndcg@10").mean())
+    curves = {
+        layers: pd.concat([run.curve for run in runs]).groupby("epoch").mean()
+        for layers, runs in trained.items()
+    }
+    return [
+        result.LayerChoice(
             layers=layers,
             ndcg=change(ranks[layers], ranks[best]),
             best_epoch=int(curve["validation"].idxmax()),
             seconds=float(curve["seconds"].sum()),
         )
-        choices.append(choice)
-    return choices
+        for layers, curve in curves.items()
+    ]
 
 
 def enough_layers(choices: Sequence[result.LayerChoice]) -> result.LayerChoice:
@@ -201,17 +199,17 @@ def read_fewer(
     """
     window = models[0].config.window
     lengths = task.seen.lengths[task.targets.lengths > 0]
-    reads = []
-    for events in [window, *sorted({n for n in numbers if 0 < n < window}, reverse=True)]:
-        ranks = [rank(model, task, events) for model in models] if events < window else whole
-        read = result.Read(
-            events=events,
-            mean=float(np.minimum(lengths, events).mean()),
-            ndcg=change(ranks, whole),
-            ndcg_100=change(ranks, whole, "ndcg@100"),
+    fewer = sorted({n for n in numbers if 0 < n < window}, reverse=True)
+    ranks = {n: [rank(model, task, n) for model in models] for n in fewer}
+    return [
+        result.Read(
+            events=n,
+            mean=float(np.minimum(lengths, n).mean()),
+            ndcg=change(found, whole),
+            ndcg_100=change(found, whole, "ndcg@100"),
         )
-        reads.append(read)
-    return reads
+        for n, found in ({window: whole} | ranks).items()
+    ]
 
 
 def enough_events(reads: Sequence[result.Read]) -> int:
@@ -242,11 +240,11 @@ def answer(margins: Mapping[str, Mapping[str, result.Margin]]) -> str:
     cases: dict[str, list[str]] = {}
     for name, by_task in margins.items():
         for task, found in by_task.items():
-            ndcg, sides = found.ndcg, ("the served order", f"{found.against}, the best baseline,")
-            winner, loser = sides if ndcg.estimate > 0 else sides[::-1]
-            verb = "beats" if ndcg.low > 0 or ndcg.high < 0 else "is ahead, but not surely, of"
+            ndcg, verb = found.ndcg, "neither surely beats nor surely loses to"
+            if ndcg.low > 0 or ndcg.high < 0:
+                verb = "beats" if ndcg.low > 0 else "loses to"
+            said = f"The served order {verb} {found.against}, the best baseline,"
             shown = f"{ndcg.estimate:+.4f}, {ndcg.low:+.4f} to {ndcg.high:+.4f}"
-            said = f"{winner[0].upper()}{winner[1:]} {verb} {loser}"
             cases.setdefault(said, []).append(f"{name}, {task.replace('_', ' ')} ({shown})")
     sentences = [f"{said} on {'; '.join(where)}." for said, where in cases.items()]
     return " ".join([*sentences, "Differences of NDCG@10 are paired by user, with 95 % intervals."])
