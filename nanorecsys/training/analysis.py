@@ -151,7 +151,6 @@ def item_choice(trained: Trained, ranks: Evaluation, task: Task) -> result.ItemC
         ndcg_rare=quality([ranks.restricted(rare)]).ndcg if rare.sum() >= MIN_TARGETS else None,
         rare_targets=int(rare.sum()),
         best_epoch=trained.best_epoch,
-        seconds=float(trained.curve["seconds"].sum()),
     )
 
 
@@ -240,14 +239,14 @@ def answer(margins: Mapping[str, Mapping[str, result.Margin]]) -> str:
     cases: dict[str, list[str]] = {}
     for name, by_task in margins.items():
         for task, found in by_task.items():
-            ndcg, verb = found.ndcg, "neither surely beats nor surely loses to"
-            if ndcg.low > 0 or ndcg.high < 0:
-                verb = "beats" if ndcg.low > 0 else "loses to"
-            said = f"The served order {verb} {found.against}, the best baseline,"
-            shown = f"{ndcg.estimate:+.4f}, {ndcg.low:+.4f} to {ndcg.high:+.4f}"
-            cases.setdefault(said, []).append(f"{name}, {task.replace('_', ' ')} ({shown})")
-    sentences = [f"{said} on {'; '.join(where)}." for said, where in cases.items()]
-    return " ".join([*sentences, "Differences of NDCG@10 are paired by user, with 95 % intervals."])
+            verb = "neither surely beats nor surely loses to"
+            if found.ndcg.low > 0 or found.ndcg.high < 0:
+                verb = "beats" if found.ndcg.low > 0 else "loses to"
+            said = f"On {name} the served order {verb} {found.against}, the best baseline, under"
+            cases.setdefault(said, []).append(task.replace("_", " "))
+    sentences = [f"{said} {'; '.join(where)}." for said, where in cases.items()]
+    sure = "A difference is sure where the 95 % interval of NDCG@10, paired by user, excludes zero."
+    return " ".join([*sentences, sure])
 
 
 def variants(

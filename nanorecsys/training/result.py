@@ -39,7 +39,6 @@ class ItemChoice(msgspec.Struct, frozen=True, kw_only=True):
     ndcg_rare: Interval | None
     rare_targets: int
     best_epoch: int
-    seconds: float
 
 
 class LayerChoice(msgspec.Struct, frozen=True, kw_only=True):
