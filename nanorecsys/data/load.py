@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import json
-import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,9 +27,6 @@ from nanorecsys.data.read import (
 from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, fetch
 
 TABLE_SUFFIXES = (".csv", ".dat", ".parquet", ".tsv", ".inter", ".data")
-TABLE_FILE = re.compile(
-    rf".*({'|'.join(map(re.escape, TABLE_SUFFIXES))})(\.gz|\.bz2|\.zst)?", re.IGNORECASE
-)
 
 
 def load_dataset(
@@ -79,7 +75,7 @@ def _load(name: str, path: Path, columns: str | None, duplicates: str) -> Datase
     sources, movies = [DataFile(str(path), path)], None
     if path.is_dir() or path.suffix.lower() == ".zip":
         sources, movies = find_events(path, columns)
-    elif not TABLE_FILE.fullmatch(path.name):
+    elif not {suffix.lower() for suffix in path.suffixes} & set(TABLE_SUFFIXES):
         raise DataError(
             f"{path}: expected a folder, or a file that ends in .zip, {', '.join(TABLE_SUFFIXES)}",
             "Convert it, or give it the ending of its format.",

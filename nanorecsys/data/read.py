@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -32,6 +32,7 @@ LATEST_TIMESTAMP = 4_102_444_800
 EARLIEST_LIKELY = 315_532_800
 FINER_UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+REQUIRED_ROLES = ("user", "item", "timestamp")
 # Names of each role's column in lower case, the preferred first.
 KNOWN_COLUMNS = {
     "user": ("user", "userid", "user_id"),
@@ -39,20 +40,19 @@ KNOWN_COLUMNS = {
     "rating": ("rating",),
     "timestamp": ("timestamp",),
 }
-REQUIRED_ROLES = ("user", "item", "timestamp")
 MOVIELENS_COLUMNS = ("userId", "movieId", "rating", "timestamp")
 MOVIE_COLUMNS = ("movieId", "title", "genres")
 RATINGS_FILE = re.compile(r"([^/]+/)?(ratings?\.(csv|dat)|u\.data)(\.gz)?")
 PART_FILE = re.compile(r"([^/]+/)?(part-[^/]+|[^/_.][^/]*\.parquet)")  # the names are Spark's
-HEADERLESS_FILE = re.compile(r".*\.(dat|data)(\.[a-z0-9]+)?", re.IGNORECASE)
 RECBOLE_TYPE = re.compile(r":(token|float)(_seq)?$")
+NUMBER = re.compile(r"\s*[-+]?([0-9.]+(e[-+]?[0-9]+)?|inf|infinity|nan)\s*", re.IGNORECASE)
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,30})(\.0+)?")
 # A text that is the only way to write its number: the ids "7" and "007" are different. pandas
 # writes 7.0 in a column where a value was missing.
 PLAIN_NUMBER = r"^(0|-?[1-9][0-9]{0,17})(\.0+)?$"
-SECONDS = pa.int64()
-MISSING = ("", "#N/A", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "\\N", "n/a", "nan", "null")
+DATE = re.compile(r"\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9:.]+(Z|[-+][0-9:]+)?)?\s*")
 YEAR = re.compile(r"\(([0-9]{4})\)$")
+MISSING = ("", "#N/A", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "\\N", "n/a", "nan", "null")
 NAME_COLUMNS = (
     "Name its columns: columns=user=...,item=...,timestamp=... and, where there is one, rating=..."
 )
@@ -61,6 +61,7 @@ SAVE_AS_UTF_8 = "Save it as text in UTF-8, or as parquet with the ending .parque
 
 Rows = Iterator[tuple[int, list[str]]]  # line number and fields
 Columns = dict[str, pa.ChunkedArray]  # by role
+Types = dict[str, pa.DataType]  # by role
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class DataFile:
                 return pa.CompressedInputStream(stream, codec)
         return stream
 
+    def error(self, message: str, remedy: str = CORRECT, line: int = 0) -> DataError:
+        return DataError(f"{self.label}{f', line {line}' if line else ''}: {message}", remedy)
+
 
 @dataclass(frozen=True)
 class EventTable:
@@ -95,13 +99,19 @@ class EventTable:
     integer_ids: bool  # MovieLens; elsewhere ids may be text
     separator: str = ","
     first_line: int = 2  # number of the first event's line
-    time_type: pa.DataType = SECONDS  # or Arrow's timestamp for dates and times
     more: tuple["EventTable", ...] = ()  # further parts of the table
 
     def rows(self) -> Rows:
-        """The events of a text by Python's csv module, with the errors of `_rows`."""
+        """The rows by Python's csv module, with the errors of `_rows`."""
         lines = _lines(self.source, self.separator)
         return _rows(self.source, lines, len(self.header), self.first_line)
+
+    def row_numbers(self) -> Iterable[int]:
+        """The number of each row in a parquet file, or of its line in a text."""
+        if self.format == "csv":
+            return (number for number, _ in self.rows())
+        with self.source.open() as stream:
+            return range(1, parquet.read_metadata(stream).num_rows + 1)
 
 
 # ---------------------------------------------------------------- files and columns
@@ -119,23 +129,21 @@ def find_events(path: Path, columns: str | None) -> tuple[list[DataFile], DataFi
             truncated or damaged.
     """
     if path.is_dir():
-        files = [*path.glob("*"), *path.glob("*/*")]
-        events, movies = _layout(
-            path, [file.relative_to(path).as_posix() for file in files], columns
-        )
-        found = [DataFile(str(path / name), path / name) for name in (*events, *movies)]
+        files = {f.relative_to(path).as_posix(): f for f in (*path.glob("*"), *path.glob("*/*"))}
+        events, movies = _layout(path, list(files), columns)
+        found = [DataFile(str(files[name]), files[name]) for name in (*events, *movies)]
     else:
         try:
             with zipfile.ZipFile(path) as archive:
                 events, movies = _layout(path, archive.namelist(), columns)
-                names = (*events, *movies)
-                found = [DataFile(f"{path}:{name}", archive.read(name)) for name in names]
+                members = {name: archive.read(name) for name in (*events, *movies)}
         # RuntimeError: an encrypted zip
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             raise DataError(
                 f"{path}: not a whole zip file ({error})",
                 "It was truncated or damaged on its way: fetch it again.",
             ) from error
+        found = [DataFile(f"{path}:{name}", data) for name, data in members.items()]
     return found[: len(events)], found[-1] if movies else None
 
 
@@ -161,7 +169,7 @@ def _layout(path: Path, names: list[str], columns: str | None) -> tuple[list[str
         )
     file = PurePosixPath(ratings[0])
     movies = file.with_name(file.name.replace("rating", "movie").replace("u.data", "u.item"))
-    return ratings, [name for name in names if name == str(movies)]
+    return ratings, [str(movies)] if str(movies) in names else []
 
 
 def open_events(
@@ -181,35 +189,26 @@ def open_events(
     Raises:
         DataError: empty or unreadable file, missing column, or `columns` that makes no sense.
     """
-    if source.label.lower().endswith(".parquet"):
-        format_, separator, header, first_line = "parquet", "", _parquet_header(source), 1
+    is_parquet = source.label.lower().endswith(".parquet")
+    if is_parquet:
+        separator, header, first_line = "", _parquet_header(source), 0
     else:
-        format_ = "csv"
         separator, header, first_line = _sniff(source)
-        if not first_line:
-            raise _no_events(source)
-    if columns is not None:
-        names = _parse_columns(columns)
-    else:
-        lowered = {name.lower(): name for name in header}
-        names = {}
-        for role, known in KNOWN_COLUMNS.items():
-            found = [lowered[name] for name in known if name in lowered]
-            if found or role in REQUIRED_ROLES:
-                names[role] = [*found, known[0]][0]
+    names = _parse_columns(columns) if columns is not None else {}
+    lowered = {name.lower(): name for name in header}
+    for role, known in KNOWN_COLUMNS.items() if columns is None else ():
+        found = [lowered[name] for name in known if name in lowered]
+        if found or role in REQUIRED_ROLES:
+            names[role] = [*found, known[0]][0]
     for name in names.values():
-        if header.count(name) != 1:
-            raise DataError(
-                f"{source.label}{', line 1' if separator else ''}: "
-                f"{'two columns' if name in header else 'no column'} {name!r}; "
-                f"the columns are {', '.join(header)}",
-                f"{NAME_COLUMNS}. The separator is one of , ; | :: and tab.",
-            )
+        if (count := header.count(name)) != 1:
+            found_columns = f"{'two columns' if count else 'no column'} {name!r}; the columns are "
+            remedy = f"{NAME_COLUMNS}. The separator is one of , ; | :: and tab."
+            raise source.error(found_columns + ", ".join(header), remedy, int(not is_parquet))
     is_movielens = columns is None and (names["user"], names["item"]) == MOVIELENS_COLUMNS[:2]
     parts = tuple(open_events(part, columns) for part in more)
-    return EventTable(
-        source, format_, names, header, is_movielens, separator, first_line, more=parts
-    )
+    format_ = "parquet" if is_parquet else "csv"
+    return EventTable(source, format_, names, header, is_movielens, separator, first_line, parts)
 
 
 def _parse_columns(columns: str) -> dict[str, str]:
@@ -227,29 +226,25 @@ def _parse_columns(columns: str) -> dict[str, str]:
 
 
 def _sniff(source: DataFile) -> tuple[str, tuple[str, ...], int]:
-    """The separator, the columns, and the line of the first row; 0 if there is only a header."""
+    """The separator, the columns, and the number of the line below the header."""
     with source.open() as stream:
         head = stream.read(HEAD_BYTES)
     if b"\0" in head:
-        raise DataError(
-            f"{source.label}: not text in UTF-8, it begins with the bytes {head[:8]!r}",
-            SAVE_AS_UTF_8,
-        )
+        raise source.error(f"not text in UTF-8, it begins with {head[:8]!r}", SAVE_AS_UTF_8)
     line = re.split(r"[\r\n]", head.decode("utf-8-sig", "replace"), maxsplit=1)[0]
     if not line.strip():
-        raise DataError(
-            f"{source.label}: the file is empty, it has no header line",
-            "Give a table whose first line names its columns.",
-        )
+        remedy = "Give a table whose first line names its columns."
+        raise source.error("the file is empty, it has no header line", remedy)
     unquoted = re.sub('"[^"]*"', "", line)
     separators = [separator for separator in ("::", "\t") if separator in unquoted]
     separator = [*separators, max(",;|", key=unquoted.count)][0]
     rows = _lines(source, separator)
     _, fields = next(rows)
-    if HEADERLESS_FILE.fullmatch(source.label) and all(map(_is_number, fields)):
+    is_headerless = {".dat", ".data"} & set(PurePosixPath(source.label.lower()).suffixes)
+    if is_headerless and all(map(NUMBER.fullmatch, fields)):
         return separator, MOVIELENS_COLUMNS, 1
     header = tuple(RECBOLE_TYPE.sub("", field.strip()) for field in fields)
-    return separator, header, next(rows, (0, []))[0]
+    return separator, header, next(rows, (2, []))[0]
 
 
 def _parquet_header(source: DataFile) -> tuple[str, ...]:
@@ -257,10 +252,8 @@ def _parquet_header(source: DataFile) -> tuple[str, ...]:
         with source.open() as stream:
             return tuple(parquet.read_schema(stream).names)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{source.label}: not a whole parquet file ({_reason(error)})",
-            "Write it again, or fetch it again.",
-        ) from error
+        found = f"not a whole parquet file ({_reason(error)})"
+        raise source.error(found, "Write it again, or fetch it again.") from error
 
 
 # ---------------------------------------------------------------- events
@@ -277,16 +270,18 @@ def read_events(table: EventTable) -> pa.Table:
     Raises:
         DataError: names file and line, the value found there, and the remedy.
     """
+    parts = []
     try:
-        parts = [
-            _read_parquet(part) if part.format == "parquet" else _read_text(part)
-            for part in (table, *table.more)
-        ]
-        events = pa.concat_tables([pa.table(part) for part in parts])
+        for part in (table, *table.more):
+            read = _read_parquet if part.format == "parquet" else _read_text
+            parts.append(pa.table(read(part)))
+        events = pa.concat_tables(parts)
     except pa.ArrowException as error:
-        raise _unreadable(table.source, error) from error
+        found = f"unreadable ({_reason(error)})"
+        raise table.source.error(found, "Check that it is the file you meant.") from error
     if not len(events):
-        raise _no_events(table.source)
+        remedy = "Give a file with the events of two users or more."
+        raise table.source.error("the table is empty, it has no events", remedy)
     columns = {role: _as_ids(events[role]) for role in ("user", "item")}
     ones = pa.chunked_array([np.ones(len(events), np.float32)])
     columns["rating"] = events["rating"] if "rating" in table.names else ones
@@ -296,7 +291,7 @@ def read_events(table: EventTable) -> pa.Table:
 def name_rows(table: EventTable, indices: Iterable[int]) -> str:
     """Name the file and the lines (or rows) of events, given by their index in `read_events`."""
     wanted, found = set(indices), defaultdict(list)
-    numbers = ((part, number) for part in (table, *table.more) for number in _row_numbers(part))
+    numbers = ((part, number) for part in (table, *table.more) for number in part.row_numbers())
     for index, (part, number) in zip(range(max(wanted) + 1), numbers, strict=False):
         if index in wanted:
             word = "row" if part.format == "parquet" else "line"
@@ -306,74 +301,69 @@ def name_rows(table: EventTable, indices: Iterable[int]) -> str:
     )
 
 
-def _row_numbers(table: EventTable) -> Iterable[int]:
-    if table.format == "parquet":
-        with table.source.open() as stream:
-            return range(1, parquet.read_metadata(stream).num_rows + 1)
-    return (number for number, _ in table.rows())
-
-
 def _read_parquet(table: EventTable) -> Columns:
     """The named columns; ids are whole numbers or text, timestamps whole numbers or dates."""
     with table.source.open() as stream:
         read = parquet.ParquetFile(stream).read(columns=list(table.names.values()))
-    columns = {}
+    columns, types = {}, {"rating": pa.float32()}
     for role, name in table.names.items():
         column = read[name]
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        is_id, is_time = role in ("user", "item"), False
-        if role == "timestamp" and (
-            pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
-        ):
-            is_time = True
-            table = replace(table, time_type=pa.timestamp("ns"))
-        fits = pa.types.is_integer(column.type) or (_is_text(column) if is_id else is_time)
-        if not fits and role != "rating":
-            expected = "a whole number or text" if is_id else "a whole number of seconds or a date"
-            raise DataError(
-                f"{table.source.label}: column {name!r} has type {column.type}, not {expected}",
-                "Cast the column and write the file again.",
-            )
+        is_time = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
+        if pa.types.is_integer(column.type):
+            types.setdefault(role, pa.int64())
+        elif role == "timestamp" and is_time:
+            types[role] = pa.timestamp("ns")
+        elif role in ("user", "item") and _is_text(column):
+            types[role] = pa.int64() if table.integer_ids else pa.string()
+        elif role != "rating":
+            expected = "a whole number of seconds or a date"
+            if role != "timestamp":
+                expected = "a whole number or text"
+            found = f"column {name!r} has type {column.type}, not {expected}"
+            raise table.source.error(found, "Cast the column and write the file again.")
         columns[role] = column
-    return _checked(table, columns)
+    return _checked(table, columns, types)
 
 
 def _read_text(table: EventTable) -> Columns:
     """The named columns of delimited text."""
-    types = dict.fromkeys(table.names, pa.int64() if table.integer_ids else pa.string())
+    types = dict.fromkeys(("user", "item"), pa.int64() if table.integer_ids else pa.string())
     types |= {"rating": pa.float32(), "timestamp": pa.int64()}
     try:
         columns = _parse(table, types)
-        return {role: _typed(table, role, column) for role, column in columns.items()}
+        return {role: _typed(role, column, types[role]) for role, column in columns.items()}
     except ValueError:  # Arrow's errors are ValueErrors
         pass
     try:
         columns = _parse(table, dict.fromkeys(types, pa.string()))
-    except ValueError as error:
+    except ValueError:
+        number = 0
         for number, fields in table.rows():
             if "\ufffd" in "".join(fields):
-                raise _line_error(
-                    table.source, number, "not text in UTF-8", SAVE_AS_UTF_8
-                ) from error
-        raise _unreadable(table.source, error) from error
-    first_time = "".join(columns["timestamp"][:1].to_pylist())
-    return _checked(replace(table, time_type=_time_type(first_time)), columns)
+                raise table.source.error("not text in UTF-8", SAVE_AS_UTF_8, number) from None
+        if number:
+            raise
+        return {role: pa.array([], types[role]) for role in table.names}
+    if date := DATE.fullmatch("".join(columns["timestamp"][:1].to_pylist())):
+        types["timestamp"] = pa.timestamp("ns", "UTC" if date[2] else None)
+    return _checked(table, columns, types)
 
 
-def _parse(table: EventTable, types: dict[str, pa.DataType]) -> Columns:
+def _parse(table: EventTable, types: Types) -> Columns:
     """The named columns by Arrow.
 
     Raises:
-        ValueError: a row has the wrong number of fields, or a value another type.
+        pa.ArrowInvalid: a row has the wrong number of fields, or a value another type.
         DataError: there are not as many rows as lines, because the quotes are wrong.
     """
     places = {role: str(table.header.index(name)) for role, name in table.names.items()}
-    column_types = {place: types[role] for role, place in places.items()}
     separator = table.separator
     with table.source.open() as stream:
         if separator == "::":  # Arrow takes a separator of one byte
-            stream, separator = io.BytesIO(stream.read().replace(b"::", b"\x1f")), "\x1f"
+            stream = io.BytesIO(stream.read().replace(b"::", b"\x1f"))
+            separator = "\x1f"
         text = _CountedLines(stream)
         read = arrow_csv.read_csv(
             text,
@@ -389,11 +379,13 @@ def _parse(table: EventTable, types: dict[str, pa.DataType]) -> Columns:
                 invalid_row_handler=lambda row: "error" if row.text.strip() else "skip",
             ),
             arrow_csv.ConvertOptions(
-                column_types=column_types, include_columns=[*column_types], null_values=[""]
+                column_types={place: types[role] for role, place in places.items()},
+                include_columns=list(places.values()),
+                null_values=[""],
             ),
         )
     if len(read) != text.lines - table.first_line + 1 and len(read) != sum(1 for _ in table.rows()):
-        raise ValueError("its quotes are not those of RFC 4180")
+        raise pa.ArrowInvalid("its quotes are not those of RFC 4180")
     return {role: read[place] for role, place in places.items()}
 
 
@@ -431,15 +423,11 @@ def _rows(source: DataFile, lines: Rows, width: int, first_line: int) -> Rows:
         if not "".join(fields).strip():
             blank = blank or number
         elif blank:
-            raise _line_error(source, blank, "the line is blank", "Delete the line.")
+            raise source.error("the line is blank", "Delete the line.", blank)
         elif len(fields) != width:
-            raise _line_error(
-                source,
-                number,
-                f"{len(fields)} fields, expected {width}",
-                "The file is cut off there, or a text with a separator in it is not quoted: "
-                + CORRECT.lower(),
-            )
+            remedy = "The file is cut off there, or a text with a separator in it is not quoted: "
+            found = f"{len(fields)} fields, expected {width}"
+            raise source.error(found, remedy + CORRECT.lower(), number)
         else:
             yield number, fields
 
@@ -458,16 +446,14 @@ def _lines(source: DataFile, separator: str, errors: str = "replace") -> Rows:
                 yield before + 1, fields
                 before = reader.line_num
         except csv.Error as error:
-            raise DataError(
-                f"{source.label}, line {before + 1}: not valid CSV from here ({error})",
-                "Look for a quote that is not closed.",
-            ) from error
+            found = f"not valid CSV from here ({error})"
+            raise source.error(found, "Look for a quote that is not closed.", before + 1) from error
 
 
 # ---------------------------------------------------------------- values
 
 
-def _checked(table: EventTable, columns: Columns) -> Columns:
+def _checked(table: EventTable, columns: Columns, types: Types) -> Columns:
     """The columns in their final types; see `_typed`.
 
     Raises:
@@ -476,13 +462,13 @@ def _checked(table: EventTable, columns: Columns) -> Columns:
     checked, refused = {}, []
     for role, column in columns.items():
         try:
-            checked[role] = _typed(table, role, column)
+            checked[role] = _typed(role, column, types[role])
         except ValueError:
             good, bad = 0, len(column)  # column[:good] is accepted, and column[:bad] is refused
             while bad - good > 1:
                 middle = (good + bad) // 2
                 try:
-                    _typed(table, role, column[good:middle])
+                    _typed(role, column[good:middle], types[role])
                     good = middle
                 except ValueError:
                     bad = middle
@@ -490,26 +476,25 @@ def _checked(table: EventTable, columns: Columns) -> Columns:
     if refused:
         index, role = min(refused, key=lambda place: place[0])
         value = columns[role][index].as_py()
-        message, remedy = _problem(table, role, "" if value is None else str(value).strip())
+        text = "" if value is None else str(value).strip()
+        message, remedy = _problem(table.names[role], role, text, types[role])
         raise DataError(f"{name_rows(table, [index])}: {message}", remedy)
     return checked
 
 
-def _typed(table: EventTable, role: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column in its final type, except that ids which are text stay text.
+def _typed(role: str, column: pa.ChunkedArray, final: pa.DataType) -> pa.ChunkedArray:
+    """A column in its final type; times of a day become nanoseconds in UTC.
 
     Raises:
         ValueError: a value is missing, of another type or out of range.
     """
-    is_text, is_id = _is_text(column), role in ("user", "item")
-    final = {"rating": pa.float32(), "timestamp": table.time_type}.get(role, pa.int64())
-    if is_text:
+    refused = pc.is_null(column)
+    if _is_text(column):
         column = pc.ascii_trim_whitespace(column)
-        if is_id and not table.integer_ids:
-            final = pa.string()
-        elif final == pa.int64():
+        if final == pa.int64():
             column = pc.replace_substring_regex(column, r"\.0+$", "")
-    refused = pc.is_in(column, pa.array(MISSING)) if is_text and is_id else None
+        if role in ("user", "item"):
+            refused = pc.is_in(column, pa.array(MISSING))
     column = column.cast(final)
     if role == "rating":
         refused = pc.invert(pc.is_finite(column))
@@ -519,20 +504,38 @@ def _typed(table: EventTable, role: str, column: pa.ChunkedArray) -> pa.ChunkedA
             column = column.cast(pa.timestamp("ns"))
             seconds = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
         refused = pc.or_(pc.less(seconds, 0), pc.greater(seconds, LATEST_TIMESTAMP))
-    if column.null_count or (refused is not None and pc.any(refused).as_py()):
+    if column.null_count or pc.any(refused).as_py():
         raise ValueError
     return column
 
 
-def _time_type(text: str) -> pa.DataType:
-    """Arrow's timestamp, with a zone where the text has one, for a date and time; else int64."""
-    for time_type in (pa.timestamp("ns"), pa.timestamp("ns", "UTC")):
-        try:
-            pa.scalar(text.strip()).cast(time_type)
-        except pa.ArrowInvalid:
-            continue
-        return time_type
-    return pa.int64()
+def _problem(name: str, role: str, text: str, final: pa.DataType) -> tuple[str, str]:
+    """What is wrong with a value that `_typed` refuses, and the remedy."""
+    found, whole = f"{name} is {text!r}", WHOLE_NUMBER.fullmatch(text)
+    if not text:
+        return f"{name} is empty", CORRECT
+    if role == "rating":
+        return f"{found}, not a {'finite ' * bool(NUMBER.fullmatch(text))}number", CORRECT
+    if role != "timestamp":
+        if text in MISSING:
+            remedy = "Delete the line, or give this id another name."
+            return f"{found}, which marks a missing value", remedy
+        remedy = f"Correct it; if ids are text, give the file by itself. {NAME_COLUMNS}"
+        return f"{found}, not a whole number as in MovieLens", remedy
+    if final != pa.int64():
+        return f"{found}, not a date and time from 1970 to 2099 like the first one", CORRECT
+    if not whole:
+        remedy = "Write all of them as seconds since 1970-01-01 UTC or like 2005-04-02 23:53:47."
+        return f"{found}, not a whole number of seconds", remedy
+    seconds = int(whole[1])
+    for unit, factor in FINER_UNITS.items():
+        if EARLIEST_LIKELY <= seconds / factor <= LATEST_TIMESTAMP:
+            remedy = (
+                f"Divide the column by {factor:,}: timestamps are seconds since 1970-01-01 UTC."
+            )
+            return f"{name} is {seconds}, which is {unit}, not seconds", remedy
+    when = "before 1970" if seconds < 0 else "after the year 2100"
+    return f"{name} is {seconds}, {when}", "Timestamps are seconds since 1970-01-01 UTC."
 
 
 def _as_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -547,70 +550,6 @@ def _as_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _is_text(column: pa.ChunkedArray) -> bool:
     return column.type in (pa.string(), pa.large_string(), pa.string_view())
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-# ---------------------------------------------------------------- errors
-
-
-def _problem(table: EventTable, role: str, text: str) -> tuple[str, str]:
-    """What is wrong with a value that `_typed` refuses, and the remedy."""
-    name, whole = table.names[role], WHOLE_NUMBER.fullmatch(text)
-    message, remedy = f"{name} is {text!r}, not a whole number as in MovieLens", CORRECT
-    if not text:
-        message = f"{name} is empty"
-    elif role == "rating":
-        message = f"{name} is {text!r}, not a {'finite ' * _is_number(text)}number"
-    elif role == "timestamp" and table.time_type != pa.int64():
-        message = f"{name} is {text!r}, not a date and time from 1970 to 2099 like the first one"
-    elif role == "timestamp" and whole:
-        message, remedy = _wrong_time(name, int(whole[1]))
-    elif role == "timestamp":
-        message = f"{name} is {text!r}, not a whole number of seconds"
-        remedy = "Write all of them as seconds since 1970-01-01 UTC or like 2005-04-02 23:53:47."
-    elif text in MISSING:
-        message = f"{name} is {text!r}, which marks a missing value"
-        remedy = "Delete the line, or give this id another name."
-    else:
-        remedy = f"Correct it; if ids are text, give the file by itself. {NAME_COLUMNS}"
-    return message, remedy
-
-
-def _wrong_time(name: str, seconds: int) -> tuple[str, str]:
-    for unit, factor in FINER_UNITS.items():
-        if EARLIEST_LIKELY <= seconds / factor <= LATEST_TIMESTAMP:
-            return (
-                f"{name} is {seconds}, which is {unit}, not seconds",
-                f"Divide the column by {factor:,}: timestamps are seconds since 1970-01-01 UTC.",
-            )
-    return (
-        f"{name} is {seconds}, {'before 1970' if seconds < 0 else 'after the year 2100'}",
-        "Timestamps are seconds since 1970-01-01 UTC: correct them.",
-    )
-
-
-def _line_error(source: DataFile, number: int, message: str, remedy: str = CORRECT) -> DataError:
-    return DataError(f"{source.label}, line {number}: {message}", remedy)
-
-
-def _no_events(source: DataFile) -> DataError:
-    return DataError(
-        f"{source.label}: the table is empty, it has no events",
-        "Give a file with the events of two users or more.",
-    )
-
-
-def _unreadable(source: DataFile, error: Exception) -> DataError:
-    return DataError(
-        f"{source.label}: unreadable ({_reason(error)})", "Check that it is the file you meant."
-    )
 
 
 def _reason(error: Exception) -> str:
@@ -653,19 +592,15 @@ def read_movies(source: DataFile) -> dict[int, Movie]:
     elif separator == "|":
         header, first_line = (*MOVIE_COLUMNS[:2], *header[2:]), 1
     if "movieId" not in header:
-        raise _line_error(
-            source,
-            1,
-            f"no column 'movieId'; the columns are {', '.join(header)}",
-            "Give MovieLens' own movies.csv, or none: titles are optional.",
-        )
+        found = f"no column 'movieId'; the columns are {', '.join(header)}"
+        remedy = "Give MovieLens' own movies.csv, or none: titles are optional."
+        raise source.error(found, remedy, 1)
     movies: dict[int, Movie] = {}
-    for number, fields in _rows(source, lines, len(header), first_line or 2):
+    for number, fields in _rows(source, lines, len(header), first_line):
         values = dict(zip(header, map(str.strip, fields), strict=True))
-        item_id, title = WHOLE_NUMBER.fullmatch(values["movieId"]), values.get("title", "")
-        if not item_id:
-            found = values["movieId"]
-            raise _line_error(source, number, f"movieId is {found!r}, not a whole number")
+        raw_id, title = values["movieId"], values.get("title", "")
+        if not (item_id := WHOLE_NUMBER.fullmatch(raw_id)):
+            raise source.error(f"movieId is {raw_id!r}, not a whole number", line=number)
         year = YEAR.search(title)
         genres = [genre.strip() for genre in values.get("genres", "").split("|")]
         listed = [genre for genre in genres if genre not in ("", "(no genres listed)")]

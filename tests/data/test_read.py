@@ -538,7 +538,7 @@ def test_the_dialects_of_others_are_read(tmp_path: Path, name: str, content: str
             "user,item,timestamp\n1,10,100\n2,Zo\xeb,200\n".encode("latin-1"),
             "line 3: not text in UTF-8",
         ),
-        (b"PK\x03\x04\0\0", "not text in UTF-8, it begins with the bytes b'PK"),
+        (b"PK\x03\x04\0\0", "not text in UTF-8, it begins with b'PK"),
         (
             'user,item,rating,timestamp\n1,10,3,100\n2,11,"3,5",200\n',
             "line 3: rating is '3,5', not a number",
