@@ -64,9 +64,9 @@ def load_dataset(
         name = path.resolve().name if path.is_dir() else path.stem
     try:
         return _load(name, path, columns, duplicates)
-    except (OSError, EOFError) as error:
+    except OSError as error:
         raise DataError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}",
+            f"{path}: cannot be read: {error.strerror or error}",
             "Check that it is there and that you may read it.",
         ) from error
 

@@ -43,7 +43,7 @@ KNOWN_COLUMNS = {
 MOVIELENS_COLUMNS = ("userId", "movieId", "rating", "timestamp")
 MOVIE_COLUMNS = ("movieId", "title", "genres")
 RATINGS_FILE = re.compile(r"([^/]+/)?(ratings?\.(csv|dat)|u\.data)(\.gz)?")
-PART_FILE = re.compile(r"([^/]+/)?(part-[^/]+|[^/_.][^/]*\.parquet)")  # the names are Spark's
+PART_FILE = re.compile(r"([^/_.][^/]*/)?(part-[^/]+|[^/_.][^/]*\.parquet)")  # as Spark names them
 RECBOLE_TYPE = re.compile(r":(token|float)(_seq)?$")
 NUMBER = re.compile(r"\s*[-+]?([0-9.]+(e[-+]?[0-9]+)?|inf|infinity|nan)\s*", re.IGNORECASE)
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,30})(\.0+)?")
@@ -154,11 +154,10 @@ def _layout(path: Path, names: list[str], columns: str | None) -> tuple[list[str
     if parts and not ratings:
         return parts, []
     if len(ratings) != 1:
-        found = "no ratings.csv or ratings.dat"
-        if ratings:
-            found = f"{len(ratings)} ratings files ({', '.join(ratings)})"
+        several = f"{len(ratings)} ratings files ({', '.join(ratings)})"
         raise DataError(
-            f"{path}: {found} at its top or one folder deep, expected one",
+            f"{path}: {several if ratings else 'no ratings.csv or ratings.dat'} "
+            "at its top or one folder deep, expected one",
             "Give a folder or zip with one data set in MovieLens layout or with parquet parts, or "
             f"any other table as a .csv or .parquet file. {NAME_COLUMNS}",
         )
@@ -358,33 +357,26 @@ def _parse(table: EventTable, types: Types) -> Columns:
         pa.ArrowInvalid: a row has the wrong number of fields, or a value another type.
         DataError: there are not as many rows as lines, because the quotes are wrong.
     """
-    places = {role: str(table.header.index(name)) for role, name in table.names.items()}
-    separator = table.separator
+    numbers, skip = [str(place) for place in range(len(table.header))], table.first_line - 1
+    places = {role: numbers[table.header.index(name)] for role, name in table.names.items()}
+    kinds = {place: types[role] for role, place in places.items()}
+    is_quoted = table.separator != "::"
     with table.source.open() as stream:
-        if separator == "::":  # Arrow takes a separator of one byte
+        if not is_quoted:  # Arrow takes a separator of one byte
             stream = io.BytesIO(stream.read().replace(b"::", b"\x1f"))
-            separator = "\x1f"
         text = _CountedLines(stream)
         read = arrow_csv.read_csv(
             text,
-            arrow_csv.ReadOptions(
-                column_names=[str(place) for place in range(len(table.header))],
-                skip_rows=table.first_line - 1,
-                block_size=BLOCK_BYTES,
-            ),
+            arrow_csv.ReadOptions(column_names=numbers, skip_rows=skip, block_size=BLOCK_BYTES),
             arrow_csv.ParseOptions(
-                delimiter=separator,
-                quote_char=False if separator == "\x1f" else '"',
+                delimiter=table.separator if is_quoted else "\x1f",
+                quote_char='"' if is_quoted else False,
                 newlines_in_values=len(table.header) > len(table.names),
                 invalid_row_handler=lambda row: "error" if row.text.strip() else "skip",
             ),
-            arrow_csv.ConvertOptions(
-                column_types={place: types[role] for role, place in places.items()},
-                include_columns=list(places.values()),
-                null_values=[""],
-            ),
+            arrow_csv.ConvertOptions(column_types=kinds, include_columns=kinds, null_values=[""]),
         )
-    if len(read) != text.lines - table.first_line + 1 and len(read) != sum(1 for _ in table.rows()):
+    if len(read) != text.lines - skip and len(read) != sum(1 for _ in table.rows()):
         raise pa.ArrowInvalid("its quotes are not those of RFC 4180")
     return {role: read[place] for role, place in places.items()}
 
