@@ -18,9 +18,26 @@ again at once.
 
 import itertools
 import random
+import re
 from pathlib import Path
 
 from locust import FastHttpUser, constant_throughput, events, task
+
+# The rule of nanorecsys.data.read, which is not installed beside Locust: ids are numbers if all of
+# them are plain whole numbers, so that "007" stays a text.
+PLAIN_NUMBER = re.compile(r"(0|-?[1-9][0-9]{0,17})(\.0+)?")
+HEADERS = ("user", "userid", "user_id")
+
+
+def read_ids(path: Path) -> list[int] | list[str]:
+    """Read user ids, one a line; a byte order mark, a header line and blank lines are no ids."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    ids = [line for line in lines if line]
+    if ids and ids[0].lower() in HEADERS:
+        del ids[0]
+    if all(map(PLAIN_NUMBER.fullmatch, ids)):
+        return [int(text.partition(".")[0]) for text in ids]
+    return ids
 
 
 @events.init_command_line_parser.add_listener
@@ -44,8 +61,7 @@ def options(parser) -> None:
 def population(environment, **_: object) -> None:
     """Read the user ids once for all of Locust's users."""
     asked = environment.parsed_options
-    lines = Path(asked.ids).read_text().split()
-    ids = [int(line) for line in lines] if all(line.isdigit() for line in lines) else lines
+    ids = read_ids(Path(asked.ids))
     environment.mix = random.Random(asked.seed)
     environment.mix.shuffle(ids)
     environment.hot = ids[: asked.hot_users]

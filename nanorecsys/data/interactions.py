@@ -13,7 +13,8 @@ class Interactions:
 
     Users and items are numbered from 0 without gaps, in the order of their raw ids. No two rows are
     equal in (user, item, timestamp), so the order is total and does not depend on the order of the
-    rows in the file.
+    rows in the file. Fractions of a second, where a file has them, order the events and tell them
+    apart; they are not kept.
     """
 
     user: np.ndarray  # int32 (n,)

@@ -18,27 +18,32 @@ from nanorecsys.data.read import (
     DataFile,
     EventTable,
     Movie,
-    duplicate_error,
-    find_movielens,
+    find_events,
+    name_rows,
     open_events,
     read_events,
     read_movies,
 )
 from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, fetch
 
-TABLE_SUFFIXES = (".csv", ".dat", ".parquet")
+TABLE_SUFFIXES = (".csv", ".dat", ".parquet", ".tsv", ".inter", ".data")
 
 
-def load_dataset(dataset: str | Path = DEFAULT_DATASET, columns: str | None = None) -> Dataset:
+def load_dataset(
+    dataset: str | Path = DEFAULT_DATASET, columns: str | None = None, duplicates: str = "error"
+) -> Dataset:
     """Load a data set, numbered and sorted.
 
     Args:
         dataset: A registered name (`registry.DATASETS`); or a folder or .zip in MovieLens layout
-            (ratings.csv or ratings.dat, optionally movies.csv or movies.dat, at the top or one
-            folder deep); or one .csv, .dat or .parquet file of events. A registered name wins over
-            a folder of that name: ./name is the folder.
-        columns: Column names of a .csv or .parquet file, such as "user=uid,item=sku,timestamp=t",
-            with rating=... where there is one (otherwise every rating is 1). Ids may be text.
+            (a ratings file, optionally its movies file, at the top or one folder deep) or with the
+            parts of one table, as Spark writes them; or one file of events: parquet, or text with
+            any of the separators , ; | tab and ::, compressed or not. A registered name wins over a
+            folder of that name: ./name is the folder.
+        columns: Column names of a table, such as "user=uid,item=sku,timestamp=t", with rating=...
+            where there is one (otherwise every rating is 1). Ids may be text.
+        duplicates: "error" refuses a table in which an event occurs twice, and "keep_first" keeps
+            the first row of each event.
 
     Raises:
         DataError: anything wrong with the name, the download, the file or a value in it; names file
@@ -48,6 +53,8 @@ def load_dataset(dataset: str | Path = DEFAULT_DATASET, columns: str | None = No
     >>> len(data.interactions), data.interactions.n_users, data.interactions.n_items
     (100004, 671, 9066)
     """
+    if duplicates not in ("error", "keep_first"):
+        raise DataError(f"duplicates is {duplicates!r}", "Use 'error' or 'keep_first'.")
     name, path = str(dataset), Path(dataset)
     if name in DATASETS:
         path = fetch(name)
@@ -56,7 +63,7 @@ def load_dataset(dataset: str | Path = DEFAULT_DATASET, columns: str | None = No
     else:
         name = path.resolve().name if path.is_dir() else path.stem
     try:
-        return _load(name, path, columns)
+        return _load(name, path, columns, duplicates)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read: {error.strerror or error}",
@@ -64,26 +71,25 @@ def load_dataset(dataset: str | Path = DEFAULT_DATASET, columns: str | None = No
         ) from error
 
 
-def _load(name: str, path: Path, columns: str | None) -> Dataset:
-    source, movies = DataFile(str(path), path), None
+def _load(name: str, path: Path, columns: str | None, duplicates: str) -> Dataset:
+    sources, movies = [DataFile(str(path), path)], None
     if path.is_dir() or path.suffix.lower() == ".zip":
-        if columns is not None:
-            raise DataError(
-                f"columns={columns!r} was given with {name}, whose columns are MovieLens' own",
-                "Leave columns out, or give the .csv or .parquet file itself.",
-            )
-        source, movies = find_movielens(path)
-    elif path.suffix.lower() not in TABLE_SUFFIXES:
+        sources, movies = find_events(path, columns)
+    elif not {suffix.lower() for suffix in path.suffixes} & set(TABLE_SUFFIXES):
         raise DataError(
             f"{path}: expected a folder, or a file that ends in .zip, {', '.join(TABLE_SUFFIXES)}",
             "Convert it, or give it the ending of its format.",
         )
-    table = open_events(source, columns)
-    return build_dataset(name, table, read_events(table), movies)
+    table = open_events(sources[0], columns, sources[1:])
+    return build_dataset(name, table, read_events(table), movies, duplicates)
 
 
 def build_dataset(
-    name: str, table: EventTable, events: pa.Table, movies: DataFile | None
+    name: str,
+    table: EventTable,
+    events: pa.Table,
+    movies: DataFile | None,
+    duplicates: str = "error",
 ) -> Dataset:
     """Number and sort a table's events, and add the titles of a movies file where there is one.
 
@@ -92,6 +98,7 @@ def build_dataset(
         table: The table that the events were read from, for errors.
         events: Columns user, item, rating and timestamp, see `read_events`.
         movies: The movies file.
+        duplicates: "error" or "keep_first", see `load_dataset`.
 
     Raises:
         DataError: an event that occurs twice, fewer than two users, or a bad movies file.
@@ -109,14 +116,22 @@ def build_dataset(
     columns = (user, events["timestamp"], item, events["rating"])
     with ThreadPoolExecutor(max_workers=2) as threads:
         user, timestamp, item, rating = threads.map(partial(_in_order, order), columns)
-    twice = np.flatnonzero(
-        (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (timestamp[1:] == timestamp[:-1])
-    )
-    if len(twice):
-        i = twice[0]
-        raise duplicate_error(
-            table, user_ids[user[i]].as_py(), item_ids[item[i]].as_py(), int(timestamp[i])
+    same = (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (timestamp[1:] == timestamp[:-1])
+    if same.any() and duplicates == "error":
+        first = int(same.argmax())
+        copies = int(same[first:].argmin()) or len(same) - first
+        event = f"user {user_ids[user[first]]}, item {item_ids[item[first]]}"
+        raise DataError(
+            f"{name_rows(table, order[first : first + copies + 1])}: the same event "
+            f"({event}, timestamp {timestamp[first]}); "
+            f"{same.sum():,} of {len(order):,} events repeat an earlier one",
+            'Delete them, or keep the first of each by the option duplicates="keep_first".',
         )
+    if same.any():
+        kept = np.append(True, ~same)
+        user, item, rating, timestamp = (c[kept] for c in (user, item, rating, timestamp))
+    if timestamp.dtype.kind == "M":  # fractions of a second have served to sort and to compare
+        timestamp = timestamp.astype("datetime64[s]").astype(np.int64)
     users = pd.DataFrame({"user": _numbers(user_ids), "user_id": user_ids.to_pandas()})
     items = _items(item_ids, read_movies(movies) if movies else {})
     ids_hash = ids_sha256(users["user_id"], items["item_id"])

@@ -27,6 +27,9 @@ def main() -> int:
         "--dataset", default=DEFAULT_DATASET, help="name of a data set, a folder or a file"
     )
     parser.add_argument(
+        "--columns", help="column names of a file, such as user=uid,item=sku,timestamp=t"
+    )
+    parser.add_argument(
         "--out", type=Path, required=True, help="folder for retriever.pt and checkpoint.pt"
     )
     for config in (RetrieverConfig, TrainingConfig):
@@ -41,7 +44,7 @@ def main() -> int:
 
     try:
         with distributed.processes(best_device()):
-            dataset = load_dataset(arguments["dataset"])
+            dataset = load_dataset(arguments["dataset"], arguments["columns"])
             split = leave_one_out(dataset.interactions)
             trained = fit_retriever(
                 make_task(dataset.interactions, split, "validation"),
