@@ -153,11 +153,6 @@ def ndcg(rank: np.ndarray, cutoff: int = 10) -> np.ndarray:
     return np.where(rank <= cutoff, 1 / np.log2(1 + rank), 0.0)
 
 
-def gemm_floor_ms(limits: Limits, n: int, d: int) -> float:
-    """Return the ms per query of exact search on one thread at the rate of a matrix product."""
-    return 2 * n * d / limits.gemm_gflops / 1e6
-
-
 def _accuracy(rows: pd.DataFrame, choosing: int) -> pd.DataFrame:
     """Recall of each point, whose settings the first `choosing` users choose.
 

@@ -67,8 +67,6 @@ class Finalist(msgspec.Struct, frozen=True, kw_only=True):
 class Recommended(Finalist, frozen=True, kw_only=True):
     """The index that the serving bundle takes. `search` is a string of `faiss.ParameterSpace`."""
 
-    recall_10: float
-    worst_decile: float
     saved_ms: float
     build_s: float
 

@@ -67,8 +67,6 @@ def result(**changes):
         "fastest": finalist,
         "recommended": Recommended(
             **msgspec.structs.asdict(finalist),
-            recall_10=1.0,
-            worst_decile=0.98,
             saved_ms=1.5,
             build_s=2.0,
         ),
