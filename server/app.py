@@ -12,9 +12,10 @@ from aiohttp import web
 from msgspec import UNSET
 
 from server import metrics, schema
+from server.batching import FULL
 from server.engine import Engine, Ranked, Timings
 from server.openapi import TAGS, Handler, Route, document
-from server.schema import ProblemError
+from server.schema import OverloadedError, ProblemError
 from server.service import Service
 from server.settings import Settings
 from server.web import STATIC, docs, static, try_it
@@ -42,18 +43,25 @@ def create_app(settings: Settings) -> web.Application:
     return app
 
 
-async def recommend(request: web.Request) -> web.Response:
+async def recommend(request: web.Request) -> web.StreamResponse:
     """Recommend the best items to a user, or after a history.
 
     The answer to a user depends on the events posted for that user too. Equal requests are answered
     from a cache, and computed once if they come at the same time. Without any history the popular
-    items answer, marked `fallback`; under overload too if `degrade` is set. The header
-    `Server-Timing` has the milliseconds of each stage, and their CPU time as `cpu`.
+    items answer, marked `fallback`; under overload too if `degrade` is set. Without `degrade` an
+    overloaded worker rejects any request, cached or not. The header `Server-Timing` has the
+    milliseconds of each stage, and their CPU time as `cpu`.
     """
     start = time.perf_counter_ns()
     asked = await _read(request, _decode_request)
+    service = request.app[SERVICE]
+    if service.batcher.is_full() and not asked.degrade:
+        metrics.SHED.labels("early").inc()
+        if service.draining or not request.keep_alive:
+            raise OverloadedError(FULL)
+        return REJECTION
     timings: Timings = {}
-    engine, ranked, source = await request.app[SERVICE].recommend(asked, timings)
+    engine, ranked, source = await service.recommend(asked, timings)
     body = _encode(_answer(engine, ranked, source, asked))
     timings["total"] = ((time.perf_counter_ns() - start) / 1e6, None)
     metrics.SOURCE[source].inc()
@@ -221,6 +229,36 @@ def _problem(status: int, title: str, detail: str, headers: dict[str, str]) -> w
         content_type="application/problem+json",
         headers={**headers, "X-Worker": PID},
     )
+
+
+class _Prebuilt(web.Response):
+    """A response whose bytes are made once; the connection stays open.
+
+    Under overload most responses are rejections, and what they cost is lost to the answers.
+    """
+
+    keep_alive = True
+
+    def __init__(self, response: web.Response) -> None:
+        super().__init__(status=response.status)
+        body = response.body
+        assert isinstance(body, bytes)
+        fields = {**response.headers, "Content-Length": len(body)}
+        head = [f"HTTP/1.1 {response.status} {response.reason}"]
+        head += [f"{name}: {value}" for name, value in fields.items()]
+        self._whole = "\r\n".join([*head, "", ""]).encode() + body
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Write the response."""
+        if request.transport is not None:
+            request.transport.write(self._whole)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """All is written already."""
+
+
+_error = OverloadedError(FULL)
+REJECTION = _Prebuilt(_problem(_error.status, _error.title, FULL, _error.headers))
 
 
 async def _run_service(app: web.Application) -> AsyncIterator[None]:

@@ -5,13 +5,13 @@ waits for more. A batch has at most the events of one history of full length. Se
 histories cost less together; several long ones do not, and each would wait for all.
 
 A request that has queued longer than the deadline is rejected, so that its client can retry
-elsewhere. While that happens only a part of the deadline is allowed: a standing queue makes
-everyone wait almost until the deadline without more answers (controlled delay: Nichols and Jacobson
-2012; for requests: Maurer 2015, Fail at scale).
+elsewhere. The queue is full long before that: a standing queue makes everyone wait without more
+answers (Nichols and Jacobson 2012; Maurer 2015, Fail at scale).
 """
 
 import asyncio
 import os
+import statistics
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -25,11 +25,13 @@ from server.schema import OverloadedError
 
 ALIKE = 1.25  # largest ratio of lengths in a batch; a difference of SHORT is allowed in any case
 SHORT = 8
-STANDING = 0.25  # share of the deadline that is allowed after a rejection
-STANDING_S = 0.25  # seconds for which it holds after the last rejection
+EARLY = 0.5  # expected wait at which the queue is full, as a share of the deadline
+RECENT = 15  # batches whose median is the pace; a batch that was held up does not change it
 COMPUTE_NICE = 5  # how much nicer compute threads are than the event loop
+FULL = "too many requests wait already"
 
 Computed = tuple[float, list[Ranked], Timings]  # when a thread began, and its results
+Computing = asyncio.Future[tuple[Ranked, Timings]]  # time in the queue and in each stage
 
 
 @dataclass(eq=False, slots=True)
@@ -38,7 +40,7 @@ class _Waiting:
     query: Query
     length: int
     since: float
-    answer: asyncio.Future[tuple[Ranked, Timings]]
+    answer: Computing
 
 
 class Batcher:
@@ -53,29 +55,35 @@ class Batcher:
 
     def __init__(self, threads: int, max_batch: int, max_queue: int, deadline_s: float) -> None:
         self._threads = ThreadPoolExecutor(threads or 1, "compute", initializer=_lower_priority)
-        self._blocking, self._free = threads == 0, threads
+        self._blocking, self._free, self._number = threads == 0, threads, threads
         self._max_batch, self._max_queue, self._deadline_s = max_batch, max_queue, deadline_s
         self._queue: deque[_Waiting] = deque()
-        self._rejected = -STANDING_S  # time of the last rejection for the deadline
+        self._recent: deque[float] = deque(maxlen=RECENT)  # seconds of a query by batch
+        self._pace_s = 0.0  # their median
 
-    async def compute(self, engine: Engine, query: Query) -> tuple[Ranked, Timings]:
-        """Compute the answer to a query; also the time in the queue and in each stage of its batch.
+    def compute(self, engine: Engine, query: Query) -> Computing:
+        """Queue a query for its answer.
 
-        Raises:
-            OverloadedError: The queue is full, or the deadline passed before a thread was free.
+        The future has an `OverloadedError` if the query is rejected, now or by the deadline.
         """
+        answer: Computing = asyncio.get_running_loop().create_future()
         if self._blocking:
             (ranked,), timings = engine([query])
             metrics.BATCH.observe(1)
-            return ranked, {"queue": (0.0, None)} | timings
-        if len(self._queue) >= self._max_queue:
+            answer.set_result((ranked, {"queue": (0.0, None)} | timings))
+        elif self.is_full():
             metrics.SHED.labels("queue").inc()
-            raise OverloadedError(f"{self._max_queue} requests wait already")
-        answer = asyncio.get_running_loop().create_future()
-        length = engine.length(query)
-        self._queue.append(_Waiting(engine, query, length, time.perf_counter(), answer))
-        self._start()
-        return await answer
+            answer.set_exception(OverloadedError(FULL))
+        else:
+            length = engine.length(query)
+            self._queue.append(_Waiting(engine, query, length, time.perf_counter(), answer))
+            self._start()
+        return answer
+
+    def is_full(self) -> bool:
+        """Whether a query would find no place, or would wait for too long at the present pace."""
+        waiting = len(self._queue)
+        return waiting >= self._max_queue or waiting * self._pace_s > EARLY * self._deadline_s
 
     def _start(self) -> None:
         """Hand out batches as long as there is a free thread and a request that waits."""
@@ -108,23 +116,24 @@ class Batcher:
 
     def _reject_late(self, now: float) -> None:
         """Drop the oldest requests if their client is gone or their deadline has passed."""
-        standing = now - self._rejected < STANDING_S
-        allowed_s = self._deadline_s * (STANDING if standing else 1.0)
         while self._queue:
             oldest = self._queue[0]
-            late = now - oldest.since > allowed_s
+            late = now - oldest.since > self._deadline_s
             if not late and not oldest.answer.done():
                 return
             self._queue.popleft()
             if not oldest.answer.done():
-                self._rejected = now
                 metrics.SHED.labels("deadline").inc()
-                detail = f"no thread was free within {allowed_s * 1e3:g} ms"
+                detail = f"no thread was free within {self._deadline_s * 1e3:g} ms"
                 oldest.answer.set_exception(OverloadedError(detail))
 
     def _end(self, batch: list[_Waiting], done: asyncio.Future[Computed]) -> None:
         self._free += 1
         error = done.exception()
+        if not error:
+            took_s = (time.perf_counter() - done.result()[0]) / len(batch) / self._number
+            self._recent.append(took_s)
+            self._pace_s = statistics.median(self._recent)
         for row, waiting in enumerate(batch):
             if waiting.answer.done():
                 continue

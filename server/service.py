@@ -13,7 +13,7 @@ import numpy as np
 
 from nanorecsys.serving.errors import ServingError
 from server import metrics
-from server.batching import Batcher
+from server.batching import Batcher, Computing
 from server.cache import open_cache
 from server.engine import Engine, Query, Ranked, Timings
 from server.events import EventLog
@@ -34,9 +34,7 @@ class Service:
         self.events: EventLog
         self._cache = open_cache(settings.cache, settings.cache_size, settings.cache_ttl_s)
         deadline_s = settings.deadline_ms / 1e3
-        self._batcher = Batcher(
-            settings.threads, settings.max_batch, settings.max_queue, deadline_s
-        )
+        self.batcher = Batcher(settings.threads, settings.max_batch, settings.max_queue, deadline_s)
         self._in_flight: dict[bytes, asyncio.Future[Ranked]] = {}
         # For what waits on the disk. One thread, so events have one writer.
         self._disk = ThreadPoolExecutor(1, "disk")
@@ -53,7 +51,7 @@ class Service:
 
     async def close(self) -> None:
         """Close threads, files and connections."""
-        self._batcher.close()
+        self.batcher.close()
         self._disk.shutdown()
         self.events.close()
         await self._cache.close()
@@ -127,14 +125,15 @@ class Service:
             timings["queue"] = ((time.perf_counter_ns() - start) / 1e6, None)
             return ranked
         # A separate task: when the first client leaves, the others still get the answer.
-        work = asyncio.ensure_future(self._compute(engine, key, query, timings))
+        answer = self.batcher.compute(engine, query)
+        work = asyncio.ensure_future(self._keep(key, answer, timings))
         if self.settings.coalesce:
             self._in_flight[key] = work
             work.add_done_callback(lambda _: self._in_flight.pop(key, None))
         return await asyncio.shield(work)
 
-    async def _compute(self, engine: Engine, key: bytes, query: Query, timings: Timings) -> Ranked:
-        ranked, computed = await self._batcher.compute(engine, query)
+    async def _keep(self, key: bytes, answer: Computing, timings: Timings) -> Ranked:
+        ranked, computed = await answer
         timings |= computed
         await self._cache.put(key, ranked.to_bytes())
         return ranked

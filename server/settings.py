@@ -40,8 +40,8 @@ class Settings:
 
     Overload:
         max_queue: Requests that may wait in a worker; beyond it 503.
-        deadline_ms: Longest wait in the queue in ms; beyond it 503. After a rejection only a part
-            of it is allowed for a while.
+        deadline_ms: Longest wait in the queue in ms; beyond it 503. The queue counts as
+            full once the next request would wait for half of this time.
 
     Cache and events:
         cache: Cache of answers: memory (of each worker), none, or redis://HOST:PORT/DB.

@@ -39,10 +39,6 @@ def _rate(result: LoadtestResult) -> Values:
     return _interval(result, spread(np.array(rates))) if result.is_full and rates else None
 
 
-def _baseline(result: LoadtestResult) -> Values:
-    return _interval(result, result.busy.times)
-
-
 def _computed_goodput(result: LoadtestResult) -> Values:
     shares = [found.computed_share for found in result.overload_rounds]
     return _interval(result, spread(np.array(shares))) if shares else None
@@ -56,7 +52,7 @@ def _overload_p99(result: LoadtestResult) -> Values:
 
 FINDINGS: dict[str, Callable[[LoadtestResult], Values]] = {
     "rate": _rate,
-    "baseline": _baseline,
+    "baseline": lambda result: _interval(result, result.busy.times),
     "computed_goodput": _computed_goodput,
     "overload_p99": _overload_p99,
 }

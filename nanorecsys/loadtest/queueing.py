@@ -16,7 +16,7 @@ import pandas as pd
 from nanorecsys.loadtest.bench import LoadRun, rate_of
 from nanorecsys.loadtest.generator import poisson
 from nanorecsys.loadtest.result import Original, Predicted
-from nanorecsys.loadtest.summary import COMPUTED, computed, is_timed, measured
+from nanorecsys.loadtest.summary import COMPUTED, VOID, computed, measured
 
 # "System Benchmarks & Performance Analysis" of nanoRecSys, section 3: the median and the 95th
 # percentile of computing a request, here those of a log-normal distribution; the mix, and the tail
@@ -145,7 +145,8 @@ def predict(
         seed: Random seed.
         highest_per_s: Highest rate, to which the load is relative.
     """
-    if not is_timed(run.row):
+    row = run.row
+    if row.verdict == VOID or row.p50_ms is None or row.p99_ms is None:
         return None
     latency_ms = predict_latency(run.rows, times, workers, threads, seed)[~run.rows.warm_up]
     p50_ms, p99_ms = np.percentile(latency_ms, (50, 99)).tolist()
@@ -154,8 +155,8 @@ def predict(
         load=rate_of(run) / highest_per_s,
         predicted_p50_ms=p50_ms,
         predicted_p99_ms=p99_ms,
-        measured_p50_ms=run.row.p50_ms or 0.0,
-        measured_p99_ms=run.row.p99_ms or 0.0,
+        measured_p50_ms=row.p50_ms,
+        measured_p99_ms=row.p99_ms,
     )
 
 

@@ -204,6 +204,7 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
         deadline_ms: Longest wait of a request in the server's queue.
         in_kind: The original's two servers in kind, PyTorch and ONNX, kept busy with the usual mix.
         in_kind_stages: Time in each stage by server, one cold request at a time.
+        is_compiled: Whether the encoder of the best PyTorch server was compiled.
         busy, busy_cold: The best PyTorch server and the final one kept busy, with the usual mix and
             with cold users alone.
         mixed: These two at a light rate that both carry.
@@ -240,6 +241,7 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: float
     in_kind: ServerComparison
     in_kind_stages: dict[str, dict[str, Percentiles]]
+    is_compiled: bool
     busy: ServerComparison
     busy_cold: ServerComparison
     mixed: ServerComparison

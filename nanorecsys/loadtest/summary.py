@@ -166,11 +166,6 @@ def summarize(
     )
 
 
-def is_timed(row: LoadRow) -> bool:
-    """Whether a run has a P99 that counts: it is not VOID and has enough good answers."""
-    return row.verdict != VOID and row.p99_ms is not None
-
-
 def percentile(values: pd.Series, q: float) -> float | None:
     """Compute a percentile; None where fewer than `MIN_BEYOND` values lie beyond it.
 

@@ -73,6 +73,7 @@ GOOD = LoadtestResult(
     deadline_ms=75.0,
     in_kind=compared(np.array([1.9, 2.0, 2.1]), 0.3),
     in_kind_stages={},
+    is_compiled=True,
     busy=compared(np.array([2.2, 2.5, 2.4]), 0.3),
     busy_cold=compared(np.array([2.0]), 1.0),
     mixed=compared(np.array([2.0]), 0.3),

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from server.batching import COMPUTE_NICE, STANDING, STANDING_S, Batcher
+from server.batching import COMPUTE_NICE, EARLY, RECENT, Batcher
 from server.engine import Query, Ranked
 from server.schema import OverloadedError
 
@@ -101,6 +101,52 @@ def test_a_full_queue_rejects():
     assert int(refused[0].headers["Retry-After"]) >= 1
 
 
+def test_a_query_that_would_wait_too_long_is_rejected_at_once():
+    engine, most = Slow(0.02), 1 + int(EARLY * 1.0 / 0.02)
+
+    async def main():
+        batcher = Batcher(1, 1, 100, 1.0)
+        for _ in range(RECENT):  # It learns the pace.
+            await batcher.compute(engine, query(20))
+        asked = [batcher.compute(engine, query(20)) for _ in range(2 * most)]
+        at_once = sum(answer.done() for answer in asked)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        batcher.close()
+        return at_once, sum(isinstance(a, OverloadedError) for a in answers)
+
+    at_once, rejected = asyncio.run(main())
+    assert most - 1 <= at_once < 2 * most - 5
+    assert rejected == at_once
+
+
+def test_a_batch_that_was_held_up_does_not_fill_the_queue():
+    engine = Slow(0.002)
+
+    async def main():
+        batcher = Batcher(1, 1, 100, 1.0)
+        for number in range(RECENT):
+            engine.seconds = 0.5 if number == RECENT // 2 else 0.002
+            await batcher.compute(engine, query(20))
+        asked = [batcher.compute(engine, query(20)) for _ in range(50)]
+        assert not batcher.is_full()
+        await asyncio.gather(*asked)
+        batcher.close()
+
+    asyncio.run(main())
+
+
+def test_a_query_is_in_the_queue_as_soon_as_it_is_asked():
+    async def main():
+        batcher = Batcher(1, 1, 3, 10.0)
+        answers = [batcher.compute(Slow(), query(20)) for _ in range(4)]
+        assert batcher.is_full()
+        await asyncio.gather(*answers)
+        assert not batcher.is_full()
+        batcher.close()
+
+    asyncio.run(main())
+
+
 def test_a_request_beyond_the_deadline_is_rejected():
     engine = Slow(0.05)
     answers = run(engine, [20] * 6, max_batch=1, deadline_s=0.12)
@@ -109,31 +155,6 @@ def test_a_request_beyond_the_deadline_is_rejected():
     assert any(late)
     assert not all(late)
     assert len(engine.batches) == late.count(False)
-
-
-def test_after_a_rejection_only_a_part_of_the_deadline_is_allowed():
-    engine = Slow(0.08)
-    assert STANDING * 0.24 < 0.08 < 0.24  # the wait of a second request
-
-    async def main():
-        batcher = Batcher(1, 1, 100, 0.24)
-
-        async def rejected(number):
-            answers = await asyncio.gather(
-                *(batcher.compute(engine, query(20)) for _ in range(number)), return_exceptions=True
-            )
-            return sum(isinstance(a, OverloadedError) for a in answers)
-
-        try:
-            before, crowd, after = await rejected(2), await rejected(8), await rejected(2)
-            await asyncio.sleep(STANDING_S)
-            return before, crowd, after, await rejected(2)
-        finally:
-            batcher.close()
-
-    before, crowd, after, later = asyncio.run(main())
-    assert crowd
-    assert (before, after, later) == (0, 1, 0)
 
 
 def test_compute_threads_have_a_lower_priority_and_may_be_refused_it(monkeypatch):

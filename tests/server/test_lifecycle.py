@@ -8,6 +8,7 @@ import socket
 import statistics
 import time
 import urllib.parse
+import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -100,6 +101,11 @@ def under_load(
 async def a_moment() -> None:
     """Do nothing for half a second."""
     await asyncio.sleep(0.5)
+
+
+async def two_seconds() -> None:
+    """Do nothing for two seconds."""
+    await asyncio.sleep(2)
 
 
 async def logged(running: Running, words: str, times: int) -> None:
@@ -381,7 +387,7 @@ def health_latencies(url: str, seconds: float) -> list[float]:
 
 def test_the_onnx_engine_loads_no_torch_and_starts_only_its_own_threads(own, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with serving(own, tmp_path, "--threads", "1", "--cache", "none") as running:
+    with serving(own, tmp_path, *PATIENT, "--threads", "1", "--cache", "none") as running:
         [worker] = workers_of(running)
         before = set(os.listdir(f"/proc/{worker}/task"))
         seen = under_load(running.url, a_moment, any_user)
@@ -421,7 +427,7 @@ def test_overload_is_rejected_early_or_degraded_on_request(heavy, tmp_path):
         "--max-queue",
         "4",
         "--deadline-ms",
-        "200",
+        "400",
         "--threads",
         "1",
         "--max-batch",
@@ -443,3 +449,37 @@ def test_overload_is_rejected_early_or_degraded_on_request(heavy, tmp_path):
     assert set(degraded.statuses) == {200}
     assert set(degraded.sources) == {"model", "fallback"}
     assert not capacity.errors + crowd.errors + degraded.errors
+
+
+def test_overload_rejects_cached_and_new_requests_alike(heavy, tmp_path):
+    """A request is cached or new with the same probability."""
+    rng = np.random.default_rng(0)
+    hot = {"user_id": 0, "k": 5}
+
+    def hot_or_new(number: int) -> dict:
+        return (
+            hot if rng.random() < 0.5 else {"history": rng.integers(300, size=100).tolist(), "k": 5}
+        )
+
+    arguments = ("--threads", "1", "--max-batch", "1", "--max-queue", "4")
+    with serving(heavy, tmp_path, *PATIENT, *arguments) as running:
+        under_load(running.url, a_moment, lambda _: hot, number=1)
+        seen = under_load(running.url, two_seconds, hot_or_new, number=32)
+        shown = metrics_of(running)
+    assert set(seen.statuses) == {200, 503}
+    assert seen.statuses[503] > 0.5 * seen.statuses[200]
+    # Where only new ones are rejected, nearly all cached ones are answered.
+    assert seen.sources["cache"] < 1.5 * seen.sources["model"]
+    early = shown['nanorecsys_shed_total{reason="early"}']
+    assert early > 0.5 * seen.statuses[503]
+    assert shown['nanorecsys_requests_total{route="/recommend",status="503"}'] == sum(
+        count for name, count in shown.items() if name.startswith("nanorecsys_shed_total")
+    )
+    assert not seen.errors
+
+
+def metrics_of(running: Running) -> dict[str, float]:
+    """Read the metrics by name and labels."""
+    with urllib.request.urlopen(f"{running.url}/metrics") as answer:
+        lines = [line for line in answer.read().decode().splitlines() if line[:1] != "#"]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
