@@ -41,7 +41,7 @@ def inputs(parameters: dict[str, Any]) -> list[Path]:
     """The reader's own files; a registered data set has its checksum in the code."""
     found: list[Path] = []
     for path in (Path(name) for name in _names(parameters) if name not in DATASETS):
-        inside = (file for file in path.rglob("*") if file.suffix in (".csv", ".dat"))
+        inside = (file for file in path.rglob("[!._]*") if file.is_file())
         found += [path] if path.is_file() else sorted(inside)
     return found
 

@@ -157,6 +157,10 @@ def test_own_files_are_inputs_and_both_data_sets_take_memory(folder: Path) -> No
         "ratings.csv",
         "ratings.csv",
     ]
+    (folder / "part-0.csv.gz").touch()
+    (folder / "_SUCCESS").touch()
+    assert [path.name for path in chapter.inputs(asked)][1] == "part-0.csv.gz"
+    assert len(chapter.inputs(asked)) == 4
     none = {"dataset": DEFAULT_DATASET, "second_dataset": ""}
     assert chapter.inputs(none) == []
     both = none | {"second_dataset": SECOND_DATASET}
