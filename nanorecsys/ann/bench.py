@@ -32,7 +32,7 @@ from nanorecsys.ann.exact import Exact, Queries, exact_neighbours
 from nanorecsys.ann.indexes import build_index, check_neighbours, read_bytes
 from nanorecsys.ann.specs import BASELINE, Specification, search_settings
 from nanorecsys.serving.errors import SpecificationError
-from nanorecsys.serving.retrieval import Index, UsearchIndex, load_index
+from nanorecsys.serving.retrieval import Index, load_index
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.environment import environment
 from nanorecsys.system.files import atomic_path, write_atomically
@@ -195,11 +195,9 @@ class Searcher:
         self._pools = ThreadpoolController()
 
     def use_threads(self, threads: int) -> None:
-        """Set the threads of FAISS, of its matrix products and of usearch."""
+        """Set the threads of FAISS and of its matrix products."""
         faiss.omp_set_num_threads(threads)
         self._pools.limit(limits=threads)
-        if isinstance(self.index, UsearchIndex):
-            self.index.threads = threads
 
     def latencies(self, sample: np.ndarray) -> np.ndarray:
         """Time a sample of queries one at a time, ns, int64 (len(sample),)."""
@@ -380,7 +378,7 @@ def _measure(
     """Measure the points of an index in one round; the first one measures recall as well."""
     gc.disable()
     start = time.perf_counter()
-    index = load_index(points["factory"].iloc[0], path)
+    index = load_index(path)
     load_ms = 1e3 * (time.perf_counter() - start)
     searcher = Searcher(index, queries, settings.k)
     rows: defaultdict[str, list[pd.DataFrame]] = defaultdict(list)
@@ -440,7 +438,7 @@ def time_in_turns(
     rng = np.random.default_rng(settings.seed + 1)
     files = points.drop_duplicates("file")
     loaded = {
-        row.file: Searcher(load_index(row.factory, folder / row.file), queries, settings.k)
+        row.file: Searcher(load_index(folder / row.file), queries, settings.k)
         for row in files.itertuples()
     }
     turns = [(row.point, row.search, loaded[row.file]) for row in points.itertuples()]

@@ -124,7 +124,7 @@ class CatalogueBench:
                 shared_s, peak = float(kept["seconds"]), int(kept["peak_bytes"])
             costs = build(path, build_lists, rows, parsed, self.training, lists, **child)
         name = parsed.factory + (" on disk" if on_disk else "")
-        load = (load_index, parsed.factory, path, on_disk)
+        load = (load_index, path, on_disk)
         found = self._search(name, parsed, rows, self.options, self.queries, *load)
         return found | {
             "build_s": costs.build_s + costs.save_s + shared_s,

@@ -96,8 +96,6 @@ def test_the_rule_takes_the_lowest_p50_within_floor_and_bound():
         ("Flat", "", 1.0, 1.0),
         ("IVF256,SQ8", "nprobe=16", 0.98, 0.05),
         ("HNSW32", "efSearch=128", 0.995, 0.06, 1600.0),
-        ("usearch:M16", "ef=128", 0.995, 0.04),
-        ("NSG32", "search_L=128", 0.995, 0.05),
         ("PQ64x4fs,RFlat", "k_factor_rf=4", 0.992, 0.12),
         ("IVF256,SQ8", "nprobe=32", 0.992, 0.1),
     )
@@ -118,7 +116,7 @@ def test_finalists_are_flat_the_rules_choices_and_the_fastest_once_each():
         ("Flat", "", 1.0, 1.0),
         ("IVF256,SQ8", "nprobe=1", 0.5, 0.01),
         ("IVF256,SQ8", "nprobe=32", 0.992, 0.1),
-        ("usearch:M16", "ef=512", 0.9995, 0.2),
+        ("HNSW16", "efSearch=512", 0.9995, 0.2),
         ("SQ8", "", 0.993, 0.6),
     )
     chosen = names(analysis.finalists(points, FLOOR, BOUND))

@@ -75,7 +75,7 @@ LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)], gemm_gf
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, searched, workload):
-    given = ["IVF8,SQ8", "PQ7np", "Nope", "IVF900,Flat", "usearch:M8", "Users8,PQ8x4fs,RFlat"]
+    given = ["IVF8,SQ8", "PQ7np", "Nope", "IVF900,Flat", "HNSW8", "Users8,PQ8x4fs,RFlat"]
     folder = tmp_path_factory.mktemp("bench")
     chosen = specs.choose("core", given)
     return folder, measure_table(folder, chosen, searched, *workload, SETTINGS)
@@ -88,7 +88,7 @@ def points(measured):
 
 def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
     found = measured[1]
-    assert found.points["factory"].unique().tolist() == ["Flat", "IVF8,SQ8", "usearch:M8"]
+    assert found.points["factory"].unique().tolist() == ["Flat", "IVF8,SQ8", "HNSW8"]
     assert [(f.factory, f.error) for f in found.failures] == [
         ("PQ7np", "DivisibilityError"),
         ("Nope", "FactoryError"),
@@ -101,7 +101,13 @@ def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
 def test_every_point_has_its_raw_rows(measured, queries):
     found = measured[1]
     assert found.points["point"].tolist() == [0, 1, 2, 3, 4]
-    assert found.points["search"].tolist() == ["", "nprobe=1", "nprobe=8", "ef=100", "ef=512"]
+    assert found.points["search"].tolist() == [
+        "",
+        "nprobe=1",
+        "nprobe=8",
+        "efSearch=100",
+        "efSearch=512",
+    ]
     rows = found.rows
     assert len(rows["accuracy"]) == 5 * len(queries.vectors)
     assert len(rows["latency"]) == 5 * 2 * 30
@@ -142,7 +148,7 @@ def test_indexes_take_turns_by_rounds(measured):
     assert latency["round"].is_monotonic_increasing
     indexes = latency["point"].map(measured[1].points.set_index("point")["factory"])
     orders = [own.unique().tolist() for _, own in indexes.groupby(latency["round"])]
-    assert [sorted(order) for order in orders] == [["Flat", "IVF8,SQ8", "usearch:M8"]] * 2
+    assert [sorted(order) for order in orders] == [["Flat", "HNSW8", "IVF8,SQ8"]] * 2
     assert orders[0] != orders[1]
     assert count_turns(latency["point"]) > len(measured[1].points)
     assert measured[1].points["load_ms"].notna().all()
@@ -158,7 +164,7 @@ def test_finalists_are_timed_again_in_turns(measured, points, searched, queries)
     assert set(repeats) == {1, 2}  # each query once before any comes again
     assert count_turns(latencies["point"]) > 2 * 4  # more often than once per round
     found = analysis.confirmed(chosen, latencies)
-    assert found["factory"].tolist() == ["Flat", "usearch:M8", "usearch:M8"]
+    assert found["factory"].tolist() == ["Flat", "HNSW8", "HNSW8"]
     assert found["times_flat"].iloc[0] == 1
     records = to_records(found, Finalist)
     assert [r.p50_ms.middle for r in records] == found["p50_ms"].tolist()

@@ -71,7 +71,7 @@ def test_every_specification_builds_finds_more_with_its_dearest_setting_and_surv
     assert recalls[1] >= recalls[0]
     assert recalls[1] > 0.35  # chance is below 0.01; PQ of 8 parts, the coarsest, finds 0.44
     index.save(tmp_path / "index")
-    again = load_index(factory, tmp_path / "index")
+    again = load_index(tmp_path / "index")
     again.set(grid[-1])
     assert np.array_equal(again.search(queries, K)[1], items)
 
@@ -111,7 +111,6 @@ def test_no_specification_gets_more_settings_than_the_budget(factory, points):
     [
         ("Nope", FactoryError, "does not know an index 'Nope'"),
         ("", FactoryError, "does not know an index ''"),
-        ("usearch:Q5", FactoryError, "is not a usearch index"),
         ("PQ7np", DivisibilityError, "7 parts do not divide 32"),
         ("IVF16,PQ12x4fs,RFlat", DivisibilityError, "12 parts do not divide 32"),
         ("OPQ8_16,IVF16,PQ32x4np", DivisibilityError, "32 parts do not divide 16"),
@@ -216,12 +215,9 @@ def test_users_vectors_that_cannot_be_fitted_on_have_a_named_error(wrong, error,
         (lambda v: v[:0], r"got float32 \(0, 32\)"),
     ],
 )
-@pytest.mark.parametrize("factory", ["Flat", "usearch:M8"])
-def test_vectors_that_are_not_finite_unit_and_float32_have_a_named_error(
-    change, told, factory, vectors
-):
+def test_vectors_that_are_not_finite_unit_and_float32_have_a_named_error(change, told, vectors):
     with pytest.raises(VectorsError, match=told):
-        build_index(factory, change(vectors))
+        build_index("Flat", change(vectors))
 
 
 def test_neighbours_beyond_the_vectors_have_a_named_error():
@@ -235,8 +231,6 @@ def test_neighbours_beyond_the_vectors_have_a_named_error():
 def test_a_setting_that_the_index_lacks_has_a_named_error(vectors):
     with pytest.raises(SettingError, match="does not fit"):
         build_index("Flat", vectors).set("nprobe=4")
-    with pytest.raises(SettingError, match="no setting 'nprobe'"):
-        build_index("usearch:M8", vectors).set("nprobe=4")
     with pytest.raises(SettingError, match="not a search setting"):
         specs.parse_setting("nprobe:4")
 

@@ -87,7 +87,7 @@ def made(specification, catalogue, folder, users=None, options=TRAINING):
         index = build_lists(rows, parsed, options, lists)
     path = folder / f"{parsed.factory}-{options.block_rows}.index"
     index.save(path)
-    return load_index(specification, path)
+    return load_index(path)
 
 
 def answers(index, queries, setting="nprobe=4"):
@@ -203,7 +203,7 @@ def test_k_means_and_blocks_read_a_bounded_number_of_rows(catalogue, tmp_path, m
 def test_mapped_lists_answer_as_those_in_memory(catalogue, queries, tmp_path):
     memory = made("IVF16,SQ8", catalogue, tmp_path)
     (path,) = tmp_path.glob("*.index")
-    mapped = load_index("IVF16,SQ8", path, mapped=True)
+    mapped = load_index(path, mapped=True)
     lists = faiss.downcast_InvertedLists(faiss.extract_index_ivf(mapped.index).invlists)
     assert isinstance(lists, faiss.OnDiskInvertedLists)
     np.testing.assert_array_equal(answers(memory, queries), answers(mapped, queries))
