@@ -131,7 +131,7 @@ def test_a_served_index_is_ranked_like_the_studys_evaluation(queries, task, sear
     assert measure_served("IVF8,SQ8", "nprobe=8", *given)["recall"].mean() > 0.9
     scorer = evaluation.DotProduct(queries.vectors, searched.vectors)
     expected = evaluation.evaluate(scorer, task.targets, task.seen, N, k_max=20)
-    of_user = evaluation.values(expected, "ndcg@10").values
+    of_user = evaluation.values(expected, "ndcg@10")
     np.testing.assert_allclose(analysis.ndcg(rows["exact_rank"].to_numpy()), of_user)
     flat = measure_served("Flat", "", *given)
     assert (flat["rank"] == flat["exact_rank"]).all()
