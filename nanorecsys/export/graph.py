@@ -50,6 +50,13 @@ class Graph:
         """Add a linear layer without bias."""
         return self.add("MatMul", x, self.weight(name, layer.weight.T))
 
+    def norm(self, x: str, name: str, layer: nn.RMSNorm) -> str:
+        """Add a root mean square norm."""
+        weight = self.weight(name, layer.weight)
+        return self.add(
+            "SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=EPSILON, stash_type=1
+        )
+
     def add_and_norm(self, x: str, added: str, name: str, layer: nn.RMSNorm) -> tuple[str, str]:
         """Add `x + added` and its norm; returns the sum, then the norm."""
         norm, total = f"{name}_norm", f"{name}_sum"
@@ -87,7 +94,7 @@ class Graph:
         # ONNX cannot infer the types of ONNX Runtime's own operators, and quantizers skip values
         # without a type.
         for node in self.nodes:
-            if node.domain:
+            if node.domain or node.op_type.startswith("Simplified"):
                 graph.value_info.extend(
                     helper.make_tensor_value_info(value, TensorProto.FLOAT, None)
                     for value in filter(None, node.output)
@@ -120,7 +127,11 @@ def fused_tower(encoder: UserEncoder, *, by_row: bool = False) -> onnx.ModelProt
     one = g.weight("one", np.ones(1, np.int64))
     table = encoder.table * config.d**0.5  # as `UserTower.begin` scales it
     x = g.add("Gather", g.weight("table", table), "items")
-    rotate, project = _rotary(g, encoder), _looked_up(g, table, blocks[0])
+    if tower.positions is None:
+        rotate, project = _rotary(g, encoder), _looked_up(g, table, blocks[0])
+    else:
+        x, rotate = _add_positions(g, x, tower.positions), _as_it_is
+        project = _multiplied(g, g.norm(x, "norm_0", blocks[0].attention_norm), 0, blocks[0])
     for i, block in enumerate(blocks):
         k, v = rotate(project("key"), None), project("value")
         if block is blocks[-1]:
@@ -170,6 +181,13 @@ def _multiplied(g: Graph, h: str, i: int, block: Block) -> Callable[..., str]:
     return project
 
 
+def _add_positions(g: Graph, x: str, positions: Tensor) -> str:
+    """Add the learned vectors of the first L positions to x (B, L, d)."""
+    start, one = g.weight("start", np.zeros(1, np.int64)), g.weight("one", np.ones(1, np.int64))
+    length = g.add("Gather", g.add("Shape", "items"), one)
+    return g.add("Add", x, g.add("Slice", g.weight("positions", positions), start, length))
+
+
 def _rotary(g: Graph, encoder: UserEncoder) -> Callable[[str, str | None], str]:
     """Rotation of (B, L, d) by position: 0, 1, ... where positions int64 (B, L) are None."""
     tower, heads = encoder.tower, encoder.tower.config.heads
@@ -183,6 +201,10 @@ def _rotary(g: Graph, encoder: UserEncoder) -> Callable[[str, str | None], str]:
         )
 
     return rotate
+
+
+def _as_it_is(x: str, positions: str | None) -> str:
+    return x
 
 
 def _take(g: Graph, x: str, position: str, d: int) -> str:

@@ -6,7 +6,7 @@ temperature`.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class RetrieverConfig:
         d: Size of the vectors.
         layers, heads, hidden: Sizes of the transformer; `hidden` is the width of its SwiGLU.
         window: Number of events that are read, the last ones of a longer history.
+        positions: Rotary (Su et al. 2021, RoFormer), or one learned vector per position, counted
+            from the first event that is read.
         dropout: Dropout on the input and on the output of each half block.
         content: Whether items have content beside their ids.
         id_dropout: See `ItemTable`.
@@ -37,6 +39,7 @@ class RetrieverConfig:
     heads: int = 8
     hidden: int = 1024
     window: int = 200
+    positions: Literal["rotary", "absolute"] = "rotary"
     dropout: float = 0.3
     content: bool = True
     id_dropout: float = 0.1
@@ -48,6 +51,8 @@ class RetrieverConfig:
                 f"d = {self.d} cannot be cut into {self.heads} heads of even size",
                 "Make d a multiple of 2 x heads.",
             )
+        if self.positions not in ("rotary", "absolute"):
+            raise ModelError(f"positions are {self.positions!r}", 'Use "rotary" or "absolute".')
         if min(self.layers, self.hidden, self.window) < 1:
             raise ModelError(
                 "layers, hidden and window must be at least 1", "Raise the one that is not."
@@ -67,28 +72,31 @@ class Block(nn.Module):
         self.gate, self.up = (nn.Linear(d, config.hidden, bias=False) for _ in range(2))
         self.down = nn.Linear(config.hidden, d, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None
+    ) -> Tensor:
         """One layer at every position.
 
         Args:
             x: (B, L, D).
-            rotation: Cosines and sines (L, 1, D / heads).
+            rotation: Cosines and sines (L, 1, D / heads), or None.
             mask: Additive mask (B, 1, L, L); None for plain causal attention.
         """
         h = self.attention_norm(x)
         q, k, v = (self.heads_of(project(h)) for project in (self.query, self.key, self.value))
-        q, k = rotate(q, *rotation), rotate(k, *rotation)
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
         if self.training and mask is not None and x.device.type == "cpu":
             return self.add(x, attend_unfused(q, k, v, mask))
         return self.add(x, attend(q, k, v, mask))
 
-    def at(self, x: Tensor, last: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def at(self, x: Tensor, last: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         """The layer at one position of each row, which attends to all positions up to itself.
 
         Args:
             x: (B, L, D).
             last: The position, int64 (B, 1, 1).
-            rotation: Cosines and sines (L, 1, D / heads).
+            rotation: Cosines and sines (L, 1, D / heads), or None.
 
         Returns:
             (B, 1, D).
@@ -97,9 +105,10 @@ class Block(nn.Module):
         k, v = self.heads_of(self.key(h)), self.heads_of(self.value(h))
         wide = last.expand(-1, 1, x.shape[-1])
         q = self.heads_of(self.query(h.gather(1, wide)))
-        cos, sin = rotation
-        k = rotate(k, cos, sin)
-        q = rotate(q, cos[last[:, 0]], sin[last[:, 0]])  # (B, 1, 1, D / heads)
+        if rotation is not None:
+            cos, sin = rotation
+            k = rotate(k, cos, sin)
+            q = rotate(q, cos[last[:, 0]], sin[last[:, 0]])  # (B, 1, 1, D / heads)
         seen = torch.arange(x.shape[1], device=x.device) <= last  # (B, 1, L)
         mask = torch.where(seen[:, None], 0.0, -torch.inf).to(v.dtype)  # (B, 1, 1, L)
         return self.add(x.gather(1, wide), attend(q, k, v, mask))
@@ -157,10 +166,7 @@ def attend_unfused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 class UserTower(nn.Module):
-    """From the vectors of a user's items to the vector of the user.
-
-    Positions are rotary (Su et al. 2021, RoFormer).
-    """
+    """From the vectors of a user's items to the vector of the user."""
 
     cos: Tensor
     sin: Tensor
@@ -171,11 +177,15 @@ class UserTower(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.d)
         size = config.d // config.heads
-        frequencies = 1e4 ** (-torch.arange(0, size, 2) / size)
-        angle = torch.outer(torch.arange(config.window).float(), frequencies)
-        angle = torch.cat([angle, angle], -1)[:, None]  # (window, 1, D / heads)
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
+        self.positions: nn.Parameter | None = None
+        if config.positions == "absolute":
+            self.positions = nn.Parameter(torch.randn(config.window, config.d) * 0.02)
+        else:
+            frequencies = 1e4 ** (-torch.arange(0, size, 2) / size)
+            angle = torch.outer(torch.arange(config.window).float(), frequencies)
+            angle = torch.cat([angle, angle], -1)[:, None]  # (window, 1, D / heads)
+            self.register_buffer("cos", angle.cos(), persistent=False)
+            self.register_buffer("sin", angle.sin(), persistent=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 # Additions to the residual stream start smaller, the more layers there are (GPT-2).
@@ -192,7 +202,8 @@ class UserTower(nn.Module):
         Returns:
             unit vectors (B, D).
         """
-        x, rotation = self.begin(x)
+        positions = torch.arange(x.shape[1], device=x.device)
+        x, rotation = self.begin(x, positions)
         for block in self.blocks[:-1]:
             x = block(x, rotation, None)
         last_block = cast(Block, self.blocks[-1])
@@ -211,7 +222,12 @@ class UserTower(nn.Module):
             unit vectors (B, L, D).
         """
         place = torch.arange(x.shape[1], device=x.device)
-        x, rotation = self.begin(x)  # rotations depend on differences of position only
+        # Rotations depend on differences only; learned positions count from the start of the
+        # segment.
+        within = place
+        if self.positions is not None:
+            within = place - torch.searchsorted(segments, segments)
+        x, rotation = self.begin(x, within)
         same = segments[:, :, None] == segments[:, None]  # (B, L, L)
         visible = same & (place[:, None] >= place)
         dtype = x.dtype
@@ -222,10 +238,14 @@ class UserTower(nn.Module):
             x = block(x, rotation, mask)
         return self.end(x)
 
-    def begin(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def begin(self, x: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """The residual stream (B, L, D) and the rotations."""
         x = x * self.config.d**0.5  # unit vectors get a mean square of 1
-        rotation = self.cos[: x.shape[1]], self.sin[: x.shape[1]]
+        rotation = None
+        if self.positions is not None:
+            x = x + self.positions[positions]
+        else:
+            rotation = self.cos[: x.shape[1]], self.sin[: x.shape[1]]
         return dropout(x, self.config.dropout, self.training), rotation
 
     def end(self, x: Tensor) -> Tensor:
@@ -336,7 +356,8 @@ class EveryPosition(nn.Module):
             lengths: int64 (B,).
         """
         tower = self.encoder.tower
-        x, rotation = tower.begin(functional.embedding(items, self.encoder.table))
+        places = torch.arange(items.shape[1], device=items.device)
+        x, rotation = tower.begin(functional.embedding(items, self.encoder.table), places)
         for block in tower.blocks:
             x = block(x, rotation, None)
         x = tower.end(x)

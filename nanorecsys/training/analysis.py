@@ -264,6 +264,7 @@ def variants(
     every |= {
         "seen_negatives": (model, replace(training, seen_negatives=True)),
         "id_alone": (replace(model, content=False), training),
+        "absolute_positions": (replace(model, positions="absolute"), training),
         "half_window": (replace(model, window=model.window // 2), training),
     }
     if unknown := [name for name in names if name not in every]:

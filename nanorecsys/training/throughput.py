@@ -122,6 +122,7 @@ def _padded_step(model: Retriever, histories: Histories, training: TrainingConfi
     rng = np.random.default_rng(training.seed)
     size = max(1, training.batch_tokens // config.window)
     users = np.flatnonzero(histories.lengths > 1)
+    places = torch.arange(config.window, device=device)
     optimizer = torch.optim.AdamW(
         model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
@@ -133,7 +134,7 @@ def _padded_step(model: Retriever, histories: Histories, training: TrainingConfi
         targets = torch.from_numpy(rows[:, 1:]).to(device)
         with autocast(device, training.precision):
             table = model.items()
-            x, rotation = model.tower.begin(table[items])
+            x, rotation = model.tower.begin(table[items], places)
             for block in model.tower.blocks:
                 x = block(x, rotation, None)
             logits = model.tower.end(x) @ table.T / config.temperature  # (B, L, V + 1)

@@ -18,8 +18,10 @@ from nanorecsys.serving.encoder import Encoder, encode_users, session
 from nanorecsys.serving.errors import ServingError
 from tests.export.conftest import CALIBRATION, N_ITEMS, histories, small_encoder
 
-TORCH = small_encoder()
-ONNX = Encoder(fused_tower(TORCH).SerializeToString())
+TORCH = {positions: small_encoder(positions=positions) for positions in ("rotary", "absolute")}
+ONNX = {
+    positions: Encoder(fused_tower(model).SerializeToString()) for positions, model in TORCH.items()
+}
 
 
 def in_torch(encoder, items, lengths):
@@ -27,21 +29,24 @@ def in_torch(encoder, items, lengths):
         return encoder(torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
 
 
+@pytest.mark.parametrize("positions", TORCH)
 @given(rows=st.lists(st.lists(st.integers(0, N_ITEMS - 1), max_size=25), min_size=1, max_size=5))
 @settings(max_examples=40, deadline=None)
-def test_the_fused_graph_equals_torch_on_any_histories(rows):
+def test_the_fused_graph_equals_torch_on_any_histories(positions, rows):
     """Empty, one item, repeats, longer than the window, and in any batch."""
+    model, run = TORCH[positions], ONNX[positions]
     csr = histories(*rows)
-    together = encode_users(ONNX, csr, 10)
-    alone = encode_users(ONNX, csr, 10, batch_tokens=1)
-    expected = encode_users(lambda items, lengths: in_torch(TORCH, items, lengths), csr, 10)
+    together = encode_users(run, csr, 10)
+    alone = encode_users(run, csr, 10, batch_tokens=1)
+    expected = encode_users(lambda items, lengths: in_torch(model, items, lengths), csr, 10)
     np.testing.assert_allclose(together, expected, atol=1e-5)
     np.testing.assert_allclose(alone, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-def test_few_layers(layers, batch):
-    model = small_encoder(layers=layers)
+@pytest.mark.parametrize("positions", ["rotary", "absolute"])
+def test_few_layers(layers, positions, batch):
+    model = small_encoder(layers=layers, positions=positions)
     found = Encoder(fused_tower(model).SerializeToString())(*batch)
     np.testing.assert_allclose(found, in_torch(model, *batch), atol=1e-5)
 

@@ -43,17 +43,21 @@ def with_large_weights(model):
     return model
 
 
-MODEL = with_large_weights(retriever(SMALL))
+MODELS = {
+    positions: with_large_weights(retriever(replace(SMALL, positions=positions)))
+    for positions in ("rotary", "absolute")
+}
 
 
+@pytest.mark.parametrize("positions", MODELS)
 @given(
     histories=st.lists(
         st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=10), min_size=1, max_size=4
     )
 )
 @settings(max_examples=20, deadline=None)
-def test_encoder_equals_packed_rows_whatever_else_is_in_the_batch(histories):
-    model = MODEL
+def test_encoder_equals_packed_rows_whatever_else_is_in_the_batch(positions, histories):
+    model = MODELS[positions]
     items = torch.zeros(len(histories), 10, dtype=torch.int64)
     for row, history in enumerate(histories):
         items[row, : len(history)] = torch.tensor(history)
@@ -70,8 +74,9 @@ def test_encoder_equals_packed_rows_whatever_else_is_in_the_batch(histories):
     torch.testing.assert_close(encoded.norm(dim=1), torch.ones(len(histories)))
 
 
-def test_a_position_does_not_attend_to_later_ones():
-    model = MODEL
+@pytest.mark.parametrize("positions", MODELS)
+def test_a_position_does_not_attend_to_later_ones(positions):
+    model = MODELS[positions]
     items = torch.tensor([[1, 2, 3, 4, 5]])
     with torch.no_grad():
         before = model(items, torch.zeros_like(items))[0]
@@ -81,8 +86,9 @@ def test_a_position_does_not_attend_to_later_ones():
     assert (before[:, 3:] - after[:, 3:]).abs().max() > 0.01
 
 
-def test_order_matters():
-    encoder = MODEL.encoder()
+@pytest.mark.parametrize("positions", MODELS)
+def test_order_matters(positions):
+    encoder = MODELS[positions].encoder()
     with torch.no_grad():
         forward, backward = encoder(
             torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]]), torch.tensor([4, 4])
@@ -101,7 +107,7 @@ def test_attention_for_training_equals_the_fused_one():
 
 
 def test_every_parameter_gets_a_gradient():
-    for config in (replace(SMALL, content=True), SMALL):
+    for config in (replace(SMALL, content=True), replace(SMALL, positions="absolute")):
         model = retriever(config)
         users, table = model(torch.tensor([[0, 3, 4]]), torch.tensor([[0, 1, 1]]))
         (users[0] @ table[5]).sum().backward()
@@ -176,6 +182,7 @@ def test_a_damaged_or_missing_file_is_a_named_error(tmp_path):
     ("change", "message"),
     [
         ({"heads": 3}, "cannot be cut"),
+        ({"positions": "none"}, "positions are"),
         ({"layers": 0}, "at least 1"),
     ],
 )

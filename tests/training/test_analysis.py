@@ -266,7 +266,7 @@ def test_variants_change_one_configuration_each():
         "gbce": (SMALL, replace(SHORT, loss="gbce")),
         "half_window": (replace(SMALL, window=4), SHORT),
     }
-    assert len(analysis.variants(SMALL, SHORT, [])) == 8
+    assert len(analysis.variants(SMALL, SHORT, [])) == 9
 
 
 def test_an_item_choice_also_judges_rare_targets_alone_if_there_are_enough(monkeypatch, task):
