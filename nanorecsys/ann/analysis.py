@@ -154,20 +154,16 @@ def _accuracy(rows: pd.DataFrame, choosing: int) -> pd.DataFrame:
 
     Returns:
         sure, the lower end of the interval of the mean over the choosing users; and of the others
-        recall_10, recall_k with its interval, and worst_decile, the mean over the tenth of the
-        users with the lowest recall_k.
+        recall_k with its interval.
     """
     found = {}
     for point, own in rows.groupby("point"):
         recall = own.sort_values("query")["recall_k"].to_numpy(np.float64)
         interval = mean_interval(recall[choosing:])
-        reported = np.sort(recall[choosing:])
         found[point] = {
             "sure": mean_interval(recall[:choosing]).low,
-            "recall_10": own.loc[own["query"] >= choosing, "recall_10"].mean(),
             "recall_k": interval.estimate,
             "recall_k_low": interval.low,
             "recall_k_high": interval.high,
-            "worst_decile": reported[: -(-len(reported) // 10)].mean(),
         }
     return pd.DataFrame.from_dict(found, orient="index")

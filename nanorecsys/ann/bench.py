@@ -286,7 +286,7 @@ class Measurements:
         points: One row per index and search setting: point, factory, family, search, read_bytes
             (NaN for a graph), and of the index file, build_s, save_s, load_ms, bytes_a_vector and
             peak_rss_mib.
-        rows: Raw rows by name, each with the column point: accuracy (query, recall_10, recall_k),
+        rows: Raw rows by name, each with the column point: accuracy (query, recall_k),
             latency (round, query, ns), batches (batch, threads, ns).
         failures: Indexes that could not be built or searched.
     """
@@ -399,18 +399,15 @@ def _measure(
 
 def _accuracy(searcher: Searcher, exact: Exact, settings: BenchSettings) -> dict[str, pd.DataFrame]:
     """Recall of every query, and throughput."""
-    k = settings.k
     searcher.batches(WARM_UP, settings.threads, calls=1)
     batches, found = searcher.batches(LARGE_BATCH, settings.threads)
-    accuracy = {"query": np.arange(len(found), dtype=np.int32), "recall_k": exact.recall(found, k)}
-    accuracy["recall_10"] = exact.recall(found, min(10, k))
+    accuracy = {"query": np.arange(len(found), dtype=np.int32), "recall_k": exact.recall(found)}
     return {"accuracy": pd.DataFrame(accuracy), "batches": batches}
 
 
 def time_in_turns(
     folder: Path,
     points: pd.DataFrame,
-    few: np.ndarray,
     queries: np.ndarray,
     settings: BenchSettings,
     rounds: int,
@@ -423,8 +420,6 @@ def time_in_turns(
     Args:
         folder: Folder of `measure_table`.
         points: Some rows of `Measurements.points`.
-        few: float32 (n, d), a part of the vectors. If there are at least k, Flat on them is point
-            -1.
         queries: float32 (q, d).
         settings: How much to measure.
         rounds: Number of rounds.
@@ -442,8 +437,6 @@ def time_in_turns(
         for row in files.itertuples()
     }
     turns = [(row.point, row.search, loaded[row.file]) for row in points.itertuples()]
-    if len(few) >= settings.k:
-        turns.append((-1, "", Searcher(build_index(BASELINE, few), queries, settings.k)))
     found = []
     for number in range(rounds):
         sample = _repeated(rng, len(queries), timed)
@@ -488,7 +481,7 @@ def measure_served(
     index, flat = build_index(factory, vectors, users), build_index(BASELINE, vectors)
     index.set(search)
     exact = exact_neighbours(vectors, queries.vectors, k)
-    recall = exact.recall(index.search(queries.vectors, k)[1], k)
+    recall = exact.recall(index.search(queries.vectors, k)[1])
     return pd.DataFrame(
         {
             "user": queries.users,

@@ -70,7 +70,7 @@ def searched():
 
 SETTINGS = BenchSettings(k=K, points=2, rounds=2, queries=30, threads=1)
 ONE_ROUND = BenchSettings(k=K, points=1, rounds=1, queries=5, threads=1)
-LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)], gemm_gflops=1.0)
+LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)])
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +117,9 @@ def test_every_point_has_its_raw_rows(measured, queries):
 
 
 def test_flat_is_exact_and_more_probes_find_more(points):
-    assert (points["recall_k"][0], points["sure"][0], points["worst_decile"][0]) == (1, 1, 1)
+    assert (points["recall_k"][0], points["sure"][0]) == (1, 1)
     assert points["recall_k"][1] < points["recall_k"][2]
     assert points["sure"][1] < points["sure"][2]
-    assert points["worst_decile"][1] < points["recall_k"][1]
 
 
 def test_a_served_index_is_ranked_like_the_studys_evaluation(queries, task, searched):
@@ -154,15 +153,14 @@ def test_indexes_take_turns_by_rounds(measured):
     assert measured[1].points["load_ms"].notna().all()
 
 
-def test_finalists_are_timed_again_in_turns(measured, points, searched, queries):
+def test_finalists_are_timed_again_in_turns(measured, points, queries):
     chosen = points[points["factory"] != "IVF8,SQ8"]
-    few = searched.vectors[::10].copy()
-    given = (measured[0], chosen, few, queries.vectors, SETTINGS, 2, 45)
+    given = (measured[0], chosen, queries.vectors, SETTINGS, 2, 45)
     latencies = in_child(time_in_turns, *given, threads=1)
-    assert latencies.groupby("point").size().to_dict() == dict.fromkeys((-1, 0, 3, 4), 90)
+    assert latencies.groupby("point").size().to_dict() == dict.fromkeys((0, 3, 4), 90)
     repeats = latencies.groupby(["point", "round", "query"]).size()
     assert set(repeats) == {1, 2}  # each query once before any comes again
-    assert count_turns(latencies["point"]) > 2 * 4  # more often than once per round
+    assert count_turns(latencies["point"]) > 2 * 3  # more often than once per round
     found = analysis.confirmed(chosen, latencies)
     assert found["factory"].tolist() == ["Flat", "HNSW8", "HNSW8"]
     assert found["times_flat"].iloc[0] == 1
@@ -275,12 +273,10 @@ def test_the_best_of_two_measurements_of_the_machine_counts():
         in_child(measure_limits, (1.0, 2.0), 1, threads=1),
         Limits(
             bandwidth=[Bandwidth(working_set_mib=s, gb_per_s=g) for s, g in ((1, 1e9), (2, 1e-9))],
-            gemm_gflops=1e-9,
         ),
     )
     best = best_of(first, second)
     assert [b.gb_per_s for b in best.bandwidth] == [1e9, first.bandwidth[1].gb_per_s]
-    assert best.gemm_gflops == first.gemm_gflops
 
 
 def test_a_child_has_the_threads_it_is_given_and_does_not_load_torch():

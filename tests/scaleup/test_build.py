@@ -118,7 +118,7 @@ def test_blocks_make_the_index_that_one_piece_makes(
 def test_the_index_finds_the_neighbours(specification, setting, catalogue, queries, tmp_path):
     exact = exact_neighbours(np.load(catalogue), queries, 10)
     index = made(specification, catalogue, tmp_path)
-    assert exact.recall(answers(index, queries, setting), 10).mean() > 0.8
+    assert exact.recall(answers(index, queries, setting)).mean() > 0.8
 
 
 def test_users_directions_find_what_users_ask_for(catalogue, users, tmp_path):
@@ -127,7 +127,7 @@ def test_users_directions_find_what_users_ask_for(catalogue, users, tmp_path):
     recall = {}
     for space in ("Users4", "Items4"):
         index = made(f"{space},IVF16,SQ8", catalogue, tmp_path, users)
-        recall[space] = exact.recall(answers(index, users[:40], "nprobe=16"), 10).mean()
+        recall[space] = exact.recall(answers(index, users[:40], "nprobe=16")).mean()
     assert recall["Users4"] > 0.9
     assert recall["Items4"] < recall["Users4"] - 0.1
 
@@ -137,8 +137,7 @@ def test_refinement_compares_whole_vectors(catalogue, queries, users, tmp_path):
     index = made(CODED, catalogue, tmp_path, users)
     exact = exact_neighbours(np.load(catalogue), queries, 10)
     few, many = (
-        exact.recall(answers(index, queries, f"nprobe=16,k_factor_rf={f}"), 10).mean()
-        for f in (1, 400)
+        exact.recall(answers(index, queries, f"nprobe=16,k_factor_rf={f}")).mean() for f in (1, 400)
     )
     assert many > 0.95
     assert few < many - 0.2
