@@ -116,18 +116,15 @@ def run(
 
 @cli.command()
 @click.argument("profile", required=False)
-@click.option("--pdf", is_flag=True, help="Also print the book to one PDF with Chromium.")
-def book(profile: str | None, pdf: bool) -> None:
+def book(profile: str | None) -> None:
     """Build the book over the run of PROFILE, or over the published results.
 
     Every warning is an error. The pages go to _build/PROFILE/html, or to _build/published/html.
     """
-    from nanorecsys.study.book import build, print_pdf
+    from nanorecsys.study.book import build
     from nanorecsys.study.layout import layout
 
     build(layout(), profile, Console())
-    if pdf:
-        print_pdf(layout(), profile, Console())
 
 
 @cli.command()
