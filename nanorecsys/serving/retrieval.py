@@ -10,20 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nanorecsys.evaluation.ranking import top_items
 from nanorecsys.serving.errors import SettingError
 from nanorecsys.system.blas import faiss
-
-__all__ = [
-    "FaissIndex",
-    "Index",
-    "Retriever",
-    "innermost",
-    "load_index",
-    "reason",
-    "top_items",
-    "transforms",
-]
 
 
 class Retriever(Protocol):
@@ -82,20 +70,9 @@ class FaissIndex:
         faiss.write_index(self.index, str(path))
 
 
-def load_index(path: Path, mapped: bool = False) -> FaissIndex:
-    """Read an index that `save` wrote.
-
-    Args:
-        path: File of the index.
-        mapped: Leave inverted lists in the file and map them.
-    """
-    if not mapped:
-        return FaissIndex(faiss.read_index(str(path)))
-    index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-    inner: Any = faiss.extract_index_ivf(index)
-    lists: Any = faiss.downcast_InvertedLists(inner.invlists)
-    lists.prefetch_nthread = 0  # threads that prefetch cost more than a search
-    return FaissIndex(index)
+def load_index(path: Path) -> FaissIndex:
+    """Read an index that `save` wrote."""
+    return FaissIndex(faiss.read_index(str(path)))
 
 
 def innermost(index: faiss.Index) -> Any:
