@@ -77,13 +77,13 @@ def main() -> int:
         whole, alone, both = take_turns(
             queries, arguments.repeats, *(partial(i.search, k=k) for i, k in searches)
         )
-        found = exact.recall(refined.search(queries, K)[1], K).mean()
+        found = exact.recall(refined.search(queries, K)[1]).mean()
         speeds = f"{whole / alone:>8.1f}{both:>14.3f}{whole / both:>8.1f}"
         print(f"{factor:>8}{alone:>16.3f}{speeds}{found:>9.4f}")
     print(f"\n{'lists of ' + str(LISTS):>13}{'vectors read':>14}{'recall of exact search':>24}")
     for probes in arguments.probes:
         lists.set(f"nprobe={probes}")
-        found = exact.recall(lists.search(queries, K)[1], K).mean()
+        found = exact.recall(lists.search(queries, K)[1]).mean()
         read = np.mean(visited(lists, queries)) / n
         print(f"{probes:>13}{read:>14.0%}{found:>24.4f}")
     return 0

@@ -1,34 +1,19 @@
 """The command line, `nanorecsys`: the study's commands and those of its chapters."""
 
 import sys
-from importlib import import_module
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from nanorecsys.ann.bundle import bundle
+from nanorecsys.ann.command import ann
 from nanorecsys.system.errors import NanorecsysError
 
-# Commands of the chapters, imported when they are called.
-CHAPTER_COMMANDS = {"bundle": "nanorecsys.ann.bundle", "ann": "nanorecsys.ann.command"}
 PARAMETER_HELP = (
     "Set a parameter: chapter.name=value, or name=value in every chapter that has it. Repeatable. "
     "`--list` shows all parameters."
 )
-
-
-class StudyGroup(click.Group):
-    """A group that imports the chapters' commands when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all commands."""
-        return sorted([*super().list_commands(ctx), *CHAPTER_COMMANDS])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command called `cmd_name`."""
-        if cmd_name in CHAPTER_COMMANDS:
-            return getattr(import_module(CHAPTER_COMMANDS[cmd_name]), cmd_name)
-        return super().get_command(ctx, cmd_name)
 
 
 def main() -> None:
@@ -47,16 +32,17 @@ def main() -> None:
         sys.exit(130)
 
 
-@click.group(
-    cls=StudyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def cli() -> None:
     """A reproducible study of serving a sequential recommender on two virtual CPUs.
 
     `make study` is `run quick` and then `book quick`. Results go to data/runs/PROFILE, pages to
     _build/PROFILE/html.
     """
+
+
+cli.add_command(bundle)
+cli.add_command(ann)
 
 
 @cli.command()
@@ -130,18 +116,15 @@ def run(
 
 @cli.command()
 @click.argument("profile", required=False)
-@click.option("--pdf", is_flag=True, help="Also print the book to one PDF with Chromium.")
-def book(profile: str | None, pdf: bool) -> None:
+def book(profile: str | None) -> None:
     """Build the book over the run of PROFILE, or over the published results.
 
     Every warning is an error. The pages go to _build/PROFILE/html, or to _build/published/html.
     """
-    from nanorecsys.study.book import build, print_pdf
+    from nanorecsys.study.book import build
     from nanorecsys.study.layout import layout
 
     build(layout(), profile, Console())
-    if pdf:
-        print_pdf(layout(), profile, Console())
 
 
 @cli.command()

@@ -8,16 +8,14 @@ import pandas as pd
 from nanorecsys.ann.bench import LARGE_BATCH, SMALL_BATCH, Measurements, percentiles
 from nanorecsys.ann.limits import MIB, Limits
 from nanorecsys.ann.result import Finalist, Recommended, Served, to_records
-from nanorecsys.ann.specs import BASELINE, parse_setting
+from nanorecsys.ann.specs import BASELINE
 from nanorecsys.evaluation import mean_interval, paired_change
 
-# Settings that `faiss.ParameterSpace` can make in another process.
-SERVED = frozenset({"nprobe", "k_factor_rf", "efSearch"})
 FINALISTS = 3
 P99_TIMINGS = 10_000  # timings of a point, of which a hundred are above the P99
 RULE = (
-    "the lowest P50 among the FAISS indexes whose settings ParameterSpace knows, whose recall is "
-    "surely at least the floor, and which have no more bytes per vector than the bound"
+    "the lowest P50 among the indexes whose recall is surely at least the floor, and which have no "
+    "more bytes per vector than the bound"
 )
 
 
@@ -71,10 +69,8 @@ def best_of_each(points: pd.DataFrame, floor: float) -> pd.DataFrame:
 
 def eligible(points: pd.DataFrame, floor: float, bound_bytes: float) -> pd.DataFrame:
     """Keep the points that the rule (`RULE`) allows, those with the lowest P50 first."""
-    served = ~points["factory"].str.startswith("usearch:")
-    served &= points["search"].map(lambda search: set(parse_setting(search)) <= SERVED)
     good = (points["sure"] >= floor) & (points["bytes_a_vector"] <= bound_bytes)
-    return points[served & good].sort_values("p50_ms")
+    return points[good].sort_values("p50_ms")
 
 
 def finalists(points: pd.DataFrame, floor: float, bound_bytes: float) -> pd.DataFrame:
@@ -158,20 +154,16 @@ def _accuracy(rows: pd.DataFrame, choosing: int) -> pd.DataFrame:
 
     Returns:
         sure, the lower end of the interval of the mean over the choosing users; and of the others
-        recall_10, recall_k with its interval, and worst_decile, the mean over the tenth of the
-        users with the lowest recall_k.
+        recall_k with its interval.
     """
     found = {}
     for point, own in rows.groupby("point"):
         recall = own.sort_values("query")["recall_k"].to_numpy(np.float64)
         interval = mean_interval(recall[choosing:])
-        reported = np.sort(recall[choosing:])
         found[point] = {
             "sure": mean_interval(recall[:choosing]).low,
-            "recall_10": own.loc[own["query"] >= choosing, "recall_10"].mean(),
             "recall_k": interval.estimate,
             "recall_k_low": interval.low,
             "recall_k_high": interval.high,
-            "worst_decile": reported[: -(-len(reported) // 10)].mean(),
         }
     return pd.DataFrame.from_dict(found, orient="index")

@@ -32,7 +32,7 @@ from nanorecsys.ann.exact import Exact, Queries, exact_neighbours
 from nanorecsys.ann.indexes import build_index, check_neighbours, read_bytes
 from nanorecsys.ann.specs import BASELINE, Specification, search_settings
 from nanorecsys.serving.errors import SpecificationError
-from nanorecsys.serving.retrieval import Index, UsearchIndex, load_index
+from nanorecsys.serving.retrieval import Index, load_index
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.environment import environment
 from nanorecsys.system.files import atomic_path, write_atomically
@@ -195,11 +195,9 @@ class Searcher:
         self._pools = ThreadpoolController()
 
     def use_threads(self, threads: int) -> None:
-        """Set the threads of FAISS, of its matrix products and of usearch."""
+        """Set the threads of FAISS and of its matrix products."""
         faiss.omp_set_num_threads(threads)
         self._pools.limit(limits=threads)
-        if isinstance(self.index, UsearchIndex):
-            self.index.threads = threads
 
     def latencies(self, sample: np.ndarray) -> np.ndarray:
         """Time a sample of queries one at a time, ns, int64 (len(sample),)."""
@@ -288,7 +286,7 @@ class Measurements:
         points: One row per index and search setting: point, factory, family, search, read_bytes
             (NaN for a graph), and of the index file, build_s, save_s, load_ms, bytes_a_vector and
             peak_rss_mib.
-        rows: Raw rows by name, each with the column point: accuracy (query, recall_10, recall_k),
+        rows: Raw rows by name, each with the column point: accuracy (query, recall_k),
             latency (round, query, ns), batches (batch, threads, ns).
         failures: Indexes that could not be built or searched.
     """
@@ -380,7 +378,7 @@ def _measure(
     """Measure the points of an index in one round; the first one measures recall as well."""
     gc.disable()
     start = time.perf_counter()
-    index = load_index(points["factory"].iloc[0], path)
+    index = load_index(path)
     load_ms = 1e3 * (time.perf_counter() - start)
     searcher = Searcher(index, queries, settings.k)
     rows: defaultdict[str, list[pd.DataFrame]] = defaultdict(list)
@@ -401,18 +399,15 @@ def _measure(
 
 def _accuracy(searcher: Searcher, exact: Exact, settings: BenchSettings) -> dict[str, pd.DataFrame]:
     """Recall of every query, and throughput."""
-    k = settings.k
     searcher.batches(WARM_UP, settings.threads, calls=1)
     batches, found = searcher.batches(LARGE_BATCH, settings.threads)
-    accuracy = {"query": np.arange(len(found), dtype=np.int32), "recall_k": exact.recall(found, k)}
-    accuracy["recall_10"] = exact.recall(found, min(10, k))
+    accuracy = {"query": np.arange(len(found), dtype=np.int32), "recall_k": exact.recall(found)}
     return {"accuracy": pd.DataFrame(accuracy), "batches": batches}
 
 
 def time_in_turns(
     folder: Path,
     points: pd.DataFrame,
-    few: np.ndarray,
     queries: np.ndarray,
     settings: BenchSettings,
     rounds: int,
@@ -425,8 +420,6 @@ def time_in_turns(
     Args:
         folder: Folder of `measure_table`.
         points: Some rows of `Measurements.points`.
-        few: float32 (n, d), a part of the vectors. If there are at least k, Flat on them is point
-            -1.
         queries: float32 (q, d).
         settings: How much to measure.
         rounds: Number of rounds.
@@ -440,12 +433,10 @@ def time_in_turns(
     rng = np.random.default_rng(settings.seed + 1)
     files = points.drop_duplicates("file")
     loaded = {
-        row.file: Searcher(load_index(row.factory, folder / row.file), queries, settings.k)
+        row.file: Searcher(load_index(folder / row.file), queries, settings.k)
         for row in files.itertuples()
     }
     turns = [(row.point, row.search, loaded[row.file]) for row in points.itertuples()]
-    if len(few) >= settings.k:
-        turns.append((-1, "", Searcher(build_index(BASELINE, few), queries, settings.k)))
     found = []
     for number in range(rounds):
         sample = _repeated(rng, len(queries), timed)
@@ -490,7 +481,7 @@ def measure_served(
     index, flat = build_index(factory, vectors, users), build_index(BASELINE, vectors)
     index.set(search)
     exact = exact_neighbours(vectors, queries.vectors, k)
-    recall = exact.recall(index.search(queries.vectors, k)[1], k)
+    recall = exact.recall(index.search(queries.vectors, k)[1])
     return pd.DataFrame(
         {
             "user": queries.users,

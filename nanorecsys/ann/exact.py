@@ -3,7 +3,7 @@
 All is computed in numpy and not by the library whose indexes are judged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,38 +25,37 @@ class Exact:
         scores: float32 (q, k), falling.
         items: int32 (q, k), equal scores in ascending order of item; -1 beyond the last one.
         n: Number of vectors.
-        hits: By cutoff, the sorted keys (query * n + item) of all items whose score is at least
-            that of the cutoff's last neighbour, ties included.
+        hits: Sorted keys (query * n + item) of all items whose score is at least that of the k-th
+            neighbour, ties included.
     """
 
     scores: np.ndarray
     items: np.ndarray
     n: int
-    hits: dict[int, np.ndarray]
+    hits: np.ndarray
 
-    def recall(self, items: np.ndarray, cutoff: int) -> np.ndarray:
-        """Return the recall of the first `cutoff` items of a search's answer, float32 (q,).
+    def recall(self, items: np.ndarray) -> np.ndarray:
+        """Return the recall of the first k items of a search's answer, float32 (q,).
 
-        An item counts if its exact score is at least that of the cutoff-th exact neighbour, up to
+        An item counts if its exact score is at least that of the k-th exact neighbour, up to
         `TIE`. An item that is listed twice counts once.
 
         Args:
-            items: int (the first queries, at least cutoff), -1 where nothing was found.
-            cutoff: One of the keys of `hits`.
+            items: int (the first queries, at least k), -1 where nothing was found.
         """
-        first = np.sort(items[:, :cutoff], axis=1)
+        k = self.items.shape[1]
+        first = np.sort(items[:, :k], axis=1)
         fresh = np.ones(first.shape, bool)
         fresh[:, 1:] = first[:, 1:] != first[:, :-1]
         keys = np.arange(len(first))[:, None] * self.n + first
-        inside = _among(keys, self.hits[cutoff]) & fresh & (first >= 0)
-        return np.minimum(inside.sum(axis=1) / cutoff, 1).astype(np.float32)
+        inside = _among(keys, self.hits) & fresh & (first >= 0)
+        return np.minimum(inside.sum(axis=1) / k, 1).astype(np.float32)
 
 
 def exact_neighbours(
     vectors: np.ndarray,
     queries: np.ndarray,
     k: int,
-    cutoffs: Sequence[int] | None = None,
     seen: Histories | None = None,
 ) -> Exact:
     """Find the k nearest vectors of each query by inner product.
@@ -65,7 +64,6 @@ def exact_neighbours(
         vectors: float32 (n, d).
         queries: float32 (q, d).
         k: Neighbours per query.
-        cutoffs: Cutoffs of recall, at most k; k alone by default.
         seen: CSR by query, items that are not neighbours; none by default. A query with fewer than
             k other items has a recall below 1 at best.
 
@@ -75,15 +73,14 @@ def exact_neighbours(
     Example:
         >>> twins = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
         >>> found = exact_neighbours(twins, twins[:1], k=1)
-        >>> found.items.tolist(), found.recall(np.array([[2]]), 1).tolist()
+        >>> found.items.tolist(), found.recall(np.array([[2]])).tolist()
         ([[0]], [1.0])
     """
     n = len(vectors)
     check_neighbours(k, n)
-    cutoffs = tuple(dict.fromkeys(cutoffs or (k,)))
     scores = np.empty((len(queries), k), np.float32)
     items = np.empty((len(queries), k), np.int32)
-    hits: dict[int, list[np.ndarray]] = {c: [] for c in cutoffs}
+    hits = []
     block = max(1, BLOCK_BYTES // (4 * n))
     for start in range(0, len(queries), block):
         found = queries[start : start + block] @ vectors.T  # (b, n)
@@ -95,12 +92,9 @@ def exact_neighbours(
             found[row, seen.items[entry]] = -np.inf
         items[part] = top = top_items(found, k)  # ties beyond the k-th go into hits only
         scores[part] = np.where(top < 0, -np.inf, np.take_along_axis(found, top, axis=1))
-        for cutoff in cutoffs:
-            row, item = np.nonzero(
-                found >= np.maximum(scores[part, cutoff - 1, None] - TIE, LOWEST)
-            )
-            hits[cutoff].append((row + start) * n + item)
-    return Exact(scores, items, n, {c: np.concatenate(keys) for c, keys in hits.items()})
+        row, item = np.nonzero(found >= np.maximum(scores[part, -1:] - TIE, LOWEST))
+        hits.append((row + start) * n + item)
+    return Exact(scores, items, n, np.concatenate(hits))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 index = build_index("IVF256,SQ8", vectors)
 index.set("nprobe=16")
 scores, items = index.search(queries, 100)
-index.save(path); load_index("IVF256,SQ8", path)
+index.save(path); load_index(path)
 """
 
 import re
@@ -19,31 +19,27 @@ from nanorecsys.ann.errors import (
     NeighboursError,
     VectorsError,
 )
-from nanorecsys.ann.specs import PROJECTED, directions, grid_name, lists, needs_users
+from nanorecsys.ann.specs import PROJECTED, directions, lists, needs_users
 from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import (
     FaissIndex,
     Index,
-    UsearchIndex,
     innermost,
     reason,
     transforms,
-    usearch,
 )
 from nanorecsys.system.blas import faiss
 
 NORM_TOLERANCE = 1e-3
 # Weight of the items in the fit of a projection: just enough to order directions without users.
 ITEMS_WEIGHT = 1e-3
-BRUTE_FORCE_BELOW = 50_000  # vectors up to which NSG finds neighbours faster by brute force
 # Bounds on the time of a build.
 OPQ_ITERATIONS = 3  # training rounds of a rotation; FAISS's default of 50 takes minutes
 OPQ_POINTS = 8192  # vectors that a rotation is trained on
-NSG_NEIGHBOURS = 32  # neighbours per vector of the graph that NSG prunes
 HNSW_BEAM = 64  # width of the search for the neighbours of a new vector
 
 
-def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = None) -> Index:
+def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = None) -> FaissIndex:
     """Train an index on the vectors and add them, numbered from 0, with FAISS's threads.
 
     Args:
@@ -56,8 +52,6 @@ def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = No
             are not finite or not of unit norm, or user vectors are needed and missing.
     """
     check_vectors(vectors)
-    if grid_name(factory) == "usearch":
-        return _build_usearch(factory, vectors)
     check_factory(factory, *vectors.shape)
     try:
         # A random rotation of FAISS reserves the projection's place in the chain and in the file.
@@ -199,7 +193,7 @@ def read_bytes(index: Index, queries: np.ndarray, k: int) -> float | None:
     if not isinstance(index, FaissIndex):
         return None
     inner = innermost(index.index)
-    if isinstance(inner, (faiss.IndexHNSW, faiss.IndexNSG)):
+    if isinstance(inner, faiss.IndexHNSW):
         return None
     found = sum(4.0 * t.d_in * t.d_out for t in transforms(index.index))
     visits = visited(index, queries)
@@ -246,11 +240,7 @@ def _bound(index: faiss.Index, vectors: np.ndarray) -> None:
             transform.niter_pq_0 = 3 * OPQ_ITERATIONS
             transform.max_train_points = OPQ_POINTS
     inner = innermost(index)
-    if isinstance(inner, faiss.IndexNSG):
-        inner.GK = min(NSG_NEIGHBOURS, len(vectors) - 1)
-        inner.build_type = int(len(vectors) > BRUTE_FORCE_BELOW)
-        inner.nndescent_L = inner.GK + 20  # type: ignore[attr-defined]
-    elif isinstance(inner, faiss.IndexHNSW):
+    if isinstance(inner, faiss.IndexHNSW):
         inner.hnsw.efConstruction = HNSW_BEAM
 
 
@@ -258,20 +248,3 @@ def project_by(transform: faiss.LinearTransform, matrix: np.ndarray) -> None:
     """Make a transform project to orthonormal rows, float32 (directions, d)."""
     faiss.copy_array_to_vector(matrix.ravel(), transform.A)
     transform.is_trained = transform.is_orthonormal = True
-
-
-def _build_usearch(factory: str, vectors: np.ndarray) -> UsearchIndex:
-    found = re.fullmatch(r"usearch:M(\d+)(?:,(f32|bf16|f16|i8))?", factory)
-    if not found or int(found[1]) < 2:
-        raise FactoryError(
-            f"{factory!r} is not a usearch index", "Write usearch:M16, or usearch:M16,bf16 or ,i8."
-        )
-    index = usearch().Index(
-        ndim=vectors.shape[1],
-        metric="ip",
-        dtype=found[2] or "f32",
-        connectivity=int(found[1]),
-        expansion_add=HNSW_BEAM,
-    )
-    index.add(np.arange(len(vectors)), vectors, threads=faiss.omp_get_max_threads())
-    return UsearchIndex(index)

@@ -1,16 +1,14 @@
-"""The machine's limits: memory bandwidth of one thread, and arithmetic of a matrix product."""
+"""The machine's limits: memory bandwidth of one thread."""
 
 import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 MIB = 2**20
 # Working sets from well within a core's cache to well beyond a socket's.
 SIZES_MIB = (0.25, 1.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0)
-GEMM_SHAPE = (1024, 256, 8192)  # queries, dimensions, vectors
 
 
 class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,13 +19,9 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Measured limits of the machine on one thread.
-
-    `bandwidth` is in the order of the working sets; `gemm_gflops` is a matrix product's rate.
-    """
+    """Measured limits of the machine on one thread, in the order of the working sets."""
 
     bandwidth: list[Bandwidth]
-    gemm_gflops: float
 
     @property
     def memory_gb_per_s(self) -> float:
@@ -42,7 +36,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
         >>> measured = ((1, 50), (64, 10))
         >>> bandwidth = [Bandwidth(working_set_mib=m, gb_per_s=g) for m, g in measured]
-        >>> limits = Limits(bandwidth=bandwidth, gemm_gflops=70)
+        >>> limits = Limits(bandwidth=bandwidth)
         >>> limits.read_ms(1e6), limits.read_ms(2e6)
         (0.02, 0.2)
         """
@@ -63,21 +57,13 @@ def measure_limits(sizes_mib: Sequence[float] = SIZES_MIB, repeats: int = 3) -> 
         Bandwidth(working_set_mib=size, gb_per_s=_read_rate(int(size * MIB), repeats))
         for size in sizes_mib
     ]
-    q, d, n = GEMM_SHAPE
-    left, right = np.ones((q, d), np.float32), np.ones((d, n), np.float32)
-    out = np.empty((q, n), np.float32)
-    with threadpool_limits(1):
-        best_ns = _best_ns(lambda: np.matmul(left, right, out=out), repeats)
-    return Limits(bandwidth=bandwidth, gemm_gflops=2 * q * d * n / best_ns)
+    return Limits(bandwidth=bandwidth)
 
 
 def best_of(first: Limits, second: Limits) -> Limits:
-    """Return the higher rate of two measurements at each working set, and of the product."""
+    """Return the higher rate of two measurements at each working set."""
     pairs = zip(first.bandwidth, second.bandwidth, strict=True)
-    return Limits(
-        bandwidth=[max(pair, key=lambda b: b.gb_per_s) for pair in pairs],
-        gemm_gflops=max(first.gemm_gflops, second.gemm_gflops),
-    )
+    return Limits(bandwidth=[max(pair, key=lambda b: b.gb_per_s) for pair in pairs])
 
 
 def _read_rate(size: int, repeats: int) -> float:

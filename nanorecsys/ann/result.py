@@ -18,9 +18,8 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
     """An index with a search setting.
 
     Recalls are against exact search, ties counted. `sure` is the lower end of the 95 % interval of
-    recall_k over the users who choose the settings, the other recalls are of the other users.
-    `worst_decile` is the mean recall_k of the tenth of them with the lowest. `read_mib` is what a
-    query reads and `floor_ms` the least time that takes; both are None for a graph. Times in
+    recall_k over the users who choose the settings, `recall_k` is of the other users. `read_mib` is
+    what a query reads and `floor_ms` the least time that takes; both are None for a graph. Times in
     batches are per query on one thread; `queries_per_s` uses all threads. `peak_rss_mib` is the
     build's resident memory above that with the vectors loaded.
     """
@@ -29,9 +28,7 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
     family: str
     search: str
     sure: float
-    recall_10: float
     recall_k: Interval
-    worst_decile: float
     p50_ms: Spread
     batch_32_ms: float
     large_batch_ms: float
@@ -90,7 +87,7 @@ class AnnResult(msgspec.Struct, frozen=True, kw_only=True):
     `choosing` users choose the settings, and recall is reported of `reporting` others. `best` has
     one point per specification: the fastest that surely reaches the floor of recall, else the one
     with the highest recall. `fastest` is that of all which surely reach it. `served` is by data
-    set. `tenth_p50_ms` is Flat's P50 on a tenth of the vectors.
+    set.
     """
 
     dataset: str
@@ -107,7 +104,6 @@ class AnnResult(msgspec.Struct, frozen=True, kw_only=True):
     best: list[OperatingPoint]
     failures: list[Failure]
     limits: Limits
-    tenth_p50_ms: float | None
     finalists: list[Finalist]
     fastest: Finalist
     recommended: Recommended

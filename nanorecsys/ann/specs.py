@@ -1,9 +1,7 @@
 """The table of indexes: factory strings by family, and the search settings of each kind.
 
-A specification is a string of `faiss.index_factory`, or `usearch:M32` (optionally
-`usearch:M32,bf16` or `,i8`) for the usearch library's graph with M links per item. A search setting
-is a string of `faiss.ParameterSpace` such as `nprobe=16`, or one of the names that it lacks:
-`search_L` (NSG), `qb` (bits of a query in RaBitQ) and `ef` (usearch).
+A specification is a string of `faiss.index_factory`. A search setting is a string of
+`faiss.ParameterSpace` such as `nprobe=16`.
 
 `Users128,` before a FAISS string projects vectors and queries to the 128 directions that hold most
 of the squared length of users' vectors, and rotates them at random within that space. The rest of
@@ -84,16 +82,12 @@ TABLE = (
     Specification("HNSW16", "HNSW"),
     Specification("HNSW32_SQ8", "HNSW-SQ", core=True),
     Specification("HNSW16_SQ8", "HNSW-SQ"),
-    Specification("NSG32", "NSG", core=True),
-    Specification("usearch:M16", "usearch", core=True),
-    Specification("usearch:M32,bf16", "usearch"),
-    Specification("usearch:M16,i8", "usearch"),
 )
 FAMILIES = tuple(dict.fromkeys(s.family for s in TABLE))
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16)
-# The libraries widen a beam that is narrower than k.
+# FAISS widens a beam that is narrower than k.
 _BEAMS = (100, 112, 128, 160, 192, 256, 384, 512)
 # Both grow together, since the smaller one limits the recall.
 _PROBES_AND_FACTORS = ((8, 2), (16, 2), (24, 2), (32, 2), (32, 3), (32, 4), (64, 4), (128, 8))
@@ -104,25 +98,20 @@ GRIDS: dict[str, tuple[str, ...]] = {
     "ivf": tuple(f"nprobe={p}" for p in _PROBES),
     "ivf refined": tuple(f"nprobe={p},k_factor_rf={f}" for p, f in _PROBES_AND_FACTORS),
     "hnsw": tuple(f"efSearch={b}" for b in _BEAMS),
-    "nsg": tuple(f"search_L={b}" for b in _BEAMS),
-    "usearch": tuple(f"ef={b}" for b in _BEAMS),
 }
 
 
 def grid_name(factory: str) -> str:
     """Return the name in `GRIDS` of the grid that fits a factory string.
 
-    >>> grid_name("OPQ64,IVF256,PQ64np"), grid_name("PQ64x4fs,RFlat"), grid_name("usearch:M32")
-    ('ivf', 'refined', 'usearch')
+    >>> grid_name("OPQ64,IVF256,PQ64np"), grid_name("PQ64x4fs,RFlat"), grid_name("HNSW32")
+    ('ivf', 'refined', 'hnsw')
     """
-    if factory.startswith("usearch:"):
-        return "usearch"
     refined = re.search(r",(RFlat|Refine\()", factory) is not None
     if lists(factory):
         return "ivf refined" if refined else "ivf"
-    for name in ("HNSW", "NSG"):
-        if name in factory:
-            return name.lower()
+    if "HNSW" in factory:
+        return "hnsw"
     return "refined" if refined else "scan"
 
 

@@ -12,10 +12,9 @@ WINDOW = 200  # tokens to which the earlier benchmark pads every history
 
 
 class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One split: its hash, the sizes of its parts, the users and items of its test, its leakage.
+    """One split: its hash, the sizes of its parts, the users and items of its test.
 
-    A warm user or item has a training event. Leakage is the share of the other users' training
-    events that happen after a test event.
+    A warm user or item has a training event.
     """
 
     sha256: str
@@ -26,7 +25,6 @@ class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
     test_warm_users: int
     test_items: int
     test_warm_items: int
-    mostly_future_share: float  # share of the test events whose leakage is above 0.5
     item_seen_only_later_share: float  # share of the test events, see `describe`
 
 
@@ -68,7 +66,6 @@ def split_result(dataset: Dataset, split: Split) -> SplitResult:
     is_test = split.part == TEST
     users, items = np.unique(interactions.user[is_test]), np.unique(interactions.item[is_test])
     warm_users, warm_items = warm(interactions, split)
-    future = describe.future_shares(interactions, split)
     return SplitResult(
         sha256=split.sha256,
         train_events=int((split.part == TRAIN).sum()),
@@ -78,7 +75,6 @@ def split_result(dataset: Dataset, split: Split) -> SplitResult:
         test_warm_users=int(warm_users[users].sum()),
         test_items=len(items),
         test_warm_items=int(warm_items[items].sum()),
-        mostly_future_share=float((future > 0.5).mean()),
         item_seen_only_later_share=describe.item_seen_only_later_share(interactions, split),
     )
 

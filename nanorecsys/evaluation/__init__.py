@@ -4,7 +4,7 @@
     user_vectors, item_vectors = ...  # of a model fitted on task.known
     result = evaluate(DotProduct(user_vectors, item_vectors), task.targets, task.seen, task.n_items)
     value(result, "ndcg@10")                        # one number
-    difference(result, baseline_result, "ndcg@10")  # paired bootstrap over users
+    paired_change(values(baseline_result, "ndcg@10"), values(result, "ndcg@10"))  # with interval
     result.rank_rows()                              # the raw rows that the metrics are derived from
     result.restricted(keep)                         # some of the targets, such as rare items
 
@@ -13,7 +13,7 @@ Instead of `DotProduct`, any callable from users int32 (b,) to float32 scores (b
 
 from nanorecsys.evaluation.bootstrap import Change, Interval, mean_interval, paired_change
 from nanorecsys.evaluation.errors import EvaluationError
-from nanorecsys.evaluation.metrics import METRICS, difference, value, values
+from nanorecsys.evaluation.metrics import METRICS, value, values
 from nanorecsys.evaluation.protocols import Task, last_events, make_task, some_users
 from nanorecsys.evaluation.ranking import DotProduct, Evaluation, Scorer, evaluate
 
@@ -26,7 +26,6 @@ __all__ = [
     "Interval",
     "Scorer",
     "Task",
-    "difference",
     "evaluate",
     "last_events",
     "make_task",

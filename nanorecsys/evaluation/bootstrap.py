@@ -22,14 +22,9 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mean_interval(
-    values: np.ndarray,
-    weights: np.ndarray | None = None,
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    values: np.ndarray, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Percentile interval of a (weighted) mean over users, by resampling the users.
+    """Percentile interval of a mean over users, by resampling the users.
 
     Give the difference of two models' values on the same users for the paired interval of their
     difference. The method is that of Efron and Tibshirani 1993, ch. 13. A user is drawn as a whole:
@@ -44,14 +39,12 @@ def mean_interval(
 
     Args:
         values: float (m,), one value per user, or (s, m), one row per random seed.
-        weights: float (m,), not negative, not all zero, resampled with their values; None is equal
-            weights.
         level: Coverage of the interval.
         resamples: Number of bootstrap samples.
         seed: Random seed.
 
     Raises:
-        EvaluationError: no values, or none with a weight.
+        EvaluationError: no values.
 
     Example:
         >>> mean_interval(np.array([0.0, 1.0, 1.0, 0.0]))
@@ -59,29 +52,22 @@ def mean_interval(
     """
     rows = np.atleast_2d(values)
     s, m = rows.shape
-    weights = np.ones(m) if weights is None else weights
-    if not weights.any():
-        raise EvaluationError(
-            f"none of {m} values has a weight: there is no mean", "Bootstrap another metric."
-        )
+    if not m:
+        raise EvaluationError("there is no mean of no values", "Give the values of some users.")
     rng = np.random.default_rng(seed)
     seeds = rng.integers(0, s, (s, resamples))
-    weighted = rows * weights
     means = np.empty(resamples)
     step = max(1, CHUNK_ELEMENTS // m)
     for start in range(0, resamples, step):
         part = slice(start, start + step)
         drawn = rng.integers(0, m, (seeds[:, part].shape[1], m))  # (resamples in the chunk, m)
-        total = weights[drawn].sum(axis=1)
-        sums = np.stack([row[drawn].sum(axis=1) for row in weighted])  # (s, resamples in the chunk)
-        mean = np.take_along_axis(sums, seeds[:, part], axis=0).mean(axis=0)
-        # The mean of a sample without any weight is 0.
-        means[part] = mean / np.where(total > 0, total, 1)
+        own = np.stack([row[drawn].mean(axis=1) for row in rows])  # (s, resamples in the chunk)
+        means[part] = np.take_along_axis(own, seeds[:, part], axis=0).mean(axis=0)
     freedom, z = max(1, m - 1), NormalDist().inv_cdf((1 + level) / 2)
     t = z + (z**3 + z) / (4 * freedom)  # Student's quantile (Abramowitz and Stegun 26.7.5)
     tail = NormalDist().cdf(-t * (m / freedom) ** 0.5)
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(weighted.sum() / (s * weights.sum())), float(low), float(high))
+    return Interval(float(rows.mean()), float(low), float(high))
 
 
 def paired_change(before: np.ndarray, after: np.ndarray) -> Change:

@@ -54,8 +54,6 @@ class Evaluation:
         rank: float64 (t,), mean rank of each target, from 1.
         top: int32 (m, k), the best k candidates of each user; equal scores in ascending order of
             item; -1 where a user has fewer than k candidates.
-        item_counts: int64 (n_items,), how often each item occurs among the seen items (for
-            propensities).
     """
 
     users: np.ndarray
@@ -63,11 +61,6 @@ class Evaluation:
     target_item: np.ndarray
     rank: np.ndarray
     top: np.ndarray
-    item_counts: np.ndarray
-
-    @property
-    def n_items(self) -> int:
-        return len(self.item_counts)
 
     def restricted(self, keep: np.ndarray) -> "Evaluation":
         """The same rows without some targets, and without the users and lists that have none left.
@@ -155,7 +148,6 @@ def evaluate(
         target_item=targets.items,
         rank=rank,
         top=top,
-        item_counts=np.bincount(seen.items, minlength=n_items),
     )
 
 

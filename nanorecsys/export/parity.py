@@ -55,7 +55,7 @@ def rank(vectors: np.ndarray, item_vectors: np.ndarray, task: Task) -> Evaluatio
 
 def ndcg_change(ranked: Evaluation, reference: Evaluation) -> Change:
     """Change of NDCG@10 from the trained model's ranks to a variant's, paired by user."""
-    before, after = (values(of, "ndcg@10").values for of in (reference, ranked))
+    before, after = (values(of, "ndcg@10") for of in (reference, ranked))
     return paired_change(before, after)
 
 

@@ -1,4 +1,4 @@
-"""The ranker as ONNX, and its time.
+"""The ranker as ONNX.
 
     score(u, v) = u . v / temperature + MLP(u, v, u * v, f, is_unknown)
 
@@ -9,18 +9,15 @@ leaves 41k multiply-accumulates per candidate at d 256, of the 568k that a plain
 over the concatenation takes.
 """
 
-import time
 from pathlib import Path
 
 import numpy as np
 import onnx
-import pandas as pd
 import torch
 from onnx import TensorProto
 
 from nanorecsys.export.graph import Graph
 from nanorecsys.models.ranker import FittedRanker
-from nanorecsys.serving.encoder import session
 from nanorecsys.system.files import atomic_path
 
 
@@ -72,31 +69,6 @@ def export_ranker(fitted: FittedRanker, path: Path) -> None:
     logit = graph.add("Div", logit, temperature)
     scores = graph.add("Squeeze", graph.add("Add", logit, h), last)
     _save(graph, path, ranker.config.d, scores)
-
-
-def time_ranker(path: Path, n_items: int, d: int, candidates: int, repeats: int) -> pd.DataFrame:
-    """Time a ranker, one user per call on one thread.
-
-    Args:
-        path: ONNX file of the ranker.
-        n_items: Number of items.
-        d: Size of a user's vector.
-        candidates: Number of candidates per user, drawn anew for each repeat.
-        repeats: Number of repeats, after a tenth as many that warm up.
-
-    Returns:
-        One row per call: repeat, ms.
-    """
-    rng = np.random.default_rng(0)
-    run, rows = session(path), []
-    for repeat in range(-(repeats // 10) - 1, repeats):
-        users = rng.standard_normal((1, d)).astype(np.float32) / d**0.5
-        inputs = {"users": users, "items": rng.integers(n_items, size=(1, candidates))}
-        start = time.perf_counter_ns()
-        run.run(None, inputs)
-        rows.append((repeat, (time.perf_counter_ns() - start) / 1e6))
-    frame = pd.DataFrame(rows, columns=["repeat", "ms"])
-    return frame[frame["repeat"] >= 0]
 
 
 def _rows(graph: Graph, n_items: int) -> str:

@@ -44,15 +44,6 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     share_of_peak: float | None
 
 
-class RankerTime(msgspec.Struct, frozen=True, kw_only=True):
-    """Time of the ranker for all candidates of one user: median, 10th and 90th percentile."""
-
-    mib: float
-    ms: float
-    low_ms: float
-    high_ms: float
-
-
 class ExportResult(msgspec.Struct, frozen=True, kw_only=True):
     """Result of chapter 03.
 
@@ -79,6 +70,4 @@ class ExportResult(msgspec.Struct, frozen=True, kw_only=True):
     int8_change: dict[str, Change]
     peak_gmacs: dict[str, float]
     profile_ms: dict[str, dict[str, float]]
-    candidates: int
-    ranker: RankerTime
     ranker_difference: float

@@ -129,12 +129,11 @@ class ItemSide:
 
 @dataclass(frozen=True)
 class FittedRanker:
-    """A trained ranker in evaluation mode, its input, and its learning curve (epoch, loss)."""
+    """A trained ranker in evaluation mode, and its input."""
 
     ranker: Ranker
     items: ItemSide
     genres: tuple[str, ...]
-    curve: pd.DataFrame
 
 
 def save_ranker(path: Path, fitted: FittedRanker) -> None:
@@ -144,7 +143,6 @@ def save_ranker(path: Path, fitted: FittedRanker) -> None:
         "weights": fitted.ranker.state_dict(),
         "items": vars(fitted.items),
         "genres": list(fitted.genres),
-        "curve": fitted.curve.to_dict("records"),
     }
     with atomic_path(path) as part:
         torch.save(state, part)
@@ -161,8 +159,7 @@ def load_ranker(path: Path) -> FittedRanker:
         ranker = Ranker(RankerConfig(**state["config"]))
         ranker.load_state_dict(state["weights"])
         items = ItemSide(**state["items"])
-        curve = pd.DataFrame(state["curve"])
-        return FittedRanker(ranker.eval(), items, tuple(state["genres"]), curve)
+        return FittedRanker(ranker.eval(), items, tuple(state["genres"]))
     except Exception as error:  # torch raises half a dozen types for a damaged file
         raise ModelError(
             f"{path} is not a saved ranker: {error}", "Run the training chapter again."

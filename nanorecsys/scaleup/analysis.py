@@ -1,6 +1,6 @@
 """The chapter's findings: the best index by rule, and what a setting promises and keeps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,6 @@ from nanorecsys.ann.specs import BASELINE, parse_setting
 
 PROMISE = 0.95  # recall that a setting is chosen for
 MEMORY_SHARE = 0.3  # share of Flat's bytes that an index may take
-GRAPH_POWER = 1.2  # power of n by which the build time of a graph grows, at least
 RULE = (
     "the lowest P50 among the indexes whose recall is at least the floor with the lower end of its "
     "interval, in at most three tenths of the bytes of the vectors"
@@ -23,22 +22,6 @@ def sizes_up_to(n_items: int, sizes: Sequence[int], real: int) -> list[int]:
     [27278, 300000]
     """
     return [*sorted({s for s in sizes if real <= s < n_items}), n_items]
-
-
-def expected_graph_seconds(built: Mapping[int, float], n: int) -> float:
-    """Return the least seconds that a graph over n items takes to build.
-
-    >>> expected_graph_seconds({1_000: 1.0, 10_000: 20.0}, 100_000).__round__()
-    317
-
-    Args:
-        built: Seconds of the graphs that are built, by size.
-        n: Number of items.
-    """
-    if not built:
-        return 0.0
-    last = max(built)
-    return built[last] * (n / last) ** GRAPH_POWER
 
 
 def best_index(rows: pd.DataFrame, floor: float, d: int) -> pd.Series:

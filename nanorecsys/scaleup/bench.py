@@ -67,13 +67,12 @@ class CatalogueBench:
     failures: list[Failure] = field(default_factory=list)
     rows: defaultdict[str, list[pd.DataFrame]] = field(default_factory=lambda: defaultdict(list))
 
-    def measure(self, specification: str, n: int, on_disk: bool = False) -> dict[str, Any] | None:
+    def measure(self, specification: str, n: int) -> dict[str, Any] | None:
         """Build and measure an index over the first n items.
 
         Args:
             specification: See `nanorecsys.scaleup.specs`.
             n: Number of items, one of the keys of `exact`.
-            on_disk: Map the inverted lists from the file when searching.
 
         Returns:
             The columns of `result.ScalePoint` without read_mib and floor_ms, and read_bytes; None
@@ -87,11 +86,11 @@ class CatalogueBench:
             if parsed.factory == BASELINE:
                 found = self._measure_flat(parsed, n)
             else:
-                found = self._measure_index(parsed, n, on_disk)
+                found = self._measure_index(parsed, n)
             return found | {
                 "generator": self.generator,
                 "n": n,
-                "family": parsed.family + (" on disk" if on_disk else ""),
+                "family": parsed.family,
                 "bytes_a_vector": found["index_bytes"] / n,
                 "search_peak_gib": found["peak_bytes"] / GIB,
             }
@@ -103,11 +102,11 @@ class CatalogueBench:
         queries = self.queries[:FLAT_QUERIES]
         options = replace(self.options, choosing=len(queries), timed=len(queries))
         load = (open_flat, rows, size <= self.memory_gib * GIB)
-        found = self._search(BASELINE, parsed, rows, options, queries, *load)
+        found = self._search(parsed, rows, options, queries, *load)
         costs = {"build_s": 0.0, "shared_s": 0.0, "build_peak_gib": 0.0}
         return found | costs | {"read_bytes": size, "index_bytes": size}
 
-    def _measure_index(self, parsed: ParsedSpecification, n: int, on_disk: bool) -> dict[str, Any]:
+    def _measure_index(self, parsed: ParsedSpecification, n: int) -> dict[str, Any]:
         rows = CatalogueFile(self.catalogue, n)
         check_buildable(parsed, n, rows.d)
         folder = self._folder(rows)
@@ -123,9 +122,8 @@ class CatalogueBench:
             with np.load(lists) as kept:
                 shared_s, peak = float(kept["seconds"]), int(kept["peak_bytes"])
             costs = build(path, build_lists, rows, parsed, self.training, lists, **child)
-        name = parsed.factory + (" on disk" if on_disk else "")
-        load = (load_index, parsed.factory, path, on_disk)
-        found = self._search(name, parsed, rows, self.options, self.queries, *load)
+        load = (load_index, path)
+        found = self._search(parsed, rows, self.options, self.queries, *load)
         return found | {
             "build_s": costs.build_s + costs.save_s + shared_s,
             "shared_s": shared_s,
@@ -140,14 +138,13 @@ class CatalogueBench:
 
     def _search(
         self,
-        name: str,
         parsed: ParsedSpecification,
         rows: CatalogueFile,
         options: SearchOptions,
         queries: np.ndarray,
         *load: Any,
     ) -> dict[str, Any]:
-        settings = search_grid(parsed, options.k, rows.n)
+        name, settings = parsed.factory, search_grid(parsed, options.k, rows.n)
         given = (load[0], load[1:], settings, queries, self.exact[rows.n], options)
         child = {"threads": options.threads, "variables": VARIABLES}
         path = self._folder(rows) / f"{name}-{fingerprint(settings, queries, options)}.search"

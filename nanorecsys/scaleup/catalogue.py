@@ -181,5 +181,5 @@ def exact_prefixes(
             query, place = np.nonzero((scores >= scores[:, k - 1 : k] - TIE) & (items >= 0))
             hits = np.sort(query * stop + items[query, place])
             nearest = items[:, :k].astype(np.int32)
-            found[stop] = Exact(scores[:, :k].copy(), nearest, stop, {k: hits})
+            found[stop] = Exact(scores[:, :k].copy(), nearest, stop, hits)
     return found

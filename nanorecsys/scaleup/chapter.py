@@ -30,7 +30,7 @@ def _speed(r: ScaleupResult) -> dict[str, Interval] | None:
 
 def _fidelity(r: ScaleupResult) -> dict[str, Interval] | None:
     """The worst case of the recommended generator, if the family that wins was judged too."""
-    if not _is_study_size(r) or r.best.family.removesuffix(" on disk") not in r.families:
+    if not _is_study_size(r) or r.best.family not in r.families:
         return None
     judged = next(j for j in r.judged if j.generator == r.recommended_generator)
     names = sorted(judged.by_set, key=lambda name: name != r.dataset)  # the first data set first

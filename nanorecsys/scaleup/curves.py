@@ -68,7 +68,7 @@ class Audience:
             else:
                 found = self._scan(base, K * values.get("k_factor_rf", 1), scores)
             for metric, items in zip(METRICS, found, strict=True):
-                yield (parsed.family, setting, metric), self.exact[metric].recall(items, K)
+                yield (parsed.family, setting, metric), self.exact[metric].recall(items)
 
     def _scan(
         self, index: Any, wanted: int, scores: np.ndarray | None

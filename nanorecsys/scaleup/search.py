@@ -146,7 +146,7 @@ def search_at_floor(
     for search in settings:
         searcher.index.set(search)
         _, items = searcher.batches(options.choosing, options.threads, calls=1)
-        recalls[search] = exact.recall(items, options.k)
+        recalls[search] = exact.recall(items)
     timed = cheapest([s for s, recall in recalls.items() if surely(recall, options.floor)])
     timed = timed or [max(settings, key=lambda search: recalls[search].mean())]
     rounds: list[pd.DataFrame] = []
@@ -159,7 +159,7 @@ def search_at_floor(
     confirming = [timed_round(chosen, -1 - i, sample_of_queries()) for i in range(CONFIRM_ROUNDS)]
     searcher.index.set(chosen)
     rate, items = searcher.batches(len(queries), options.threads)
-    recalls[chosen] = exact.recall(items, options.k)
+    recalls[chosen] = exact.recall(items)
     accuracy = [
         pd.DataFrame({"search": search, "query": np.arange(len(own)), "recall": own})
         for search, own in recalls.items()

@@ -1,32 +1,17 @@
 """Indexes that can be served, behind one small protocol. Scores are inner products.
 
-index = load_index("IVF256,SQ8", path)
+index = load_index(path)
 index.set("nprobe=16")
 scores, items = index.search(queries, 100)
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from nanorecsys.evaluation.ranking import top_items
 from nanorecsys.serving.errors import SettingError
 from nanorecsys.system.blas import faiss
-
-__all__ = [
-    "FaissIndex",
-    "Index",
-    "Retriever",
-    "UsearchIndex",
-    "innermost",
-    "load_index",
-    "reason",
-    "top_items",
-    "transforms",
-    "usearch",
-]
 
 
 class Retriever(Protocol):
@@ -66,17 +51,10 @@ class FaissIndex:
         Raises:
             SettingError: The index does not have this setting.
         """
-        rest = []
-        for part in filter(None, search.split(",")):
-            name, _, value = part.partition("=")
-            if name in _OWN_SETTINGS:
-                _OWN_SETTINGS[name](innermost(self.index), int(value))
-            else:
-                rest.append(part)
-        if rest:
+        if search:
             try:
                 parameters: Any = faiss.ParameterSpace()
-                parameters.set_index_parameters(self.index, ",".join(rest))
+                parameters.set_index_parameters(self.index, search)
             except RuntimeError as error:
                 raise SettingError(
                     f"the setting {search!r} does not fit: {reason(error)}",
@@ -92,68 +70,9 @@ class FaissIndex:
         faiss.write_index(self.index, str(path))
 
 
-class UsearchIndex:
-    """A graph of the usearch library. A call uses `threads`, a single query only one."""
-
-    def __init__(self, index: Any, threads: int = 1) -> None:
-        self.index = index
-        self.threads = threads
-
-    def set(self, search: str) -> None:
-        """See `Index`."""
-        for part in filter(None, search.split(",")):
-            name, _, value = part.partition("=")
-            if name != "ef":
-                raise SettingError(f"usearch has no setting {name!r}", "Its only setting is ef.")
-            self.index.expansion_search = int(value)
-
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Index`."""
-        found = self.index.search(queries, k, threads=self.threads)
-        scores, items = (
-            np.atleast_2d(1 - found.distances),
-            np.atleast_2d(found.keys).astype(np.int64),
-        )
-        counts = np.atleast_1d(np.asarray(getattr(found, "counts", items.shape[1])))
-        items[np.arange(items.shape[1]) >= counts[:, None]] = -1
-        return scores, items
-
-    def save(self, path: Path) -> None:
-        """See `Index`."""
-        self.index.save(str(path))
-
-
-def load_index(factory: str, path: Path, mapped: bool = False) -> Index:
-    """Read an index that `save` wrote.
-
-    Args:
-        factory: Specification of the index.
-        path: File of the index.
-        mapped: Leave inverted lists in the file and map them; FAISS only.
-    """
-    if factory.startswith("usearch"):
-        return UsearchIndex(usearch().Index.restore(str(path)))
-    if not mapped:
-        return FaissIndex(faiss.read_index(str(path)))
-    index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-    inner: Any = faiss.extract_index_ivf(index)
-    lists: Any = faiss.downcast_InvertedLists(inner.invlists)
-    lists.prefetch_nthread = 0  # threads that prefetch cost more than a search
-    return FaissIndex(index)
-
-
-def _set_beam(index: Any, value: int) -> None:
-    index.nsg.search_L = value
-
-
-def _set_query_bits(index: Any, value: int) -> None:
-    index.qb = value
-
-
-_OWN_SETTINGS: dict[str, Callable[[Any, int], None]] = {
-    "search_L": _set_beam,
-    "qb": _set_query_bits,
-}
+def load_index(path: Path) -> FaissIndex:
+    """Read an index that `save` wrote."""
+    return FaissIndex(faiss.read_index(str(path)))
 
 
 def innermost(index: faiss.Index) -> Any:
@@ -174,13 +93,6 @@ def transforms(index: faiss.Index) -> list[Any]:
     chain: Any = index.chain
     own = [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
     return own + transforms(index.index)
-
-
-def usearch() -> Any:
-    """Import usearch, which the study needs and the server does not."""
-    from usearch import index
-
-    return index
 
 
 def reason(error: RuntimeError) -> str:

@@ -1,6 +1,5 @@
 """The book: assemble its sources with a run's executed notebooks, build it strictly, check it."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from rich.console import Console
 from nanorecsys.study import compare
 from nanorecsys.study.chapters import Chapter, chapters
 from nanorecsys.study.claims import JudgedClaim
-from nanorecsys.study.doctor import chromium
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.pages import parts
@@ -30,7 +28,6 @@ from nanorecsys.system.files import write_atomically
 RESULTS = "book/results"
 SUMMARY = "07_summary"
 STRICT = ("--all", "-W", "-n", "--keep-going")  # warnings are errors, all of them are shown
-PRINT_S = 120  # time limit for printing the PDF
 RUN_HINT = "nanorecsys run PROFILE, with --again for a second run"
 RESULT_FILES = ("*.json", "*.csv", "*.svg")  # copied into the book; raw rows stay in the run
 
@@ -63,7 +60,7 @@ def build(folders: Layout, run: str | None, console: Console) -> Path:
     console.print(f"book  builds from {folders.relative(results)}", highlight=False)
     shutil.rmtree(source, ignore_errors=True)
     assemble(folders, results, source)
-    html = _sphinx(folders, work, "html")
+    html = _sphinx(folders, work)
     if problems := check_html(html, source / RESULTS):
         raise BookError("the pages are wrong:\n" + "\n".join(f"    {p}" for p in problems[:30]))
     shutil.rmtree(pages, ignore_errors=True)
@@ -72,41 +69,12 @@ def build(folders: Layout, run: str | None, console: Console) -> Path:
     return pages
 
 
-def print_pdf(folders: Layout, run: str | None, console: Console) -> Path:
-    """Print the book that `build` has built over `run` to `_build/NAME/nanorecsys.pdf`.
-
-    Raises:
-        BookError: Chromium is missing or fails, or Sphinx warns.
-    """
-    browser = chromium()
-    if browser is None:
-        raise BookError("Chromium prints the PDF, and it is missing", "apt-get install chromium")
-    work = folders.build / (run or compare.PUBLISHED)
-    pdf = work / "nanorecsys.pdf"
-    html = _sphinx(folders, work, "singlehtml")
-    first = yaml.safe_load((work / "source" / "_toc.yml").read_text())["root"]
-    page = html / "index.html"  # its links are relative to this folder
-    (html / f"{first}.html").replace(page)
-    printed = html / pdf.name
-    command = [browser, "--headless", "--no-pdf-header-footer", f"--print-to-pdf={printed}"]
-    if os.geteuid() == 0:
-        command.append("--no-sandbox")
-    try:
-        subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=PRINT_S)
-        printed.replace(pdf)
-    except (subprocess.SubprocessError, FileNotFoundError) as error:
-        message = f"Chromium did not print the book: {error}"
-        raise BookError(message, "print the pages from a browser") from error
-    console.print(f"book  printed to {folders.relative(pdf)}", highlight=False)
-    return pdf
-
-
-def _sphinx(folders: Layout, work: Path, builder: str) -> Path:
+def _sphinx(folders: Layout, work: Path) -> Path:
     """Build `work`/source with warnings as errors; returns the folder of the pages."""
     output, log = work / "output", work / "build.log"
     shutil.rmtree(output, ignore_errors=True)
     command: list[str | Path] = [Path(sys.executable).with_name("jupyter-book"), "build"]
-    command += [work / "source", "--path-output", output, "--builder", builder, *STRICT]
+    command += [work / "source", "--path-output", output, *STRICT]
     with log.open("wb") as file:
         done = subprocess.run(command, stdout=file, stderr=file)
     if done.returncode:
@@ -116,7 +84,7 @@ def _sphinx(folders: Layout, work: Path, builder: str) -> Path:
             "\n".join([f"Sphinx ended with {done.returncode}:", *problems]),
             f"the whole log: {folders.relative(log)}",
         )
-    return output / "_build" / builder
+    return output / "_build" / "html"
 
 
 def assemble(folders: Layout, results: Path, source: Path) -> None:

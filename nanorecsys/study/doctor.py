@@ -137,7 +137,7 @@ def _chapters(folders: Layout) -> Iterator[Check]:
 def _programs() -> Iterator[Check]:
     browser, redis = chromium(), shutil.which("redis-server")
     for name, path, use, package in (
-        ("Chromium", browser, "only the browser tests and the PDF need it", "chromium"),
+        ("Chromium", browser, "only the browser tests need it", "chromium"),
         ("Redis", redis, "only tests of a shared cache need it", "redis-server"),
     ):
         value = os.path.basename(path) if path else "missing"

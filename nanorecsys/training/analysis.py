@@ -56,14 +56,10 @@ def splits_of(prepared: Prepared, names: Sequence[str]) -> dict[str, Split]:
 
 def quality(runs: Sequence[Evaluation]) -> result.Quality:
     """Quality of a model on one task from the evaluations of its seeds."""
-    mean = {
-        name: float(np.mean([value(run, f"{name}@10") for run in runs]))
-        for name in ("mrr", "ndcg_ips", "coverage")
-    }
     return result.Quality(
         hitrate=mean_interval(_by_seed(runs, "hitrate@10")),
         ndcg=mean_interval(_by_seed(runs, "ndcg@10")),
-        **mean,
+        mrr=float(_by_seed(runs, "mrr@10").mean()),
         users=len(runs[0].users),
         seeds=len(runs),
     )
@@ -338,4 +334,4 @@ def rank_frame(runs: Mapping[str, Mapping[str, Sequence[Evaluation]]]) -> pd.Dat
 
 def _by_seed(runs: Sequence[Evaluation], name: str) -> np.ndarray:
     """A metric's value of each seed for each user, float64 (seeds, users)."""
-    return np.stack([values(run, name).values for run in runs])
+    return np.stack([values(run, name) for run in runs])

@@ -161,35 +161,11 @@ class BCE(Loss):
         )
 
 
-@dataclass(frozen=True)
-class GBCE(Loss):
-    """Generalised BCE, which takes back the overconfidence that negative sampling brings:
-
-        l = -beta log sigma(s_t) - sum_{j in S \\ H, j != t} log(1 - sigma(s_j)),
-        beta = alpha (t (1 - 1 / alpha) + 1 / alpha),  alpha = k / (V - 1)
-
-    (Petrov and Macdonald 2023, gSASRec, eq. 7 and 11; t = 0 leaves the positive alone, t = 1
-    calibrates.)
-    """
-
-    t: float = 0.75
-
-    def __call__(self, users, table, targets, had, weights, candidates, counts):
-        positive, negative = _logits(users, table, targets, had, candidates)
-        # A catalogue of one item has no negatives to calibrate for.
-        alpha = min(1.0, self.k / max(len(table) - 2, 1))
-        beta = alpha * (self.t * (1 - 1 / alpha) + 1 / alpha)
-        return weights @ (
-            beta * functional.softplus(-positive) + functional.softplus(negative).sum(1)
-        )
-
-
 LOSSES: dict[str, Loss] = {
     "full_softmax": FullSoftmax(),
     "sampled_softmax": SampledSoftmax(),
     "in_batch": InBatch(),
     "bce": BCE(),
-    "gbce": GBCE(),
 }
 
 

@@ -155,10 +155,8 @@ def fit_ranker(
     n = len(lists.positive)
     steps = -(-n // config.batch_lists) * config.epochs
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-    curve = []
     with tqdm(total=steps, desc="ranker", unit="step") as bar:
-        for epoch in range(config.epochs):
-            total = 0.0
+        for _ in range(config.epochs):
             for part in torch.randperm(n).split(config.batch_lists):
                 candidates, missing = draw(lists, part, config, task.n_items)
                 masked = torch.rand(len(part), 1) < config.id_dropout
@@ -172,10 +170,8 @@ def fit_ranker(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 schedule.step()
-                total += loss.item() * len(part)
                 bar.update()
-            curve.append({"epoch": epoch + 1, "loss": total / n})
-    return FittedRanker(ranker.eval(), side, genres, pd.DataFrame(curve))
+    return FittedRanker(ranker.eval(), side, genres)
 
 
 def draw(lists: Lists, part: Tensor, config: RankerTraining, n_items: int) -> tuple[Tensor, Tensor]:

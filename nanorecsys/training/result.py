@@ -18,8 +18,6 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     hitrate: Interval
     ndcg: Interval
     mrr: float
-    ndcg_ips: float
-    coverage: float
     users: int
     seeds: int
 

@@ -70,12 +70,12 @@ def searched():
 
 SETTINGS = BenchSettings(k=K, points=2, rounds=2, queries=30, threads=1)
 ONE_ROUND = BenchSettings(k=K, points=1, rounds=1, queries=5, threads=1)
-LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)], gemm_gflops=1.0)
+LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)])
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, searched, workload):
-    given = ["IVF8,SQ8", "PQ7np", "Nope", "IVF900,Flat", "usearch:M8", "Users8,PQ8x4fs,RFlat"]
+    given = ["IVF8,SQ8", "PQ7np", "Nope", "IVF900,Flat", "HNSW8", "Users8,PQ8x4fs,RFlat"]
     folder = tmp_path_factory.mktemp("bench")
     chosen = specs.choose("core", given)
     return folder, measure_table(folder, chosen, searched, *workload, SETTINGS)
@@ -88,7 +88,7 @@ def points(measured):
 
 def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
     found = measured[1]
-    assert found.points["factory"].unique().tolist() == ["Flat", "IVF8,SQ8", "usearch:M8"]
+    assert found.points["factory"].unique().tolist() == ["Flat", "IVF8,SQ8", "HNSW8"]
     assert [(f.factory, f.error) for f in found.failures] == [
         ("PQ7np", "DivisibilityError"),
         ("Nope", "FactoryError"),
@@ -101,7 +101,13 @@ def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
 def test_every_point_has_its_raw_rows(measured, queries):
     found = measured[1]
     assert found.points["point"].tolist() == [0, 1, 2, 3, 4]
-    assert found.points["search"].tolist() == ["", "nprobe=1", "nprobe=8", "ef=100", "ef=512"]
+    assert found.points["search"].tolist() == [
+        "",
+        "nprobe=1",
+        "nprobe=8",
+        "efSearch=100",
+        "efSearch=512",
+    ]
     rows = found.rows
     assert len(rows["accuracy"]) == 5 * len(queries.vectors)
     assert len(rows["latency"]) == 5 * 2 * 30
@@ -111,10 +117,9 @@ def test_every_point_has_its_raw_rows(measured, queries):
 
 
 def test_flat_is_exact_and_more_probes_find_more(points):
-    assert (points["recall_k"][0], points["sure"][0], points["worst_decile"][0]) == (1, 1, 1)
+    assert (points["recall_k"][0], points["sure"][0]) == (1, 1)
     assert points["recall_k"][1] < points["recall_k"][2]
     assert points["sure"][1] < points["sure"][2]
-    assert points["worst_decile"][1] < points["recall_k"][1]
 
 
 def test_a_served_index_is_ranked_like_the_studys_evaluation(queries, task, searched):
@@ -125,7 +130,7 @@ def test_a_served_index_is_ranked_like_the_studys_evaluation(queries, task, sear
     assert measure_served("IVF8,SQ8", "nprobe=8", *given)["recall"].mean() > 0.9
     scorer = evaluation.DotProduct(queries.vectors, searched.vectors)
     expected = evaluation.evaluate(scorer, task.targets, task.seen, N, k_max=20)
-    of_user = evaluation.values(expected, "ndcg@10").values
+    of_user = evaluation.values(expected, "ndcg@10")
     np.testing.assert_allclose(analysis.ndcg(rows["exact_rank"].to_numpy()), of_user)
     flat = measure_served("Flat", "", *given)
     assert (flat["rank"] == flat["exact_rank"]).all()
@@ -142,23 +147,22 @@ def test_indexes_take_turns_by_rounds(measured):
     assert latency["round"].is_monotonic_increasing
     indexes = latency["point"].map(measured[1].points.set_index("point")["factory"])
     orders = [own.unique().tolist() for _, own in indexes.groupby(latency["round"])]
-    assert [sorted(order) for order in orders] == [["Flat", "IVF8,SQ8", "usearch:M8"]] * 2
+    assert [sorted(order) for order in orders] == [["Flat", "HNSW8", "IVF8,SQ8"]] * 2
     assert orders[0] != orders[1]
     assert count_turns(latency["point"]) > len(measured[1].points)
     assert measured[1].points["load_ms"].notna().all()
 
 
-def test_finalists_are_timed_again_in_turns(measured, points, searched, queries):
+def test_finalists_are_timed_again_in_turns(measured, points, queries):
     chosen = points[points["factory"] != "IVF8,SQ8"]
-    few = searched.vectors[::10].copy()
-    given = (measured[0], chosen, few, queries.vectors, SETTINGS, 2, 45)
+    given = (measured[0], chosen, queries.vectors, SETTINGS, 2, 45)
     latencies = in_child(time_in_turns, *given, threads=1)
-    assert latencies.groupby("point").size().to_dict() == dict.fromkeys((-1, 0, 3, 4), 90)
+    assert latencies.groupby("point").size().to_dict() == dict.fromkeys((0, 3, 4), 90)
     repeats = latencies.groupby(["point", "round", "query"]).size()
     assert set(repeats) == {1, 2}  # each query once before any comes again
-    assert count_turns(latencies["point"]) > 2 * 4  # more often than once per round
+    assert count_turns(latencies["point"]) > 2 * 3  # more often than once per round
     found = analysis.confirmed(chosen, latencies)
-    assert found["factory"].tolist() == ["Flat", "usearch:M8", "usearch:M8"]
+    assert found["factory"].tolist() == ["Flat", "HNSW8", "HNSW8"]
     assert found["times_flat"].iloc[0] == 1
     records = to_records(found, Finalist)
     assert [r.p50_ms.middle for r in records] == found["p50_ms"].tolist()
@@ -269,12 +273,10 @@ def test_the_best_of_two_measurements_of_the_machine_counts():
         in_child(measure_limits, (1.0, 2.0), 1, threads=1),
         Limits(
             bandwidth=[Bandwidth(working_set_mib=s, gb_per_s=g) for s, g in ((1, 1e9), (2, 1e-9))],
-            gemm_gflops=1e-9,
         ),
     )
     best = best_of(first, second)
     assert [b.gb_per_s for b in best.bandwidth] == [1e9, first.bandwidth[1].gb_per_s]
-    assert best.gemm_gflops == first.gemm_gflops
 
 
 def test_a_child_has_the_threads_it_is_given_and_does_not_load_torch():

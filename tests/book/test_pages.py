@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 from rich.console import Console
 
 from nanorecsys.data.result import DataResult
-from nanorecsys.study import book, doctor
+from nanorecsys.study import book
 from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.compare import OTHER_MACHINE
 from nanorecsys.study.gate import GateError
@@ -118,7 +118,7 @@ def test_the_data_page_shows_the_record(pages):
     for value in (
         *(f"{found.ratings:,}", f"{found.users:,}", f"{found.items:,}", f"{found.history_max:,}"),
         *(f"{found.gini:.2f}", f"{found.tied_event_share:.0%}", f"{found.padding_share:.0%}"),
-        f"{found.splits['leave_one_out'].mostly_future_share:.0%}",
+        f"{found.mostly_future.estimate:.0%}",
         *(split.sha256 for split in found.splits.values()),
     ):
         assert value in shown
@@ -245,21 +245,6 @@ def test_plain_jupyter_book_renders_the_published_results(tmp_path):
     done = subprocess.run([*command, "--all", "--keep-going"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert book.check_html(tmp_path / "_build" / "html", FOLDERS.published) == []
-
-
-@pytest.mark.skipif(doctor.chromium() is None, reason="no Chromium here: apt-get install chromium")
-def test_the_book_is_printed_to_one_file(pages):
-    pdf = book.print_pdf(FOLDERS, "smoke", Console(quiet=True))
-    content = pdf.read_bytes()
-    assert content.startswith(b"%PDF")
-    assert content.count(b"/Type /Page\n") > len(PAGES)
-    assert b"FontAwesome" in content  # the styles were loaded
-
-
-def test_a_pdf_needs_chromium(monkeypatch):
-    monkeypatch.setattr(book, "chromium", lambda: None)
-    with pytest.raises(book.BookError, match="Chromium"):
-        book.print_pdf(FOLDERS, "smoke", Console(quiet=True))
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -13,7 +13,7 @@ from nanorecsys.export import arithmetic, latency, parity
 from nanorecsys.export.chapter import FINDINGS
 from nanorecsys.export.errors import ExportError
 from nanorecsys.export.graph import fused_tower
-from nanorecsys.export.result import ExportResult, Parity, RankerTime, VariantResult
+from nanorecsys.export.result import ExportResult, Parity, VariantResult
 from nanorecsys.export.variants import (
     EXPORTED,
     FUSED,
@@ -255,8 +255,6 @@ def result(**changes):
         },
         "peak_gmacs": {"fp32": 70.0, "int8": 280.0},
         "profile_ms": {},
-        "candidates": 100,
-        "ranker": RankerTime(mib=1, ms=0.1, low_ms=0.1, high_ms=0.1),
         "ranker_difference": 1e-6,
     }
     return ExportResult(**(values | changes))

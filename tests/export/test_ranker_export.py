@@ -1,12 +1,11 @@
 import numpy as np
 import onnx
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanorecsys.export.ranker import export_ranker, time_ranker
+from nanorecsys.export.ranker import export_ranker
 from nanorecsys.models.ranker import FittedRanker, ItemSide, Ranker, RankerConfig
 from nanorecsys.serving.encoder import session
 
@@ -27,7 +26,6 @@ def fitted(n_items=N_ITEMS, d=D, features=F, hidden=(12, 8), seed=0):
         ranker,
         ItemSide(vectors, content, torch.rand(n_items, features), torch.rand(n_items) < 0.8),
         (),
-        pd.DataFrame(),
     )
 
 
@@ -96,7 +94,6 @@ def test_unknown_items_are_read_from_their_content(ranker, runner):
         ranker.ranker,
         ItemSide(side.vectors, side.content_vectors, side.features, side.known | True),
         (),
-        ranker.curve,
     )
     assert (np.abs(scores - by_torch(everything_known, users, unknown[None])) > 1e-3).all()
 
@@ -155,9 +152,3 @@ def test_equals_torch_at_any_shape(
     users, items = requests(n_items, d, batch, candidates, seed)
     scores = session(path).run(None, {"users": users, "items": items})[0]
     np.testing.assert_allclose(scores, by_torch(ranker, users, items), atol=2e-5, rtol=2e-6)
-
-
-def test_a_ranker_is_timed_call_by_call(folder):
-    rows = time_ranker(folder / "inside.onnx", N_ITEMS, D, candidates=10, repeats=20)
-    assert rows["repeat"].tolist() == list(range(20))
-    assert (rows["ms"] > 0).all()

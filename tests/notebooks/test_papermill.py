@@ -81,7 +81,7 @@ def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generato
         "parameters"
     ]
     small = smoke | {"n_items": 7_500, "generator": "local", "generators": ["local"]}
-    small |= {"sizes": [], "original": False, "on_disk": ""}
+    small |= {"sizes": [], "original": False}
     papermill(
         FOLDERS.notebooks / "05_scaleup.ipynb",
         tmp_path / "out.ipynb",

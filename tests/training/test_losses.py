@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanorecsys.training import losses
-from nanorecsys.training.losses import BCE, GBCE, LOSSES, FullSoftmax, InBatch, SampledSoftmax
+from nanorecsys.training.losses import BCE, LOSSES, FullSoftmax, InBatch, SampledSoftmax
 
 N, D, V = 9, 6, 20
 
@@ -51,19 +51,11 @@ def bce(s, t, had, candidates, counts):
     return -torch.log(sigmoid(s[t])) - sum(negatives) / len(candidates)
 
 
-def gbce(s, t, had, candidates, counts):
-    alpha = 5 / (V - 1)
-    beta = alpha * (0.75 * (1 - 1 / alpha) + 1 / alpha)
-    negatives = [torch.log(1 - sigmoid(s[j])) for j in candidates.tolist() if j != t and not had[j]]
-    return -torch.log(sigmoid(s[t]) ** beta) - sum(negatives)
-
-
 CASES = {
     "full_softmax": (FullSoftmax(), full),
     "sampled_softmax": (SampledSoftmax(k=5), sampled),
     "in_batch": (InBatch(), in_batch),
     "bce": (BCE(k=5), bce),
-    "gbce": (GBCE(k=5), gbce),
 }
 
 

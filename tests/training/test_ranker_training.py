@@ -80,8 +80,6 @@ def test_reranking_helps_a_retriever_that_was_stopped_early(retriever, fitted):
     before = scorer(retriever, TASK)
     after = reranker(fitted, before.user_vectors, TASK.seen, depth=16)
     assert quality(after) > quality(before) + 0.02
-    losses = fitted.curve["loss"].tolist()
-    assert losses[-1] < losses[0]
 
 
 def test_reranking_moves_the_best_unseen_candidates_only(retriever, fitted):
@@ -110,7 +108,9 @@ def test_masked_items_are_read_as_unknown(fitted):
 
 def test_same_seed_same_ranker(retriever, fitted):
     repeated = fit_ranker(retriever, TASK, titles(), TRAINING)
-    assert repeated.curve.equals(fitted.curve)
+    weights = (of.ranker.state_dict() for of in (repeated, fitted))
+    for one, other in zip(*(own.values() for own in weights), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_nothing_to_learn_from_is_a_named_error(retriever):
@@ -126,7 +126,6 @@ def test_saved_and_loaded_scores_the_same(retriever, fitted, tmp_path):
     scores = [reranker(ranker, users, TASK.seen)(task_users) for ranker in (loaded, fitted)]
     np.testing.assert_array_equal(*scores)
     assert loaded.genres == fitted.genres == ("g0", "g1", "g2")
-    assert loaded.curve.equals(fitted.curve)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ModelError, match="not a saved ranker"):
         load_ranker(path)

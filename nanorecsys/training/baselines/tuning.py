@@ -126,7 +126,7 @@ class Tuned:
 
 
 def tune_and_test(
-    interactions: Interactions, split: Split, trials: int, items: pd.DataFrame | None = None
+    interactions: Interactions, split: Split, trials: int, items: pd.DataFrame
 ) -> dict[str, Tuned]:
     """Choose every baseline on validation, refit it on train and validation, and test it once.
 
@@ -134,15 +134,12 @@ def tune_and_test(
         interactions: All events.
         split: Their parts.
         trials: Points that each baseline may try.
-        items: One row per item, as in `nanorecsys.data.Dataset`; without it the baselines that know
-            content are left out.
+        items: One row per item, as in `nanorecsys.data.Dataset`.
     """
     validation, test = (make_task(interactions, split, stage) for stage in ("validation", "test"))
-    features = None if items is None else content_features(items)
+    features = content_features(items)
     tuned = {}
     for name in BASELINES:
-        if items is None and knows_content(name):
-            continue
         model, rows = tune(name, validation, trials, features)
         tuned[name] = Tuned(model, rows, fit_and_evaluate(model, test))
     return tuned
