@@ -8,7 +8,8 @@ from nanorecsys.data.interactions import Dataset
 from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split, warm
 from nanorecsys.study.spread import Interval
 
-WINDOW = 200  # tokens to which the earlier benchmark pads every history
+# Tokens to which the earlier benchmark is assumed to pad every history; its document does not say.
+WINDOW = 200
 
 
 class SplitResult(msgspec.Struct, frozen=True, kw_only=True):

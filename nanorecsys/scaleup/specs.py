@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from nanorecsys.ann.errors import FactoryError
 from nanorecsys.ann.specs import BASELINE, PROJECTED, needs_users
 
-ORIGINAL = ("IVF4096,PQ32np", "IVF2048,SQ8")  # indexes of the earlier benchmark, beside Flat
+# Indexes of the earlier benchmark, beside Flat. Its document names the types; lists and bytes are
+# assumed.
+ORIGINAL = ("IVF4096,PQ32np", "IVF2048,SQ8")
 ITEMS_PER_LIST = 32  # at least, on average
 MOST_LISTS = 4096
 MOST_CODED_LISTS = 8192  # where centroids have codes, which are faster to look through
