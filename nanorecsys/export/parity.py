@@ -1,11 +1,9 @@
 """How far a variant is from the trained model, in vectors, lists and quality, and the choice."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from nanorecsys.evaluation import (
     Change,
@@ -19,8 +17,7 @@ from nanorecsys.evaluation import (
 )
 from nanorecsys.export.errors import ExportError
 from nanorecsys.export.result import Parity, VariantResult
-from nanorecsys.models.ranker import FittedRanker
-from nanorecsys.serving.encoder import Encode, encode_users, session
+from nanorecsys.serving.encoder import Encode, encode_users
 
 BATCH_TOKENS = 2000  # padded positions of a batch, to compare with a batch of one
 # The rule of the choice: no larger share of NDCG@10 may be lost on the validation part, ...
@@ -152,30 +149,6 @@ def rank_frame(ranked: Mapping[str, Evaluation]) -> pd.DataFrame:
     """Collect the raw rows behind every quality: variant, user int32, item int32, rank float64."""
     frames = [e.rank_rows().assign(variant=name) for name, e in ranked.items()]
     return pd.concat(frames, ignore_index=True)[["variant", "user", "item", "rank"]]
-
-
-def ranker_difference(
-    fitted: FittedRanker, path: Path, vectors: np.ndarray, ranked: Evaluation
-) -> float:
-    """Largest difference between an exported ranker's scores and PyTorch's.
-
-    Args:
-        fitted: The trained ranker.
-        path: ONNX file of the exported ranker.
-        vectors: Users' vectors, float32 (n_users, d).
-        ranked: Evaluation whose lists are the candidates.
-    """
-    run, largest = session(path), 0.0
-    for user, candidates in zip(ranked.users, ranked.top, strict=True):
-        items = candidates[candidates >= 0][None].astype(np.int64)
-        users = vectors[user][None]
-        scores = run.run(None, {"users": users, "items": items})[0]
-        with torch.inference_mode():
-            tensor = torch.from_numpy(items)
-            inputs = fitted.items.read(tensor, torch.zeros_like(tensor, dtype=torch.bool))
-            expected = fitted.ranker(torch.from_numpy(users), *inputs).numpy()
-        largest = max(largest, float(np.abs(scores - expected).max()))
-    return largest
 
 
 def keeps_quality(variant: VariantResult) -> bool:

@@ -70,4 +70,3 @@ class ExportResult(msgspec.Struct, frozen=True, kw_only=True):
     int8_change: dict[str, Change]
     peak_gmacs: dict[str, float]
     profile_ms: dict[str, dict[str, float]]
-    ranker_difference: float

@@ -255,7 +255,6 @@ def result(**changes):
         },
         "peak_gmacs": {"fp32": 70.0, "int8": 280.0},
         "profile_ms": {},
-        "ranker_difference": 1e-6,
     }
     return ExportResult(**(values | changes))
 
