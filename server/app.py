@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> web.Application:
     return app
 
 
-async def recommend(request: web.Request) -> web.Response:
+async def recommend(request: web.Request) -> web.StreamResponse:
     """Recommend the best items to a user, or after a history.
 
     The answer to a user depends on the events posted for that user too. Equal requests are answered
@@ -57,7 +57,9 @@ async def recommend(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     if service.batcher.is_full() and not asked.degrade:
         metrics.SHED.labels("early").inc()
-        raise OverloadedError(FULL)
+        if service.draining or not request.keep_alive:
+            raise OverloadedError(FULL)
+        return REJECTION
     timings: Timings = {}
     engine, ranked, source = await service.recommend(asked, timings)
     body = _encode(_answer(engine, ranked, source, asked))
@@ -201,18 +203,18 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         response = await handler(request)
     except ProblemError as problem:
-        response = make_problem(problem.status, problem.title, problem.detail, problem.headers)
+        response = _problem(problem.status, problem.title, problem.detail, problem.headers)
     except web.HTTPException as error:
         text = (error.text or error.reason).removeprefix(f"{error.status}: ")
         detail = f"{request.method} {request.path:.99}: {text}"
         allowed = {name: value for name, value in error.headers.items() if name == "Allow"}
-        response = make_problem(error.status, error.reason, detail, allowed)
+        response = _problem(error.status, error.reason, detail, allowed)
     except (ConnectionResetError, web.RequestPayloadError):
         # The client is gone, so no one reads this answer, and the server did not fail.
-        response = make_problem(400, "Connection lost", "the request ended early", {})
+        response = _problem(400, "Connection lost", "the request ended early", {})
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        response = make_problem(500, "Internal error", "the server failed; see its log", {})
+        response = _problem(500, "Internal error", "the server failed; see its log", {})
     resource = request.match_info.route.resource
     metrics.REQUESTS.labels(resource.canonical if resource else "unknown", response.status).inc()
     if request.app[SERVICE].draining:
@@ -220,14 +222,43 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     return response
 
 
-def make_problem(status: int, title: str, detail: str, headers: dict[str, str]) -> web.Response:
-    """Make a problem description (RFC 9457)."""
+def _problem(status: int, title: str, detail: str, headers: dict[str, str]) -> web.Response:
     return web.Response(
         status=status,
         body=_encode(schema.Problem(title, status, detail)),
         content_type="application/problem+json",
         headers={**headers, "X-Worker": PID},
     )
+
+
+class _Prebuilt(web.Response):
+    """A response whose bytes are made once; the connection stays open.
+
+    Under overload most responses are rejections, and what they cost is lost to the answers.
+    """
+
+    keep_alive = True
+
+    def __init__(self, response: web.Response) -> None:
+        super().__init__(status=response.status)
+        body = response.body
+        assert isinstance(body, bytes)
+        fields = {**response.headers, "Content-Length": len(body)}
+        head = [f"HTTP/1.1 {response.status} {response.reason}"]
+        head += [f"{name}: {value}" for name, value in fields.items()]
+        self._whole = "\r\n".join([*head, "", ""]).encode() + body
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Write the response."""
+        if request.transport is not None:
+            request.transport.write(self._whole)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """All is written already."""
+
+
+_error = OverloadedError(FULL)
+REJECTION = _Prebuilt(_problem(_error.status, _error.title, FULL, _error.headers))
 
 
 async def _run_service(app: web.Application) -> AsyncIterator[None]:

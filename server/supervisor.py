@@ -38,16 +38,14 @@ class Worker(GunicornUVLoopWebWorker):
         self.service: Service | None = None
 
     async def _make_runner(self) -> web.AppRunner:
-        from server.admission import Runner
         from server.app import SERVICE, create_app
 
         settings = self.app.settings
         app = create_app(settings)
         self.service = service = app[SERVICE]
         self.loop.add_signal_handler(signal.SIGHUP, lambda: self.loop.create_task(service.reload()))
-        return Runner(
+        return web.AppRunner(
             app,
-            service=service,
             access_log=None,  # it costs a fifth of the rate
             keepalive_timeout=settings.keepalive_s,
             shutdown_timeout=settings.drain_s,
