@@ -1,6 +1,6 @@
 """Chapter 04: which index suits 27 thousand items, and how close it is to the machine's limits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,11 @@ from nanorecsys.ann.result import AnnResult, Served
 from nanorecsys.ann.specs import TABLE
 from nanorecsys.data.load import DEFAULT_DATASET
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.spread import Interval
+from nanorecsys.study.spread import Interval, Values
 
 NEEDS = ("01_data", "02_training", "03_export")
 Result = AnnResult
 STUDY_ITEMS, STUDY_D, STUDY_K = 27_278, 256, 100
-Values = Mapping[str, Interval] | None
 
 
 def _at_study_size(result: AnnResult) -> bool:

@@ -1,17 +1,16 @@
 """Chapter 03: what ONNX and int8 cost in quality and save in time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nanorecsys.data.load import DEFAULT_DATASET
 from nanorecsys.export.result import ExportResult
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.spread import Interval
+from nanorecsys.study.spread import Interval, Values
 
 NEEDS = ("01_data", "02_training")
 Result = ExportResult
-Values = Mapping[str, Interval] | None
 
 
 def _speed(result: ExportResult) -> Values:

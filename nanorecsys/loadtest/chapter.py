@@ -1,6 +1,6 @@
 """Chapter 06: how many requests a second, at what tail, and where the time goes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,10 @@ from nanorecsys.loadtest.result import LoadtestResult
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.fingerprint import source_files
 from nanorecsys.study.layout import layout
-from nanorecsys.study.spread import Interval, Spread, spread
+from nanorecsys.study.spread import Interval, Spread, Values, spread
 
 NEEDS = ("01_data", "02_training", "03_export", "04_ann")
 Result = LoadtestResult
-Values = Mapping[str, Interval] | None
 
 # The load of the findings: share of cold users, bound in ms, share of requests that may be refused,
 # and the overload as a multiple of the capacity.

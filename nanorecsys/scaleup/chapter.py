@@ -1,12 +1,12 @@
 """Chapter 05: which index suits three million items, and whether to believe the catalogue."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nanorecsys.scaleup.result import ScaleupResult
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.spread import Interval
+from nanorecsys.study.spread import Interval, Values
 
 NEEDS = ("01_data", "02_training")
 Result = ScaleupResult
@@ -37,7 +37,7 @@ def _fidelity(r: ScaleupResult) -> dict[str, Interval] | None:
     return {name: judged.by_set[name].worst for name in names}
 
 
-FINDINGS: dict[str, Callable[[ScaleupResult], Mapping[str, Interval] | None]] = {
+FINDINGS: dict[str, Callable[[ScaleupResult], Values]] = {
     "speed": _speed,
     "fidelity": _fidelity,
 }

@@ -1,6 +1,6 @@
 """Claims: the study's findings and the original's rows, judged by code from the result records."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -8,11 +8,11 @@ import msgspec
 from nanorecsys.study.chapters import Chapter
 from nanorecsys.study.protocol import Agreement, Verdict
 from nanorecsys.study.records import Record
-from nanorecsys.study.spread import Interval
+from nanorecsys.study.spread import Values
 from nanorecsys.study.tables import cell
 
 # From a chapter's result to one interval per data set; None where this run did not measure it.
-Reader = Callable[[Any], Mapping[str, Interval] | None]
+Reader = Callable[[Any], Values]
 OriginalVerdict = Literal["replicated", "refuted", "ours differs", "cannot be compared", "not run"]
 
 

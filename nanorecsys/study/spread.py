@@ -1,5 +1,7 @@
 """A figure with its interval or with its spread over repeats: never a mean alone."""
 
+from collections.abc import Mapping
+
 import msgspec
 import numpy as np
 
@@ -10,6 +12,9 @@ class Interval(msgspec.Struct, frozen=True):
     estimate: float
     low: float
     high: float
+
+
+Values = Mapping[str, Interval] | None  # by data set; None where a run did not measure it
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):

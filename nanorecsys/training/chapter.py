@@ -1,24 +1,23 @@
 """Chapter 02: how good the served order is against honest baselines, on two data sets."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nanorecsys.data.registry import DEFAULT_DATASET, SECOND_DATASET
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.spread import Interval
+from nanorecsys.study.spread import Interval, Values
 from nanorecsys.training.result import LAST_TEN, LEAVE_ONE_OUT, WITH_HISTORY, TrainingResult
 
 NEEDS = ("01_data",)
 Result = TrainingResult
-Values = Mapping[str, Interval]
 Reader = Callable[[TrainingResult], Values]
 
 
-def _at_study_size(read: Reader) -> Callable[[TrainingResult], Values | None]:
+def _at_study_size(read: Reader) -> Reader:
     """Values only of a run of the findings' size: the study shape, on both bundled data sets."""
 
-    def checked(result: TrainingResult) -> Values | None:
+    def checked(result: TrainingResult) -> Values:
         both = result.quality.keys() == {DEFAULT_DATASET, SECOND_DATASET}
         measured = both and result.dataset == DEFAULT_DATASET and result.is_study_shape
         return read(result) if measured else None
