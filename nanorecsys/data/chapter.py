@@ -41,8 +41,7 @@ def inputs(parameters: dict[str, Any]) -> list[Path]:
     """The reader's own files; a registered data set has its checksum in the code."""
     found: list[Path] = []
     for path in (Path(name) for name in _names(parameters) if name not in DATASETS):
-        inside = (file for file in path.rglob("[!._]*") if file.is_file())
-        found += [path] if path.is_file() else sorted(inside)
+        found += sorted(file for file in (path, *path.rglob("[!._]*")) if file.is_file())
     return found
 
 

@@ -27,7 +27,7 @@ from nanorecsys.loadtest import result
 from nanorecsys.loadtest.bundles import Bundles
 from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.generator import Load, Sent, end_with_parent, generate, poisson
-from nanorecsys.loadtest.ladder import Rung, climb
+from nanorecsys.loadtest.ladder import FINAL, Rung, climb
 from nanorecsys.loadtest.population import Workload
 from nanorecsys.loadtest.result import LoadRow
 from nanorecsys.loadtest.server_process import ServerProcess
@@ -38,6 +38,7 @@ from nanorecsys.study.spread import spread
 SERVER = ("nice", "-n", "5", sys.executable, "-m", "server")
 BUSY_CLIENTS = 8  # clients of a closed loop that keeps a server busy
 WARM_UP_S = 0.3  # seconds of each run before it counts
+PATIENT_MS = 60_000.0  # deadline of every server but the final one
 BUSY_SHARE = 0.6  # share of what a busy server answers, at which a search begins
 WARM_PASSES = 64  # passes over the hot set, at most: a worker may get few of the connections
 WARM_SHARE = 0.99  # share of hits at which the caches count as warm
@@ -65,7 +66,8 @@ class Bench:
         cold_share: Share of the requests from cold users.
         bound_ms: Bound of the 99th percentile of latency.
         refused_share: Share of the requests that may be refused, fail or be skipped.
-        deadline_ms: Longest wait of a request in a server's queue.
+        deadline_ms: Longest wait of a request in the final server's queue. The other servers
+            reject nothing in time, so that a closed loop keeps each of them busy with answers.
         seed: Random seed of users and schedules.
         report: Called with what begins.
     """
@@ -97,8 +99,8 @@ class Bench:
         """
         self.report(f"{rung.name}: starting")
         folder = self.folder / f"{len(self.servers) + 1:02d}-{rung.name.replace(' ', '-')}"
-        arguments = [*rung.arguments(self.bundles), "--deadline-ms", self.deadline_ms]
-        arguments += ["--events", folder / "events.sqlite"]
+        arguments = [*rung.arguments(self.bundles), "--events", folder / "events.sqlite"]
+        arguments += ["--deadline-ms", self.deadline_ms if rung == FINAL else PATIENT_MS]
         process = ServerProcess(arguments, log=folder / "server.log", command=SERVER)
         process.start()
         server = LoadedServer(self, rung, process)

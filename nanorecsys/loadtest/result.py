@@ -25,7 +25,7 @@ class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
         goodput_per_s: Good answers a second.
         p50_ms, p95_ms, p99_ms: Latency of the good answers.
         hit_share: Share of the good answers that came from the cache.
-        server_cpu_ms, generator_cpu_ms: CPU milliseconds a request.
+        server_cpu_ms, generator_cpu_ms: CPU milliseconds for each good answer.
         busy_share: CPU time of server and generator over that of all cores.
         late_share: Share of the requests that the generator sent late.
         verdict: VALID, INVALID (the server broke a bound) or VOID (the generator was late).

@@ -139,7 +139,8 @@ def summarize(
         verdict = VOID
         reasons = {"generator": f"{late_share:.1%} sent more than {lag_limit_ms:g} ms late"}
     came = good(rows[rows.done_ns.between(begin_ns, sent.end_ns)])
-    answers = max(int((rows.done_ns >= begin_ns).sum()), 1)
+    # Rejections are work too: their CPU time counts, and they do not count as answers.
+    answers = max(len(good(rows[rows.done_ns >= begin_ns])), 1)
     return LoadRow(
         scenario=scenario,
         server=server,

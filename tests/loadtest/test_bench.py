@@ -21,7 +21,7 @@ from nanorecsys.loadtest.bench import (
 )
 from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.generator import Load
-from nanorecsys.loadtest.ladder import FINAL, ORIGINAL_PYTORCH, STEP
+from nanorecsys.loadtest.ladder import FINAL, ORIGINAL_ONNX, ORIGINAL_PYTORCH, STEP
 from nanorecsys.loadtest.server_process import free_port
 from nanorecsys.loadtest.summary import VALID
 from tests.loadtest.small_server import SmallServer, at_once
@@ -59,6 +59,14 @@ def test_the_originals_server_in_kind_serves_and_its_ranker_has_a_stage(bench):
     assert run.row.verdict == VALID
     assert (run.row.requests, run.row.hit_share) == (250, 0)
     assert summary.stages(run.rows)["ranking"].p50 > 0
+
+
+@pytest.mark.parametrize("rung", [ORIGINAL_ONNX, FINAL.then("other", "patient")])
+def test_clients_keep_a_compared_server_busy_with_answers(bench, rung):
+    with bench.start(rung) as server:
+        busy = server.closed_loop("busy", 24, 0.5, cold_share=1.0).row
+    assert busy.refused == 0
+    assert busy.answered > 0
 
 
 def test_cold_users_who_return_after_all_others_are_cold_again(bench):

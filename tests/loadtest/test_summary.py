@@ -115,6 +115,12 @@ def test_latency_counts_from_the_intended_time():
     assert found.p50_ms == pytest.approx(10.0)
 
 
+def test_cpu_time_is_for_good_answers_and_not_for_rejections():
+    status = np.where(np.arange(1000) % 10 == 0, 200, 503)
+    found = summarize(rows(status=status), offered_per_s=None)
+    assert found.server_cpu_ms == pytest.approx(2000 / 100)
+
+
 def test_the_warm_up_counts_only_for_what_is_answered_after_it():
     frame = rows(done_ns=np.arange(1000) * 10 * MS + 100 * MS)
     found = summarize(frame, begin_ns=500 * MS)
