@@ -1,6 +1,5 @@
 """Claims: the study's findings and the original's rows, judged by code from the result records."""
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -8,11 +7,9 @@ import msgspec
 from nanorecsys.study.chapters import Chapter
 from nanorecsys.study.protocol import Agreement, Verdict
 from nanorecsys.study.records import Record
-from nanorecsys.study.spread import Values
+from nanorecsys.study.spread import Interval
 from nanorecsys.study.tables import cell
 
-# From a chapter's result to one interval per data set; None where this run did not measure it.
-Reader = Callable[[Any], Values]
 OriginalVerdict = Literal["replicated", "refuted", "ours differs", "cannot be compared", "not run"]
 
 
@@ -48,8 +45,11 @@ def judge(chapter: Chapter, record: Record[Any] | None) -> list[JudgedClaim]:
     """Judge the findings of a chapter from its record; without a record each is `not run`."""
     judged = []
     for finding in chapter.findings:
-        read: Reader = chapter.module.FINDINGS[finding.name]
-        found = (read(record.result) if record else None) or {}
+        found: dict[str, Interval] = {}
+        if record:
+            found = chapter.module.FINDINGS[finding.name](record.result) or {}
+            # The first data set comes first; a record's keys are in the order of the alphabet.
+            found = dict(sorted(found.items(), key=lambda pair: pair[0] != record.result.dataset))
         # a finding on both data sets is not judged on one of them
         complete = found.values() if len(found) > (finding.data == "both") else ()
         texts = [f"{cell(i.estimate)} [{cell(i.low)}, {cell(i.high)}]" for i in found.values()]

@@ -68,8 +68,7 @@ def counts(claims: pd.DataFrame) -> str:
     number = Counter(claims.outcome)
     return (
         f"{number['agrees']} claims agree, {number['differs']} differ, "
-        f"{number['not comparable']} are not comparable, {number['not judged']} are deterministic "
-        "or belong to the machine"
+        f"{number['not comparable']} are not comparable, {number['not judged']} are not judged"
     )
 
 

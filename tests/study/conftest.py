@@ -24,6 +24,10 @@ FINDINGS = {{"total": lambda r: {{"toys": Interval(r.total, r.total, r.total)}}}
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     total: float
 
+    @property
+    def dataset(self):
+        return "toys"
+
 def estimate(parameters):
     needed = [parameters.get(name, 0.0) for name in ("memory_gib", "disk_gib")]
     return Estimate(*needed)

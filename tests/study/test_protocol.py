@@ -28,7 +28,8 @@ def names(findings):
 def judged(finding, *intervals):
     """The verdict on a finding whose chapter measured these intervals, one a data set."""
     found = {f"set {number}": interval for number, interval in enumerate(intervals)}
-    return judged_by(finding, lambda _: found, SimpleNamespace(result=None)).verdict
+    record = SimpleNamespace(result=SimpleNamespace(dataset="set 0"))
+    return judged_by(finding, lambda _: found, record).verdict
 
 
 def judged_by(finding, read, record):
@@ -53,6 +54,13 @@ def test_a_finding_is_refuted_by_one_data_set_and_needs_all_of_them(finding):
     assert judged(finding, bad, *others) == judged(finding, *others, bad) == "fails"
     assert judged(finding, crossing, *others) == "undecided"
     assert judged(finding, *others) == "not run"  # a data set is missing
+
+
+def test_the_first_data_set_is_shown_first():
+    finding = next(f for f in PROTOCOL.findings if f.data == "both")
+    found = {"a": Interval(2.0, 2.0, 2.0), "b": Interval(1.0, 1.0, 1.0)}
+    record = SimpleNamespace(result=SimpleNamespace(dataset="b"))
+    assert judged_by(finding, lambda _: found, record).shown == "1 [1, 1]; 2 [2, 2]"
 
 
 @pytest.mark.parametrize("row", COMPARISONS, ids=names(COMPARISONS))
