@@ -109,7 +109,7 @@ def _claims(
     for name, side in others:
         compared = compare.compare(everything, first, side).set_index("claim").loc[ids]
         frame[name] = [f"{c.other} ({c.outcome})" for c in compared.itertuples()]
-    return _table(frame, "claim")
+    return _table(frame.assign(id=ids), "claim")
 
 
 def _link(target: str, text: str) -> str:

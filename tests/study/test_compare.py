@@ -240,10 +240,12 @@ def test_the_claims_page_has_a_column_for_each_published_machine(mini):
     shown = pages.parts(mini, mini.published)["findings.html"]
     [alpha, beta] = BeautifulSoup(shown, "html.parser").select("tbody tr")
     titles = [cell.text for cell in BeautifulSoup(shown, "html.parser").select("thead th")]
-    assert titles == [*("verdict", "claim", "bound", "published", "second run", "another machine")]
+    assert titles == [
+        *("verdict", "claim", "bound", "published", "second run", "another machine", "id")
+    ]
     assert [cell.text for cell in beta.find_all("td")] == [
         *("fails", "The total is large.", ">= 5 toys", "4 [4, 4]"),
-        *("fails: 4.5 [4.5, 4.5] (differs)", "holds: 6 [6, 6] (differs)"),
+        *("fails: 4.5 [4.5, 4.5] (differs)", "holds: 6 [6, 6] (differs)", "beta.total"),
     ]
     assert alpha.find_all("td")[5].text == "not run (not comparable)"
     assert alpha.find_all("td")[1].a["href"] == "protocol.html#alpha.total"
