@@ -200,6 +200,8 @@ def test_publish_takes_a_whole_run_or_nothing(tmp_path):
             FOLDERS.root / name, tmp_path / name, ignore=shutil.ignore_patterns(OTHER_MACHINE)
         )
     shutil.copytree(RUN, folders.run("smoke"))
+    folders.protocol.parent.mkdir(parents=True)
+    shutil.copy(FOLDERS.protocol, folders.protocol)
     book.publish(folders, "smoke", Console(quiet=True))
     names = {
         p.relative_to(folders.published).as_posix()
@@ -210,7 +212,7 @@ def test_publish_takes_a_whole_run_or_nothing(tmp_path):
     assert names == {
         *(f"{chapter}.ipynb" for chapter in chapters),
         *(f"{chapter}/result.json" for chapter in chapters),
-        *("07_summary/claims.json", "07_summary/results.csv"),
+        *("02_training/qualities.csv", "07_summary/claims.json", "07_summary/results.csv"),
         "07_summary/what_each_change_bought.svg",
         *(f"{part}.html" for part in PARTS),
     }
