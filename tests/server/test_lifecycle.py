@@ -242,6 +242,9 @@ def test_a_broken_bundle_at_the_start_is_one_sentence(own, tmp_path):
 
 def test_a_worker_that_finds_a_broken_bundle_is_replaced_once_it_is_repaired(own, tmp_path):
     with serving(own, tmp_path, *PATIENT, "--workers", "2", "--cache", "none") as running:
+        asked, start = set(), time.monotonic()
+        while len(asked) < 2 and time.monotonic() - start < 30:  # a first worker has to start
+            asked |= set(under_load(running.url, a_moment, any_user, keep=False).workers)
         whole = (own / "tower.onnx").read_bytes()
         (own / "tower.onnx").write_bytes(b"broken")
         victim = min(workers_of(running))
