@@ -25,8 +25,7 @@ def _recall_99(result: AnnResult) -> Values:
     """P50 of Flat over that of the fastest index at the floor, range over the rounds."""
     if not _at_study_size(result) or result.recall_floor != 0.99:
         return None
-    times = result.fastest.times_flat
-    return {result.dataset: Interval(times.middle, times.low, times.high)}
+    return {result.dataset: result.fastest.times_flat.interval}
 
 
 def _on_both(value: Callable[[Served], Interval]) -> Callable[[AnnResult], Values]:
@@ -40,15 +39,10 @@ def _on_both(value: Callable[[Served], Interval]) -> Callable[[AnnResult], Value
     return read
 
 
-def _relative_ndcg(served: Served) -> Interval:
-    change = served.ndcg
-    return Interval(*(x / change.base for x in (change.change, change.low, change.high)))
-
-
 FINDINGS: dict[str, Callable[[AnnResult], Values]] = {
     "recall_99": _recall_99,
     "recall_second": _on_both(lambda served: served.recall),
-    "end_task": _on_both(_relative_ndcg),
+    "end_task": _on_both(lambda served: served.ndcg.relative),
 }
 
 

@@ -20,6 +20,16 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     low: float
     high: float
 
+    @property
+    def interval(self) -> Interval:
+        """The change with its interval."""
+        return Interval(self.change, self.low, self.high)
+
+    @property
+    def relative(self) -> Interval:
+        """The change as a share of the base, with its interval."""
+        return Interval(self.change / self.base, self.low / self.base, self.high / self.base)
+
 
 def mean_interval(
     values: np.ndarray, *, level: float = 0.95, resamples: int = 2000, seed: int = 0

@@ -7,7 +7,7 @@ from typing import Any
 from nanorecsys.data.load import DEFAULT_DATASET
 from nanorecsys.export.result import ExportResult
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.spread import Interval, Values
+from nanorecsys.study.spread import Values
 
 NEEDS = ("01_data", "02_training")
 Result = ExportResult
@@ -17,8 +17,7 @@ def _speed(result: ExportResult) -> Values:
     """Latency of the best PyTorch encoder over the served one's, range over the rounds."""
     if result.dataset != DEFAULT_DATASET or not result.is_study_shape:
         return None
-    times = result.times_torch
-    return {result.dataset: Interval(times.middle, times.low, times.high)}
+    return {result.dataset: result.times_torch.interval}
 
 
 def _int8(result: ExportResult) -> Values:
@@ -26,10 +25,7 @@ def _int8(result: ExportResult) -> Values:
     changes = result.int8_change
     if result.dataset != DEFAULT_DATASET or not result.is_study_shape or len(changes) < 2:
         return None
-    return {
-        name: Interval(c.change / c.base, c.low / c.base, c.high / c.base)
-        for name, c in changes.items()
-    }
+    return {name: change.relative for name, change in changes.items()}
 
 
 FINDINGS: dict[str, Callable[[ExportResult], Values]] = {"speed": _speed, "int8": _int8}

@@ -10,7 +10,7 @@ from nanorecsys.loadtest.result import LoadtestResult
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.fingerprint import source_files
 from nanorecsys.study.layout import layout
-from nanorecsys.study.spread import Interval, Spread, Values, spread
+from nanorecsys.study.spread import Spread, Values, spread
 
 NEEDS = ("01_data", "02_training", "03_export", "04_ann")
 Result = LoadtestResult
@@ -30,7 +30,7 @@ def _interval(result: LoadtestResult, values: Spread) -> Values:
     """The median of the rounds and their range, whose worse end decides."""
     if not _is_defined(result):
         return None
-    return {result.dataset: Interval(values.middle, values.low, values.high)}
+    return {result.dataset: values.interval}
 
 
 def _rate(result: LoadtestResult) -> Values:

@@ -24,6 +24,11 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
     low: float
     high: float
 
+    @property
+    def interval(self) -> Interval:
+        """The median with the range as its interval."""
+        return Interval(self.middle, self.low, self.high)
+
 
 def spread(values: np.ndarray) -> Spread:
     """The spread of values (n,), n >= 1.

@@ -6,7 +6,7 @@ from typing import Any
 
 from nanorecsys.data.registry import DEFAULT_DATASET, SECOND_DATASET
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.spread import Interval, Values
+from nanorecsys.study.spread import Values
 from nanorecsys.training.result import LAST_TEN, LEAVE_ONE_OUT, WITH_HISTORY, TrainingResult
 
 NEEDS = ("01_data",)
@@ -34,15 +34,12 @@ def _events_read(result: TrainingResult) -> Values:
     """Relative change of NDCG@10 by reading fewer events; none if the whole window is read."""
     if result.events_read == result.reads[0].events:
         return {}
-    return {
-        name: Interval(c.change / c.base, c.low / c.base, c.high / c.base)
-        for name, c in result.events_change.items()
-    }
+    return {name: change.relative for name, change in result.events_change.items()}
 
 
 def _ranker(result: TrainingResult) -> Values:
     """NDCG@10 of the ranker's order minus that of the order that it got, by data set."""
-    return {name: Interval(c.change, c.low, c.high) for name, c in result.ranker_change.items()}
+    return {name: change.interval for name, change in result.ranker_change.items()}
 
 
 READERS = {
