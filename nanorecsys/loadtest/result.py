@@ -63,7 +63,7 @@ class ServerComparison(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         offered_per_s: Offered rate; None where clients in a closed loop kept both busy.
         cold_share: Share of requests from cold users.
-        baseline_cpu_ms, optimized_cpu_ms: CPU milliseconds a request.
+        baseline_cpu_ms, optimized_cpu_ms: CPU milliseconds for each good answer.
         baseline_per_s, optimized_per_s: Good answers a second.
         times: CPU time of the baseline over that of the optimized server, by pair.
     """
@@ -84,7 +84,7 @@ class MeasuredRung(msgspec.Struct, frozen=True, kw_only=True):
         name: Name of the server.
         change: What is new against its neighbour.
         before: Name of its neighbour, the rung that it is compared with; empty for the first.
-        cpu_ms: CPU milliseconds a request when kept busy.
+        cpu_ms: CPU milliseconds for each good answer when kept busy.
         busy_per_s: Good answers a second when kept busy.
         highest_per_s: Highest offered rate that was VALID; None where none was, or none was tried.
     """
