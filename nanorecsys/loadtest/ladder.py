@@ -11,7 +11,7 @@ from nanorecsys.loadtest.bundles import CHOSEN, FP32, IN_KIND, SERVED, Bundles
 from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.result import BASELINE, LAST, ONNX, PYTORCH
 
-STEP = 1.2  # ratio of the rates of a search until one holds and one does not
+STEP = 1.2  # ratio of the first rates of a search; it is squared until one holds and one does not
 TRIES = 16  # tries of a search, at most
 DEADLINE_MS = 75.0  # longest wait in the queue of a server that rejects early
 PATIENT_MS = 60_000.0  # the same of a server that rejects nothing in time
@@ -184,7 +184,7 @@ def climb(
     >>> round(climb(lambda rate: rate <= 130, first=60, precision=0.05))
     129
     """
-    low, high, rate = 0.0, np.inf, first
+    low, high, rate, step = 0.0, np.inf, first, STEP
     for _ in range(tries):
         if holds(rate):
             low = rate
@@ -192,10 +192,9 @@ def climb(
             high = rate
         if low and high / low <= 1 + precision:
             break
-        if high == np.inf:
-            rate = low * STEP
-        elif low == 0:
-            rate = high / STEP
-        else:
+        if low and high < np.inf:
             rate = (low * high) ** 0.5
+        else:
+            rate = low * step if low else high / step
+            step *= step
     return low or None
