@@ -11,7 +11,7 @@ from nanorecsys.loadtest.bundles import CHOSEN, FP32, IN_KIND, SERVED, Bundles
 from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.result import BASELINE, LAST, ONNX, PYTORCH
 
-STEP = 1.2  # ratio of the first rates of a search; it is squared until one holds and one does not
+STEP, LARGEST_STEP = 1.2, 2.0  # first and largest ratio of rates before they bracket the highest
 TRIES = 16  # tries of a search, at most
 DEADLINE_MS = 75.0  # longest wait in the queue of a server that rejects early
 PATIENT_MS = 60_000.0  # the same of a server that rejects nothing in time
@@ -196,5 +196,5 @@ def climb(
             rate = (low * high) ** 0.5
         else:
             rate = low * step if low else high / step
-            step *= step
+            step = min(step * step, LARGEST_STEP)
     return low or None
