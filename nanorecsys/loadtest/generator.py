@@ -30,7 +30,7 @@ import psutil
 import uvloop
 
 SKIPPED, FAILED = -1, 0  # in place of an HTTP status
-TFD_TIMER_ABSTIME = 1  # of <sys/timerfd.h>
+TFD_TIMER_ABSTIME = 1  # flag of timerfd_settime(2) for a time of the clock
 SPACING_S = 0.002  # seconds between connections, so that one worker does not get them all
 TIMEOUT_CHECK_S = 0.5  # seconds between checks for requests that have timed out
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)

@@ -96,10 +96,7 @@ OWN_LENGTHS = ORIGINAL_PYTORCH.then(
     findings=("training.ranker",),
 )
 INT8 = OWN_LENGTHS.then(
-    "int8 encoder",
-    "weights and activations in 8 bits",
-    bundle=CHOSEN,
-    findings=("export.int8",),
+    "int8 encoder", "weights and activations in 8 bits", bundle=CHOSEN, findings=("export.int8",)
 )
 LAST_EVENTS = INT8.then(
     "last events only",
@@ -115,10 +112,7 @@ THREAD = LAST_EVENTS.then(
     is_patient=False,
 )
 INDEX = THREAD.then(
-    "index",
-    "an index in place of exact search",
-    bundle=SERVED,
-    findings=("ann.end_task",),
+    "index", "an index in place of exact search", bundle=SERVED, findings=("ann.end_task",)
 )
 FINAL = INDEX.then(LAST, "two workers, each with a thread and a cache", workers=2)
 # Without the deadline, which would lower the rate of a slower server.

@@ -259,8 +259,8 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
 class Operated(msgspec.Struct, frozen=True, kw_only=True):
     """What a server costs to start, to keep and to reload, without load.
 
-    Memory is resident; a page that several processes share counts once in all. While a worker opens
-    its bundle again it still has the old one.
+    Memory is resident, and a shared page counts once. A worker that opens its bundle again still has
+    the old one.
 
     Args:
         start_s: Seconds from the start to the first `ready`.

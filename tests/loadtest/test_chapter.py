@@ -2,26 +2,30 @@
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from nanorecsys.loadtest.chapter import FINDINGS, estimate, inputs
 from nanorecsys.loadtest.result import (
     BASELINE,
     LAST,
     Band,
+    Floor,
     LoadtestResult,
     MeasuredServer,
+    Operated,
     Original,
     Overload,
     Percentiles,
     Round,
     Search,
+    ServedScale,
 )
 from nanorecsys.loadtest.summary import PARTS
+from nanorecsys.scaleup.result import ScalePoint
 from nanorecsys.study.layout import layout
-from nanorecsys.study.spread import Interval
+from nanorecsys.study.spread import Interval, Spread
 from tests.loadtest.test_summary import load_row
 
-MEASURED = ("rate", "baseline", "computed_goodput", "overload_p99")
 HIGHEST = load_row(scenario="confirming", offered_per_s=1100.0, seconds=60.0, p99_ms=90.0)
 
 
@@ -51,6 +55,26 @@ def overload_round(computed_share, p99_ms, verdict="VALID"):
 
 FINAL = server(LAST, [2.0, 2.0, 2.0], [1150.0, 1100.0, 1200.0], workers=2)
 BEST = server(BASELINE, [4.4, 5.0, 4.8], [400.0, 420.0, 410.0], workers=2)
+VALUES = {str: "x", int: 3_000_000, float: 1.0}
+POINT = ScalePoint(
+    **{
+        field.name: Spread(middle=1.0, low=1.0, high=1.0)
+        if field.name == "p50_ms"
+        else VALUES.get(field.type, 1.0)
+        for field in msgspec.structs.fields(ScalePoint)
+    }
+)
+COST = Operated(start_s=2.0, reload_s=1.0, memory_mib=900.0, reload_mib=1400.0)
+SCALED = ServedScale(
+    generator="x",
+    index=POINT,
+    real=FINAL,
+    large=server("large", [3.0] * 3, [690.0, 770.0, 600.0]),
+    real_p99_ms=[],
+    large_p99_ms=[],
+    real_cost=COST,
+    large_cost=COST,
+)
 GRID = [
     server("1 x 0", [2.0], [1000.0], threads=0),
     server("index", [2.0], [1500.0]),
@@ -80,6 +104,11 @@ GOOD = LoadtestResult(
     in_kind_stages={},
     highest=HIGHEST,
     all_cold=load_row(offered_per_s=500.0),
+    busy_cold=load_row(offered_per_s=None),
+    floor=Floor(
+        length=20.0, macs=1, gmacs=200.0, read_mib=0.5, floor_ms={"encode": 0.1}, measured_ms={}
+    ),
+    served_scale=SCALED,
     stages_alone={"embedding": Percentiles(p50=3.0, p95=6.0, p99=None)},
     stages_loaded={},
     bands=[
@@ -109,12 +138,20 @@ def changed(**values):
 
 
 def test_each_finding_is_the_median_of_its_rounds_with_their_range():
-    assert {name: read(name, GOOD) for name in MEASURED} == {
+    assert {name: read(name, GOOD) for name in FINDINGS} == {
         "rate": Interval(1150.0, 1100.0, 1200.0),
         "baseline": Interval(2.4, 2.2, 2.5),
         "computed_goodput": Interval(0.9, 0.85, 0.95),
         "overload_p99": Interval(1.5, 1.2, 1.8),
+        "served_scale": Interval(0.6, 0.5, 0.7),
     }
+
+
+def scaled(**values):
+    return replace(SCALED, **values)
+
+
+LOW = (pytest.approx(345 / 1200), pytest.approx(345 / 1100))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +162,7 @@ def test_each_finding_is_the_median_of_its_rounds_with_their_range():
         ("baseline", {"ladder": [server(BASELINE, [3.0, 3.2, 3.6], [1.0] * 3), FINAL]}, 1.5, 1.8),
         ("computed_goodput", {"overload": [overload_round(0.4, 90.0)]}, 0.4, 0.4),
         ("overload_p99", {"overload": [overload_round(0.9, 400.0)]}, 4.0, 4.0),
+        ("served_scale", {"served_scale": scaled(large=server("x", [1.0] * 3, [345.0] * 3))}, *LOW),
     ],
 )
 def test_every_finding_can_fail(finding, values, low, high):
@@ -145,6 +183,10 @@ def test_every_finding_can_fail(finding, values, low, high):
         ("rate", {"final": server(LAST, [2.0] * 2, [1.0] * 2)}),
         ("rate", {"final": server(LAST, [2.0] * 3, [None] * 3)}),
         ("baseline", {"ladder": [FINAL]}),
+        ("served_scale", {"served_scale": None}),
+        ("served_scale", {"search": Search(try_s=2.0)}),
+        ("served_scale", {"served_scale": scaled(index=replace(POINT, n=200_000))}),
+        ("served_scale", {"served_scale": scaled(large=server("x", [1.0] * 3, [None] * 3))}),
         ("computed_goodput", {"overload": []}),
         ("computed_goodput", {"overload": [overload_round(0.9, 90.0, "VOID")]}),
         ("computed_goodput", {"overload_times": 1.1}),
