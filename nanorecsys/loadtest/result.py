@@ -259,8 +259,8 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
 class Operated(msgspec.Struct, frozen=True, kw_only=True):
     """What a server costs to start, to keep and to reload, without load.
 
-    Memory is resident, and a shared page counts once. A worker that opens its bundle again still has
-    the old one.
+    Memory is resident, and a shared page counts once. A worker that opens its bundle again still
+    has the old one.
 
     Args:
         start_s: Seconds from the start to the first `ready`.
@@ -333,7 +333,7 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
         stages_loaded: Time in each stage at the highest rate.
         bands: Where the time goes at the highest rate; empty where it has too few requests.
         original: What queueing alone predicts of the original's service times.
-        served_scale: The final server with the large catalogue; None where chapter 05 has not run.
+        served_scale: The final server with the large catalogue.
         overload_times: Offered rate in the overload as a multiple of the capacity.
         overload: The rounds of the overload; none where no highest rate is known.
         void_runs: Number of runs that are VOID.
@@ -366,7 +366,7 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     stages_loaded: dict[str, Percentiles]
     bands: list[Band]
     original: list[Original]
-    served_scale: ServedScale | None
+    served_scale: ServedScale
     overload_times: float
     overload: list[Overload]
     void_runs: int

@@ -183,7 +183,6 @@ def test_every_finding_can_fail(finding, values, low, high):
         ("rate", {"final": server(LAST, [2.0] * 2, [1.0] * 2)}),
         ("rate", {"final": server(LAST, [2.0] * 3, [None] * 3)}),
         ("baseline", {"ladder": [FINAL]}),
-        ("served_scale", {"served_scale": None}),
         ("served_scale", {"search": Search(try_s=2.0)}),
         ("served_scale", {"served_scale": scaled(index=replace(POINT, n=200_000))}),
         ("served_scale", {"served_scale": scaled(large=server("x", [1.0] * 3, [None] * 3))}),
