@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,8 @@ def main() -> int:
     rungs = [rung for rung in {*RUNGS, *grid([0, 1, 2]), WHOLE_WINDOW} if rung.name in inside]
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        bundles = build_bundles(run, folder / "bundles", record.n_users, 0, serves_ranker=False)
+        ranker = read_record(run / "02_training", dict[str, Any]).result["serves_ranker"]
+        bundles = build_bundles(run, folder / "bundles", record.n_users, 0, ranker)
         for number, rung in itertools.product(range(arguments.rounds), rungs):
             events = folder / f"{number}-{rung.name}.sqlite"
             options = [*rung.arguments(bundles), "--events", events]

@@ -135,7 +135,7 @@ def test_an_open_loop_needs_no_second_thread():
 
     before = {thread.name for thread in threading.enumerate()}
     send(answer, rate=200)
-    assert len(threads - before) == 1  # that of the server
+    assert len(threads - before) == 1  # the server has one
 
 
 def test_a_broken_connection_is_a_failure_and_the_run_goes_on():
