@@ -391,9 +391,9 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def thread_gain(self) -> float | None:
         """Highest rate of one worker with a compute thread over that without one."""
-        found = {(cell.workers, cell.threads): cell.highest_per_s for cell in self.grid}
-        without, with_thread = found.get((1, 0)), found.get((1, 1))
-        return with_thread.middle / without.middle if with_thread and without else None
+        found = {(c.workers, c.threads): c.highest_per_s for c in self.grid if c.highest_per_s}
+        rates = [found[key].middle for key in ((1, 0), (1, 1)) if key in found]
+        return rates[1] / rates[0] if len(rates) == 2 and rates[0] else None
 
     @property
     def overload_rounds(self) -> list[Overload]:

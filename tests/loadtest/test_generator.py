@@ -271,7 +271,7 @@ def test_cpu_time_of_the_server_is_measured():
 
     sent, server = send(busy, clients=2, server_pid=os.getpid())
     assert sent.server_cpu_s >= 0.005 * (len(server.requests) - 2)
-    assert 0 < sent.cpu_s < sent.server_cpu_s
+    assert sent.cpu_s == pytest.approx(sent.server_cpu_s, rel=0.2)  # one process is both here
 
 
 def test_cpu_time_agrees_with_that_of_this_process_and_is_finer_than_a_tick():
