@@ -20,7 +20,6 @@ ROOT = layout().root
 # with its reason.
 ALLOWED = {
     r"(HitRate|NDCG|HR|[Rr]ecall)@\d+": "a metric by its cutoff",
-    r"(NDCG|Recall) at 10\b": "a metric by its cutoff, in a caption",
     r"\b95 % (bootstrap )?intervals?\b|intervals over users, at 95 %": "the level of intervals",
     r"most popular 1 % of the films": "where the share is cut; the share itself is computed",
     r"MovieLens 20M": "the name of a data set",
