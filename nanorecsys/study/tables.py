@@ -1,6 +1,6 @@
 """Data frames as the pages show them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -27,20 +27,16 @@ def cell(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
-def styled(
-    frame: pd.DataFrame, formats: Mapping[str, str] | None = None, html_columns: Sequence[str] = ()
-) -> Styler:
+def styled(frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> Styler:
     """A data frame as a page shows it: no index, aligned columns, a dash for a missing value.
 
     Args:
         frame: One row per line of the table; column names are the titles.
         formats: Format string of a column, such as `{"share": "{:.1%}"}`; `cell` otherwise.
-        html_columns: Columns whose texts are HTML, such as links; all other texts are escaped.
     """
     shown = Styler(frame, cell_ids=False).hide(axis="index")
     formatters = dict.fromkeys(frame.columns, cell) | dict(formats or {})
     shown = shown.format(formatters, na_rep="-", escape="html")
-    shown = shown.format(formatters, na_rep="-", subset=list(html_columns))
     shown = shown.format_index(escape="html", axis="columns")
     styles = {}
     for name in frame:

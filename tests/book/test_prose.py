@@ -38,7 +38,6 @@ ALLOWED = {
     r"Python 3\.11": "the oldest version that the packages take",
     r"package index, and 2 cores": "what a run asks of the machine",
     r"at most (1\.25 times apart|0\.02 away)": "bounds of the comparison, tested by its own test",
-    r"the load has 30 % of them": "a setting of the load test",
     r"about 1\.7 GB": "the size of the installation, which no notebook measures",
 }
 # Directives whose content is prose; that of all others, and of code, is not.
