@@ -149,11 +149,10 @@ def _headlines(sides: Sides, judged: Mapping[str, Judged]) -> str:
         lines = [f"<h3>{title}</h3>"]
         for of_sides in map(judged.__getitem__, ids):
             own, *others = (of_sides[name] for name in sides)
-            middle = "; ".join(_in_unit(own, value) for value in own.value.values()) or own.verdict
-            lines.append(f'<p class="figure">{html.escape(middle)}</p>')
+            lines.append(f'<p class="figure">{html.escape(_middle(own))}</p>')
             lines.append(f"<p><b>{own.verdict}:</b> {html.escape(own.statement)}</p>")
             for name, other in zip(list(sides)[1:], others, strict=True):
-                text = f"{name}: {figure(other)}, {other.verdict}"
+                text = f"{name}: {_middle(other)}, {other.verdict}"
                 lines.append(f'<p class="side">{html.escape(text)}</p>')
         cards.append('<div class="card">' + "\n".join(lines) + "</div>")
     return '<div class="cards">\n' + "\n".join(cards) + "\n</div>\n"
@@ -183,7 +182,9 @@ def _claims(
         ]
         for name in others:
             other = judged[claim_id][name]
-            text = f"{other.verdict}: {figure(other)} ({outcomes[name][claim_id]})"
+            outcome = outcomes[name][claim_id]
+            judged_too = f" ({outcome})" if outcome in ("agrees", "differs") else ""
+            text = f"{other.verdict}: {figure(other)}{judged_too}" if other.value else other.verdict
             cells.append(f'<td data-side="{html.escape(name)}">{html.escape(text)}</td>')
         rows.append(f'<tr id="{claim_id}">{"".join(cells)}</tr>')
     body = "\n".join(rows)
@@ -201,6 +202,11 @@ def figure(claim: JudgedClaim) -> str:
         middle, low, high = (_in_unit(claim, v) for v in (value, *claim.interval[name]))
         texts.append(f"{middle} ({low} to {high})")
     return "; ".join(texts)
+
+
+def _middle(claim: JudgedClaim) -> str:
+    """The figures of a claim without their intervals."""
+    return "; ".join(_in_unit(claim, value) for value in claim.value.values()) or "-"
 
 
 def _in_unit(claim: JudgedClaim, value: float) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 from pandas.io.formats.style import Styler
 
-LONG_TEXT = 30  # characters; columns of longer texts are wide enough for a sentence
+LONG_TEXT = 30  # characters; columns of longer texts are wide enough for a sentence, and wrap
 
 
 def cell(value: Any) -> str:
@@ -41,6 +41,7 @@ def styled(frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> Sty
     styles = {}
     for name in frame:
         side = "right" if is_numeric_dtype(frame[name]) else "left"
-        width = "11rem" if frame[name].astype(str).str.len().max() > LONG_TEXT else "3.5rem"
-        styles[name] = [{"selector": "", "props": f"text-align: {side}; min-width: {width}"}]
+        is_long = frame[name].astype(str).str.len().max() > LONG_TEXT
+        width = "min-width: 7rem; overflow-wrap: anywhere" if is_long else "min-width: 3rem"
+        styles[name] = [{"selector": "", "props": f"text-align: {side}; {width}"}]
     return shown.set_table_styles(styles)
