@@ -38,7 +38,7 @@ def choices(records: Records) -> pd.DataFrame:
         best = ann.recommended
         cost = ann.served[ann.dataset].ndcg.relative
         saved = f"{best.times_flat.middle:.1f}x faster than exact search of {ann.n_items:,} items"
-        rows.append(("index", best.factory, _change(cost), saved))
+        rows.append(("index", best.family, _change(cost), saved))
     return pd.DataFrame(rows, columns=["part", "choice", "change of NDCG@10", "saves"])
 
 

@@ -309,7 +309,9 @@ def test_each_claim_leads_to_the_section_that_shows_it(pages):
 def test_the_claims_page_has_no_table_that_scrolls(browser, address, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.goto(f"{address}/book/claims.html")
-    scrolled = "[...document.querySelectorAll('table.claims')].map(t => t.scrollWidth - t.clientWidth)"
+    scrolled = (
+        "[...document.querySelectorAll('table.claims')].map(t => t.scrollWidth - t.clientWidth)"
+    )
     assert max(page.evaluate(scrolled)) <= 1
     page.close()
 
