@@ -5,6 +5,7 @@ of the first, and the load would be warmer than it looks. So no two drawn users 
 model, and there are fewer of them where the real histories are too short to differ.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,7 @@ from nanorecsys.data import Histories
 from nanorecsys.loadtest.errors import PopulationError
 
 WINDOW = 200  # last events of a history that the model reads
+MOST_HOT = 1 / 8  # share of the users that is hot; each worker's cache holds at least a quarter
 ROUNDS = 200  # exchanges of events, after which histories count as too short to differ
 
 
@@ -129,8 +131,7 @@ class Workload:
 
     Args:
         n_users: Number of users.
-        hot_users: Size of the hot set, drawn from all users; at most half of them, where cold users
-            ask too.
+        hot_users: Size of the hot set, drawn from all users; at most a share of them, `MOST_HOT`.
         cold_share: Share of the requests from cold users. They come in the order of a permutation,
             so no cold user returns before all have come.
         seed: Random seed of the hot set, the permutation and the mix.
@@ -150,11 +151,11 @@ class Workload:
                 f"expected a cold share from 0 to 1, got {self.cold_share}",
                 "The original's is 0.3.",
             )
-        most = self.n_users // 2 if self.cold_share else self.n_users
+        most = math.ceil(MOST_HOT * self.n_users)
         object.__setattr__(self, "hot_users", min(self.hot_users, most))
-        if self.hot_users < int(self.cold_share < 1):
+        if self.n_users < 2 or self.hot_users < int(self.cold_share < 1):
             raise PopulationError(
-                f"expected a hot set, got {self.hot_users} of {self.n_users} users",
+                f"expected a hot set and cold users, got {self.hot_users} hot of {self.n_users}",
                 "Use one hot user at least, or cold users alone (cold_share 1), and more users.",
             )
 

@@ -171,10 +171,10 @@ def test_shares_are_as_asked_for() -> None:
     assert counts.min() > 0.7 * counts.mean()  # uniform: one standard deviation is 6 %
 
 
-@pytest.mark.parametrize(("cold_share", "hot_users"), [(0.3, 5), (1.0, 5), (0.0, 10)])
-def test_the_hot_set_follows_the_number_of_users(cold_share: float, hot_users: int) -> None:
-    workload = Workload(10, hot_users=1000, cold_share=cold_share)
-    assert (workload.hot_users, workload.n_cold) == (hot_users, 10 - hot_users)
+@pytest.mark.parametrize(("n_users", "hot_users"), [(671, 84), (10, 2), (2, 1)])
+def test_the_hot_set_follows_the_number_of_users(n_users: int, hot_users: int) -> None:
+    workload = Workload(n_users, hot_users=1000, cold_share=0.3)
+    assert (workload.hot_users, workload.n_cold) == (hot_users, n_users - hot_users)
 
 
 def test_cold_users_alone_need_no_hot_set() -> None:
@@ -187,8 +187,8 @@ def test_cold_users_alone_need_no_hot_set() -> None:
     ("arguments", "message"),
     [
         ({"cold_share": 1.5}, "cold share from 0 to 1"),
-        ({"cold_share": 0.3, "hot_users": 0}, "expected a hot set, got 0 of 10 users"),
-        ({"cold_share": 0.3, "n_users": 1}, "expected a hot set, got 0 of 1 users"),
+        ({"cold_share": 0.3, "hot_users": 0}, "a hot set and cold users, got 0 hot of 10"),
+        ({"cold_share": 0.3, "n_users": 1}, "a hot set and cold users, got 1 hot of 1"),
     ],
 )
 def test_a_bad_mix_is_an_error(arguments: dict, message: str) -> None:
