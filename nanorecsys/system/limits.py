@@ -1,4 +1,4 @@
-"""Cores and memory that this process may use: the machine's, or fewer in a container (cgroup v2)."""
+"""Cores and memory that this process may use: the machine's, or less in a container (cgroup v2)."""
 
 import os
 from collections.abc import Iterator
