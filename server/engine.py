@@ -118,13 +118,14 @@ class Engine:
         marks.append(_now())
         seen = [query.items if query.exclude_seen else query.items[:0] for query in queries]
         found, scores = candidates_of(self.bundle, users, seen, self.candidates)
+        items = found.astype(_ITEM)
         if self.rank is not None:
             marks.append(_now())
-            best = best_first(found, self.rank(users, np.maximum(found, 0)), MAX_K)
+            best = best_first(items, self.rank(users, np.maximum(found, 0)), MAX_K)
         else:  # The candidates are in the retriever's order, and -1 fills their end.
             kept = np.minimum((found >= 0).sum(1), MAX_K).tolist()
-            best = [(found[row, :n], scores[row, :n]) for row, n in enumerate(kept)]
-        answers = [Ranked(items.astype(_ITEM), values.astype(_SCORE)) for items, values in best]
+            best = [(items[row, :n], scores[row, :n]) for row, n in enumerate(kept)]
+        answers = [Ranked(*ranked) for ranked in best]
         marks.append(_now())
         took = (np.diff(marks, axis=0) / 1e6).tolist()
         stages = zip(STAGES, took, strict=False)  # Without a ranker there is no last stage.
