@@ -10,6 +10,10 @@ from typing import Annotated, Any, get_type_hints
 
 import click
 
+from nanorecsys.system.limits import cores
+
+CORES = min(cores(), 256)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -26,10 +30,14 @@ class Settings:
     Network:
         host: Address to listen on; 0.0.0.0 for every network.
         port: Port to listen on.
-        workers: Processes that share the port. One that dies is replaced.
+        workers: Processes that share the port, by default one for each core that the server may
+            use. Two with a compute thread each answer more requests than one with two threads,
+            which wait for the interpreter's lock. Each has its own models, index and cache in
+            memory. One that dies is replaced.
 
     Computing:
-        threads: Compute threads per worker; 0 computes on the event loop, which blocks it.
+        threads: Compute threads per worker. More than one pays only where a worker has several
+            cores. 0 computes on the event loop, which blocks it.
         max_batch: Most requests in a batch. They have similar history lengths, and together at most
             the events of one window.
         candidates: Items retrieved. The ranker orders them where the bundle has one.
@@ -65,9 +73,9 @@ class Settings:
 
     host: Annotated[str, click.STRING] = "127.0.0.1"
     port: Annotated[int, click.IntRange(0, 65_535)] = 8000
-    workers: Annotated[int, click.IntRange(1, 256)] = 1
+    workers: Annotated[int, click.IntRange(1, 256)] = CORES
 
-    threads: Annotated[int, click.IntRange(0, 256)] = 2
+    threads: Annotated[int, click.IntRange(0, 256)] = 1
     max_batch: Annotated[int, click.IntRange(1, 1024)] = 8
     candidates: Annotated[int, click.IntRange(100, 10_000)] = 100
     read_events: Annotated[int, click.IntRange(0)] = 0
