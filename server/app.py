@@ -55,13 +55,16 @@ async def recommend(request: web.Request) -> web.StreamResponse:
     start = time.perf_counter_ns()
     asked = await _read(request, _decode_request)
     service = request.app[SERVICE]
-    if service.batcher.is_full() and not asked.degrade:
-        metrics.SHED.labels("early").inc()
-        if service.draining or not request.keep_alive:
-            raise OverloadedError(FULL)
-        return REJECTION
     timings: Timings = {}
-    engine, ranked, source = await service.recommend(asked, timings)
+    try:
+        engine, ranked, source = await service.recommend(asked, timings)
+    except OverloadedError as error:
+        if service.draining:
+            raise
+        await service.rejections.wait()
+        if error.detail != FULL or service.draining or not request.keep_alive:
+            raise
+        return REJECTION
     body = _encode(_answer(engine, ranked, source, asked))
     timings["total"] = ((time.perf_counter_ns() - start) / 1e6, None)
     metrics.SOURCE[source].inc()
@@ -105,11 +108,13 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Check whether the worker can answer.
 
-    503 once the worker is about to end, so that a load balancer stops sending requests to it.
+    503 once the worker is about to end, so that a load balancer stops sending requests to it, and
+    when nothing can be computed.
     """
     service = request.app[SERVICE]
     if service.draining:
         raise ProblemError(503, "Draining", "this worker is about to end", {"Retry-After": "1"})
+    await service.check()
     return _json(schema.Ready(service.engine.id, service.settings.engine))
 
 
