@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
@@ -183,8 +184,8 @@ async def _read(request: web.Request, decode: Callable[[bytes], T]) -> T:
         ProblemError: 400 if the body is not JSON, 408 if it is too slow, 413 if it is too large,
             415 if its type is wrong, 422 if a field is wrong.
     """
-    if request.content_type != JSON:
-        detail = f"expected {JSON}, got {request.content_type!r:.99}"
+    if request.content_type != JSON or "Content-Encoding" in request.headers:
+        detail = f"expected {JSON}, not compressed, got {request.content_type!r:.99}"
         raise ProblemError(415, "Wrong content type", detail)
     try:
         # Nearly every body is complete already; a timer would cost more than all the rest.
@@ -217,6 +218,10 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except (ConnectionResetError, web.RequestPayloadError):
         # The client is gone, so no one reads this answer, and the server did not fail.
         response = _problem(400, "Connection lost", "the request ended early", {})
+    except sqlite3.Error as error:  # the disk is full, say
+        log.error("events fail: %s", error)
+        detail = f"events cannot be stored or read: {error}"
+        response = _problem(503, "No events", detail, {"Retry-After": "1"})
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         response = _problem(500, "Internal error", "the server failed; see its log", {})

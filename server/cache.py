@@ -61,8 +61,8 @@ class RedisCache(Cache):
     Calls that come while others are under way are sent together when those are done. Any number of
     clients needs no further connection, and a call costs less under load.
 
-    After a failure Redis is not asked for a second. An error that is Redis's own answer, as when its
-    memory is full, pauses that command alone.
+    After a failure Redis is not asked for a second. If Redis itself answers with an error, as when
+    its memory is full, only that command pauses.
 
     Args:
         url: redis://HOST:PORT/DB.
