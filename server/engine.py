@@ -102,8 +102,6 @@ class Engine:
         self.item_ids: list[int | str] = bundle.items["item_id"].to_list()
         self.titles: list[str] = bundle.items["title"].to_list()
         self.search = TitleSearch(self.titles, bundle.popular)
-        popular = bundle.popular[:MAX_K]
-        self.popular = Ranked(popular.astype(_ITEM), bundle.popularity[popular].astype(_SCORE))
         for length in WARM_UP_LENGTHS:  # The first requests should not pay for memory.
             self([Query(np.arange(length) % manifest.n_items, exclude_seen=True)])
 
@@ -139,6 +137,15 @@ class Engine:
         for row, items in zip(padded, read, strict=True):
             np.add(items, 1, out=row[: len(items)])
         return padded, lengths
+
+    def popular(self, seen: np.ndarray) -> Ranked:
+        """Rank items by their number of events, without the seen ones."""
+        bundle = self.bundle
+        left_out = np.zeros(bundle.manifest.n_items, bool)
+        left_out[seen] = True
+        items = bundle.popular[: MAX_K + len(seen)]
+        items = items[~left_out[items]][:MAX_K]
+        return Ranked(items.astype(_ITEM), bundle.popularity[items].astype(_SCORE))
 
     def find(self, words: str, limit: int) -> list[FoundItem]:
         """Find items by words of their titles, the most popular first."""

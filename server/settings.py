@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import click
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
 
 from nanorecsys.system.limits import cores
 
@@ -118,9 +120,14 @@ def read_settings(**values: Any) -> Settings:
             f"--engine {settings.engine} reads PyTorch models, which a bundle does not have. "
             "Name their folder: --models data/runs/quick/02_training"
         )
-    if not re.fullmatch(r"memory|none|rediss?://[^/\s]+(/\d*)?(\?\S*)?", settings.cache):
-        expected = "expected memory, none or redis://HOST:PORT/DB"
-        raise click.BadParameter(expected, param_hint="--cache")
+    try:
+        if not re.fullmatch(r"memory|none|rediss?://[^/\s]+(/\d*)?(\?\S*)?", settings.cache):
+            raise ValueError
+        if settings.cache not in ("memory", "none"):
+            ConnectionPool.from_url(settings.cache).make_connection()  # it does not connect yet
+    except (ValueError, TypeError, RedisError):  # their texts may hold the password
+        expected = "expected memory, none or redis://[[USER]:PASSWORD@]HOST:PORT/DB"
+        raise click.BadParameter(expected, param_hint="--cache") from None
     if not (settings.bundle / "manifest.json").is_file():
         missing = (
             f"{settings.bundle} is no serving bundle: it has no manifest.json. Build one: "
