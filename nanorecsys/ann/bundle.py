@@ -70,7 +70,7 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
     import numpy as np
 
     from nanorecsys.ann.indexes import build_index
-    from nanorecsys.ann.specs import needs_users
+    from nanorecsys.ann.specs import fitted, needs_users
     from nanorecsys.data import histories, load_prepared
     from nanorecsys.serving.bundle import Parts
     from nanorecsys.study.records import FILE
@@ -93,7 +93,8 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
     item_vectors = np.load(_file(training, "item_vectors"))
     serves_ranker = _result(training, "serves_ranker")
     # built as the chapter built it, with its limits on training vectors
-    built: Any = build_index(index["factory"], item_vectors, users=users)
+    factory, search = fitted(index["factory"], index["search"], len(item_vectors))
+    built: Any = build_index(factory, item_vectors, users=users)
     return Parts(
         tower=_file(export, "tower"),
         tower_fp32=_file(export, "tower_fp32"),
@@ -109,8 +110,8 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
         events_read=_result(training, "events_read"),
         tower_variant=export.record.result["chosen"],
         tower_is_int8=export.record.result["chosen_is_int8"],
-        index_factory=index["factory"],
-        index_search=index["search"],
+        index_factory=factory,
+        index_search=search,
         index=built.index,
     )
 
