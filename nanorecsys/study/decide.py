@@ -56,20 +56,20 @@ def table(records: Records) -> pd.DataFrame:
     if not set(NEEDED) <= records.keys():
         return pd.DataFrame()
     ann, scaleup, load = (records[name].result for name in NEEDED)
-    measured = {found.cold_share: found for found in (load.busy, load.busy_cold)}
-    (low, usual), (high, cold) = measured.items()
-    slope = (cold.optimized_cpu_ms.middle - usual.optimized_cpu_ms.middle) / (high - low)
-    cores = usual.optimized_per_s.middle * usual.optimized_cpu_ms.middle
+    usual_ms, usual_per_s = load.final.cpu_ms.middle, load.final.busy_per_s.middle
+    measured = {load.cold_share: usual_per_s, 1.0: load.busy_cold.goodput_per_s}
+    slope = (load.busy_cold.server_cpu_ms - usual_ms) / (1 - load.cold_share)
+    cores = usual_per_s * usual_ms
     search_ms = ann.recommended.p50_ms.middle  # at most what the load test's server needs
     served = (load.n_items, "as served", ann.recommended.family, search_ms)
     rows = []
     for items, recall, index, p50_ms in [served, *_indexes(ann, scaleup)]:
         for share in COLD_SHARES:
-            cpu_ms = usual.optimized_cpu_ms.middle + slope * (share - low)
+            cpu_ms = usual_ms + slope * (share - load.cold_share)
             cpu_ms += share * (p50_ms - search_ms)
             rate, origin = cores / cpu_ms, "estimated"
             if items == load.n_items and share in measured:
-                rate, origin = measured[share].optimized_per_s.middle, "measured"
+                rate, origin = measured[share], "measured"
             rows.append(
                 {
                     "items": items,

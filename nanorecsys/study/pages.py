@@ -43,10 +43,11 @@ SECTIONS = {
     "ann.end_task": "The recommended index where it serves",
     "scaleup.speed": "Building and searching",
     "scaleup.fidelity": "The held-out test",
-    "loadtest.rate": "Scenarios on the final server",
-    "loadtest.baseline": "The baseline and the final server",
+    "loadtest.rate": "The highest rate",
+    "loadtest.baseline": "The ladder",
     "loadtest.computed_goodput": "Overload",
     "loadtest.overload_p99": "Overload",
+    "loadtest.served_scale": "A large catalogue served",
 }
 # Format and factor of a finding's unit.
 UNITS = {
@@ -54,6 +55,7 @@ UNITS = {
     "difference of NDCG@10": ("{:+.4f}", 1),
     "of the test events": ("{:.0%}", 1),
     "of the peak": ("{:.0%} of the peak", 1),
+    "of the rate": ("{:.0%} of the rate", 1),
     "recall@10": ("{:.3f}", 1),
     "recall@100": ("{:.3f}", 1),
     "requests/s": ("{:,.0f}/s", 1),

@@ -7,14 +7,6 @@ import pytest
 from nanorecsys.study import decide
 
 
-def side(cpu_ms, per_s, cold_share):
-    return Fake(
-        optimized_cpu_ms=Fake(middle=cpu_ms),
-        optimized_per_s=Fake(middle=per_s),
-        cold_share=cold_share,
-    )
-
-
 def point(n, p50_ms, recall_low, generator="local"):
     return Fake(
         n=n,
@@ -37,7 +29,12 @@ def records():
         point(3_000_000, 0.2, 0.99, "independent"),  # another generator
         point(3_000_000, 9.0, 1.0),
     ]
-    load = Fake(n_items=9_000, busy=side(0.5, 3_000, 0.3), busy_cold=side(1.2, 1_200, 1.0))
+    load = Fake(
+        n_items=9_000,
+        cold_share=0.3,
+        final=Fake(cpu_ms=Fake(middle=0.5), busy_per_s=Fake(middle=3_000)),
+        busy_cold=Fake(server_cpu_ms=1.2, goodput_per_s=1_200),
+    )
     return {
         "04_ann": Fake(result=Fake(recommended=recommended, n_items=27_278, k=100)),
         "05_scaleup": Fake(result=Fake(rows=rows, generator="local", recall_floor=0.95, k=10)),
