@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from itertools import groupby
 
-import h5py
 import numpy as np
 import pytest
 
@@ -22,7 +21,6 @@ from nanorecsys.ann.bench import (
 )
 from nanorecsys.ann.errors import AnnError, CrashError, NeighboursError, VectorsError
 from nanorecsys.ann.exact import exact_neighbours
-from nanorecsys.ann.hdf5 import export_hdf5
 from nanorecsys.ann.limits import Bandwidth, Limits, best_of, measure_limits
 from nanorecsys.ann.result import Finalist, to_records
 from nanorecsys.data import Histories, Interactions
@@ -292,7 +290,7 @@ def test_a_child_has_the_threads_it_is_given_and_does_not_load_torch():
 
 
 def test_nothing_of_the_package_brings_torch_along():
-    names = "analysis bench chapter command corpus exact hdf5 indexes limits"
+    names = "analysis bench bundle chapter corpus exact indexes limits"
     imports = "; ".join(f"import nanorecsys.ann.{name}" for name in names.split())
     code = f"import sys; {imports}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -333,41 +331,3 @@ def test_a_corpus_says_what_of_it_is_synthetic():
         corpus.expand_corpus(real, 40, "local", generate)
     with pytest.raises(VectorsError, match="norm 2"):
         corpus.expand_corpus(2 * real, 80, "local", generate)
-
-
-def test_the_exported_file_has_the_layout_of_ann_benchmarks(tmp_path):
-    vectors, queries = clustered(300, D), users(12, D)
-    path = tmp_path / "out" / "vectors.hdf5"
-    export_hdf5(path, vectors, queries, k=20)
-    with h5py.File(path) as file:
-        assert set(file) == {"train", "test", "neighbors", "distances"}
-        assert (file.attrs["distance"], file.attrs["dimension"], file.attrs["type"]) == (
-            "angular",
-            D,
-            "dense",
-        )
-        assert (file["train"].dtype, file["neighbors"].dtype, file["distances"].dtype) == (
-            "f4",
-            "i4",
-            "f4",
-        )
-        assert np.array_equal(file["train"], vectors)
-        assert np.array_equal(file["test"], queries)
-        neighbors, distances = file["neighbors"][:], file["distances"][:]
-    assert neighbors.shape == distances.shape == (12, 20)
-    assert (np.diff(distances, axis=1) >= 0).all()
-    cosine = 1 - np.einsum("qkd,qd->qk", vectors[neighbors], queries)
-    assert distances == pytest.approx(cosine, abs=1e-6)
-    assert np.array_equal(neighbors, exact_neighbours(vectors, queries, 20).items)
-
-
-def test_an_export_that_cannot_be_leaves_no_file(tmp_path):
-    path = tmp_path / "vectors.hdf5"
-    for vectors, queries, error in (
-        (clustered(30, D), users(3, 16), AnnError),
-        (clustered(30, D), 2 * users(3, D), VectorsError),
-        (clustered(5, D), users(3, D), NeighboursError),
-    ):
-        with pytest.raises(error):
-            export_hdf5(path, vectors, queries, k=20)
-    assert not list(tmp_path.iterdir())
