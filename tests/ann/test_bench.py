@@ -27,6 +27,7 @@ from nanorecsys.data import Histories, Interactions
 from nanorecsys.evaluation import Task
 from tests.ann.children import die, look_around
 from tests.ann.vectors import clustered, users
+from tests.libraries import NEEDS, remove
 
 N, D, K, USERS = 800, 32, 10, 30
 
@@ -66,6 +67,11 @@ def searched():
     return corpus.Corpus(clustered(N, D), N, "")
 
 
+def here(work, *arguments, **_):
+    """Call a function in this process, in place of `bench.in_child`."""
+    return work(*arguments)
+
+
 SETTINGS = BenchSettings(k=K, points=2, rounds=2, queries=30, threads=1)
 ONE_ROUND = BenchSettings(k=K, points=1, rounds=1, queries=5, threads=1)
 LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)])
@@ -94,6 +100,48 @@ def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
         ("Users8,PQ8x4fs,RFlat", "DirectionsError"),
     ]
     assert all(f.message for f in found.failures)
+
+
+def test_a_library_that_is_absent_is_recorded_with_the_command_that_installs_it(
+    tmp_path, searched, workload, monkeypatch
+):
+    monkeypatch.setattr("nanorecsys.ann.bench.in_child", here)
+    for name in ("scann", "lorann"):
+        remove(name, monkeypatch)
+    chosen = specs.choose("core", ["IVF8,SQ8", "scann:leaves=8", "lorann:clusters=8"])
+    found = measure_table(tmp_path, chosen, searched, *workload, ONE_ROUND)
+    assert found.points["factory"].unique().tolist() == ["Flat", "IVF8,SQ8"]
+    assert [(f.error, f.message) for f in found.failures] == [
+        ("LibraryError", "the library scann is not installed here: pip install scann"),
+        (
+            "LibraryError",
+            "the library lorann is not installed here: pip install 'nanorecsys[lorann]'",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        pytest.param("scann:leaves=8", marks=NEEDS["scann"]),
+        pytest.param("lorann:clusters=8,dims=32", marks=NEEDS["lorann"]),
+    ],
+)
+def test_other_libraries_pass_the_same_bench(factory, tmp_path):
+    vectors, queries = clustered(N, 64), users(40, 64)
+    wide = corpus.Corpus(vectors, N, "")
+    exact = exact_neighbours(vectors, queries, K)
+    found = measure_table(tmp_path, specs.choose("core", [factory]), wide, queries, exact, SETTINGS)
+    assert not found.failures
+    points = analysis.operating_points(found, 20, LIMITS).set_index("factory")
+    own = points.loc[factory]
+    assert len(own) == SETTINGS.points
+    assert own["recall_k"].iloc[-1] > 0.95
+    columns = ["build_s", "save_s", "load_ms", "bytes_a_vector", "p50_ms", "queries_per_s"]
+    assert (own[columns] > 0).all(axis=None)
+    assert (own["bytes_a_vector"] > 4 * 64).all()
+    assert (own["rss_mib"] > 0.5 * N * own["bytes_a_vector"] / 2**20).all()
+    assert own["read_mib"].isna().all()
 
 
 def test_every_point_has_its_raw_rows(measured, queries):
