@@ -11,6 +11,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from nanorecsys.serving.retrieval import LIBRARIES
 from nanorecsys.study import doctor
 from nanorecsys.study.chapters import chapters
 from nanorecsys.study.layout import layout
@@ -21,6 +22,7 @@ FOLDERS = layout()
 PROFILES = ("smoke", "quick", "full", "ml-20m", "ml-32m")
 PROJECT = tomllib.loads((FOLDERS.root / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+COMPILED = EXTRAS.pop("lorann")  # only on request, pinned where it is named
 
 
 def requirements():
@@ -37,6 +39,16 @@ def test_every_requirement_is_pinned_within_its_bounds():
         assert requirement.specifier.contains(
             pins[doctor.canonical(requirement.name)], prereleases=True
         ), requirement
+
+
+def test_an_extra_that_is_compiled_is_installed_only_on_request():
+    assert COMPILED == ["lorann==1.0.1"]
+    assert "lorann" not in doctor.pins(FOLDERS)
+    planned = make("-n", "-W", "constraints.txt", "install").stdout
+    asked = make("-n", "-W", "constraints.txt", "install", "EXTRAS=lorann").stdout
+    assert "lorann" not in planned
+    assert "-e '.[lorann]' -c constraints.txt" in asked
+    assert ".nanorecsys-installed-lorann" in asked
 
 
 def test_the_pins_are_the_whole_tree_and_nothing_else():
@@ -130,6 +142,8 @@ def test_the_doctor_reports_and_passes():
         "OMP_NUM_THREADS",
         "Chromium",
         "Redis",
+        "scann",
+        "lorann",
     ):
         assert word in done.stdout
 
@@ -152,6 +166,16 @@ def test_the_doctor_fails_with_the_remedy(monkeypatch, tmp_path):
         lambda: type("M", (), {"available": 2**20, "total": 2**31})(),
     )
     assert "end other programs" in fails(doctor.examine())["memory"].remedy
+
+
+def test_the_doctor_says_how_to_get_an_index_library(monkeypatch):
+    present = [d for d in metadata.distributions() if d.name not in doctor.OPTIONAL]
+    monkeypatch.setattr(doctor.metadata, "distributions", lambda: present)
+    found = {c.name: c for c in doctor.examine()}
+    for name, command in doctor.OPTIONAL.items():
+        assert found[name].value == f"not installed, optional: {command}"
+        assert found[name].status == found["packages"].status == "ok"
+    assert doctor.OPTIONAL.items() <= {n: c for n, (_, c) in LIBRARIES.items()}.items()
 
 
 def test_the_doctor_misses_browser_and_redis(monkeypatch):
