@@ -14,6 +14,7 @@ from nanorecsys.serving.retrieval import library
 
 FINALISTS = 2  # of each library and floor
 HIGH_FLOOR = 0.999
+MEMORY_BOUND = 1.5  # bytes of the recommended index, in multiples of the vectors
 P99_TIMINGS = 10_000  # timings of a point, of which a hundred are above the P99
 RULE = (
     "the lowest P50 among the finalists whose recall is at least the floor by the lower end of its "
