@@ -30,7 +30,7 @@ from nanorecsys.ann.corpus import Corpus
 from nanorecsys.ann.errors import AnnError, CrashError, Failure
 from nanorecsys.ann.exact import Exact, Queries, exact_neighbours
 from nanorecsys.ann.indexes import build_index, check_neighbours, read_bytes
-from nanorecsys.ann.specs import BASELINE, Specification, search_settings
+from nanorecsys.ann.specs import BASELINE, Specification, fitted, search_settings
 from nanorecsys.serving.errors import LibraryError, SpecificationError
 from nanorecsys.serving.retrieval import Index, library, load_index, load_library
 from nanorecsys.system.blas import faiss
@@ -474,7 +474,7 @@ def measure_served(
         search: Search setting.
         vectors: float32 (n, d), the catalogue's item vectors.
         queries: One query per user.
-        k: Neighbours per query.
+        k: Neighbours per query, fewer in a catalogue that has not so many.
         users: Other users' vectors that projections are fitted on.
 
     Returns:
@@ -482,6 +482,7 @@ def measure_served(
         item in the index's answer and in the exact one.
     """
     n = len(vectors)
+    k, (factory, search) = min(k, n), fitted(factory, search, n)
     index, flat = build_index(factory, vectors, users), build_index(BASELINE, vectors)
     index.set(search)
     exact = exact_neighbours(vectors, queries.vectors, k)

@@ -46,6 +46,8 @@ class Specification(msgspec.Struct, frozen=True):
 
 BASELINE = "Flat"
 USERS_FAMILY = "users' directions, PQ fast scan, refined"
+FEWEST_PER_LIST = 8  # items per list on average, in an index that is served
+CODE_VECTORS = 256  # at least, to train the codes of a product quantizer with 8 bits
 PROJECTED = re.compile(r"(Users|Items)(\d+),")
 OTHER = "as given"  # family of a specification that is not in the table
 
@@ -138,6 +140,28 @@ def lists(factory: str) -> int:
     """
     found = re.search(r"(?:^|,)IVF(\d+)", factory)
     return int(found[1]) if found else 0
+
+
+def fitted(factory: str, search: str, n: int) -> tuple[str, str]:
+    """A specification and its search setting as they fit a catalogue of n vectors.
+
+    A small catalogue gets fewer lists, and exact search where its codes cannot be trained or another
+    library would have too many parts.
+
+    >>> fitted("IVF256,SQ8", "nprobe=64", 400), fitted("IVF256,PQ64np", "nprobe=8", 60)
+    (('IVF50,SQ8', 'nprobe=50'), ('Flat', ''))
+    """
+    most = max(1, n // FEWEST_PER_LIST)
+    if library(factory) != "faiss":
+        parts = next(iter(options(factory, n).values()))
+        return (factory, search) if parts <= most else (BASELINE, "")
+    if n < CODE_VECTORS and re.search(r"PQ\d+(?!\d|x4)", factory):
+        return BASELINE, ""
+    count = lists(factory)
+    if count <= most:
+        return factory, search
+    setting = re.sub(r"nprobe=(\d+)", lambda probes: f"nprobe={min(int(probes[1]), most)}", search)
+    return factory.replace(f"IVF{count}", f"IVF{most}"), setting
 
 
 def directions(factory: str) -> int:

@@ -13,10 +13,11 @@ They are `Flat`, a graph (`HNSW32`), or inverted lists: `IVF2048,SQ8`, `IVF4096_
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanorecsys.ann.errors import FactoryError
-from nanorecsys.ann.specs import BASELINE, PROJECTED, needs_users
+from nanorecsys.ann.specs import BASELINE, CODE_VECTORS, PROJECTED, needs_users
 
 # Indexes of the earlier benchmark, beside Flat. Its document names the types; lists and bytes are
 # assumed.
@@ -24,6 +25,7 @@ ORIGINAL = ("IVF4096,PQ32np", "IVF2048,SQ8")
 ITEMS_PER_LIST = 32  # at least, on average
 MOST_LISTS = 4096
 MOST_CODED_LISTS = 8192  # where centroids have codes, which are faster to look through
+FEWEST_CODED_LISTS = 16  # fewer cannot train a code of four bits
 # Settings to try, from the cheapest to the most expensive one.
 PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 56, 64, 72, 80, 96, 112, 128, 192, 256)
 FACTORS = (2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64)  # candidates to refine, times k
@@ -80,6 +82,25 @@ class ParsedSpecification:
         return f"{name}, {code}{', refined' if self.refined else ''}"
 
 
+def families(specifications: Sequence[str], n: int, smallest: int) -> dict[str, str]:
+    """Return the first specification of each family that the smallest catalogue can train.
+
+    Args:
+        specifications: Indexes of the chapter.
+        n: Items of the largest catalogue.
+        smallest: Items of the smallest one; 8-bit codes are trained on `CODE_VECTORS` at least.
+
+    >>> list(families(["IVF,PQ32np", "IVF,SQ8", "IVF64,SQ8"], 1_000, 60))
+    ['IVF, SQ8']
+    """
+    found: dict[str, str] = {}
+    for specification in specifications:
+        parsed = parse_specification(specification, n)
+        if smallest >= CODE_VECTORS or not parsed.code.endswith("np"):
+            found.setdefault(parsed.family, specification)
+    return found
+
+
 def lists_for(n: int, coded: bool = False) -> int:
     """Return the number of lists: a multiple of the root of n, to the nearest power of two.
 
@@ -123,12 +144,14 @@ def parse_specification(specification: str, n: int) -> ParsedSpecification:
         )
     coded = found["coarse"] is not None
     lists = min(int(found["lists"]), most_lists(n)) if found["lists"] else lists_for(n, coded)
+    coded = coded and lists >= FEWEST_CODED_LISTS
+    quantizer = "" if found["coarse"] and not coded else found["quantizer"] or ""
     rest = specification[found.start("code") - 1 :]
     return ParsedSpecification(
-        f"{found['space'] or ''}IVF{lists}{found['quantizer'] or ''}{rest}",
+        f"{found['space'] or ''}IVF{lists}{quantizer}{rest}",
         lists=lists,
         coarse_links=int(found["links"] or 0),
-        coarse_code=found["coarse"] or "",
+        coarse_code=found["coarse"] if coded else "",
         code=found["code"],
         refined=found["refined"] is not None,
     )

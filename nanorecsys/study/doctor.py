@@ -8,11 +8,11 @@ from importlib import metadata
 from typing import Literal
 
 import msgspec
-import psutil
 import threadpoolctl
 
 from nanorecsys.study import provenance
 from nanorecsys.study.layout import Layout, layout
+from nanorecsys.system import limits
 from nanorecsys.system.processor import has_int8_dot_products
 
 Status = Literal["ok", "warning", "fails"]
@@ -71,7 +71,7 @@ def _check(name: str, value: str, good: bool, remedy: str, otherwise: Status = "
 
 def _machine(folders: Layout) -> Iterator[Check]:
     machine = provenance.machine()
-    available = psutil.virtual_memory().available / 2**30
+    available = limits.available_bytes() / 2**30
     free = shutil.disk_usage(folders.root).free / 2**30
     yield Check(name="CPU", value=machine.cpu_model)
     yield _check(

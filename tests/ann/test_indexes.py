@@ -271,3 +271,9 @@ def test_lists_are_read_as_far_as_they_are_visited(vectors):
     fixed = 4 * (8 * D + 16 * 8)  # the projection, and centroids of eight dimensions
     assert read_bytes(projected, queries, K) == pytest.approx(fixed + scanned + 3 * K * 128)
     assert read_bytes(build_index("HNSW8", vectors), queries, K) is None
+
+
+def test_an_index_of_another_library_becomes_flat_in_a_catalogue_with_too_few_items():
+    for factory in ("scann:leaves=128", "lorann:clusters=128,dims=96"):
+        assert specs.fitted(factory, "set", 128 * specs.FEWEST_PER_LIST) == (factory, "set")
+        assert specs.fitted(factory, "set", 127 * specs.FEWEST_PER_LIST) == ("Flat", "")
