@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from nanorecsys.ann.bench import LARGE_BATCH, SMALL_BATCH, Measurements, percentiles
-from nanorecsys.ann.limits import MIB, Limits
 from nanorecsys.ann.result import Finalist, Served, to_records
 from nanorecsys.ann.specs import BASELINE
 from nanorecsys.evaluation import mean_interval, paired_change
@@ -23,14 +22,13 @@ RULE = (
 )
 
 
-def operating_points(measured: Measurements, choosing: int, limits: Limits) -> pd.DataFrame:
+def operating_points(measured: Measurements, choosing: int) -> pd.DataFrame:
     """Summarize every point.
 
     Args:
         measured: Raw rows of the whole table.
         choosing: Number of first queries by whose users settings are chosen. Recall is reported of
             the other users.
-        limits: Limits of the machine.
 
     Returns:
         The columns of `OperatingPoint` and those of `Measurements.points`, one row per point.
@@ -43,9 +41,6 @@ def operating_points(measured: Measurements, choosing: int, limits: Limits) -> p
     found["batch_32_ms"] = batches[SMALL_BATCH, 1] / 1e6
     found["large_batch_ms"] = batches[LARGE_BATCH, 1] / 1e6
     found["queries_per_s"] = 1e9 / batches[LARGE_BATCH, threads]
-    found["read_mib"] = found["read_bytes"] / MIB
-    # The rate of a working set of that size, as if it stayed in a cache between queries.
-    found["floor_ms"] = found["read_bytes"].map(limits.read_ms)
     return found.reset_index(drop=True)
 
 

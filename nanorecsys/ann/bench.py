@@ -29,7 +29,7 @@ from tqdm import tqdm
 from nanorecsys.ann.corpus import Corpus
 from nanorecsys.ann.errors import AnnError, CrashError, Failure
 from nanorecsys.ann.exact import Exact, Queries, exact_neighbours
-from nanorecsys.ann.indexes import build_index, check_neighbours, read_bytes
+from nanorecsys.ann.indexes import build_index, check_neighbours
 from nanorecsys.ann.specs import BASELINE, Specification, fitted, search_settings
 from nanorecsys.serving.errors import LibraryError, SpecificationError
 from nanorecsys.serving.retrieval import Index, library, load_index, load_library
@@ -285,9 +285,8 @@ class Measurements:
     """What the bench measured of a table of indexes.
 
     Args:
-        points: One row per index and search setting: point, factory, family, search, read_bytes
-            (NaN for a graph and another library), and of the index file, build_s, save_s, load_ms,
-            bytes_a_vector, peak_rss_mib and rss_mib.
+        points: One row per index and search setting: point, factory, family, search, and of the
+            index file, build_s, save_s, load_ms, bytes_a_vector, peak_rss_mib and rss_mib.
         rows: Raw rows by name, each with the column point: accuracy (query, recall_k),
             latency (round, query, ns), batches (batch, threads, ns).
         failures: Indexes that could not be built or searched.
@@ -388,9 +387,7 @@ def _measure(
     for point, search in zip(points["point"], points["search"], strict=True):
         index.set(search)
         own = _accuracy(searcher, exact, settings) if number == 0 else {}
-        read = read_bytes(index, queries, settings.k) if number == 0 else None
-        loaded = {"read_bytes": [read], "load_ms": load_ms, "rss_mib": rss_mib}
-        own["points"] = pd.DataFrame(loaded, dtype=float)
+        own["points"] = pd.DataFrame({"load_ms": [load_ms], "rss_mib": rss_mib})
         own["latency"] = searcher.round(number, sample)
         batches = [searcher.batches(SMALL_BATCH, 1, SMALL_BATCHES)[0]]
         if number == 0:

@@ -18,8 +18,7 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
     """An index with a search setting.
 
     Recalls are against exact search, ties counted. `sure` is the lower end of the 95 % interval of
-    recall_k over the users who choose the settings, `recall_k` is of the other users. `read_mib` is
-    what a query reads and `floor_ms` the least time that takes; both are None for a graph. Times in
+    recall_k over the users who choose the settings, `recall_k` is of the other users. Times in
     batches are per query on one thread; `queries_per_s` uses all threads. `peak_rss_mib` is the
     build's resident memory above that with the vectors loaded, `rss_mib` what loading the index
     adds.
@@ -40,8 +39,6 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
     bytes_a_vector: float
     peak_rss_mib: float
     rss_mib: float
-    read_mib: float | None
-    floor_ms: float | None
 
 
 class Finalist(msgspec.Struct, frozen=True, kw_only=True):

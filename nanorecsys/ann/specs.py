@@ -145,8 +145,8 @@ def lists(factory: str) -> int:
 def fitted(factory: str, search: str, n: int) -> tuple[str, str]:
     """A specification and its search setting as they fit a catalogue of n vectors.
 
-    A small catalogue gets fewer lists, and exact search where its codes cannot be trained or another
-    library would have too many parts.
+    A small catalogue gets fewer lists, and exact search where its codes cannot be trained or
+    another library would have too many parts.
 
     >>> fitted("IVF256,SQ8", "nprobe=64", 400), fitted("IVF256,PQ64np", "nprobe=8", 60)
     (('IVF50,SQ8', 'nprobe=50'), ('Flat', ''))

@@ -135,7 +135,7 @@ def test_a_specification_is_shown_at_its_fastest_good_setting_or_its_most_accura
 
 def measurements(recall):
     """One Flat point, searched by as many users as there are recalls."""
-    point = {"point": [0], "factory": "Flat", "family": "Flat", "search": "", "read_bytes": 1e6}
+    point = {"point": [0], "factory": "Flat", "family": "Flat", "search": ""}
     accuracy = {"point": 0, "query": np.arange(len(recall)), "recall_k": recall}
     latency = {"point": 0, "round": [0, 0, 1], "query": 0, "ns": [1e6, 3e6, 4e6]}
     batches = {"point": 0, "batch": [32, 1000, 1000], "threads": [1, 1, 2], "ns": [3e5, 2e5, 1e5]}
@@ -148,8 +148,7 @@ def measurements(recall):
 
 def test_users_who_choose_a_setting_do_not_report_its_recall():
     recall = np.concatenate([np.tile([0.98, 1.0], 20), np.tile([0.5, 0.7], 10)])
-    limits = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=1.0)])
-    found = analysis.operating_points(measurements(recall), 40, limits).iloc[0]
+    found = analysis.operating_points(measurements(recall), 40).iloc[0]
     assert 0.98 < found["sure"] < 0.99  # the lower end: the mean of those who choose is 0.99
     assert found["recall_k"] == pytest.approx(0.6)
     assert 0.5 < found["recall_k_low"] < 0.6 < found["recall_k_high"] < 0.7
@@ -196,9 +195,8 @@ def test_p99_needs_a_hundred_timings_above_it(count, known):
 def test_rows_become_records_with_spreads_intervals_and_none():
     row = frame(("Flat", "", 1.0, 1.0)).drop(columns="times_flat")
     row = row.assign(**dict.fromkeys(set(OperatingPoint.__struct_fields__) - set(row), 1.0))
-    row = row.assign(read_mib=np.nan, floor_ms=np.nan)
     (found,) = to_records(row, OperatingPoint)
-    assert (found.read_mib, found.rss_mib) == (None, 1.0)
+    assert (found.build_s, found.rss_mib) == (2.0, 1.0)
     assert found.p50_ms == Spread(middle=1.0, low=0.9, high=1.1)
     assert msgspec.structs.astuple(found.recall_k) == pytest.approx((1.001, 0.9009, 1.1011))
 

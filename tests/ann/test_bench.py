@@ -21,7 +21,7 @@ from nanorecsys.ann.bench import (
 )
 from nanorecsys.ann.errors import AnnError, CrashError, NeighboursError, VectorsError
 from nanorecsys.ann.exact import Queries, exact_neighbours
-from nanorecsys.ann.limits import Bandwidth, Limits, best_of, measure_limits
+from nanorecsys.ann.limits import measure_limits
 from nanorecsys.ann.result import Finalist, to_records
 from nanorecsys.data import Histories, Interactions
 from nanorecsys.evaluation import Task
@@ -74,7 +74,6 @@ def here(work, *arguments, **_):
 
 SETTINGS = BenchSettings(k=K, points=2, rounds=2, queries=30, threads=1)
 ONE_ROUND = BenchSettings(k=K, points=1, rounds=1, queries=5, threads=1)
-LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)])
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +86,7 @@ def measured(tmp_path_factory, searched, workload):
 
 @pytest.fixture(scope="module")
 def points(measured):
-    return analysis.operating_points(measured[1], USERS // 2, LIMITS)
+    return analysis.operating_points(measured[1], USERS // 2)
 
 
 def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
@@ -133,7 +132,7 @@ def test_other_libraries_pass_the_same_bench(factory, tmp_path):
     exact = exact_neighbours(vectors, queries, K)
     found = measure_table(tmp_path, specs.choose("core", [factory]), wide, queries, exact, SETTINGS)
     assert not found.failures
-    points = analysis.operating_points(found, 20, LIMITS).set_index("factory")
+    points = analysis.operating_points(found, 20).set_index("factory")
     own = points.loc[factory]
     assert len(own) == SETTINGS.points
     assert own["recall_k"].iloc[-1] > 0.95
@@ -141,7 +140,6 @@ def test_other_libraries_pass_the_same_bench(factory, tmp_path):
     assert (own[columns] > 0).all(axis=None)
     assert (own["bytes_a_vector"] > 4 * 64).all()
     assert (own["rss_mib"] > 0.5 * N * own["bytes_a_vector"] / 2**20).all()
-    assert own["read_mib"].isna().all()
 
 
 def test_every_point_has_its_raw_rows(measured, queries):
@@ -158,7 +156,6 @@ def test_every_point_has_its_raw_rows(measured, queries):
     assert len(rows["accuracy"]) == 5 * len(queries.vectors)
     assert len(rows["latency"]) == 5 * 2 * 30
     assert rows["latency"].groupby(["point", "round"])["query"].nunique().unique() == [30]
-    assert set(found.points["point"][found.points["read_bytes"].notna()]) == {0, 1, 2}
     assert (found.points["bytes_a_vector"] > D).all()
 
 
@@ -314,15 +311,12 @@ def test_an_index_that_fails_in_a_later_round_has_no_rows(
         assert set(frame["point"]) == set(found.points["point"])
 
 
-def test_the_best_of_two_measurements_of_the_machine_counts():
-    first, second = (
-        in_child(measure_limits, (1.0, 2.0), 1, threads=1),
-        Limits(
-            bandwidth=[Bandwidth(working_set_mib=s, gb_per_s=g) for s, g in ((1, 1e9), (2, 1e-9))],
-        ),
-    )
-    best = best_of(first, second)
-    assert [b.gb_per_s for b in best.bandwidth] == [1e9, first.bandwidth[1].gb_per_s]
+def test_limits_are_read_as_the_smallest_working_set_that_holds_them():
+    limits = in_child(measure_limits, (1.0, 2.0), 1, threads=1)
+    assert [b.working_set_mib for b in limits.bandwidth] == [1.0, 2.0]
+    first, second = (b.gb_per_s for b in limits.bandwidth)
+    assert limits.read_ms(2**20) == pytest.approx(2**20 / first / 1e6)
+    assert limits.read_ms(2**22) == pytest.approx(2**22 / second / 1e6)
 
 
 def test_a_child_has_the_threads_it_is_given_and_does_not_load_torch():
