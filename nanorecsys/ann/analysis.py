@@ -11,7 +11,7 @@ from nanorecsys.ann.specs import BASELINE
 from nanorecsys.evaluation import mean_interval, paired_change
 from nanorecsys.serving.retrieval import library
 
-FINALISTS = 2  # of each library and floor
+FINALISTS = 2  # points of each library at each floor
 HIGH_FLOOR = 0.999
 MEMORY_BOUND = 1.5  # bytes of the recommended index, in multiples of the vectors
 P99_TIMINGS = 10_000  # timings of a point, of which a hundred are above the P99

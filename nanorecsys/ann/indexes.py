@@ -92,7 +92,7 @@ def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = No
 
 
 def build_other(factory: str, vectors: np.ndarray) -> Index:
-    """Build an index of ScaNN or LoRANN with as many threads as FAISS is told to use.
+    """Build an index of ScaNN or LoRANN with FAISS's number of threads.
 
     LoRANN refers to the vectors until it is saved. Searches of the loaded index are faster, since
     its vectors are then aligned.

@@ -5,9 +5,9 @@ index.set("nprobe=16")
 scores, items = index.search(queries, 100)
 
 FAISS is always there. ScaNN has wheels for Linux on x86-64, and pip compiles LoRANN: both are
-imported when one of their indexes is built or loaded. Every index can be searched by several
-threads at once, and all three libraries release the interpreter's lock during a search. Batches are
-searched by as many threads as FAISS is told to use.
+imported when one of their indexes is built or loaded. Several threads can search an index at once,
+and all three libraries release the interpreter's lock during a search. A batch is searched by
+FAISS's number of threads.
 """
 
 import importlib
