@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from nanorecsys.loadtest.result import LoadtestResult
+from nanorecsys.loadtest.result import BASELINE, LAST, LoadtestResult
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.fingerprint import source_files
 from nanorecsys.study.layout import layout
 from nanorecsys.study.spread import Spread, Values, spread
 
-NEEDS = ("01_data", "02_training", "03_export", "04_ann")
+NEEDS = ("01_data", "02_training", "03_export", "04_ann", "05_scaleup")
 Result = LoadtestResult
 
 # The load of the findings: share of cold users, bound in ms, share of requests that may be refused,
 # and the overload as a multiple of the capacity.
+SCALE_ITEMS = 3_000_000
 COLD_SHARE, BOUND_MS, REFUSED_SHARE, OVERLOAD = 0.3, 100.0, 0.001, 1.5
 
 
@@ -34,8 +35,13 @@ def _interval(result: LoadtestResult, values: Spread) -> Values:
 
 
 def _rate(result: LoadtestResult) -> Values:
-    rates = result.highest_rates
-    return _interval(result, spread(np.array(rates))) if result.is_full and rates else None
+    rate = result.final.highest_per_s
+    return _interval(result, rate) if result.is_full and rate else None
+
+
+def _baseline(result: LoadtestResult) -> Values:
+    times = result.times_cpu(BASELINE, LAST)
+    return _interval(result, times) if times else None
 
 
 def _computed_goodput(result: LoadtestResult) -> Values:
@@ -49,18 +55,28 @@ def _overload_p99(result: LoadtestResult) -> Values:
     return _interval(result, spread(np.array(over))) if is_whole else None
 
 
+def _served_scale(result: LoadtestResult) -> Values:
+    found = result.served_scale
+    ratio = found.ratio if found.index.n == SCALE_ITEMS else None
+    return _interval(result, ratio) if result.is_full and ratio else None
+
+
 FINDINGS: dict[str, Callable[[LoadtestResult], Values]] = {
     "rate": _rate,
-    "baseline": lambda result: _interval(result, result.busy.times),
+    "baseline": _baseline,
     "computed_goodput": _computed_goodput,
     "overload_p99": _overload_p99,
+    "served_scale": _served_scale,
 }
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:
-    """Servers of PyTorch, two of them with two workers, and three bundles with all users."""
+    """Servers of PyTorch with two workers, and bundles with all users.
+
+    The large catalogue needs less memory than the chapter that builds it.
+    """
     bundle_gib = 0.13 + parameters["n_users"] * 1e3 / 2**30
-    return Estimate(memory_gib=5.0, disk_gib=4 * bundle_gib + 0.3)
+    return Estimate(memory_gib=5.0, disk_gib=6 * bundle_gib + 1.0)
 
 
 def inputs(parameters: dict[str, Any]) -> list[Path]:

@@ -5,8 +5,14 @@ A percentile is None where too few requests lie beyond it, see `summary.percenti
 """
 
 import msgspec
+import numpy as np
 
-from nanorecsys.study.spread import Spread
+from nanorecsys.scaleup.result import ScalePoint
+from nanorecsys.study.spread import Spread, spread
+
+# Names of servers whose figures are compared with one another.
+PYTORCH, ONNX = "original, PyTorch", "original, ONNX"
+BASELINE, LAST = "best PyTorch", "second worker"
 
 
 class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,45 +62,104 @@ class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
     limit: str = ""
     reason: str = ""
 
+    @property
+    def rate(self) -> float:
+        """Offered rate; 0 in a closed loop."""
+        return self.offered_per_s or 0.0
 
-class ServerComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Baseline and optimized server, which took turns with the same users and schedules.
+    @property
+    def generator_share(self) -> float:
+        """CPU time of the generator as a share of one core."""
+        return self.generator_cpu_ms * self.goodput_per_s / 1e3
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True):
+    """How the highest rate of a server is searched, the same for every server.
 
     Args:
-        offered_per_s: Offered rate; None where clients in a closed loop kept both busy.
-        cold_share: Share of requests from cold users.
-        baseline_cpu_ms, optimized_cpu_ms: CPU milliseconds for each good answer.
-        baseline_per_s, optimized_per_s: Good answers a second.
-        times: CPU time of the baseline over that of the optimized server, by pair.
+        try_s: Length of a try, in seconds; longer where fewer than `min_requests` would come.
+        min_requests: Requests of a try.
+        confirm_s: Length of the run that confirms the rate, and of the longest try.
+        precision: Relative distance between the rate that holds and the next that does not.
     """
 
-    offered_per_s: float | None
-    cold_share: float
-    baseline_cpu_ms: Spread
-    optimized_cpu_ms: Spread
-    baseline_per_s: Spread
-    optimized_per_s: Spread
-    times: Spread
+    try_s: float = 5.0
+    min_requests: int = 2000
+    confirm_s: float = 15.0
+    precision: float = 0.05
+
+    def seconds(self, rate: float) -> float:
+        """Length of a try at a rate.
+
+        >>> [Search().seconds(rate) for rate in (4000, 200, 50)]
+        [5.0, 10.0, 15.0]
+        """
+        return min(max(self.try_s, self.min_requests / rate), self.confirm_s)
 
 
-class MeasuredRung(msgspec.Struct, frozen=True, kw_only=True):
-    """One rung of the ladder.
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One round of a server: kept busy, then searched for its highest rate.
 
     Args:
-        name: Name of the server.
-        change: What is new against its neighbour.
-        before: Name of its neighbour, the rung that it is compared with; empty for the first.
         cpu_ms: CPU milliseconds for each good answer when kept busy.
         busy_per_s: Good answers a second when kept busy.
-        highest_per_s: Highest offered rate that was VALID; None where none was, or none was tried.
+        highest_per_s: Highest offered rate that a long run confirmed; 0 where none held, None where
+            the generator was late.
+        limit: How the next higher rate failed.
     """
 
-    name: str
-    change: str
-    before: str
     cpu_ms: float
     busy_per_s: float
     highest_per_s: float | None
+    limit: str
+
+
+class MeasuredServer(msgspec.Struct, frozen=True, kw_only=True):
+    """One rung of the ladder, or one setting of workers and threads.
+
+    Args:
+        name: Name of the server.
+        before: Name of the rung that it is compared with; empty for the first.
+        change: What is new against that rung.
+        findings: Ids of the findings that say what the change costs in quality; none if it changes
+            the speed alone.
+        workers, threads: Number of workers, and of compute threads of each.
+        rounds: The rounds, in which all servers take turns.
+    """
+
+    name: str
+    before: str
+    change: str
+    findings: tuple[str, ...]
+    workers: int
+    threads: int
+    rounds: list[Round]
+
+    @property
+    def cpu_ms(self) -> Spread:
+        """CPU milliseconds for each good answer when kept busy."""
+        return spread(np.array([found.cpu_ms for found in self.rounds]))
+
+    @property
+    def busy_per_s(self) -> Spread:
+        """Good answers a second when kept busy."""
+        return spread(np.array([found.busy_per_s for found in self.rounds]))
+
+    @property
+    def rates(self) -> list[float]:
+        """The highest rate of each round in which the generator was not late."""
+        return [r.highest_per_s for r in self.rounds if r.highest_per_s is not None]
+
+    @property
+    def highest_per_s(self) -> Spread | None:
+        """The highest rate; None where the generator was late in every round."""
+        return spread(np.array(self.rates)) if self.rates else None
+
+    @property
+    def relative_spread(self) -> float | None:
+        """Highest less lowest of the highest rates over their median; None where there is none."""
+        found = self.highest_per_s
+        return (found.high - found.low) / found.middle if found and found.middle else None
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,22 +193,6 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
         """Share of the time that was spent in the queue or waiting for a core."""
         waited = self.parts_ms["queue"] + self.parts_ms.get("waiting for a core", 0.0)
         return waited / self.mean_ms
-
-
-class Predicted(msgspec.Struct, frozen=True, kw_only=True):
-    """Percentiles of one run at an offered rate, predicted by the queue and measured."""
-
-    offered_per_s: float
-    load: float
-    predicted_p50_ms: float
-    predicted_p99_ms: float
-    measured_p50_ms: float
-    measured_p99_ms: float
-
-    @property
-    def p99_error(self) -> float:
-        """Relative error of the predicted P99."""
-        return self.predicted_p99_ms / self.measured_p99_ms - 1
 
 
 class Original(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,13 +236,79 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str
 
 
+class Floor(msgspec.Struct, frozen=True, kw_only=True):
+    """CPU milliseconds of a new user's request, at best and measured.
+
+    Args:
+        length: Mean number of events that the tower reads.
+        macs: Multiply-accumulates of the tower at this length, and of the ranker where it serves.
+        gmacs: Billions of multiply-accumulates a second of one thread, in the tower's precision.
+        read_mib: MiB that a search reads.
+        floor_ms, measured_ms: encode, retrieve, rank where a ranker serves, http and rest. The rest
+            is the queue, the batches, the threads and the cache.
+    """
+
+    length: float
+    macs: int
+    gmacs: float
+    read_mib: float
+    floor_ms: dict[str, float]
+    measured_ms: dict[str, float]
+
+
+class Operated(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server costs to start, to keep and to reload, without load.
+
+    Memory is resident, and a shared page counts once. A worker that opens its bundle again still
+    has the old one.
+
+    Args:
+        start_s: Seconds from the start to the first `ready`.
+        reload_s: Seconds until every worker serves the bundle that it opened again.
+        memory_mib, reload_mib: Memory when ready, and the highest while reloading.
+    """
+
+    start_s: float
+    reload_s: float
+    memory_mib: float
+    reload_mib: float
+
+
+class ServedScale(msgspec.Struct, frozen=True, kw_only=True):
+    """The final server with the real catalogue and with the large one, which took turns.
+
+    Args:
+        generator: Generator of the large catalogue.
+        index: Index of the large catalogue at the setting that serves, with its recall@100.
+        real, large: Rates and CPU time of the two by round.
+        real_p99_ms, large_p99_ms: 99th percentile at the highest rate, by round.
+        real_cost, large_cost: What they cost to operate.
+    """
+
+    generator: str
+    index: ScalePoint
+    real: MeasuredServer
+    large: MeasuredServer
+    real_p99_ms: list[float]
+    large_p99_ms: list[float]
+    real_cost: Operated
+    large_cost: Operated
+
+    @property
+    def ratio(self) -> Spread | None:
+        """Highest rate with the large catalogue over that with the real one, by round."""
+        pairs = zip(self.large.rounds, self.real.rounds, strict=True)
+        rates = [(large.highest_per_s, real.highest_per_s) for large, real in pairs]
+        found = [large / real for large, real in rates if large is not None and real]
+        return spread(np.array(found)) if found else None
+
+
 class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 06 found.
 
     Args:
         dataset: Name of the data set.
         is_study_shape: Whether model and catalogue have the study's shape.
-        is_full: Whether the loads have their full length.
         n_users, n_items: Number of users and of items in the bundle.
         bootstrapped: Whether the users are drawn from fewer real users.
         mean_length: Mean number of events of a user.
@@ -202,25 +317,23 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
         p99_bound_ms: Bound of the 99th percentile of latency.
         refused_share: Share of the requests that may be refused, fail or be skipped.
         deadline_ms: Longest wait of a request in the server's queue.
-        in_kind: The original's two servers in kind, PyTorch and ONNX, kept busy with the usual mix.
-        in_kind_stages: Time in each stage by server, one cold request at a time.
+        search: Lengths and precision of the search for the highest rates.
         is_compiled: Whether the encoder of the best PyTorch server was compiled.
-        busy, busy_cold: The best PyTorch server and the final one kept busy, with the usual mix and
-            with cold users alone.
-        mixed: These two at a light rate that both carry.
         ladder: The rungs.
-        highest_rates: Highest rate of each round of search and confirmation, 0 where none held;
-            rounds are left out in which the generator was late.
-        highest: The run that confirmed the lowest of them; None where a round confirmed none.
-        limited_by: How the next higher rate failed.
+        grid: The final server with each number of workers and threads.
+        final, whole_window: The final server, and the same as it reads the whole window.
+        in_kind_stages: Time in each stage of the original's servers in kind, one cold request at a
+            time.
+        highest: The run that confirmed the lowest of the final server's highest rates; None where
+            none was confirmed.
         all_cold: The run that confirmed the highest rate of cold users alone.
-        capacity_per_s: Good answers a second of many clients in a closed loop.
-        loads: Every run.
+        busy_cold: The final server kept busy by cold users alone.
+        floor: What a cold user's request costs at best, and in that run.
         stages_alone: Time in each stage, one request at a time.
         stages_loaded: Time in each stage at the highest rate.
         bands: Where the time goes at the highest rate; empty where it has too few requests.
-        predicted: What queueing alone predicts, beside the measurement.
-        original: The same for the original's service times.
+        original: What queueing alone predicts of the original's service times.
+        served_scale: The final server with the large catalogue.
         overload_times: Offered rate in the overload as a multiple of the capacity.
         overload: The rounds of the overload; none where no highest rate is known.
         void_runs: Number of runs that are VOID.
@@ -228,7 +341,6 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
 
     dataset: str
     is_study_shape: bool
-    is_full: bool
     n_users: int
     n_items: int
     bootstrapped: bool
@@ -239,38 +351,49 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     p99_bound_ms: float
     refused_share: float
     deadline_ms: float
-    in_kind: ServerComparison
-    in_kind_stages: dict[str, dict[str, Percentiles]]
+    search: Search
     is_compiled: bool
-    busy: ServerComparison
-    busy_cold: ServerComparison
-    mixed: ServerComparison
-    ladder: list[MeasuredRung]
-    highest_rates: list[float]
+    ladder: list[MeasuredServer]
+    grid: list[MeasuredServer]
+    final: MeasuredServer
+    whole_window: MeasuredServer
+    in_kind_stages: dict[str, dict[str, Percentiles]]
     highest: LoadRow | None
-    limited_by: str
     all_cold: LoadRow | None
-    capacity_per_s: float
-    loads: list[LoadRow]
+    busy_cold: LoadRow
+    floor: Floor
     stages_alone: dict[str, Percentiles]
     stages_loaded: dict[str, Percentiles]
     bands: list[Band]
-    predicted: list[Predicted]
     original: list[Original]
+    served_scale: ServedScale
     overload_times: float
     overload: list[Overload]
     void_runs: int
 
-    def neighbours(self, name: str) -> tuple[MeasuredRung, MeasuredRung] | None:
-        """Find the rung that a rung is compared with, and the rung itself.
+    def server(self, name: str) -> MeasuredServer | None:
+        """Find a rung by its name; None where it was not measured."""
+        return next((found for found in (*self.ladder, self.final) if found.name == name), None)
 
-        Returns:
-            None where either was not measured, or the rung has no neighbour.
-        """
-        measured = {rung.name: rung for rung in self.ladder}
-        rung = measured.get(name)
-        before = measured.get(rung.before) if rung else None
-        return (before, rung) if rung and before else None
+    def times_cpu(self, before: str, after: str) -> Spread | None:
+        """CPU time a request of one rung over that of another, by round."""
+        one, other = self.server(before), self.server(after)
+        if not one or not other:
+            return None
+        pairs = zip(one.rounds, other.rounds, strict=True)
+        return spread(np.array([a.cpu_ms / b.cpu_ms for a, b in pairs]))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the final server's highest rate was searched in full, three times."""
+        return len(self.final.rounds) >= 3 and self.search == Search()
+
+    @property
+    def thread_gain(self) -> float | None:
+        """Highest rate of one worker with a compute thread over that without one."""
+        found = {(c.workers, c.threads): c.highest_per_s for c in self.grid if c.highest_per_s}
+        rates = [found[key].middle for key in ((1, 0), (1, 1)) if key in found]
+        return rates[1] / rates[0] if len(rates) == 2 and rates[0] else None
 
     @property
     def overload_rounds(self) -> list[Overload]:
