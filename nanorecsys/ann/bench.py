@@ -333,7 +333,7 @@ def measure_table(
         with recorded(failures, spec.factory):
             given = (spec.factory, corpus.vectors, users)
             costs = build(path, build_index, *given, threads=settings.threads)
-            own = pd.DataFrame({"search": search_settings(spec.factory, settings.points)})
+            own = pd.DataFrame({"search": search_settings(spec.factory, settings.points, n)})
             own["point"] = (own.index + sum(map(len, built))).astype(np.int32)
             built.append(
                 own.assign(
