@@ -31,7 +31,7 @@ from nanorecsys.ann.errors import AnnError, CrashError, Failure
 from nanorecsys.ann.exact import Exact, Queries, exact_neighbours
 from nanorecsys.ann.indexes import build_index, check_neighbours, read_bytes
 from nanorecsys.ann.specs import BASELINE, Specification, search_settings
-from nanorecsys.serving.errors import SpecificationError
+from nanorecsys.serving.errors import LibraryError, SpecificationError
 from nanorecsys.serving.retrieval import Index, load_index
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.environment import environment
@@ -127,7 +127,7 @@ def recorded(failures: list[Failure], factory: str, catalogue: str = "") -> Iter
     """
     try:
         yield
-    except (SpecificationError, CrashError, RuntimeError, ValueError) as error:
+    except (SpecificationError, LibraryError, CrashError, RuntimeError, ValueError) as error:
         message = str(error).partition("\n")[0]
         failures.append(Failure(factory + catalogue, type(error).__name__, message))
         if factory == BASELINE:
