@@ -72,7 +72,8 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
     from nanorecsys.ann.indexes import build_index
     from nanorecsys.ann.specs import needs_users
     from nanorecsys.data import histories, load_prepared
-    from nanorecsys.serving.bundle import Parts
+    from nanorecsys.serving.bundle import Parts, SecondChoice
+    from nanorecsys.serving.retrieval import library
     from nanorecsys.study.records import FILE
 
     data, training, export = (_chapter(run, name) for name in (DATA, TRAINING, EXPORT))
@@ -83,17 +84,23 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
                 "which it reads",
                 f"nanorecsys run {run.name}",
             )
-    index, users = {"factory": "Flat", "search": ""}, None
+    first = second = {"factory": "Flat", "search": ""}
+    users = None
     if (run / ANN / FILE).exists():
         ann = _chapter(run, ANN)
-        index = ann.record.result["recommended"]
-        if needs_users(index["factory"]):
+        first = ann.record.result["recommended"]
+        second = ann.record.result.get("second_choice", second)
+        if any(needs_users(choice["factory"]) for choice in (first, second)):
             users = np.load(_file(ann, "training_queries"))
     dataset = load_prepared(run / DATA).dataset
     item_vectors = np.load(_file(training, "item_vectors"))
     serves_ranker = _result(training, "serves_ranker")
-    # built as the chapter built it, with its limits on training vectors
-    built: Any = build_index(index["factory"], item_vectors, users=users)
+    is_other = library(first["factory"]) != "faiss"
+    # built as the chapter built them, with its limits on training vectors
+    index: Any = build_index(first["factory"], item_vectors, users=users)
+    second_index: Any = None
+    if is_other:
+        second_index = build_index(second["factory"], item_vectors, users=users).index
     return Parts(
         tower=_file(export, "tower"),
         tower_fp32=_file(export, "tower_fp32"),
@@ -109,9 +116,10 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
         events_read=_result(training, "events_read"),
         tower_variant=export.record.result["chosen"],
         tower_is_int8=export.record.result["chosen_is_int8"],
-        index_factory=index["factory"],
-        index_search=index["search"],
-        index=built.index,
+        index_factory=first["factory"],
+        index_search=first["search"],
+        index=index if is_other else index.index,
+        second=SecondChoice(second["factory"], second["search"], second_index),
     )
 
 
@@ -122,6 +130,8 @@ def show(manifest: "Manifest", folder: Path) -> None:
         click.echo(f"{name:24}{file.bytes / 1024:12,.1f} KiB  sha256 {file.sha256[:12]}")
     precision = "int8" if manifest.tower_is_int8 else "fp32"
     search = f" with {manifest.index_search}" if manifest.index_search else ""
+    if manifest.second_factory:
+        search += f"; without its library {manifest.second_factory} {manifest.second_search}"
     click.echo(
         f"{manifest.dataset}: {manifest.n_users:,} users, {manifest.n_items:,} items; "
         f"window {manifest.window}, the last {manifest.events_read} events read; d {manifest.d}\n"

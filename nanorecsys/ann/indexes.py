@@ -19,7 +19,7 @@ from nanorecsys.ann.errors import (
     NeighboursError,
     VectorsError,
 )
-from nanorecsys.ann.specs import PROJECTED, directions, library, lists, needs_users, options
+from nanorecsys.ann.specs import PROJECTED, directions, lists, needs_users, options
 from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import (
     LORANN_BITS,
@@ -29,6 +29,7 @@ from nanorecsys.serving.retrieval import (
     ScannIndex,
     bfloat16,
     innermost,
+    library,
     load_library,
     reason,
     transforms,

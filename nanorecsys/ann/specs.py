@@ -31,7 +31,7 @@ import numpy as np
 
 from nanorecsys.ann.errors import AnnError, FactoryError
 from nanorecsys.serving.errors import SettingError
-from nanorecsys.serving.retrieval import parse_setting
+from nanorecsys.serving.retrieval import library, parse_setting
 
 Table = Literal["core", "all"]
 
@@ -184,16 +184,6 @@ def needs_users(factory: str) -> bool:
     """
     found = PROJECTED.match(factory)
     return found is not None and found[1] == "Users"
-
-
-def library(factory: str) -> str:
-    """Name of the library of a specification.
-
-    >>> library("scann:leaves=128"), library("IVF64,SQ8")
-    ('scann', 'faiss')
-    """
-    name, found, _ = factory.partition(":")
-    return name if found else "faiss"
 
 
 def options(factory: str, n: int) -> dict[str, int]:

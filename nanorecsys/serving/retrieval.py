@@ -210,6 +210,16 @@ def load_index(path: Path) -> Index:
     return FaissIndex(faiss.read_index(str(path)))
 
 
+def library(factory: str) -> str:
+    """Name of the library of a specification.
+
+    >>> library("scann:leaves=128"), library("IVF64,SQ8")
+    ('scann', 'faiss')
+    """
+    name, found, _ = factory.partition(":")
+    return name if found else "faiss"
+
+
 def load_library(name: str) -> Any:
     """Import a library of indexes.
 
