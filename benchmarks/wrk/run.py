@@ -16,6 +16,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from nanorecsys.loadtest.generator import cpu_seconds
+
 HERE = Path(__file__).resolve().parent
 HOT = 1000  # users of the hot set
 LOADS = {"mixed": 0.3, "cold": 1.0, "hits": 0.0}
@@ -118,18 +120,6 @@ def wrk(port: int, cold: float, first: int, seconds: int, connections: int) -> d
         command, env=os.environ | settings, capture_output=True, text=True, check=True
     )
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its descendants, from counters in nanoseconds."""
-    total = 0
-    pids = [pid]
-    while pids:
-        process = Path(f"/proc/{pids.pop()}")
-        for task in process.glob("task/*"):
-            total += int((task / "schedstat").read_text().split()[0])
-            pids += map(int, (task / "children").read_text().split())
-    return total / 1e9
 
 
 def spread(values: list[float]) -> str:

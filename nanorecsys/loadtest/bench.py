@@ -7,6 +7,8 @@ follow MLPerf's load generator: single stream, server (a Poisson stream) and off
     with bench.start(ladder.FINAL) as server:
         run = server.open_loop("steady", rate=200, seconds=10)
         run.row.p95_ms, summary.stages(run.rows)
+    found = measure(bench, ladder.RUNGS, Search(), rounds=3)
+    found[ladder.FINAL].highest_per_s
 """
 
 import dataclasses
@@ -23,33 +25,33 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from nanorecsys.loadtest import result
 from nanorecsys.loadtest.bundles import Bundles
 from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.generator import Load, Sent, end_with_parent, generate, poisson
-from nanorecsys.loadtest.ladder import FINAL, Rung, climb
+from nanorecsys.loadtest.ladder import Rung, climb
 from nanorecsys.loadtest.population import Workload
-from nanorecsys.loadtest.result import LoadRow
+from nanorecsys.loadtest.result import LoadRow, MeasuredServer, Round, Search
 from nanorecsys.loadtest.server_process import ServerProcess
-from nanorecsys.loadtest.summary import VALID, VOID, frame_of, summarize
-from nanorecsys.study.spread import spread
+from nanorecsys.loadtest.summary import SLOW_SHARE, VALID, VOID, frame_of, summarize
 
 # Servers are nicer than the generator, which would otherwise be late when they use all cores.
 SERVER = ("nice", "-n", "5", sys.executable, "-m", "server")
-BUSY_CLIENTS = 8  # clients of a closed loop that keeps a server busy
+CLIENTS = 16  # clients of a closed loop that keeps a server busy
 WARM_UP_S = 0.3  # seconds of each run before it counts
-PATIENT_MS = 60_000.0  # deadline of every server but the final one
-BUSY_SHARE = 0.6  # share of what a busy server answers, at which a search begins
+BUSY_SHARE = 0.7  # share of what a busy server answers, at which a search begins
 WARM_PASSES = 64  # passes over the hot set, at most: a worker may get few of the connections
 WARM_SHARE = 0.99  # share of hits at which the caches count as warm
 CLOSED_PER_S = 20_000  # requests/s for which a closed loop has users, at most
-LONG_RUNS, STEP_DOWN = 5, 0.12  # long runs that confirm, at most, each lower by this share
-TRIES = 12  # tries of a search, at most
+SEARCH, CONFIRM = "search", "confirming"
+LONG_RUNS = 6  # long runs that confirm a rate, at most, each lower than the one before
 
 
 @dataclass(frozen=True, eq=False)
 class LoadRun:
-    """One run: its row in the record, and the rows of its requests (see `summary`)."""
+    """One run: its row in the record, and the rows of its requests (see `summary`).
+
+    The tries of a search keep no rows of requests.
+    """
 
     row: LoadRow
     rows: pd.DataFrame
@@ -66,8 +68,6 @@ class Bench:
         cold_share: Share of the requests from cold users.
         bound_ms: Bound of the 99th percentile of latency.
         refused_share: Share of the requests that may be refused, fail or be skipped.
-        deadline_ms: Longest wait of a request in the final server's queue. The other servers
-            reject nothing in time, so that a closed loop keeps each of them busy with answers.
         seed: Random seed of users and schedules.
         report: Called with what begins.
     """
@@ -78,7 +78,6 @@ class Bench:
     cold_share: float
     bound_ms: float
     refused_share: float
-    deadline_ms: float
     seed: int
     report: Callable[[str], object] = lambda _: None
 
@@ -100,7 +99,6 @@ class Bench:
         self.report(f"{rung.name}: starting")
         folder = self.folder / f"{len(self.servers) + 1:02d}-{rung.name.replace(' ', '-')}"
         arguments = [*rung.arguments(self.bundles), "--events", folder / "events.sqlite"]
-        arguments += ["--deadline-ms", self.deadline_ms if rung == FINAL else PATIENT_MS]
         process = ServerProcess(arguments, log=folder / "server.log", command=SERVER)
         process.start()
         server = LoadedServer(self, rung, process)
@@ -139,7 +137,7 @@ class Bench:
         return [run.row for run in self.runs]
 
     def frame(self) -> pd.DataFrame:
-        """Join the rows of all runs; `run` is the place of the run in `rows()`."""
+        """Join the rows of all runs that keep them; `run` is the place of the run in `rows()`."""
         return pd.concat(
             [run.rows.assign(run=number) for number, run in enumerate(self.runs)],
             ignore_index=True,
@@ -198,12 +196,12 @@ class LoadedServer:
             due_ns: Arrivals in place of a Poisson stream, see `Load`.
             warm_up_s: Seconds before the measured part.
             attempts: Number of attempts while the generator is late; the last one is kept.
-            stop_early: Whether the run ends when too many requests were refused or failed.
+            stop_early: Whether the run ends when too many requests were refused, failed or slow.
         """
         self.bench.report(f"{self.rung.name}: {scenario} at {rate:.0f}/s")
         if due_ns is None:
             due_ns = poisson(rate, warm_up_s + seconds, self.bench.seed + len(self.bench.runs))
-        max_failed = self.bench.refused_share * rate * seconds if stop_early else math.inf
+        requests = rate * seconds if stop_early else math.inf
         for _ in range(attempts):
             run = self._measure(
                 scenario,
@@ -213,12 +211,13 @@ class LoadedServer:
                 due_ns=due_ns,
                 warm_up_s=warm_up_s,
                 seconds=seconds,
-                max_failed=max_failed,
+                max_failed=self.bench.refused_share * requests,
+                bound_ms=self.bench.bound_ms,
+                max_slow=SLOW_SHARE * requests,
             )
             if run.row.verdict != VOID:
                 break
-        self.bench.runs.append(run)
-        return run
+        return self._keep(run)
 
     def closed_loop(
         self,
@@ -227,7 +226,7 @@ class LoadedServer:
         seconds: float,
         *,
         cold_share: float | None = None,
-        requests: int = 0,
+        min_requests: int = 0,
     ) -> LoadRun:
         """Run clients that send the next request when the last one is answered.
 
@@ -238,16 +237,20 @@ class LoadedServer:
             clients: Number of clients.
             seconds: Length of the measured part.
             cold_share: Share of the requests from cold users; the bench's by default.
-            requests: Number of requests that end the run before its time; 0 for none.
+            min_requests: Number of requests before which the run does not end.
         """
         self.bench.report(f"{self.rung.name}: {scenario}")
-        warm_up_s = 0.0 if requests else WARM_UP_S
-        n = requests or int(CLOSED_PER_S * (WARM_UP_S + seconds))
         run = self._measure(
-            scenario, None, n, cold_share, clients=clients, warm_up_s=warm_up_s, seconds=seconds
+            scenario,
+            None,
+            int(CLOSED_PER_S * (WARM_UP_S + seconds)) + min_requests,
+            cold_share,
+            clients=clients,
+            warm_up_s=WARM_UP_S,
+            seconds=seconds,
+            min_requests=min_requests,
         )
-        self.bench.runs.append(run)
-        return run
+        return self._keep(run)
 
     def _measure(
         self,
@@ -272,9 +275,15 @@ class LoadedServer:
         row = summarize(sent, rows, begin_ns, scenario, self.rung.name, offered_per_s, *bounds)
         return LoadRun(row, rows)
 
+    def _keep(self, run: LoadRun) -> LoadRun:
+        short = run.row.scenario.startswith(SEARCH)
+        self.bench.runs.append(LoadRun(run.row, run.rows.head(0)) if short else run)
+        return self.bench.runs[-1]
+
     def _send(self, users: np.ndarray, **load: Any) -> Sent:
         user_ids = [self.bench.user_ids[user] for user in users.tolist()]
-        whole = Load(port=self.process.port, user_ids=user_ids, pids=self.process.pids(), **load)
+        pid = self.process.process.pid
+        whole = Load(port=self.process.port, user_ids=user_ids, server_pid=pid, **load)
         return self.bench.send(whole)
 
 
@@ -282,164 +291,98 @@ def _start_generator() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
 
 
-def compare(
-    baseline: LoadedServer,
-    optimized: LoadedServer,
-    rate: float | None,
-    cold_share: float,
-    seconds: float,
-    repeats: int,
-) -> result.ServerComparison:
-    """Load two servers in turn, with the same users and schedules.
-
-    Args:
-        baseline, optimized: The two servers.
-        rate: Offered rate that both carry; None for a closed loop that keeps each of them busy.
-        cold_share: Share of the requests from cold users.
-        seconds: Length of each run.
-        repeats: Number of pairs of runs.
-    """
-    scenario = f"{'kept busy' if rate is None else 'compared'}, {cold_share:.0%} cold"
-    pairs = []
-    for number in range(repeats):
-        cold_used = max(baseline.cold_used, optimized.cold_used)
-        pair = []
-        for server in (baseline, optimized):
-            server.cold_used = cold_used
-            if rate is None:
-                run = server.closed_loop(scenario, BUSY_CLIENTS, seconds, cold_share=cold_share)
-            else:
-                run = server.open_loop(
-                    scenario,
-                    rate,
-                    seconds,
-                    cold_share=cold_share,
-                    due_ns=poisson(rate, WARM_UP_S + seconds, server.bench.seed + number),
-                    attempts=1,
-                )
-            pair.append(run.row)
-        pairs.append(pair)
-    cpu_ms = np.array([[row.server_cpu_ms for row in pair] for pair in pairs])
-    per_s = np.array([[row.goodput_per_s for row in pair] for pair in pairs])
-    return result.ServerComparison(
-        offered_per_s=rate,
-        cold_share=cold_share,
-        baseline_cpu_ms=spread(cpu_ms[:, 0]),
-        optimized_cpu_ms=spread(cpu_ms[:, 1]),
-        baseline_per_s=spread(per_s[:, 0]),
-        optimized_per_s=spread(per_s[:, 1]),
-        times=spread(cpu_ms[:, 0] / cpu_ms[:, 1]),
-    )
-
-
-def measure_rung(
-    server: LoadedServer, seconds: float, tries: int, try_s: float
-) -> result.MeasuredRung:
-    """Measure a rung's CPU time and rate when it is kept busy, and search its highest rate.
-
-    Args:
-        server: The rung's server.
-        seconds: Length of the closed loop that keeps it busy.
-        tries: Number of tries of the search; 0 for none.
-        try_s: Length of each.
-    """
-    rung = server.rung
-    busy = server.closed_loop("ladder, kept busy", BUSY_CLIENTS, seconds).row
-    first = BUSY_SHARE * busy.goodput_per_s
-    return result.MeasuredRung(
-        name=rung.name,
-        change=rung.change,
-        before=rung.before,
-        cpu_ms=busy.server_cpu_ms,
-        busy_per_s=busy.goodput_per_s,
-        highest_per_s=search(server, "ladder, search", first, try_s, tries),
-    )
-
-
-def search(
-    server: LoadedServer,
-    scenario: str,
-    first: float,
-    seconds: float,
-    tries: int,
-    precision: float = 0.0,
-    cold_share: float | None = None,
-) -> float | None:
-    """Search the highest rate that is VALID; None where no try was.
-
-    Args:
-        server: The server.
-        scenario: Name in the record.
-        first: First rate, requests/s.
-        seconds: Length of each try.
-        tries: Number of tries at most.
-        precision: Relative precision at which the search ends.
-        cold_share: Share of the requests from cold users; the bench's by default.
-    """
-
-    def holds(rate: float) -> bool:
-        run = server.open_loop(scenario, rate, seconds, cold_share=cold_share, stop_early=True)
-        return run.row.verdict == VALID
-
-    return climb(holds, first, tries, precision)
-
-
 def find_highest(
-    server: LoadedServer,
-    first: float,
-    seconds: float,
-    precision: float,
-    confirm_s: float,
-    confirmations: int = 1,
-    cold_share: float | None = None,
-) -> tuple[list[LoadRun | None], str]:
-    """Search the highest rate and confirm it by a long run, several times.
+    server: LoadedServer, search: Search, first: float, cold_share: float | None = None
+) -> tuple[LoadRun | None, float | None, str]:
+    """Search the highest rate that is VALID, and confirm it by a long run.
+
+    A rate that the long run does not confirm is lowered by the precision of the search.
 
     Args:
         server: The server.
-        first: First rate, requests/s.
-        seconds: Length of each try.
-        precision: Relative precision of the search.
-        confirm_s: Length of the run that confirms; where it fails, the rate is lowered.
-        confirmations: Number of rounds of a search and its confirmation.
+        search: Lengths and precision.
+        first: First rate, a guess, in requests/s.
         cold_share: Share of the requests from cold users; the bench's by default.
 
     Returns:
-        The run that confirmed a rate in each round, None where none did, without the rounds in
-        which the generator was late; and how the next rate above the lowest of them failed.
+        The run that confirmed a rate, None where none did; the rate, 0 where none held and None
+        where the generator was late; and how the next higher rate failed.
     """
     runs, n_before = server.bench.runs, len(server.bench.runs)
     mix = "" if cold_share is None else f", {cold_share:.0%} cold"
-    rounds = []
-    for _ in range(confirmations):
-        n_searched = len(runs)
-        rate = search(server, f"search{mix}", first, seconds, TRIES, precision, cold_share)
-        n_confirmed = len(runs) if rate else n_searched
-        for number in range(LONG_RUNS if rate else 0):
-            server.open_loop(
-                f"confirming{mix}",
-                (rate or 0.0) * (1 - STEP_DOWN) ** number,
-                confirm_s,
-                cold_share=cold_share,
-                stop_early=True,
-            )
-            if runs[-1].row.verdict == VALID:
-                break
-        if any(run.row.verdict != VOID for run in runs[n_confirmed:]):
-            confirmed = runs[-1] if rate and runs[-1].row.verdict == VALID else None
-            rounds.append(confirmed)
-            first = rate_of(confirmed) or first
-    lowest = min(map(rate_of, rounds), default=0.0)
-    failed = [run for run in runs[n_before:] if run.row.verdict != VALID and rate_of(run) > lowest]
-    if not failed:
-        return rounds, "no higher rate was tried"
-    row = min(failed, key=rate_of).row
-    return rounds, f"{row.limit} at {row.offered_per_s:,.0f}/s: {row.reason}"
+
+    def holds(rate: float, scenario: str = SEARCH, seconds: float = 0.0) -> bool:
+        run = server.open_loop(
+            scenario + mix,
+            rate,
+            seconds or search.seconds(rate),
+            cold_share=cold_share,
+            stop_early=True,
+        )
+        return run.row.verdict == VALID
+
+    rate = climb(holds, first, search.precision) or 0.0
+    n_searched, confirmed = len(runs), None
+    while rate and not confirmed and len(runs) < n_searched + LONG_RUNS:
+        confirmed = runs[-1] if holds(rate, CONFIRM, search.confirm_s) else None
+        rate /= 1 + search.precision
+    tried = [run.row for run in runs[n_before:]]
+    was_late = all(row.verdict == VOID for row in tried[n_searched - n_before :] or tried)
+    failed = [row for row in tried if row.verdict != VALID and row.rate > rate_of(confirmed)]
+    limit = "no higher rate was tried"
+    if failed:
+        row = min(failed, key=lambda row: row.rate)
+        limit = f"{row.limit} at {row.rate:,.0f}/s: {row.reason}"
+    return confirmed, None if was_late else rate_of(confirmed), limit
+
+
+def measure_round(bench: Bench, rung: Rung, search: Search, first: float | None = None) -> Round:
+    """Start a server, keep it busy, and search its highest rate.
+
+    Args:
+        bench: The bench.
+        rung: The server.
+        search: Lengths and precision of the search.
+        first: First rate of the search; by default a share of what the busy server answers.
+    """
+    with bench.start(rung) as server:
+        enough = search.min_requests // 2
+        busy = server.closed_loop("kept busy", CLIENTS, search.try_s, min_requests=enough).row
+        found = find_highest(server, search, first or BUSY_SHARE * busy.goodput_per_s)
+    return Round(
+        cpu_ms=busy.server_cpu_ms,
+        busy_per_s=busy.goodput_per_s,
+        highest_per_s=found[1],
+        limit=found[2],
+    )
+
+
+def measure(
+    bench: Bench, rungs: Sequence[Rung], search: Search, rounds: int
+) -> dict[Rung, MeasuredServer]:
+    """Measure servers in rounds, in which they take turns; every other round runs backwards.
+
+    Args:
+        bench: The bench.
+        rungs: The servers; one that is there twice is measured once.
+        search: Lengths and precision of each search. It starts from the last round's rate.
+        rounds: Number of rounds.
+    """
+    found: dict[Rung, list[Round]] = {rung: [] for rung in rungs}
+    for number in range(rounds):
+        for rung in list(found)[:: -1 if number % 2 else 1]:
+            first = found[rung][-1].highest_per_s if number else None
+            found[rung].append(measure_round(bench, rung, search, first))
+    told = ("name", "before", "change", "findings", "workers", "threads")
+    return {
+        rung: MeasuredServer(rounds=rounds, **{name: getattr(rung, name) for name in told})
+        for rung, rounds in found.items()
+    }
 
 
 def rate_of(run: LoadRun | None) -> float:
     """The offered rate of a run; 0 where there is none."""
-    return (run.row.offered_per_s if run else None) or 0.0
+    return run.row.rate if run else 0.0
 
 
 def arrivals(phases: Sequence[tuple[float, float]], seed: int) -> np.ndarray:

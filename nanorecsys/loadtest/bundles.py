@@ -20,9 +20,10 @@ from nanorecsys.models.retriever import EveryPosition, load_retriever
 from nanorecsys.serving.bundle import Parts, build_bundle
 
 # in_kind: the original's int8 export of every position, its ranker, exact search.
-# chosen: the tower of the export chapter, exact search; the ranker only if the study serves it.
+# fp32: the export chapter's tower in fp32, exact search; the ranker only if the study serves it.
+# chosen: the same with the tower that the export chapter chose.
 # served: the bundle that the study serves, with the index of the index chapter.
-IN_KIND, CHOSEN, SERVED = "in_kind", "chosen", "served"
+IN_KIND, FP32, CHOSEN, SERVED = "in_kind", "fp32", "chosen", "served"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +86,9 @@ def build_bundles(
             tower=_original_tower(run / TRAINING, served.window, folder),
             tower_variant="the original's",
             tower_is_int8=False,  # so that this tower also runs without int8 dot products
+        ),
+        FP32: dataclasses.replace(
+            flat, ranker=ranker, tower=served.tower_fp32, tower_variant=FP32, tower_is_int8=False
         ),
         CHOSEN: dataclasses.replace(flat, ranker=ranker),
         SERVED: dataclasses.replace(served, ranker=ranker),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nanorecsys.loadtest.result import LoadtestResult
+from nanorecsys.loadtest.result import BASELINE, LAST, LoadtestResult
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.fingerprint import source_files
 from nanorecsys.study.layout import layout
@@ -34,8 +34,13 @@ def _interval(result: LoadtestResult, values: Spread) -> Values:
 
 
 def _rate(result: LoadtestResult) -> Values:
-    rates = result.highest_rates
-    return _interval(result, spread(np.array(rates))) if result.is_full and rates else None
+    rate = result.final.highest_per_s
+    return _interval(result, rate) if result.is_full and rate else None
+
+
+def _baseline(result: LoadtestResult) -> Values:
+    times = result.times_cpu(BASELINE, LAST)
+    return _interval(result, times) if times else None
 
 
 def _computed_goodput(result: LoadtestResult) -> Values:
@@ -51,16 +56,17 @@ def _overload_p99(result: LoadtestResult) -> Values:
 
 FINDINGS: dict[str, Callable[[LoadtestResult], Values]] = {
     "rate": _rate,
-    "baseline": lambda result: _interval(result, result.busy.times),
+    "baseline": _baseline,
     "computed_goodput": _computed_goodput,
     "overload_p99": _overload_p99,
+    "served_scale": lambda result: None,
 }
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:
     """Servers of PyTorch, two of them with two workers, and three bundles with all users."""
     bundle_gib = 0.13 + parameters["n_users"] * 1e3 / 2**30
-    return Estimate(memory_gib=5.0, disk_gib=4 * bundle_gib + 0.3)
+    return Estimate(memory_gib=5.0, disk_gib=5 * bundle_gib + 0.3)
 
 
 def inputs(parameters: dict[str, Any]) -> list[Path]:

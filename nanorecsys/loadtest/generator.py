@@ -2,23 +2,27 @@
 
 In an open loop, requests follow a schedule whatever the server does. In a closed loop, each client
 waits for its answer before it asks again. The generator shares the machine with the server, so a
-request has to cost it little: requests are encoded before the run, an `asyncio.Protocol` finds the
-end of each response, and its headers are parsed after the run.
+request has to cost it little: requests are encoded before the run, a timer of the kernel wakes one
+thread when requests are due, an `asyncio.Protocol` finds the end of each response, and its headers
+are parsed after the run.
 """
 
 import asyncio
+import ctypes
 import gc
 import json
 import math
 import multiprocessing
 import os
 import re
+import struct
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -26,6 +30,7 @@ import psutil
 import uvloop
 
 SKIPPED, FAILED = -1, 0  # in place of an HTTP status
+TFD_TIMER_ABSTIME = 1  # of <sys/timerfd.h>
 SPACING_S = 0.002  # seconds between connections, so that one worker does not get them all
 TIMEOUT_CHECK_S = 0.5  # seconds between checks for requests that have timed out
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -44,12 +49,16 @@ class Load:
         clients: Number of clients of a closed loop.
         warm_up_s: Seconds before the measured part.
         seconds: Seconds of the measured part.
-        pids: Processes of the server, whose CPU time is measured.
+        min_requests: Requests that a closed loop sends in its measured part at least.
+        server_pid: Process whose CPU time is measured with that of its descendants; 0 for none.
         connections: Connections opened before the start; more are opened when all are in use.
         max_in_flight: Requests in flight beyond which an open loop skips a request.
         timeout_s: Longest wait for a connection or an answer.
         max_failed: Requests of the measured part that may fail, be refused or skipped; with one
             more the run ends.
+        bound_ms: Latency beyond which an answer is slow.
+        max_slow: Requests of the measured part that may be slow or fail; with one more the run
+            ends.
     """
 
     port: int
@@ -58,11 +67,14 @@ class Load:
     clients: int = 1
     warm_up_s: float = 0.0
     seconds: float
-    pids: Sequence[int] = ()
+    min_requests: int = 0
+    server_pid: int = 0
     connections: int = 64
     max_in_flight: int = 512
     timeout_s: float = 30.0
     max_failed: float = math.inf
+    bound_ms: float = math.inf
+    max_slow: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,17 +114,25 @@ def poisson(rate: float, seconds: float, seed: int) -> np.ndarray:
     return np.sort(times.astype(np.int64))
 
 
-def cpu_seconds(pids: Sequence[int]) -> float:
-    """Sum the user and system time of processes; one that has ended counts 0."""
-    total = 0.0
-    for pid in pids:
+def cpu_seconds(pid: int) -> float:
+    """Sum the user and system time of a process, its descendants and its children that have ended.
+
+    On Linux, clocks of nanoseconds (clock_getcpuclockid(3)) count every thread of the processes
+    that run. The kernel counts children that have ended in hundredths of a second.
+    """
+    if sys.platform != "linux":
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        return sum(sum(process.cpu_times()[:4]) for process in family)
+    total, pids = 0.0, [pid]
+    while pids:
+        pid = pids.pop()
         try:
-            if sys.platform == "linux":
-                # clock_getcpuclockid(3): nanoseconds, where /proc counts in hundredths of a second
-                total += time.clock_gettime(~pid << 3 | 2)
-            else:
-                total += sum(psutil.Process(pid).cpu_times()[:2])
-        except (OSError, psutil.NoSuchProcess):
+            total += time.clock_gettime(~pid << 3 | 2)
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                pids += map(int, (task / "children").read_text().split())
+        except OSError:  # it has just ended
             continue
     return total
 
@@ -139,6 +159,39 @@ def generate(load: Load) -> Sent:
     finally:
         gc.enable()
     return generator.sent()
+
+
+class _Timer:
+    """Calls a function on the event loop at a time of `time.perf_counter_ns`.
+
+    Timers of the event loop are exact to 1 ms only. Linux has one that is exact to microseconds,
+    and needs no second thread.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+        self.loop, self.call, self.file = loop, call, -1
+        if sys.platform == "linux":
+            self.libc = ctypes.CDLL(None)
+            self.file = self.libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK)
+            loop.add_reader(self.file, self._expired)
+
+    def set(self, at_ns: int) -> None:
+        """Call the function at this time, at once if it has passed."""
+        if self.file < 0:
+            self.loop.call_later((at_ns - time.perf_counter_ns()) / 1e9, self.call)
+        else:
+            setting = struct.pack("4q", 0, 0, *divmod(at_ns, 1_000_000_000))
+            self.libc.timerfd_settime(self.file, TFD_TIMER_ABSTIME, setting, None)
+
+    def close(self) -> None:
+        """Give the timer back."""
+        if self.file >= 0:
+            self.loop.remove_reader(self.file)
+            os.close(self.file)
+
+    def _expired(self) -> None:
+        os.read(self.file, 8)
+        self.call()
 
 
 class _Connection(asyncio.Protocol):
@@ -189,9 +242,10 @@ class _Generator:
         # Requests in flight, each with its connection or the task that opens one.
         self.busy: dict[int, _Connection | asyncio.Task] = {}
         self.next = 0
-        self.failures = 0
+        self.failures = self.slow = self.measured = 0
         self.stopped = False
         self.begin_ns = int(load.warm_up_s * 1e9)
+        self.bound_ns = load.bound_ms * 1e6
 
     async def run(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -203,17 +257,16 @@ class _Generator:
         self._read_cpu()
         self.loop.call_later(self.load.warm_up_s, self._read_cpu)
         self.loop.call_later(TIMEOUT_CHECK_S, self._break_late)
+        timer = self.timer = _Timer(self.loop, self._send_due)
         if self.load.due_ns is None:
             for _ in range(self.load.clients):
                 self._send_next()
-            await self.over.wait()
         else:
-            sender = threading.Thread(target=self._send_on_schedule)
-            sender.start()
-            await self.over.wait()
-            sender.join()
+            self._send_due()
+        await self.over.wait()
+        timer.close()
         self.cpu_s = time.process_time() - self.cpu_begin_s
-        self.server_cpu_s = cpu_seconds(self.load.pids) - self.server_cpu_begin_s
+        self.server_cpu_s = self._server_cpu_s() - self.server_cpu_begin_s
         for connection in self.idle:
             connection.transport.close()
 
@@ -221,8 +274,11 @@ class _Generator:
         """Collect what became of each request."""
         load, n = self.load, self.next
         end_ns = self.begin_ns + int(load.seconds * 1e9)
+        last_ns = max(self.done_ns, default=0)
+        if load.min_requests:
+            end_ns = max(end_ns, last_ns)
         if self.stopped or load.due_ns is None:
-            end_ns = min(end_ns, max(self.done_ns, default=0))
+            end_ns = min(end_ns, last_ns)
         return Sent(
             intended_ns=np.array(self.intended[:n], np.int64),
             sent_ns=np.array(self.sent_ns[:n], np.int64),
@@ -247,6 +303,8 @@ class _Generator:
                 self.sources[request] = body[start : body.index(b'"', start)]
         if self.status[request] != 200:
             self._count_failure(request)
+        elif self.done_ns[request] - self.intended[request] > self.bound_ns:
+            self._count_failure(request, slow=True)
         if self.load.due_ns is None:
             self._send_next()
         self._end_if_over()
@@ -254,28 +312,24 @@ class _Generator:
     def _now(self) -> int:
         return time.perf_counter_ns() - self.start
 
+    def _server_cpu_s(self) -> float:
+        return cpu_seconds(self.load.server_pid) if self.load.server_pid else 0.0
+
     def _read_cpu(self) -> None:
         self.cpu_begin_s = time.process_time()
-        self.server_cpu_begin_s = cpu_seconds(self.load.pids)
+        self.server_cpu_begin_s = self._server_cpu_s()
 
-    def _send_on_schedule(self) -> None:
-        """Pass each request to the event loop at its time.
-
-        This runs in a thread, since `time.sleep` is exact to about 0.1 ms and the event loop's
-        timers only to 1 ms.
-        """
-        for request, due in enumerate(self.intended):
-            wait_ns = due - self._now()
-            if wait_ns > 0:
-                time.sleep(wait_ns / 1e9)
-            if self.stopped:
-                break
-            self.loop.call_soon_threadsafe(self._send_or_skip, request)
-        self.loop.call_soon_threadsafe(self._end_if_over)
+    def _send_due(self) -> None:
+        """Send the requests of an open loop that are due, and set the timer for the next one."""
+        now = self._now()
+        while self.next < len(self.intended) and not self.stopped:
+            if self.intended[self.next] > now:
+                self.timer.set(self.start + self.intended[self.next])
+                return
+            self._send_or_skip(self.next)
+        self._end_if_over()
 
     def _send_or_skip(self, request: int) -> None:
-        if self.stopped:
-            return
         self.next = request + 1
         if len(self.busy) >= self.load.max_in_flight:
             self.status[request] = SKIPPED
@@ -283,14 +337,19 @@ class _Generator:
         else:
             self._send(request)
 
-    def _count_failure(self, request: int) -> None:
-        self.failures += self.intended[request] >= self.begin_ns
-        self.stopped = self.failures > self.load.max_failed
+    def _count_failure(self, request: int, slow: bool = False) -> None:
+        if self.intended[request] >= self.begin_ns:
+            self.slow += slow
+            self.failures += not slow
+        over = self.failures + self.slow > self.load.max_slow
+        self.stopped = over or self.failures > self.load.max_failed
 
     def _send_next(self) -> None:
-        """Send the next request of a closed loop unless its time is over."""
-        now = self._now()
-        if now < self.begin_ns + self.load.seconds * 1e9 and self.next < len(self.requests):
+        """Send the next request of a closed loop unless it has run long enough."""
+        now, load = self._now(), self.load
+        lasts = now < self.begin_ns + load.seconds * 1e9 or self.measured < load.min_requests
+        if lasts and self.next < len(self.requests):
+            self.measured += now >= self.begin_ns
             self.intended[self.next] = now
             self.next += 1
             self._send(self.next - 1)

@@ -1,16 +1,21 @@
-"""The ladder from the original's servers in kind to the final one."""
+"""The ladder from the original's servers in kind to the final one, and threads and workers."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from nanorecsys.loadtest.bundles import CHOSEN, IN_KIND, SERVED, Bundles
+from nanorecsys.loadtest.bundles import CHOSEN, FP32, IN_KIND, SERVED, Bundles
 from nanorecsys.loadtest.errors import LoadTestError
+from nanorecsys.loadtest.result import BASELINE, LAST, ONNX, PYTORCH
 
-STEP = 1.4  # ratio of the rates of a search until one holds and one does not
+STEP, LARGEST_STEP = 1.2, 2.0  # first and largest ratio of rates before they bracket the highest
+TRIES = 16  # tries of a search, at most
+DEADLINE_MS = 75.0  # longest wait in the queue of a server that rejects early
+PATIENT_MS = 60_000.0  # the same of a server that rejects nothing in time
+UNKNOWN = ("not measured",)  # in place of findings
 
 
 @dataclass(frozen=True)
@@ -21,25 +26,30 @@ class Rung:
 
     Args:
         name: Name in the record.
-        before: Name of its neighbour, the rung that it is compared with.
-        change: What is new against its neighbour.
+        before: Name of the rung that it is compared with.
+        change: What is new against that rung.
+        findings: Ids of the findings that say what the change costs in quality; none if it changes
+            the speed alone.
         engine: Engine of the server: onnx, torch or torch-padded.
         bundle: Name of its bundle, see `bundles`; histories are padded to the window in kind.
         whole_window: Whether all events of the window are read, or only as many as the bundle says.
         threads: Compute threads of a worker; 0 computes on the event loop, which blocks it.
         max_batch: Largest micro-batch.
         workers: Number of worker processes.
+        is_patient: Whether requests may queue for long; otherwise a deadline rejects them early.
     """
 
-    name: str = "original, PyTorch"
+    name: str = PYTORCH
     before: str = ""
-    change: str = "in kind: eager, padded to the window, every position, a ranker"
+    change: str = "in kind: padded to the window, every position, a ranker"
+    findings: tuple[str, ...] = ()
     engine: str = "torch-padded"
     bundle: str = IN_KIND
     whole_window: bool = True
     threads: int = 0
     max_batch: int = 1
     workers: int = 1
+    is_patient: bool = True
 
     def arguments(self, bundles: Bundles) -> list[object]:
         """List the arguments of `python -m server`.
@@ -54,6 +64,7 @@ class Rung:
             "--threads": self.threads,
             "--max-batch": self.max_batch,
             "--workers": self.workers,
+            "--deadline-ms": PATIENT_MS if self.is_patient else DEADLINE_MS,
             "--cache-size": max(1, len(bundles.served.user_ids) // (2 * self.workers)),
             "--read-events": bundles.served.window if self.whole_window else 0,
             "--lame-duck-s": 0,
@@ -64,59 +75,116 @@ class Rung:
 
     def then(self, name: str, change: str, **changed: Any) -> "Rung":
         """Make a rung that is compared with this one and differs in the changed settings."""
-        return dataclasses.replace(self, name=name, before=self.name, change=change, **changed)
+        told = {"before": self.name, "findings": ()}
+        return dataclasses.replace(self, name=name, change=change, **told | changed)
 
 
 ORIGINAL_PYTORCH = Rung()
 ORIGINAL_ONNX = ORIGINAL_PYTORCH.then(
-    "original, ONNX",
+    ONNX,
     "in kind: int8 export, a thread, two workers",
     engine="onnx",
     threads=1,
     workers=2,
+    findings=UNKNOWN,
 )
 OWN_LENGTHS = ORIGINAL_PYTORCH.then(
-    "own lengths", "the served models, histories at their own lengths", engine="onnx", bundle=CHOSEN
+    "ONNX, no padding",
+    "the served models in ONNX Runtime, own lengths, last position",
+    engine="onnx",
+    bundle=FP32,
+    findings=("training.ranker",),
 )
-LAST_EVENTS = OWN_LENGTHS.then("last events", "as many as validation needs", whole_window=False)
-POOL = LAST_EVENTS.then("pool", "computing in a thread beside the event loop", threads=1)
-BATCHES = POOL.then("micro-batches", "requests of similar length computed together", max_batch=8)
-INDEX = BATCHES.then("index", "an index in place of exact search", bundle=SERVED)
-FINAL = INDEX.then("second worker", "two workers, each with a thread and a cache", workers=2)
-BEST_PYTORCH = FINAL.then("best PyTorch", "PyTorch, compiled, in place of ONNX", engine="torch")
-OURS = (OWN_LENGTHS, LAST_EVENTS, POOL, BATCHES, INDEX, FINAL)
-RUNGS = (ORIGINAL_PYTORCH, ORIGINAL_ONNX, *OURS, BEST_PYTORCH)
+INT8 = OWN_LENGTHS.then(
+    "int8 encoder",
+    "weights and activations in 8 bits",
+    bundle=CHOSEN,
+    findings=("export.int8",),
+)
+LAST_EVENTS = INT8.then(
+    "last events only",
+    "as many events as validation needs, not the window",
+    whole_window=False,
+    findings=("training.events_read",),
+)
+THREAD = LAST_EVENTS.then(
+    "thread and batches",
+    "a compute thread, batches of similar length, early rejection",
+    threads=1,
+    max_batch=8,
+    is_patient=False,
+)
+INDEX = THREAD.then(
+    "index",
+    "an index in place of exact search",
+    bundle=SERVED,
+    findings=("ann.end_task",),
+)
+FINAL = INDEX.then(LAST, "two workers, each with a thread and a cache", workers=2)
+# Without the deadline, which would lower the rate of a slower server.
+BEST_PYTORCH = FINAL.then(
+    BASELINE,
+    "own lengths, last position, fewer events, compiled, index, two workers",
+    before=PYTORCH,
+    engine="torch",
+    is_patient=True,
+    findings=("training.events_read", "ann.end_task"),
+)
+RUNGS = (
+    *(ORIGINAL_PYTORCH, ORIGINAL_ONNX, BEST_PYTORCH),
+    *(OWN_LENGTHS, INT8, LAST_EVENTS, THREAD, INDEX, FINAL),
+)
+WHOLE_WINDOW = FINAL.then(
+    "final server, whole window",
+    "all events of the window, as the model was trained",
+    whole_window=True,
+    findings=("training.events_read",),
+)
 
 
-def choose(names: Sequence[str]) -> list[Rung]:
-    """Choose rungs by name, in the order of the ladder; all if no name is given.
+def choose(numbers: Sequence[int]) -> list[Rung]:
+    """Choose rungs by their numbers from 1, in the order of the ladder; all if there is no number.
 
     Raises:
         LoadTestError: There is no such rung.
     """
-    if unknown := set(names) - {rung.name for rung in RUNGS}:
+    found = dict(enumerate(RUNGS, start=1))
+    if unknown := set(numbers) - found.keys():
         raise LoadTestError(
-            f"there is no rung {min(unknown)!r}",
-            f"Use any of {', '.join(rung.name for rung in RUNGS)}.",
+            f"there is no rung {min(unknown)}",
+            "Use any of " + "; ".join(f"{number}: {rung.name}" for number, rung in found.items()),
         )
-    return [rung for rung in RUNGS if not names or rung.name in names]
+    return [rung for number, rung in found.items() if not numbers or number in numbers]
+
+
+def grid(threads: Iterable[int]) -> list[Rung]:
+    """List the final server with one and two workers, and these numbers of threads for each."""
+    rungs = {(rung.workers, rung.threads): rung for rung in (INDEX, FINAL)}
+    return [
+        rungs.get(
+            (workers, number),
+            FINAL.then(f"{workers} x {number}", "", workers=workers, threads=number),
+        )
+        for workers in (1, 2)
+        for number in threads
+    ]
 
 
 def climb(
-    holds: Callable[[float], bool], first: float, tries: int, precision: float = 0.0
+    holds: Callable[[float], bool], first: float, precision: float, tries: int = TRIES
 ) -> float | None:
     """Search the highest rate that holds: up or down until it is bracketed, then by bisection.
 
     Args:
         holds: Tries a rate.
-        first: First rate.
+        first: First rate, a guess.
+        precision: Relative distance of a rate that holds and one that does not, at the end.
         tries: Number of tries at most.
-        precision: Relative precision at which the search ends.
 
-    >>> round(climb(lambda rate: rate <= 130, first=60, tries=5))
-    118
+    >>> round(climb(lambda rate: rate <= 130, first=60, precision=0.05))
+    129
     """
-    low, high, rate = 0.0, np.inf, first
+    low, high, rate, step = 0.0, np.inf, first, STEP
     for _ in range(tries):
         if holds(rate):
             low = rate
@@ -124,10 +192,9 @@ def climb(
             high = rate
         if low and high / low <= 1 + precision:
             break
-        if high == np.inf:
-            rate = low * STEP
-        elif low == 0:
-            rate = high / STEP
-        else:
+        if low and high < np.inf:
             rate = (low * high) ** 0.5
+        else:
+            rate = low * step if low else high / step
+            step = min(step * step, LARGEST_STEP)
     return low or None

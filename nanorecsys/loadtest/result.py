@@ -5,8 +5,13 @@ A percentile is None where too few requests lie beyond it, see `summary.percenti
 """
 
 import msgspec
+import numpy as np
 
-from nanorecsys.study.spread import Spread
+from nanorecsys.study.spread import Spread, spread
+
+# Names of servers whose figures are compared with one another.
+PYTORCH, ONNX = "original, PyTorch", "original, ONNX"
+BASELINE, LAST = "best PyTorch", "second worker"
 
 
 class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,45 +61,104 @@ class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
     limit: str = ""
     reason: str = ""
 
+    @property
+    def rate(self) -> float:
+        """Offered rate; 0 in a closed loop."""
+        return self.offered_per_s or 0.0
 
-class ServerComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Baseline and optimized server, which took turns with the same users and schedules.
+    @property
+    def generator_share(self) -> float:
+        """CPU time of the generator as a share of one core."""
+        return self.generator_cpu_ms * self.goodput_per_s / 1e3
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True):
+    """How the highest rate of a server is searched, the same for every server.
 
     Args:
-        offered_per_s: Offered rate; None where clients in a closed loop kept both busy.
-        cold_share: Share of requests from cold users.
-        baseline_cpu_ms, optimized_cpu_ms: CPU milliseconds for each good answer.
-        baseline_per_s, optimized_per_s: Good answers a second.
-        times: CPU time of the baseline over that of the optimized server, by pair.
+        try_s: Length of a try, in seconds; longer where fewer than `min_requests` would come.
+        min_requests: Requests of a try.
+        confirm_s: Length of the run that confirms the rate, and of the longest try.
+        precision: Relative distance between the rate that holds and the next that does not.
     """
 
-    offered_per_s: float | None
-    cold_share: float
-    baseline_cpu_ms: Spread
-    optimized_cpu_ms: Spread
-    baseline_per_s: Spread
-    optimized_per_s: Spread
-    times: Spread
+    try_s: float = 5.0
+    min_requests: int = 2000
+    confirm_s: float = 15.0
+    precision: float = 0.05
+
+    def seconds(self, rate: float) -> float:
+        """Length of a try at a rate.
+
+        >>> [Search().seconds(rate) for rate in (4000, 200, 50)]
+        [5.0, 10.0, 15.0]
+        """
+        return min(max(self.try_s, self.min_requests / rate), self.confirm_s)
 
 
-class MeasuredRung(msgspec.Struct, frozen=True, kw_only=True):
-    """One rung of the ladder.
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One round of a server: kept busy, then searched for its highest rate.
 
     Args:
-        name: Name of the server.
-        change: What is new against its neighbour.
-        before: Name of its neighbour, the rung that it is compared with; empty for the first.
         cpu_ms: CPU milliseconds for each good answer when kept busy.
         busy_per_s: Good answers a second when kept busy.
-        highest_per_s: Highest offered rate that was VALID; None where none was, or none was tried.
+        highest_per_s: Highest offered rate that a long run confirmed; 0 where none held, None where
+            the generator was late.
+        limit: How the next higher rate failed.
     """
 
-    name: str
-    change: str
-    before: str
     cpu_ms: float
     busy_per_s: float
     highest_per_s: float | None
+    limit: str
+
+
+class MeasuredServer(msgspec.Struct, frozen=True, kw_only=True):
+    """One rung of the ladder, or one setting of workers and threads.
+
+    Args:
+        name: Name of the server.
+        before: Name of the rung that it is compared with; empty for the first.
+        change: What is new against that rung.
+        findings: Ids of the findings that say what the change costs in quality; none if it changes
+            the speed alone.
+        workers, threads: Number of workers, and of compute threads of each.
+        rounds: The rounds, in which all servers take turns.
+    """
+
+    name: str
+    before: str
+    change: str
+    findings: tuple[str, ...]
+    workers: int
+    threads: int
+    rounds: list[Round]
+
+    @property
+    def cpu_ms(self) -> Spread:
+        """CPU milliseconds for each good answer when kept busy."""
+        return spread(np.array([found.cpu_ms for found in self.rounds]))
+
+    @property
+    def busy_per_s(self) -> Spread:
+        """Good answers a second when kept busy."""
+        return spread(np.array([found.busy_per_s for found in self.rounds]))
+
+    @property
+    def rates(self) -> list[float]:
+        """The highest rate of each round in which the generator was not late."""
+        return [r.highest_per_s for r in self.rounds if r.highest_per_s is not None]
+
+    @property
+    def highest_per_s(self) -> Spread | None:
+        """The highest rate; None where the generator was late in every round."""
+        return spread(np.array(self.rates)) if self.rates else None
+
+    @property
+    def relative_spread(self) -> float | None:
+        """Highest less lowest of the highest rates over their median; None where there is none."""
+        found = self.highest_per_s
+        return (found.high - found.low) / found.middle if found and found.middle else None
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,22 +192,6 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
         """Share of the time that was spent in the queue or waiting for a core."""
         waited = self.parts_ms["queue"] + self.parts_ms.get("waiting for a core", 0.0)
         return waited / self.mean_ms
-
-
-class Predicted(msgspec.Struct, frozen=True, kw_only=True):
-    """Percentiles of one run at an offered rate, predicted by the queue and measured."""
-
-    offered_per_s: float
-    load: float
-    predicted_p50_ms: float
-    predicted_p99_ms: float
-    measured_p50_ms: float
-    measured_p99_ms: float
-
-    @property
-    def p99_error(self) -> float:
-        """Relative error of the predicted P99."""
-        return self.predicted_p99_ms / self.measured_p99_ms - 1
 
 
 class Original(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,7 +241,6 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         dataset: Name of the data set.
         is_study_shape: Whether model and catalogue have the study's shape.
-        is_full: Whether the loads have their full length.
         n_users, n_items: Number of users and of items in the bundle.
         bootstrapped: Whether the users are drawn from fewer real users.
         mean_length: Mean number of events of a user.
@@ -202,25 +249,20 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
         p99_bound_ms: Bound of the 99th percentile of latency.
         refused_share: Share of the requests that may be refused, fail or be skipped.
         deadline_ms: Longest wait of a request in the server's queue.
-        in_kind: The original's two servers in kind, PyTorch and ONNX, kept busy with the usual mix.
-        in_kind_stages: Time in each stage by server, one cold request at a time.
+        search: Lengths and precision of the search for the highest rates.
         is_compiled: Whether the encoder of the best PyTorch server was compiled.
-        busy, busy_cold: The best PyTorch server and the final one kept busy, with the usual mix and
-            with cold users alone.
-        mixed: These two at a light rate that both carry.
         ladder: The rungs.
-        highest_rates: Highest rate of each round of search and confirmation, 0 where none held;
-            rounds are left out in which the generator was late.
-        highest: The run that confirmed the lowest of them; None where a round confirmed none.
-        limited_by: How the next higher rate failed.
+        grid: The final server with each number of workers and threads.
+        final, whole_window: The final server, and the same as it reads the whole window.
+        in_kind_stages: Time in each stage of the original's servers in kind, one cold request at a
+            time.
+        highest: The run that confirmed the lowest of the final server's highest rates; None where
+            none was confirmed.
         all_cold: The run that confirmed the highest rate of cold users alone.
-        capacity_per_s: Good answers a second of many clients in a closed loop.
-        loads: Every run.
         stages_alone: Time in each stage, one request at a time.
         stages_loaded: Time in each stage at the highest rate.
         bands: Where the time goes at the highest rate; empty where it has too few requests.
-        predicted: What queueing alone predicts, beside the measurement.
-        original: The same for the original's service times.
+        original: What queueing alone predicts of the original's service times.
         overload_times: Offered rate in the overload as a multiple of the capacity.
         overload: The rounds of the overload; none where no highest rate is known.
         void_runs: Number of runs that are VOID.
@@ -228,7 +270,6 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
 
     dataset: str
     is_study_shape: bool
-    is_full: bool
     n_users: int
     n_items: int
     bootstrapped: bool
@@ -239,38 +280,46 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     p99_bound_ms: float
     refused_share: float
     deadline_ms: float
-    in_kind: ServerComparison
-    in_kind_stages: dict[str, dict[str, Percentiles]]
+    search: Search
     is_compiled: bool
-    busy: ServerComparison
-    busy_cold: ServerComparison
-    mixed: ServerComparison
-    ladder: list[MeasuredRung]
-    highest_rates: list[float]
+    ladder: list[MeasuredServer]
+    grid: list[MeasuredServer]
+    final: MeasuredServer
+    whole_window: MeasuredServer
+    in_kind_stages: dict[str, dict[str, Percentiles]]
     highest: LoadRow | None
-    limited_by: str
     all_cold: LoadRow | None
-    capacity_per_s: float
-    loads: list[LoadRow]
     stages_alone: dict[str, Percentiles]
     stages_loaded: dict[str, Percentiles]
     bands: list[Band]
-    predicted: list[Predicted]
     original: list[Original]
     overload_times: float
     overload: list[Overload]
     void_runs: int
 
-    def neighbours(self, name: str) -> tuple[MeasuredRung, MeasuredRung] | None:
-        """Find the rung that a rung is compared with, and the rung itself.
+    def server(self, name: str) -> MeasuredServer | None:
+        """Find a rung by its name; None where it was not measured."""
+        return next((found for found in (*self.ladder, self.final) if found.name == name), None)
 
-        Returns:
-            None where either was not measured, or the rung has no neighbour.
-        """
-        measured = {rung.name: rung for rung in self.ladder}
-        rung = measured.get(name)
-        before = measured.get(rung.before) if rung else None
-        return (before, rung) if rung and before else None
+    def times_cpu(self, before: str, after: str) -> Spread | None:
+        """CPU time a request of one rung over that of another, by round."""
+        one, other = self.server(before), self.server(after)
+        if not one or not other:
+            return None
+        pairs = zip(one.rounds, other.rounds, strict=True)
+        return spread(np.array([a.cpu_ms / b.cpu_ms for a, b in pairs]))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the final server's highest rate was searched in full, three times."""
+        return len(self.final.rounds) >= 3 and self.search == Search()
+
+    @property
+    def thread_gain(self) -> float | None:
+        """Highest rate of one worker with a compute thread over that without one."""
+        found = {(cell.workers, cell.threads): cell.highest_per_s for cell in self.grid}
+        without, with_thread = found.get((1, 0)), found.get((1, 1))
+        return with_thread.middle / without.middle if with_thread and without else None
 
     @property
     def overload_rounds(self) -> list[Overload]:

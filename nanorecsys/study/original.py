@@ -16,7 +16,8 @@ from nanorecsys.study.records import Record
 STUDY_SIZE = (27_278, 256, 100)  # items, dimensions, neighbours
 SCALE_UP_ITEMS = 3_000_000
 ORIGINAL_RATE = 80  # requests/s
-TORCH, ONNX = "original, PyTorch", "original, ONNX"  # the original's servers in kind
+# Servers of the load test: the original's in kind, the best PyTorch and the final one.
+TORCH, ONNX, BEST, FINAL = "original, PyTorch", "original, ONNX", "best PyTorch", "second worker"
 Values = tuple[float, ...]
 ReadValues = Callable[[Any], Values | None]  # from a chapter's result; None if it was not measured
 WITHOUT_RULE: dict[Kind, OriginalVerdict] = {
@@ -102,8 +103,19 @@ def _in_kind(stage: str) -> ReadValues:
 
 
 def _throughput(r: Any) -> Values | None:
-    baseline, optimized = r.in_kind.baseline_per_s.middle, r.in_kind.optimized_per_s.middle
-    return (optimized / baseline, baseline, optimized) if baseline else None
+    found = [r.server(name) for name in (TORCH, ONNX)]
+    before, after = (server.busy_per_s.middle if server else None for server in found)
+    return (after / before, before, after) if before and after else None
+
+
+def _cpu_time(before: str, after: str) -> ReadValues:
+    """CPU time a request of one server over that of another."""
+
+    def read(r: Any) -> Values | None:
+        times = r.times_cpu(before, after)
+        return (times.middle,) if times else None
+
+    return _at_study_shape(read)
 
 
 def _embedding_speed(r: Any) -> Values | None:
@@ -113,20 +125,15 @@ def _embedding_speed(r: Any) -> Values | None:
 
 
 def _transformer(r: Any) -> Values | None:
-    stages = r.in_kind_stages.get(ONNX)
-    return (stages["embedding"].p50 / stages["compute"].p50,) if stages else None
+    found = [r.in_kind_stages.get(ONNX, {}).get(name) for name in ("embedding", "compute")]
+    embedding, compute = (stage.p50 if stage else None for stage in found)
+    return (embedding / compute,) if embedding and compute else None
 
 
 def _stable_computing(r: Any) -> Values | None:
     found = [stages.get("compute") for stages in (r.stages_alone, r.stages_loaded)]
     alone, loaded = (stage.p95 if stage else None for stage in found)
     return (loaded / alone,) if alone and loaded else None
-
-
-def _thread_pool(r: Any) -> Values | None:
-    """Highest rate with a pool over that of the neighbour on the ladder, which lacks only that."""
-    rates = [rung.highest_per_s for rung in r.neighbours("pool") or ()]
-    return (rates[1] / rates[0],) if rates and all(rates) else None
 
 
 def _queueing(field: str) -> ReadValues:
@@ -175,9 +182,9 @@ READERS: dict[str, ReadValues] = {
     "sq_independent": _index("IVF, SQ8"),
     "throughput": _at_study_shape(_throughput),
     "embedding_speed": _at_study_shape(_embedding_speed),
-    "efficiency": _at_study_shape(lambda r: (r.in_kind.times.middle,)),
-    "onnx": _at_study_shape(lambda r: (r.busy.times.middle,)),
-    "thread_pool": _at_full_length(_thread_pool),
+    "efficiency": _cpu_time(TORCH, ONNX),
+    "onnx": _cpu_time(BEST, FINAL),
+    "thread_pool": _at_full_length(lambda r: (r.thread_gain,) if r.thread_gain else None),
     "transformer": _at_study_shape(_transformer),
     "stable_computing": _at_full_length(_stable_computing),
     "queueing_tail": _at_study_shape(

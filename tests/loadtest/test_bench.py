@@ -11,17 +11,20 @@ import pytest
 from nanorecsys.loadtest import bench as bench_module
 from nanorecsys.loadtest import summary
 from nanorecsys.loadtest.bench import (
+    CONFIRM,
+    LONG_RUNS,
+    SEARCH,
     LoadedServer,
     LoadRun,
     arrivals,
-    compare,
     find_highest,
-    measure_rung,
+    measure,
     rate_of,
 )
 from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.generator import Load
-from nanorecsys.loadtest.ladder import FINAL, ORIGINAL_ONNX, ORIGINAL_PYTORCH, STEP
+from nanorecsys.loadtest.ladder import FINAL, INDEX, ORIGINAL_ONNX, ORIGINAL_PYTORCH, THREAD
+from nanorecsys.loadtest.result import Search
 from nanorecsys.loadtest.server_process import free_port
 from nanorecsys.loadtest.summary import VALID
 from tests.loadtest.small_server import SmallServer, at_once
@@ -55,7 +58,7 @@ def test_runs_have_their_own_cold_users_and_are_kept(bench):
 
 def test_the_originals_server_in_kind_serves_and_its_ranker_has_a_stage(bench):
     with bench.start(ORIGINAL_PYTORCH) as server:
-        run = server.closed_loop("single stream", 1, 60.0, cold_share=1.0, requests=250)
+        run = server.closed_loop("single stream", 1, 0.0, cold_share=1.0, min_requests=250)
     assert run.row.verdict == VALID
     assert (run.row.requests, run.row.hit_share) == (250, 0)
     assert summary.stages(run.rows)["ranking"].p50 > 0
@@ -74,37 +77,24 @@ def test_cold_users_who_return_after_all_others_are_cold_again(bench):
     with bench.start(FINAL) as server:
         for cold_used in (0, n_cold // 2, n_cold):
             server.cold_used = cold_used
-            run = server.closed_loop("cold", 1, 60.0, cold_share=1.0, requests=n_cold // 2)
+            run = server.closed_loop("cold", 1, 0.0, cold_share=1.0, min_requests=n_cold // 2)
             assert run.row.hit_share < 0.1
 
 
-def test_baseline_and_optimized_get_the_same_schedules_and_users(bench):
-    with bench.start(ORIGINAL_PYTORCH) as one, bench.start(FINAL) as other:
-        found = compare(one, other, rate=50, cold_share=0.5, seconds=0.5, repeats=2)
-        busy = compare(one, other, rate=None, cold_share=0.1, seconds=0.3, repeats=1)
-    cpu_ms = [row.server_cpu_ms for row in bench.rows()]
-    times = cpu_ms[0] / cpu_ms[1], cpu_ms[2] / cpu_ms[3]
-    assert (found.times.low, found.times.high) == (min(times), max(times))
-    *pairs, first, second = [run.rows for run in bench.runs]
-    assert len(pairs) == 4
-    for a, b in (pairs[:2], pairs[2:]):
-        assert a.intended_ns.tolist() == b.intended_ns.tolist()
-        assert a.user.tolist() == b.user.tolist()
-    assert not set(pairs[0][~pairs[0].hot].user) & set(pairs[2][~pairs[2].hot].user)
-    assert (busy.offered_per_s, busy.cold_share) == (None, 0.1)
-    per_s = [row.goodput_per_s for row in bench.rows()[-2:]]
-    assert [busy.baseline_per_s.middle, busy.optimized_per_s.middle] == per_s
-    shared = min(len(first), len(second))
-    assert first.user.tolist()[:shared] == second.user.tolist()[:shared]
-
-
-def test_the_runs_of_a_rung_are_kept(bench, monkeypatch):
-    monkeypatch.setattr(bench_module, "BUSY_SHARE", 0.1)
-    with bench.start(FINAL) as server:
-        rung = measure_rung(server, seconds=0.5, tries=1, try_s=0.3)
-    assert [row.scenario for row in bench.rows()] == ["ladder, kept busy", "ladder, search"]
-    busy = bench.rows()[0]
-    assert (rung.cpu_ms, rung.busy_per_s) == (busy.server_cpu_ms, busy.goodput_per_s)
+def test_servers_take_turns_and_the_rounds_are_recorded(bench, monkeypatch):
+    monkeypatch.setattr(bench_module, "BUSY_SHARE", 0.05)
+    monkeypatch.setattr(bench_module, "climb", lambda holds, first, precision: first)
+    search = Search(try_s=0.2, min_requests=100, confirm_s=0.3, precision=0.5)
+    found = measure(bench, [INDEX, FINAL, INDEX], search, rounds=2)
+    order = [row.server for row in bench.rows() if row.scenario == "kept busy"]
+    assert order == [INDEX.name, FINAL.name, FINAL.name, INDEX.name]
+    for rung, server in found.items():
+        busy = [r for r in bench.rows() if (r.server, r.scenario) == (rung.name, "kept busy")]
+        assert [r.cpu_ms for r in server.rounds] == [row.server_cpu_ms for row in busy]
+        assert [r.busy_per_s for r in server.rounds] == [row.goodput_per_s for row in busy]
+        assert min(row.requests for row in busy) >= 50
+        assert (server.name, server.before) == (rung.name, rung.before)
+        assert (server.workers, server.threads) == (rung.workers, rung.threads)
 
 
 class SimulatedServer:
@@ -120,14 +110,11 @@ class SimulatedServer:
         self.bench = SimpleNamespace(runs=[])
         self.round, self.confirming = -1, True
 
-    def closed_loop(self, scenario, clients, seconds):
-        return LoadRun(load_row(goodput_per_s=self.capacity), rows(1))
-
     def open_loop(self, scenario, rate, seconds, *, cold_share=None, stop_early):
         assert stop_early
-        if self.confirming and "confirming" not in scenario:
+        if self.confirming and CONFIRM not in scenario:
             self.round += 1  # a search begins
-        self.confirming = "confirming" in scenario
+        self.confirming = CONFIRM in scenario
         capacity = self.capacity
         if self.confirming and self.confirmed:
             capacity = self.confirmed[self.round % len(self.confirmed)]
@@ -144,20 +131,6 @@ class SimulatedServer:
         )
         self.bench.runs.append(LoadRun(row, rows(1)))
         return self.bench.runs[-1]
-
-
-@pytest.mark.parametrize("capacity", [1000.0, 100.0])
-def test_a_rung_has_the_highest_rate_that_its_search_found(capacity):
-    rung = measure_rung(SimulatedServer(capacity), seconds=0.5, tries=6, try_s=0.3)
-    assert capacity / STEP < rung.highest_per_s <= capacity
-    assert (rung.name, rung.before) == (FINAL.name, FINAL.before)
-    assert (rung.cpu_ms, rung.busy_per_s) == (2.0, capacity)
-
-
-def test_a_rung_without_a_valid_rate_has_none():
-    server = SimulatedServer(100.0, void_above=0)
-    assert measure_rung(server, seconds=0.5, tries=3, try_s=0.3).highest_per_s is None
-    assert measure_rung(server, seconds=0.5, tries=0, try_s=0.3).highest_per_s is None
 
 
 def test_a_generator_that_died_is_a_named_error_and_is_replaced(bench):
@@ -187,54 +160,62 @@ def test_a_closed_bench_leaves_no_server(bench):
     assert [process.poll() for process in processes] == [0, 0]
 
 
-def highest(server, confirmations=1):
-    rounds, limited_by = find_highest(server, 100.0, 1.0, 0.05, 60.0, confirmations)
-    return rounds, [rate_of(run) for run in rounds], limited_by
+def tried(server, scenario):
+    return [run.row for run in server.bench.runs if run.row.scenario == scenario]
 
 
-@pytest.mark.parametrize("capacity", [1234.0, 100.0, 37.0])
-def test_the_highest_rate_is_found_and_confirmed(capacity):
-    [run], [rate], _ = highest(SimulatedServer(capacity))
-    assert (run.row.scenario, run.row.seconds) == ("confirming", 60.0)
+@pytest.mark.parametrize("capacity", [12_345.0, 100.0, 37.0])
+def test_the_highest_rate_is_bracketed_and_confirmed(capacity):
+    server, search = SimulatedServer(capacity), Search()
+    run, rate, limit = find_highest(server, search, 100.0)
+    assert (run.row.scenario, run.row.seconds, rate_of(run)) == (CONFIRM, search.confirm_s, rate)
     assert rate <= capacity <= 1.05 * rate
+    failed = [row.rate for row in tried(server, SEARCH) if row.verdict != VALID]
+    assert limit == f"refusals at {min(failed):,.0f}/s: failed at {min(failed):.0f}"
+    assert min(failed) <= 1.05 * rate
 
 
-def test_a_rate_that_is_not_confirmed_is_lowered():
-    server = SimulatedServer(400, 330)
-    _, [rate], _ = highest(server)
-    tried = [r.row for r in server.bench.runs if r.row.scenario == "confirming"]
-    assert [row.verdict for row in tried] == ["INVALID"] * (len(tried) - 1) + ["VALID"]
-    assert 0.88 * 330 <= rate <= 330
+def test_every_try_has_its_seconds_and_requests_unless_it_would_outlast_the_confirmation():
+    for capacity in (5000.0, 300.0, 20.0):
+        server, search = SimulatedServer(capacity), Search()
+        find_highest(server, search, capacity)
+        for row in tried(server, SEARCH):
+            assert row.seconds >= search.try_s
+            assert row.seconds * row.rate >= search.min_requests or row.seconds == 15.0
 
 
-def test_every_round_searches_and_confirms_a_rate():
-    server = SimulatedServer(400, 390, 300, 350)
-    _, rates, limited_by = highest(server, confirmations=3)
-    assert len(rates) == 3
-    assert min(rates) <= 300 < max(rates) <= 390
-    failed = [rate_of(run) for run in server.bench.runs if run.row.verdict == "INVALID"]
-    above = min(rate for rate in failed if rate > min(rates))
-    assert limited_by == f"refusals at {above:,.0f}/s: failed at {above:.0f}"
-
-
-def test_a_round_that_confirms_no_rate_counts():
-    rounds, rates, _ = highest(SimulatedServer(400, 390, 1.0), confirmations=2)
-    assert rounds[1] is None
-    assert rates[1] == 0 < rates[0]
+def test_a_rate_that_is_not_confirmed_is_lowered_by_the_precision():
+    server = SimulatedServer(400, 350)
+    _, rate, limit = find_highest(server, Search(), 100.0)
+    verdicts = [row.verdict for row in tried(server, CONFIRM)]
+    assert verdicts == ["INVALID"] * (len(verdicts) - 1) + ["VALID"]
+    assert rate <= 350 < 1.05 * rate
+    assert limit.startswith(f"refusals at {1.05 * rate:,.0f}/s")
 
 
 def test_there_is_no_highest_rate_where_none_is_valid_or_confirmed():
     for server in (SimulatedServer(0.0), SimulatedServer(400, 1.0)):
-        rounds, _, limited_by = highest(server)
-        assert rounds == [None]
-        assert limited_by.startswith("refusals at")
+        run, rate, limit = find_highest(server, Search(), 100.0)
+        assert (run, rate) == (None, 0.0)
+        assert limit.startswith("refusals at")
+    assert len(tried(server, CONFIRM)) == LONG_RUNS
 
 
 def test_a_generator_that_is_late_is_the_limit_and_never_a_rate_of_zero():
-    _, [rate], limited_by = highest(SimulatedServer(1000, void_above=300))
+    _, rate, limit = find_highest(SimulatedServer(1000, void_above=300), Search(), 100.0)
     assert 0 < rate <= 300
-    assert limited_by.startswith("generator at")
-    assert highest(SimulatedServer(1000, void_above=0))[0] == []
+    assert limit.startswith("generator at")
+    server = SimulatedServer(1000, void_above=0)
+    assert find_highest(server, Search(), 100.0)[:2] == (None, None)
+
+
+def test_tries_keep_their_row_and_confirmations_all_requests(bench):
+    with bench.start(THREAD) as server:
+        search = Search(try_s=0.2, min_requests=1, confirm_s=0.2, precision=9.0)
+        run, rate, _ = find_highest(server, search, 40.0)
+    assert {row.scenario for row in bench.rows()} == {SEARCH, CONFIRM}
+    assert rate > 0
+    assert len(bench.frame()) == len(run.rows) > 0
 
 
 def test_arrivals_follow_the_phases():

@@ -1,39 +1,37 @@
 """The chapter's findings, each of which can fail or be undecided, and its estimate. 2 s."""
 
 import msgspec
-import numpy as np
 import pytest
 
 from nanorecsys.loadtest.chapter import FINDINGS, estimate, inputs
-from nanorecsys.loadtest.ladder import RUNGS
 from nanorecsys.loadtest.result import (
+    BASELINE,
+    LAST,
     Band,
     LoadtestResult,
-    MeasuredRung,
+    MeasuredServer,
     Original,
     Overload,
     Percentiles,
-    Predicted,
-    ServerComparison,
+    Round,
+    Search,
 )
 from nanorecsys.loadtest.summary import PARTS
 from nanorecsys.study.layout import layout
-from nanorecsys.study.spread import Interval, spread
+from nanorecsys.study.spread import Interval
 from tests.loadtest.test_summary import load_row
 
+MEASURED = ("rate", "baseline", "computed_goodput", "overload_p99")
 HIGHEST = load_row(scenario="confirming", offered_per_s=1100.0, seconds=60.0, p99_ms=90.0)
 
 
-def compared(times, cold_share):
-    figures = {
-        "baseline_cpu_ms": 2.0 * times,
-        "optimized_cpu_ms": [2.0],
-        "baseline_per_s": [50.0],
-        "optimized_per_s": [800.0],
-        "times": times,
-    }
-    spreads = {name: spread(np.array(values)) for name, values in figures.items()}
-    return ServerComparison(offered_per_s=30.0, cold_share=cold_share, **spreads)
+def server(name, cpu_ms, rates=(90.0,), before="", workers=1, threads=1):
+    rounds = [
+        Round(cpu_ms=cpu, busy_per_s=2000.0, highest_per_s=rate, limit="P99 at 1,200/s: 1.2%")
+        for cpu, rate in zip(cpu_ms, rates, strict=True)
+    ]
+    told = {"change": "a", "before": before, "findings": (), "workers": workers, "threads": threads}
+    return MeasuredServer(name=name, rounds=rounds, **told)
 
 
 def overload_round(computed_share, p99_ms, verdict="VALID"):
@@ -51,16 +49,18 @@ def overload_round(computed_share, p99_ms, verdict="VALID"):
     )
 
 
-def rung(name, cpu_ms, before=""):
-    return MeasuredRung(
-        name=name, change="a", before=before, cpu_ms=cpu_ms, busy_per_s=90.0, highest_per_s=20.0
-    )
+FINAL = server(LAST, [2.0, 2.0, 2.0], [1150.0, 1100.0, 1200.0], workers=2)
+BEST = server(BASELINE, [4.4, 5.0, 4.8], [400.0, 420.0, 410.0], workers=2)
+GRID = [
+    server("1 x 0", [2.0], [1000.0], threads=0),
+    server("index", [2.0], [1500.0]),
+    FINAL,
+]
 
 
 GOOD = LoadtestResult(
     dataset="d",
     is_study_shape=True,
-    is_full=True,
     n_users=100,
     n_items=10,
     bootstrapped=True,
@@ -71,19 +71,15 @@ GOOD = LoadtestResult(
     p99_bound_ms=100.0,
     refused_share=0.001,
     deadline_ms=75.0,
-    in_kind=compared(np.array([1.9, 2.0, 2.1]), 0.3),
-    in_kind_stages={},
+    search=Search(),
     is_compiled=True,
-    busy=compared(np.array([2.2, 2.5, 2.4]), 0.3),
-    busy_cold=compared(np.array([2.0]), 1.0),
-    mixed=compared(np.array([2.0]), 0.3),
-    ladder=[rung("a", 30.0), rung("b", 10.0, "a"), rung("c", 6.0, "a"), rung("d", 2.0, "lost")],
-    highest_rates=[1150.0, 1100.0, 1200.0],
+    ladder=[BEST, FINAL],
+    grid=GRID,
+    final=FINAL,
+    whole_window=server("whole", [9.0], [300.0]),
+    in_kind_stages={},
     highest=HIGHEST,
-    limited_by="P99 at 1,200/s: 1.2% slower than 100 ms or not answered",
     all_cold=load_row(offered_per_s=500.0),
-    capacity_per_s=1500.0,
-    loads=[HIGHEST],
     stages_alone={"embedding": Percentiles(p50=3.0, p95=6.0, p99=None)},
     stages_loaded={},
     bands=[
@@ -94,16 +90,6 @@ GOOD = LoadtestResult(
             mean_ms=60.0,
             computed_share=1.0,
             parts_ms=dict.fromkeys(PARTS, 1.0) | {"queue": 53.0},
-        )
-    ],
-    predicted=[
-        Predicted(
-            offered_per_s=500.0,
-            load=0.5,
-            predicted_p50_ms=1.0,
-            predicted_p99_ms=20.0,
-            measured_p50_ms=1.0,
-            measured_p99_ms=25.0,
         )
     ],
     original=[Original(offered_per_s=80.0, load=0.6, hits_wait=True, p99_ms=190.0)],
@@ -123,7 +109,7 @@ def changed(**values):
 
 
 def test_each_finding_is_the_median_of_its_rounds_with_their_range():
-    assert {name: read(name, GOOD) for name in FINDINGS} == {
+    assert {name: read(name, GOOD) for name in MEASURED} == {
         "rate": Interval(1150.0, 1100.0, 1200.0),
         "baseline": Interval(2.4, 2.2, 2.5),
         "computed_goodput": Interval(0.9, 0.85, 0.95),
@@ -134,9 +120,9 @@ def test_each_finding_is_the_median_of_its_rounds_with_their_range():
 @pytest.mark.parametrize(
     ("finding", "values", "low", "high"),
     [
-        ("rate", {"highest_rates": [450.0, 300.0]}, 300.0, 450.0),
-        ("rate", {"highest_rates": [600.0, 0.0], "highest": None}, 0.0, 600.0),
-        ("baseline", {"busy": compared(np.array([1.5, 1.8]), 0.3)}, 1.5, 1.8),
+        ("rate", {"final": server(LAST, [2.0] * 3, [450.0, 300.0, 400.0])}, 300.0, 450.0),
+        ("rate", {"final": server(LAST, [2.0] * 3, [600.0, 0.0, None])}, 0.0, 600.0),
+        ("baseline", {"ladder": [server(BASELINE, [3.0, 3.2, 3.6], [1.0] * 3), FINAL]}, 1.5, 1.8),
         ("computed_goodput", {"overload": [overload_round(0.4, 90.0)]}, 0.4, 0.4),
         ("overload_p99", {"overload": [overload_round(0.9, 400.0)]}, 4.0, 4.0),
     ],
@@ -153,8 +139,12 @@ def test_every_finding_can_fail(finding, values, low, high):
         *[(name, {"cold_share": 0.1}) for name in FINDINGS],
         *[(name, {"p99_bound_ms": 200.0}) for name in FINDINGS],
         *[(name, {"refused_share": 0.01}) for name in FINDINGS],
-        ("rate", {"is_full": False}),
-        ("rate", {"highest_rates": []}),
+        ("rate", {"search": Search(try_s=2.0)}),
+        ("rate", {"search": Search(min_requests=500)}),
+        ("rate", {"search": Search(precision=0.1)}),
+        ("rate", {"final": server(LAST, [2.0] * 2, [1.0] * 2)}),
+        ("rate", {"final": server(LAST, [2.0] * 3, [None] * 3)}),
+        ("baseline", {"ladder": [FINAL]}),
         ("computed_goodput", {"overload": []}),
         ("computed_goodput", {"overload": [overload_round(0.9, 90.0, "VOID")]}),
         ("computed_goodput", {"overload_times": 1.1}),
@@ -172,21 +162,31 @@ def test_a_round_in_which_the_generator_was_late_is_left_out():
     assert [round_.computed_share for round_ in found.overload_rounds] == [0.85, 0.9, 0.95]
 
 
-def test_a_rung_is_compared_with_the_neighbour_that_it_names():
-    before, after = GOOD.neighbours("c")
-    assert (before.name, after.name, before.cpu_ms / after.cpu_ms) == ("a", "c", 5.0)
-    assert [GOOD.neighbours(name) for name in ("a", "d", "none")] == [None] * 3
+def test_a_server_shows_the_spread_of_its_rounds():
+    assert FINAL.highest_per_s.middle == 1150.0
+    assert FINAL.relative_spread == pytest.approx(100 / 1150)
+    late = server("late", [2.0, 4.0], [None, 800.0])
+    assert (late.rates, late.cpu_ms.high) == ([800.0], 4.0)
+    assert server("late", [2.0], [None]).highest_per_s is None
 
 
-def test_the_comparisons_of_the_original_name_neighbours():
-    before = {rung.name: rung.before for rung in RUNGS}
-    assert before["original, ONNX"] == "original, PyTorch"
-    assert before["pool"] == "last events"
+def test_cpu_times_are_compared_round_by_round():
+    times = GOOD.times_cpu(BASELINE, LAST)
+    assert (times.middle, times.low, times.high) == (2.4, 2.2, 2.5)
+    assert GOOD.times_cpu("lost", LAST) is None
+
+
+def test_the_gain_of_a_thread_is_between_servers_with_one_worker():
+    assert GOOD.thread_gain == 1.5
+    assert changed(grid=GRID[1:]).thread_gain is None
+
+
+def test_the_generators_share_is_its_cpu_time_a_second():
+    assert load_row(generator_cpu_ms=0.05, goodput_per_s=4000.0).generator_share == 0.2
 
 
 def test_figures_are_derived_from_the_record():
     assert GOOD.bands[0].waiting_share == 0.9
-    assert GOOD.predicted[0].p99_error == pytest.approx(-0.2)
     assert msgspec.json.decode(msgspec.json.encode(GOOD), type=LoadtestResult) == GOOD
 
 

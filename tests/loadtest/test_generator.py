@@ -105,6 +105,39 @@ def test_a_run_ends_when_more_of_its_measured_part_has_failed_than_may():
     assert sent.end_ns == sent.done_ns.max() < 3e9
 
 
+@pytest.mark.parametrize("bound_ms", [50.0, 5000.0])
+def test_a_run_ends_when_more_of_its_measured_part_is_slow_than_may_be(bound_ms):
+    """The server answers at most 50 requests/s and is offered 200."""
+    sent, _ = send(
+        serial(0.02), rate=200, warm_up_s=0.1, seconds=1.0, bound_ms=bound_ms, max_slow=5
+    )
+    slow = (latency_ms(sent) > bound_ms) & (sent.intended_ns >= 0.1e9)
+    if bound_ms == 50.0:
+        assert slow.sum() > 5
+        assert len(sent.status) < 150
+    else:
+        assert len(sent.status) > 180
+
+
+def test_a_closed_loop_runs_until_it_has_as_many_requests_as_it_needs():
+    sent, _ = send(serial(0.002), seconds=0.05, warm_up_s=0.05, clients=2, min_requests=100)
+    assert 100 <= (sent.intended_ns >= 0.05e9).sum() <= 103
+    assert sent.end_ns == sent.done_ns.max() > 0.2e9
+
+
+def test_an_open_loop_needs_no_second_thread():
+    """A thread that slept until each request was due tripled the CPU time of the generator."""
+    threads = set()
+
+    async def answer(request: web.Request, body: dict, number: int) -> web.Response:
+        threads.update(thread.name for thread in threading.enumerate())
+        return fine()
+
+    before = {thread.name for thread in threading.enumerate()}
+    send(answer, rate=200)
+    assert len(threads - before) == 1  # that of the server
+
+
 def test_a_broken_connection_is_a_failure_and_the_run_goes_on():
     async def answer(request: web.Request, body: dict, number: int) -> web.Response:
         if number % 5 == 0:
@@ -236,17 +269,39 @@ def test_cpu_time_of_the_server_is_measured():
             pass
         return fine()
 
-    sent, server = send(busy, clients=2, pids=[os.getpid()])
+    sent, server = send(busy, clients=2, server_pid=os.getpid())
     assert sent.server_cpu_s >= 0.005 * (len(server.requests) - 2)
     assert 0 < sent.cpu_s < sent.server_cpu_s
 
 
-def test_cpu_time_agrees_with_that_of_this_process():
-    before, own = cpu_seconds([os.getpid()]), time.process_time()
+def test_cpu_time_agrees_with_that_of_this_process_and_is_finer_than_a_tick():
+    readings = []
+    before, own = cpu_seconds(os.getpid()), time.process_time()
     while time.process_time() < own + 0.05:
-        pass
-    assert cpu_seconds([os.getpid()]) - before == pytest.approx(0.05, abs=0.02)
-    assert cpu_seconds([2**22 + 1]) == 0.0
+        readings.append(cpu_seconds(os.getpid()))
+    assert readings[-1] - before == pytest.approx(0.05, abs=0.02)
+    # A clock of hundredths of a second would repeat itself between its ticks.
+    assert len(set(readings)) > 0.9 * len(readings) > 20
+    assert cpu_seconds(2**22 + 1) == 0.0
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["has ended", "lives"])
+def test_cpu_time_counts_children_that_live_and_those_that_have_ended(ends):
+    child = "import time\nwhile time.process_time() < 0.3: pass\n"
+    child += "" if ends else "print(flush=True); time.sleep(60)"
+    script = (
+        f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])\n"
+        "print(flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", f"import time\n{script}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+        parent.stdout.readline()
+        family = psutil.Process(parent.pid).children()
+        spent = cpu_seconds(parent.pid)
+        for process in (*family, parent):
+            process.kill()
+    assert spent > 0.3
+    assert len(family) == (not ends)
 
 
 def test_the_process_ends_with_its_parent():

@@ -1,4 +1,4 @@
-"""The rungs of the ladder, and the search for the highest rate. 1 s."""
+"""The rungs of the ladder, threads and workers, and the search for the highest rate. 1 s."""
 
 import dataclasses
 
@@ -9,16 +9,20 @@ from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.ladder import (
     BEST_PYTORCH,
     FINAL,
+    INDEX,
     ORIGINAL_ONNX,
     ORIGINAL_PYTORCH,
     RUNGS,
+    WHOLE_WINDOW,
     climb,
 )
+from nanorecsys.study.layout import layout
+from nanorecsys.study.protocol import read_protocol
 
 pytestmark = pytest.mark.timed
 
 BY_NAME = {rung.name: rung for rung in RUNGS}
-TOLD = ("name", "before", "change")
+TOLD = ("name", "before", "change", "findings")
 
 
 def changed(before, after):
@@ -32,23 +36,45 @@ def argument(rung, served, name):
     return arguments[arguments.index(name) + 1]
 
 
-@pytest.mark.parametrize("after", RUNGS[3:], ids=lambda rung: rung.name)
-def test_each_of_our_rungs_changes_one_setting_of_the_rung_before_it(after):
+@pytest.mark.parametrize("after", RUNGS[4:], ids=lambda rung: rung.name)
+def test_each_later_rung_makes_one_change_to_the_rung_before_it(after):
     assert after.before == RUNGS[RUNGS.index(after) - 1].name
-    assert len(changed(BY_NAME[after.before], after)) == 1
+    settings = changed(BY_NAME[after.before], after)
+    assert settings == {"threads", "max_batch", "is_patient"} or len(settings) == 1
 
 
 def test_the_ladder_has_at_most_nine_rungs_and_each_names_an_earlier_one():
     assert len(RUNGS) == len(BY_NAME) <= 9
+    assert RUNGS[:3] == (ORIGINAL_PYTORCH, ORIGINAL_ONNX, BEST_PYTORCH)
     for place, rung in enumerate(RUNGS[1:], start=1):
         assert rung.before in [earlier.name for earlier in RUNGS[:place]]
 
 
-def test_the_pool_is_compared_with_the_rung_that_lacks_only_the_pool():
-    pool = BY_NAME["pool"]
-    before = BY_NAME[pool.before]
-    assert changed(before, pool) == {"threads"}
-    assert (before.threads, pool.threads) == (0, 1)
+def test_a_rung_that_changes_answers_names_what_measures_its_quality():
+    known = {finding.id for finding in read_protocol(layout()).findings}
+    silent = [rung.name for rung in RUNGS if not rung.findings]
+    assert silent == [ORIGINAL_PYTORCH.name, "thread and batches", FINAL.name]
+    for rung in (*RUNGS, WHOLE_WINDOW):
+        assert rung == ORIGINAL_ONNX or known.issuperset(rung.findings)
+    changes_model = {"bundle", "engine", "whole_window"}
+    for rung in RUNGS[1:]:
+        assert bool(rung.findings) == bool(changed(BY_NAME[rung.before], rung) & changes_model)
+
+
+def test_the_grid_has_the_final_server_with_each_number_of_workers_and_threads():
+    cells = ladder.grid([0, 1, 2])
+    assert [(rung.workers, rung.threads) for rung in cells] == [
+        *((1, 0), (1, 1), (1, 2)),
+        *((2, 0), (2, 1), (2, 2)),
+    ]
+    assert (cells[1], cells[4]) == (INDEX, FINAL)  # measured once, as rungs
+    for rung in cells:
+        assert changed(rung, FINAL) <= {"workers", "threads"}
+    assert len({rung.name for rung in cells}) == 6
+
+
+def test_the_same_model_is_the_final_server_with_the_whole_window():
+    assert changed(WHOLE_WINDOW, FINAL) == {"whole_window"}
 
 
 def test_the_originals_servers_differ_in_engine_thread_and_workers():
@@ -62,15 +88,16 @@ def test_only_the_originals_servers_in_kind_pad(served):
     assert padding == [ORIGINAL_PYTORCH, ORIGINAL_ONNX]
 
 
-def test_the_best_pytorch_server_differs_from_the_final_one_in_its_engine_only(served):
-    assert changed(BEST_PYTORCH, FINAL) == {"engine"}
+def test_the_best_pytorch_server_differs_from_the_final_one_in_its_engine_and_patience(served):
+    assert changed(BEST_PYTORCH, FINAL) == {"engine", "is_patient"}
     assert [rung for rung in RUNGS if "--compile" in rung.arguments(served)] == [BEST_PYTORCH]
 
 
 def test_the_whole_window_is_read_up_to_the_rung_that_reads_fewer_events(served):
-    read = [argument(rung, served, "--read-events") for rung in RUNGS]
-    as_many_as_the_bundle_says = 0
-    assert read == [served.served.window] * 3 + [as_many_as_the_bundle_says] * 6
+    read = {rung.name: argument(rung, served, "--read-events") for rung in RUNGS}
+    whole = [name for name, events in read.items() if events == served.served.window]
+    assert whole == [ORIGINAL_PYTORCH.name, ORIGINAL_ONNX.name, "ONNX, no padding", "int8 encoder"]
+    assert set(read.values()) == {served.served.window, 0}  # 0: as many as the bundle says
 
 
 def test_the_caches_together_hold_at_most_half_of_the_users(served):
@@ -79,37 +106,32 @@ def test_the_caches_together_hold_at_most_half_of_the_users(served):
         assert 0 < 2 * size * rung.workers <= len(served.served.user_ids)
 
 
-def test_rungs_are_chosen_by_name_in_order():
-    assert [r.name for r in ladder.choose(["second worker", "pool"])] == ["pool", "second worker"]
+def test_rungs_are_chosen_by_number_in_order():
+    assert ladder.choose([9, 3]) == [BEST_PYTORCH, FINAL]
     assert ladder.choose([]) == list(RUNGS)
-    with pytest.raises(LoadTestError, match="no rung 'int9'"):
-        ladder.choose(["int9"])
+    with pytest.raises(LoadTestError, match="no rung 10"):
+        ladder.choose([10])
 
 
 @pytest.mark.parametrize("first", [10, 100, 1000])
-def test_the_search_finds_the_highest_rate(first):
-    tried = []
-
-    def attempt(rate):
-        tried.append(rate)
-        return rate <= 120
-
-    found = climb(attempt, first, tries=14)
-    assert 110 < found <= 120
-    assert found in tried
-
-
-def test_the_search_ends_at_its_precision():
-    tried = []
+@pytest.mark.parametrize("capacity", [120, 119, 63])
+def test_the_search_brackets_the_highest_rate_within_its_precision(first, capacity):
+    tried = {}
 
     def holds(rate):
-        tried.append(rate)
-        return rate <= 120
+        tried[rate] = rate <= capacity
+        return tried[rate]
 
-    found = climb(holds, 100, tries=14, precision=0.1)
-    assert 120 / 1.1 < found <= 120
-    assert len(tried) == 4
+    found = climb(holds, first, precision=0.05)
+    assert found == max(rate for rate, held in tried.items() if held)
+    assert min(rate for rate, held in tried.items() if not held) <= 1.05 * found
+
+
+def test_a_good_guess_needs_few_tries():
+    tried = []
+    climb(lambda rate: not tried.append(rate) and rate <= 120, 115, precision=0.05)
+    assert len(tried) <= 4
 
 
 def test_the_search_finds_nothing_where_nothing_holds():
-    assert climb(lambda rate: False, 100, tries=5) is None
+    assert climb(lambda rate: False, 100, precision=0.05) is None

@@ -7,7 +7,16 @@ import nbformat
 import pytest
 
 from nanorecsys.study.layout import layout
-from nanorecsys.study.original import ONNX, READERS, TORCH, address, anchor, judge_original
+from nanorecsys.study.original import (
+    BEST,
+    FINAL,
+    ONNX,
+    READERS,
+    TORCH,
+    address,
+    anchor,
+    judge_original,
+)
 from nanorecsys.study.protocol import ORIGINAL
 
 FOLDERS = layout()
@@ -20,20 +29,18 @@ def stage(p50, p95=None):
 
 def loadtest(**changes):
     """A load test with the original's two servers in kind, as far as the rows read it."""
-    rungs = {"pool": [Made(highest_per_s=200.0), Made(highest_per_s=150.0)]}
-    busy = Made(middle=1.5)
+    rungs = {TORCH: Made(busy_per_s=Made(middle=30.0)), ONNX: Made(busy_per_s=Made(middle=60.0))}
+    times = {(TORCH, ONNX): Made(middle=1.5), (BEST, FINAL): Made(middle=1.2)}
     values = {
         "is_study_shape": True,
         "is_full": True,
-        "in_kind": Made(
-            baseline_per_s=Made(middle=30.0), optimized_per_s=Made(middle=60.0), times=busy
-        ),
+        "server": rungs.get,
+        "times_cpu": lambda before, after: times.get((before, after)),
         "in_kind_stages": {
             TORCH: {"embedding": stage(30.0)},
             ONNX: {"embedding": stage(20.0, 25.0), "compute": stage(25.0, 30.0)},
         },
-        "busy": Made(times=Made(middle=1.2)),
-        "neighbours": rungs.get,
+        "thread_gain": 0.75,
         "stages_alone": {"compute": stage(2.0, 3.0)},
         "stages_loaded": {"compute": stage(2.0, 6.0)},
         "bands": [Made(waiting_share=0.7)],
@@ -83,15 +90,18 @@ def test_comparisons_read_the_servers_in_kind():
         ("queueing_p99", "refuted", "200 ms, simulated from its own service times"),
     ):
         assert (found[name].verdict, found[name].shown) == (verdict, shown)
-    rates = {"baseline_per_s": Made(middle=30.0), "optimized_per_s": Made(middle=75.0)}
-    more = Made(**rates, times=Made(middle=2.0))
-    assert judged(loadtest(in_kind=more))["throughput"].verdict == "replicated"
+    rates = {TORCH: 30.0, ONNX: 75.0}
+    more = judged(loadtest(server=lambda name: Made(busy_per_s=Made(middle=rates[name]))))
+    assert more["throughput"].verdict == "replicated"
+    lost = judged(loadtest(server=lambda name: None, times_cpu=lambda before, after: None))
+    for name in ("throughput", "efficiency", "onnx"):
+        assert lost[name].verdict == "not run"
 
 
-def test_the_pool_is_compared_with_its_direct_neighbour():
+def test_the_thread_is_compared_with_the_same_server_without_it():
     found = judged(loadtest())["thread_pool"]
     assert (found.verdict, found.value) == ("refuted", {"ours": 0.75})
-    assert judged(loadtest(neighbours=lambda name: None))["thread_pool"].verdict == "not run"
+    assert judged(loadtest(thread_gain=None))["thread_pool"].verdict == "not run"
 
 
 def test_a_figure_without_a_second_side_gets_no_verdict():
