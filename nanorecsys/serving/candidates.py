@@ -32,11 +32,13 @@ def candidates_of(
     products, found = bundle.index.search(users, min(depth, n_items))
     candidates = np.full((len(users), count), -1, np.int64)
     scores = np.full((len(users), count), -np.inf, np.float32)
-    left_out = np.zeros(n_items + 1, bool)
+    # No item above these was seen. An array for all of a large catalogue would cost more.
+    above = 1 + max(items.max(initial=-1) for items in seen)
+    left_out = np.zeros(above + 2, bool)
     left_out[-1] = True  # The index fills a short row with -1.
     for row, (nearest, items) in enumerate(zip(found, seen, strict=True)):
         left_out[items] = True
-        kept = np.flatnonzero(~left_out[nearest])[:count]
+        kept = np.flatnonzero(~left_out[np.minimum(nearest, above)])[:count]
         left_out[items] = False
         best, values = nearest[kept], products[row, kept]
         if len(best) < count:
