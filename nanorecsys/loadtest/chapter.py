@@ -17,6 +17,7 @@ Result = LoadtestResult
 
 # The load of the findings: share of cold users, bound in ms, share of requests that may be refused,
 # and the overload as a multiple of the capacity.
+SCALE_ITEMS = 3_000_000
 COLD_SHARE, BOUND_MS, REFUSED_SHARE, OVERLOAD = 0.3, 100.0, 0.001, 1.5
 
 
@@ -54,12 +55,18 @@ def _overload_p99(result: LoadtestResult) -> Values:
     return _interval(result, spread(np.array(over))) if is_whole else None
 
 
+def _served_scale(result: LoadtestResult) -> Values:
+    found = result.served_scale
+    ratio = found.ratio if found and found.index.n == SCALE_ITEMS else None
+    return _interval(result, ratio) if result.is_full and ratio else None
+
+
 FINDINGS: dict[str, Callable[[LoadtestResult], Values]] = {
     "rate": _rate,
     "baseline": _baseline,
     "computed_goodput": _computed_goodput,
     "overload_p99": _overload_p99,
-    "served_scale": lambda result: None,
+    "served_scale": _served_scale,
 }
 
 

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 import pandas as pd
@@ -12,32 +11,13 @@ import pandas as pd
 from nanorecsys.ann.indexes import read_bytes
 from nanorecsys.ann.limits import Limits
 from nanorecsys.export.arithmetic import operator_times, peaks
+from nanorecsys.loadtest.result import Floor
 from nanorecsys.serving.bundle import RANKER, TOWER_FP32, open_bundle
 from nanorecsys.serving.encoder import encode_users
 
 STAGES = ("encode", "retrieve", "rank")  # stages whose CPU time the server tells
 CANDIDATES = 100  # items that the server retrieves
 SAMPLE = 200  # users whose searches are counted
-
-
-class Floor(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU milliseconds of a new user's request, at best and measured.
-
-    Args:
-        length: Mean number of events that the tower reads.
-        macs: Multiply-accumulates of the tower at this length, and of the ranker where it serves.
-        gmacs: Billions of multiply-accumulates a second of one thread, in the tower's precision.
-        read_mib: MiB that a search reads.
-        floor_ms, measured_ms: encode, retrieve, rank where a ranker serves, http and rest. The rest
-            is the queue, the batches, the threads and the cache.
-    """
-
-    length: float
-    macs: int
-    gmacs: float
-    read_mib: float
-    floor_ms: dict[str, float]
-    measured_ms: dict[str, float]
 
 
 def find(

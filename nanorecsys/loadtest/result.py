@@ -7,6 +7,7 @@ A percentile is None where too few requests lie beyond it, see `summary.percenti
 import msgspec
 import numpy as np
 
+from nanorecsys.scaleup.result import ScalePoint
 from nanorecsys.study.spread import Spread, spread
 
 # Names of servers whose figures are compared with one another.
@@ -235,6 +236,73 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str
 
 
+class Floor(msgspec.Struct, frozen=True, kw_only=True):
+    """CPU milliseconds of a new user's request, at best and measured.
+
+    Args:
+        length: Mean number of events that the tower reads.
+        macs: Multiply-accumulates of the tower at this length, and of the ranker where it serves.
+        gmacs: Billions of multiply-accumulates a second of one thread, in the tower's precision.
+        read_mib: MiB that a search reads.
+        floor_ms, measured_ms: encode, retrieve, rank where a ranker serves, http and rest. The rest
+            is the queue, the batches, the threads and the cache.
+    """
+
+    length: float
+    macs: int
+    gmacs: float
+    read_mib: float
+    floor_ms: dict[str, float]
+    measured_ms: dict[str, float]
+
+
+class Operated(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server costs to start, to keep and to reload, without load.
+
+    Memory is resident; a page that several processes share counts once in all. While a worker opens
+    its bundle again it still has the old one.
+
+    Args:
+        start_s: Seconds from the start to the first `ready`.
+        reload_s: Seconds until every worker serves the bundle that it opened again.
+        memory_mib, reload_mib: Memory when ready, and the highest while reloading.
+    """
+
+    start_s: float
+    reload_s: float
+    memory_mib: float
+    reload_mib: float
+
+
+class ServedScale(msgspec.Struct, frozen=True, kw_only=True):
+    """The final server with the real catalogue and with the large one, which took turns.
+
+    Args:
+        generator: Generator of the large catalogue.
+        index: Index of the large catalogue at the setting that serves, with its recall@100.
+        real, large: Rates and CPU time of the two by round.
+        real_p99_ms, large_p99_ms: 99th percentile at the highest rate, by round.
+        real_cost, large_cost: What they cost to operate.
+    """
+
+    generator: str
+    index: ScalePoint
+    real: MeasuredServer
+    large: MeasuredServer
+    real_p99_ms: list[float]
+    large_p99_ms: list[float]
+    real_cost: Operated
+    large_cost: Operated
+
+    @property
+    def ratio(self) -> Spread | None:
+        """Highest rate with the large catalogue over that with the real one, by round."""
+        pairs = zip(self.large.rounds, self.real.rounds, strict=True)
+        rates = [(large.highest_per_s, real.highest_per_s) for large, real in pairs]
+        found = [large / real for large, real in rates if large is not None and real]
+        return spread(np.array(found)) if found else None
+
+
 class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 06 found.
 
@@ -259,10 +327,13 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
         highest: The run that confirmed the lowest of the final server's highest rates; None where
             none was confirmed.
         all_cold: The run that confirmed the highest rate of cold users alone.
+        busy_cold: The final server kept busy by cold users alone.
+        floor: What a cold user's request costs at best, and in that run.
         stages_alone: Time in each stage, one request at a time.
         stages_loaded: Time in each stage at the highest rate.
         bands: Where the time goes at the highest rate; empty where it has too few requests.
         original: What queueing alone predicts of the original's service times.
+        served_scale: The final server with the large catalogue; None where chapter 05 has not run.
         overload_times: Offered rate in the overload as a multiple of the capacity.
         overload: The rounds of the overload; none where no highest rate is known.
         void_runs: Number of runs that are VOID.
@@ -289,10 +360,13 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     in_kind_stages: dict[str, dict[str, Percentiles]]
     highest: LoadRow | None
     all_cold: LoadRow | None
+    busy_cold: LoadRow
+    floor: Floor
     stages_alone: dict[str, Percentiles]
     stages_loaded: dict[str, Percentiles]
     bands: list[Band]
     original: list[Original]
+    served_scale: ServedScale | None
     overload_times: float
     overload: list[Overload]
     void_runs: int
