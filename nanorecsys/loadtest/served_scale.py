@@ -11,75 +11,27 @@ real items keep their numbers, so the encoder serves unchanged. This measures co
 import dataclasses
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pandas as pd
 
-from nanorecsys.loadtest.bench import CONFIRM, SERVER, Bench
+from nanorecsys.loadtest.bench import CONFIRM, SERVER, Bench, LoadRun
 from nanorecsys.loadtest.bundles import Bundles
 from nanorecsys.loadtest.ladder import FINAL, Rung
-from nanorecsys.loadtest.result import MeasuredServer
+from nanorecsys.loadtest.result import Operated
 from nanorecsys.loadtest.server_process import ServerProcess
 from nanorecsys.loadtest.summary import VALID
 from nanorecsys.scaleup import write_catalogue
-from nanorecsys.scaleup.result import ScalePoint, ScaleupResult
+from nanorecsys.scaleup.result import ScaleupResult
 from nanorecsys.serving.bundle import SecondChoice, build_bundle
 from nanorecsys.serving.retrieval import FaissIndex, load_index
 from nanorecsys.study.records import read_record
-from nanorecsys.study.spread import Spread, spread
 
 SCALE = "scale"  # name of the bundle
 LARGE = FINAL.then("large catalogue", "the catalogue of chapter 05 and its index", bundle=SCALE)
 SECOND = SecondChoice("SQ4")  # small; it serves only where the index's library is missing
-
-
-class Operated(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server costs to start, to keep and to reload, without load.
-
-    Memory is resident; a page that several processes share counts once in all. While a worker opens
-    its bundle again it still has the old one.
-
-    Args:
-        start_s: Seconds from the start to the first `ready`.
-        reload_s: Seconds until every worker serves the bundle that it opened again.
-        memory_mib, reload_mib: Memory when ready, and the highest while reloading.
-    """
-
-    start_s: float
-    reload_s: float
-    memory_mib: float
-    reload_mib: float
-
-
-class ServedScale(msgspec.Struct, frozen=True, kw_only=True):
-    """The final server with the real catalogue and with the large one, which took turns.
-
-    Args:
-        generator: Generator of the large catalogue.
-        index: Index of the large catalogue at the setting that serves, with its recall@100.
-        real, large: Rates and CPU time of the two by round.
-        real_p99_ms, large_p99_ms: 99th percentile at the highest rate, by round.
-        real_cost, large_cost: What they cost to operate.
-    """
-
-    generator: str
-    index: ScalePoint
-    real: MeasuredServer
-    large: MeasuredServer
-    real_p99_ms: list[float]
-    large_p99_ms: list[float]
-    real_cost: Operated
-    large_cost: Operated
-
-    @property
-    def ratio(self) -> Spread | None:
-        """Highest rate with the large catalogue over that with the real one, by round."""
-        pairs = zip(self.large.rounds, self.real.rounds, strict=True)
-        rates = [(large.highest_per_s, real.highest_per_s) for large, real in pairs]
-        found = [large / real for large, real in rates if large is not None and real]
-        return spread(np.array(found)) if found else None
 
 
 def add_bundle(run: Path, bundles: Bundles) -> ScaleupResult:
@@ -146,8 +98,8 @@ def operate(bench: Bench, rung: Rung) -> Operated:
         )
 
 
-def p99_ms(bench: Bench, rung: Rung) -> list[float]:
+def p99_ms(runs: Sequence[LoadRun], rung: Rung) -> list[float]:
     """List the 99th percentiles of the runs that confirmed the highest rates of a server."""
-    rows = [run.row for run in bench.runs if run.row.server == rung.name]
+    rows = [run.row for run in runs if run.row.server == rung.name]
     confirmed = [row for row in rows if row.scenario == CONFIRM and row.verdict == VALID]
     return [row.p99_ms for row in confirmed if row.p99_ms is not None]

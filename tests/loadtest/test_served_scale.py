@@ -9,8 +9,9 @@ import pytest
 
 from nanorecsys.ann.indexes import build_index
 from nanorecsys.loadtest import served_scale
-from nanorecsys.loadtest.result import MeasuredServer, Round
-from nanorecsys.loadtest.served_scale import LARGE, Operated, ServedScale, add_bundle, operate
+from nanorecsys.loadtest.ladder import FINAL
+from nanorecsys.loadtest.result import MeasuredServer, Operated, Round, ServedScale
+from nanorecsys.loadtest.served_scale import LARGE, add_bundle, operate, p99_ms
 from nanorecsys.scaleup import generate
 from nanorecsys.serving.bundle import check_bundle, open_bundle
 from nanorecsys.serving.candidates import candidates_of
@@ -109,3 +110,18 @@ def test_the_ratio_is_by_round_and_leaves_out_rounds_without_a_rate():
     assert (ratio.low, ratio.middle, ratio.high) == pytest.approx((0.5, 0.55, 0.6))
     none = ServedScale(**given | {"real": measured(0.0), "large": measured(5.0)})
     assert none.ratio is None
+
+
+def test_only_runs_that_confirmed_a_rate_give_a_p99():
+    def run(server, scenario, verdict, p99):
+        row = {"server": server, "scenario": scenario, "verdict": verdict, "p99_ms": p99}
+        return SimpleNamespace(row=SimpleNamespace(**row))
+
+    runs = [
+        run(LARGE.name, "confirming", "VALID", 40.0),
+        run(LARGE.name, "confirming", "INVALID", 140.0),
+        run(LARGE.name, "search", "VALID", 30.0),
+        run(LARGE.name, "confirming", "VALID", None),
+        run(FINAL.name, "confirming", "VALID", 20.0),
+    ]
+    assert (p99_ms(runs, LARGE), p99_ms(runs, FINAL)) == ([40.0], [20.0])
