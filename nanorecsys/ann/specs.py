@@ -116,7 +116,7 @@ OPTIONS: dict[str, dict[str, int | tuple[int, ...]]] = {
         "vectors": (32, 16),
     },
 }
-MOST_CLUSTERS = 8192
+MOST_CLUSTERS = 4096  # more would double the time of a build at three million vectors
 # Share of the leaves or clusters that are searched, and candidates compared exactly.
 _SHARES_AND_CANDIDATES = (
     (0.06, 200),
@@ -195,7 +195,7 @@ def options(factory: str, n: int) -> dict[str, int]:
     >>> options("scann:", 27_278)
     {'leaves': 128, 'block': 2, 'vectors': 32}
     >>> options("lorann:dims=96", 3_000_000)["clusters"]
-    8192
+    4096
 
     Raises:
         FactoryError: There is no such library or option, or a value that the option does not have.
