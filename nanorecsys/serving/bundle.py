@@ -75,6 +75,7 @@ ITEM_SCHEMA = pa.schema(
 )
 TEXT_ID_SCHEMA = ITEM_SCHEMA.set(1, pa.field("item_id", pa.string()))
 
+READ_ROWS = 65_536  # items whose genres are read at once
 NORM_TOLERANCE = 1e-3
 REBUILD = "Build the bundle again: nanorecsys bundle."
 MEND = "Correct the parts that build_bundle was given; the target is unchanged."
@@ -422,10 +423,13 @@ def _items(folder: _Folder, n_items: int) -> pd.DataFrame:
             for schema in (ITEM_SCHEMA, table.schema)
         )
         raise folder.wrong(ITEMS, f"expected the columns {expected}, found {found}")
-    items = table.to_pandas(use_threads=False)
+    items = table.drop_columns(["genres"]).to_pandas(use_threads=False)
     if not np.array_equal(items["item"], np.arange(n_items)):
         raise folder.wrong(ITEMS, f"expected the items 0 to {n_items - 1} in order, found others")
-    items["genres"] = [list(genres) for genres in items["genres"]]
+    # Items without genres share one list: millions of their own would take a gigabyte.
+    genres, none = table.column("genres"), list[str]()
+    parts = (genres.slice(start, READ_ROWS).to_pylist() for start in range(0, n_items, READ_ROWS))
+    items["genres"] = [own or none for part in parts for own in part]
     return items
 
 

@@ -57,6 +57,7 @@ def test_made_up_items_are_recommended_but_are_in_no_history(large, served):
     assert bundle.histories.items.max() < real
     assert len(bundle.item_numbers) == real  # an event of another item is unknown to the server
     assert bundle.items["title"].iloc[real:].eq("").all()
+    assert bundle.items["genres"].iloc[-1] is bundle.items["genres"].iloc[-2]  # one list for all
     users = np.arange(20)
     vectors = bundle.encoder(*padded(bundle.histories, users, bundle.manifest.events_read))
     seen = [bundle.histories.take(users[i : i + 1]).items for i in range(20)]
