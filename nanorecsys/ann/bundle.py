@@ -70,7 +70,7 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
     import numpy as np
 
     from nanorecsys.ann.indexes import build_index
-    from nanorecsys.ann.specs import needs_users
+    from nanorecsys.ann.specs import fitted, needs_users
     from nanorecsys.data import histories, load_prepared
     from nanorecsys.serving.bundle import Parts, SecondChoice
     from nanorecsys.serving.retrieval import library
@@ -95,12 +95,12 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
     dataset = load_prepared(run / DATA).dataset
     item_vectors = np.load(_file(training, "item_vectors"))
     serves_ranker = _result(training, "serves_ranker")
-    is_other = library(first["factory"]) != "faiss"
+    choices = [fitted(c["factory"], c["search"], len(item_vectors)) for c in (first, second)]
+    is_other = library(choices[0][0]) != "faiss"
     # built as the chapter built them, with its limits on training vectors
-    index: Any = build_index(first["factory"], item_vectors, users=users)
-    second_index: Any = None
-    if is_other:
-        second_index = build_index(second["factory"], item_vectors, users=users).index
+    built: list[Any] = [
+        build_index(factory, item_vectors, users=users) for factory, _ in choices[: 1 + is_other]
+    ]
     return Parts(
         tower=_file(export, "tower"),
         tower_fp32=_file(export, "tower_fp32"),
@@ -116,10 +116,10 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
         events_read=_result(training, "events_read"),
         tower_variant=export.record.result["chosen"],
         tower_is_int8=export.record.result["chosen_is_int8"],
-        index_factory=first["factory"],
-        index_search=first["search"],
-        index=index if is_other else index.index,
-        second=SecondChoice(second["factory"], second["search"], second_index),
+        index_factory=choices[0][0],
+        index_search=choices[0][1],
+        index=built[0] if is_other else built[0].index,
+        second=SecondChoice(*choices[1], built[1].index) if is_other else SecondChoice(),
     )
 
 

@@ -11,6 +11,8 @@ from nanorecsys.ann.indexes import check_vectors
 from nanorecsys.data import Histories
 from nanorecsys.evaluation import Task
 
+TRAINING_USERS = 0.2  # share of the users on whose vectors indexes are fitted
+
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
@@ -40,22 +42,16 @@ def expand_corpus(
 
     Args:
         real: float32 (items, d), unit norm.
-        n_items: Total number of vectors, 0 for the catalogue alone.
+        n_items: Total number of vectors. A larger catalogue stays as it is, and so does any for 0.
         generator: Name of the generator.
         generate: `nanorecsys.scaleup.generate` or a function with its signature.
         seed: Random seed of the generator.
 
     Raises:
-        AnnError: The catalogue has more than `n_items` vectors.
         VectorsError: The vectors are not finite and of unit norm.
     """
     check_vectors(real)
-    if n_items and n_items < len(real):
-        raise AnnError(
-            f"n_items is {n_items:,}, the catalogue has {len(real):,} already",
-            "Use 0 for the catalogue alone, or a larger number.",
-        )
-    if n_items in (0, len(real)):
+    if n_items <= len(real):
         return Corpus(real, len(real), "")
     vectors = np.ascontiguousarray(
         generate(real, n_items, generator=generator, seed=seed), np.float32

@@ -46,6 +46,8 @@ class Specification(msgspec.Struct, frozen=True):
 
 BASELINE = "Flat"
 USERS_FAMILY = "users' directions, PQ fast scan, refined"
+FEWEST_PER_LIST = 8  # items per list on average, in an index that is served
+CODE_VECTORS = 256  # at least, to train the codes of a product quantizer with 8 bits
 PROJECTED = re.compile(r"(Users|Items)(\d+),")
 OTHER = "as given"  # family of a specification that is not in the table
 
@@ -54,30 +56,16 @@ TABLE = (
     Specification(BASELINE, "Flat", core=True),
     Specification("SQfp16", "scalar quantizer", core=True),
     Specification("SQ8", "scalar quantizer", core=True),
-    Specification("SQ6", "scalar quantizer", core=True),
-    Specification("SQ4", "scalar quantizer", core=True),
     Specification("IVF256,Flat", "IVF-Flat", core=True),
-    Specification("IVF512,Flat", "IVF-Flat"),
     Specification("IVF256,SQ8", "IVF-SQ8", core=True),
-    Specification("IVF512,SQ8", "IVF-SQ8"),
     Specification("IVF256,PQ32np", "IVF-PQ", core=True),
-    Specification("IVF256,PQ64np", "IVF-PQ"),
-    Specification("IVF512,PQ32np", "IVF-PQ"),
     Specification("IVF512,PQ64np", "IVF-PQ"),
-    Specification("IVF1024,PQ32np", "IVF-PQ"),
-    Specification("IVF1024,PQ64np", "IVF-PQ"),
     Specification("OPQ32,IVF256,PQ32np", "OPQ, IVF-PQ", core=True),
-    Specification("OPQ64,IVF256,PQ64np", "OPQ, IVF-PQ"),
     Specification("PQ64x4fs,RFlat", "PQ fast scan, refined", core=True),
     Specification("PQ128x4fs,RFlat", "PQ fast scan, refined"),
-    Specification("PQ128x4fs,Refine(SQ8)", "PQ fast scan, refined"),
     Specification("IVF256,PQ128x4fs,RFlat", "IVF-PQ fast scan, refined", core=True),
     Specification("IVF128,PQ128x4fs,RFlat", "IVF-PQ fast scan, refined"),
-    Specification("IVF256,PQ64x4fs,RFlat", "IVF-PQ fast scan, refined"),
-    Specification("IVF256,PQ128x4fs,Refine(SQ8)", "IVF-PQ fast scan, refined"),
     Specification("IVF128,PQ128x4fs,Refine(SQfp16)", "IVF-PQ fast scan, refined"),
-    Specification("Users128,PQ128x4fs,Refine(SQfp16)", USERS_FAMILY),
-    Specification("Users192,PQ192x4fs,Refine(SQfp16)", USERS_FAMILY),
     Specification("Users96,IVF128,PQ96x4fs,Refine(SQfp16)", USERS_FAMILY),
     Specification("Users128,IVF128,PQ128x4fs,Refine(SQfp16)", USERS_FAMILY, core=True),
     Specification("Users128,IVF128,PQ128x4fs,RFlat", USERS_FAMILY),
@@ -85,19 +73,15 @@ TABLE = (
         "Items128,IVF128,PQ128x4fs,Refine(SQfp16)", "IVF-PQ fast scan, refined", core=True
     ),
     Specification("Users160,IVF64,PQ160x4fs,Refine(SQfp16)", USERS_FAMILY, core=True),
-    Specification("RaBitQ,RFlat", "RaBitQ, refined", core=True),
-    Specification("RaBitQ4", "RaBitQ, refined"),
     Specification("RaBitQfs,RFlat", "RaBitQ fast scan, refined", core=True),
     Specification("IVF256,RaBitQfs,RFlat", "RaBitQ fast scan, refined"),
     Specification("HNSW32", "HNSW", core=True),
-    Specification("HNSW16", "HNSW"),
     Specification("HNSW32_SQ8", "HNSW-SQ", core=True),
-    Specification("HNSW16_SQ8", "HNSW-SQ"),
     Specification("scann:leaves=128", "ScaNN", core=True),
     Specification("scann:leaves=256", "ScaNN"),
     Specification("lorann:clusters=128,dims=96", "LoRANN", core=True),
-    Specification("lorann:clusters=128", "LoRANN"),
-    Specification("lorann:clusters=64,rank=64", "LoRANN"),
+    Specification("lorann:clusters=128,rank=64", "LoRANN"),
+    Specification("lorann:clusters=64,rank=64", "LoRANN", core=True),
     Specification("lorann:clusters=128,dims=96,vectors=16", "LoRANN"),
 )
 FAMILIES = tuple(dict.fromkeys(s.family for s in TABLE))
@@ -117,17 +101,9 @@ OPTIONS: dict[str, dict[str, int | tuple[int, ...]]] = {
     },
 }
 MOST_CLUSTERS = 4096  # more would double the time of a build at three million vectors
-# Share of the leaves or clusters that are searched, and candidates compared exactly.
-_SHARES_AND_CANDIDATES = (
-    (0.06, 200),
-    (0.12, 250),
-    (0.19, 300),
-    (0.25, 350),
-    (0.31, 450),
-    (0.38, 550),
-    (0.45, 650),
-    (0.55, 800),
-)
+# Shares of the leaves or clusters that are searched, and candidates compared exactly with each.
+_SHARES = (0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.36, 0.43, 0.5, 0.6, 0.75, 0.9)
+_CANDIDATES = (200, 250, 300, 350, 400, 450, 500, 600, 700, 800, 1000, 1300)
 # FAISS widens a beam that is narrower than k.
 _BEAMS = (100, 112, 128, 160, 192, 256, 384, 512)
 # Both grow together, since the smaller one limits the recall.
@@ -164,6 +140,28 @@ def lists(factory: str) -> int:
     """
     found = re.search(r"(?:^|,)IVF(\d+)", factory)
     return int(found[1]) if found else 0
+
+
+def fitted(factory: str, search: str, n: int) -> tuple[str, str]:
+    """A specification and its search setting as they fit a catalogue of n vectors.
+
+    A small catalogue gets fewer lists. It gets exact search where its codes cannot be trained or
+    another library would have too many parts.
+
+    >>> fitted("IVF256,SQ8", "nprobe=64", 400), fitted("IVF256,PQ64np", "nprobe=8", 60)
+    (('IVF50,SQ8', 'nprobe=50'), ('Flat', ''))
+    """
+    most = max(1, n // FEWEST_PER_LIST)
+    if library(factory) != "faiss":
+        parts = next(iter(options(factory, n).values()))
+        return (factory, search) if parts <= most else (BASELINE, "")
+    if n < CODE_VECTORS and re.search(r"PQ\d+(?!\d|x4)", factory):
+        return BASELINE, ""
+    count = lists(factory)
+    if count <= most:
+        return factory, search
+    setting = re.sub(r"nprobe=(\d+)", lambda probes: f"nprobe={min(int(probes[1]), most)}", search)
+    return factory.replace(f"IVF{count}", f"IVF{most}"), setting
 
 
 def directions(factory: str) -> int:
@@ -233,13 +231,13 @@ def search_settings(factory: str, points: int, n: int = 1) -> tuple[str, ...]:
     >>> search_settings("IVF64,SQ8", 3), search_settings("Flat", 8)
     (('nprobe=1', 'nprobe=8', 'nprobe=64'), ('',))
     >>> search_settings("scann:leaves=128", 2)
-    ('leaves=8,rerank=200', 'leaves=71,rerank=800')
+    ('leaves=8,rerank=200', 'leaves=116,rerank=1300')
     """
     if library(factory) in OPTIONS:
         part, count = next(iter(options(factory, n).items()))
         grid = tuple(
             f"{part}={math.ceil(share * count)},rerank={candidates}"
-            for share, candidates in _SHARES_AND_CANDIDATES
+            for share, candidates in zip(_SHARES, _CANDIDATES, strict=True)
         )
     else:
         grid = GRIDS[grid_name(factory)]

@@ -2,7 +2,7 @@
 
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Dataset, Histories, Interactions, expand, histories
-from nanorecsys.data.load import load_dataset, load_second, sample_users
+from nanorecsys.data.load import check_size, load_dataset, load_second, sample_users
 from nanorecsys.data.prepared import load_prepared, save_prepared
 from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, SECOND_DATASET
 from nanorecsys.data.split import (
@@ -27,6 +27,7 @@ __all__ = [
     "Histories",
     "Interactions",
     "Split",
+    "check_size",
     "expand",
     "global_temporal",
     "histories",

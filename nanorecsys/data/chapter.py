@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from nanorecsys.data.errors import DataError
+from nanorecsys.data.read import estimate_rows
 from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, SECOND_DATASET, fetch
 from nanorecsys.data.result import DataResult
 from nanorecsys.study.chapters import Estimate
@@ -32,8 +33,10 @@ def checks() -> list[Check]:
 
 def estimate(parameters: dict[str, Any]) -> Estimate:
     """Memory and disk: 200 bytes of memory and 20 bytes of disk per rating."""
-    registered = (DATASETS.get(name) for name in _names(parameters))
-    ratings = sum(dataset.ratings for dataset in registered if dataset)
+    ratings = sum(
+        DATASETS[name].ratings if name in DATASETS else estimate_rows(Path(name))
+        for name in _names(parameters)
+    )
     return Estimate(memory_gib=1.0 + ratings * 200 / 2**30, disk_gib=0.1 + ratings * 20 / 2**30)
 
 

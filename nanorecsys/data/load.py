@@ -26,6 +26,7 @@ from nanorecsys.data.read import (
 )
 from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, fetch
 
+FEWEST_USERS = FEWEST_ITEMS = 50  # what samples, splits and indexes of the later chapters need
 TABLE_SUFFIXES = (".csv", ".dat", ".parquet", ".tsv", ".inter", ".data")
 
 
@@ -143,26 +144,25 @@ def sample_users(dataset: Dataset, users: int, seed: int = 0) -> Dataset:
 
     Args:
         dataset: The data set to draw from.
-        users: Number of users, from 2 to all of them.
+        users: Number of users, at least 2.
         seed: Random seed of the draw.
 
     Returns:
         A data set whose name says that it is a sample, since nothing published of the whole is true
-        of it.
+        of it. The whole data set if it has no more users than that.
 
     Raises:
-        DataError: there are not so many users, or fewer than two are asked for.
+        DataError: fewer than two users are asked for.
 
     >>> small = sample_users(load_dataset(), 100)
     >>> small.name, small.interactions.n_users, len(small.items) == small.interactions.n_items
     ('ml-latest-small-2016, 100 users', 100, True)
     """
     events = dataset.interactions
-    if not 2 <= users <= events.n_users:
-        raise DataError(
-            f"sample_users is {users}; {dataset.name} has {events.n_users} users",
-            f"Give 2 to {events.n_users}, or 0 for all of them.",
-        )
+    if users < 2:
+        raise DataError(f"sample_users is {users}", "Give 2 or more, or 0 for all users.")
+    if users >= events.n_users:
+        return dataset
     drawn = np.random.default_rng(seed).choice(events.n_users, users, replace=False)
     rows = np.isin(events.user, drawn)
     kept_users, user = np.unique(events.user[rows], return_inverse=True)
@@ -177,6 +177,26 @@ def sample_users(dataset: Dataset, users: int, seed: int = 0) -> Dataset:
         ids_sha256(user_rows["user_id"], item_rows["item_id"]),
     )
     return Dataset(f"{dataset.name}, {users} users", interactions, user_rows, item_rows)
+
+
+def check_size(dataset: Dataset, min_history: int) -> None:
+    """Refuse a data set that is too small for the chapters that follow, before they begin.
+
+    Args:
+        dataset: The data set.
+        min_history: Number of events that a user needs to be tested.
+
+    Raises:
+        DataError: there are fewer than `FEWEST_USERS` such users or `FEWEST_ITEMS` items.
+    """
+    users = int((np.bincount(dataset.interactions.user) >= min_history).sum())
+    items = dataset.interactions.n_items
+    if users < FEWEST_USERS or items < FEWEST_ITEMS:
+        raise DataError(
+            f"{dataset.name} has {items:,} items and {users:,} users with {min_history} events or "
+            f"more; the study needs {FEWEST_ITEMS} items and {FEWEST_USERS} such users",
+            "Give a larger data set or a larger sample; min_history is 3 at least.",
+        )
 
 
 def load_second(second: str, first: Dataset, sample: int = 0, seed: int = 0) -> Dataset | None:
@@ -194,7 +214,7 @@ def load_second(second: str, first: Dataset, sample: int = 0, seed: int = 0) -> 
     if not second:
         return None
     dataset = load_dataset(second)
-    if 0 < sample < dataset.interactions.n_users:
+    if sample:
         dataset = sample_users(dataset, sample, seed)
     if dataset.name == first.name:
         raise DataError(

@@ -57,6 +57,8 @@ NAME_COLUMNS = (
     "Name its columns: columns=user=...,item=...,timestamp=... and, where there is one, rating=..."
 )
 CORRECT = "Correct or delete it, or fetch the file again."
+SAMPLE_BYTES = 1 << 20  # beginning of a text whose lines are counted for an estimate
+COMPRESSION = 4  # times as large as its file that a compressed text is taken to be
 SAVE_AS_UTF_8 = "Save it as text in UTF-8, or as parquet with the ending .parquet."
 
 Rows = Iterator[tuple[int, list[str]]]  # line number and fields
@@ -145,6 +147,34 @@ def find_events(path: Path, columns: str | None) -> tuple[list[DataFile], DataFi
             ) from error
         found = [DataFile(f"{path}:{name}", data) for name, data in members.items()]
     return found[: len(events)], found[-1] if movies else None
+
+
+def estimate_rows(path: Path) -> int:
+    """Rows of a folder or file of events before it is read, for an estimate of memory.
+
+    The number is exact for parquet and small texts, otherwise by the length of the first lines. It
+    is 0 where the table cannot be read, since reading it gives the reason.
+    """
+    try:
+        if path.is_dir():
+            events, _ = find_events(path, None)
+            return sum(estimate_rows(Path(file.label)) for file in events)
+        if path.suffix.lower() == ".parquet":
+            return parquet.read_metadata(path).num_rows
+        size = path.stat().st_size
+        if path.suffix.lower() == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                (name, *_), _ = _layout(path, archive.namelist(), None)
+                size = archive.getinfo(name).file_size
+                head = archive.open(name).read(SAMPLE_BYTES)
+        else:
+            with DataFile(str(path), path).open() as stream:
+                head = stream.read(SAMPLE_BYTES)
+                size *= COMPRESSION if isinstance(stream, pa.CompressedInputStream) else 1
+    except (DataError, pa.ArrowException, OSError, zipfile.BadZipFile, zlib.error, RuntimeError):
+        return 0
+    lines = max(head.count(b"\n"), head.count(b"\r"))
+    return lines if len(head) < SAMPLE_BYTES else size * lines // len(head)
 
 
 def _layout(path: Path, names: list[str], columns: str | None) -> tuple[list[str], list[str]]:

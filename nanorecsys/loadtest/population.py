@@ -1,9 +1,11 @@
 """Users of a load test: as many as asked for, alike the real ones, and the mix in which they ask.
 
 A server that caches answers by the content of a history would answer a copied user from the cache
-of the first, and the load would be warmer than it looks. So the model sees no two users alike.
+of the first, and the load would be warmer than it looks. So no two drawn users look alike to the
+model, and there are fewer of them where the real histories are too short to differ.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +15,7 @@ from nanorecsys.data import Histories
 from nanorecsys.loadtest.errors import PopulationError
 
 WINDOW = 200  # last events of a history that the model reads
+MOST_HOT = 1 / 8  # share of the users that is hot; each worker's cache holds at least a quarter
 ROUNDS = 200  # exchanges of events, after which histories count as too short to differ
 
 
@@ -24,17 +27,17 @@ def bootstrap_histories(
     Each further user gets a length drawn from the real ones, and a stretch of that length from the
     history of a random user who has so many events. Order and neighbourhoods of items are therefore
     real. Where the last `window` items are those of another user, random neighbours in the window
-    change places until they differ, which keeps the length and the set of items.
+    change places until they differ, which keeps the length and the set of items. A drawn user who
+    cannot differ is left out, so short histories give fewer users than asked for.
 
     Args:
         histories: Real histories; empty ones are not drawn.
-        n_users: Number of users; at most the real ones gives the first of them.
+        n_users: Number of users, at most; at most the real ones gives the first of them.
         seed: Random seed.
         window: Number of last events that the model sees.
 
     Raises:
-        PopulationError: No users are asked for, there is no event to draw, or the histories are too
-            short for so many users to differ.
+        PopulationError: No users are asked for, or there is no event to draw.
 
     >>> real = Histories(np.array([0, 3, 7]), np.array([5, 6, 7, 1, 2, 3, 4], np.int32))
     >>> many = bootstrap_histories(real, 8, seed=0)
@@ -57,8 +60,13 @@ def bootstrap_histories(
         np.concatenate([histories.offsets, histories.offsets[-1] + ends]),
         np.concatenate([histories.items, histories.items[np.repeat(starts, lengths) + within]]),
     )
-    _make_distinct(drawn, n_real, window, rng)
-    return drawn
+    return drawn.take(_make_distinct(drawn, n_real, window, rng))
+
+
+def distinct_users(histories: Histories, window: int = WINDOW) -> np.ndarray:
+    """The first user of each history, as far as the model sees it, ascending int64 (kept,)."""
+    keys = window_keys(histories, np.arange(len(histories.lengths)), window)
+    return np.sort(np.unique(keys, return_index=True)[1])
 
 
 def window_keys(histories: Histories, users: np.ndarray, window: int = WINDOW) -> np.ndarray:
@@ -94,8 +102,12 @@ def _draw_stretches(
 
 def _make_distinct(
     histories: Histories, n_real: int, window: int, rng: np.random.Generator
-) -> None:
-    """Exchange neighbouring events of drawn users, in place, until no window is seen twice."""
+) -> np.ndarray:
+    """Exchange neighbouring events of drawn users, in place, until no window is seen twice.
+
+    Returns:
+        The real users and the drawn ones whose window is no other user's, ascending int64 (kept,).
+    """
     users = np.arange(len(histories.lengths))
     keys = window_keys(histories, users, window)
     items = histories.items
@@ -104,17 +116,13 @@ def _make_distinct(
         repeated[np.unique(keys, return_index=True)[1]] = False  # the first user of each key stays
         changed = users[repeated & (users >= n_real)]
         if not len(changed):
-            return
+            break
         able = changed[histories.lengths[changed] > 1]
         seen = np.minimum(histories.lengths[able], window)
         place = histories.offsets[able + 1] - rng.integers(2, seen + 1)
         items[place], items[place + 1] = items[place + 1], items[place]
         keys[changed] = window_keys(histories, changed, window)
-    raise PopulationError(
-        f"{len(changed):,} of {len(users):,} users have the same history as another user: "
-        "the histories are too short to differ",
-        "Ask for fewer users, or use a data set with longer histories.",
-    )
+    return np.delete(users, changed)
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class Workload:
 
     Args:
         n_users: Number of users.
-        hot_users: Size of the hot set, drawn from all users.
+        hot_users: Size of the hot set, drawn from all users; at most a share of them, `MOST_HOT`.
         cold_share: Share of the requests from cold users. They come in the order of a permutation,
             so no cold user returns before all have come.
         seed: Random seed of the hot set, the permutation and the mix.
@@ -143,11 +151,12 @@ class Workload:
                 f"expected a cold share from 0 to 1, got {self.cold_share}",
                 "The original's is 0.3.",
             )
-        lowest, most = int(self.cold_share < 1), self.n_users - int(self.cold_share > 0)
-        if not lowest <= self.hot_users <= most:
+        most = math.ceil(MOST_HOT * self.n_users)
+        object.__setattr__(self, "hot_users", min(self.hot_users, most))
+        if self.n_users < 2 or self.hot_users < int(self.cold_share < 1):
             raise PopulationError(
-                f"expected {lowest} to {most} hot users, got {self.hot_users}",
-                "Use fewer hot users, or more users.",
+                f"expected a hot set and cold users, got {self.hot_users} hot of {self.n_users}",
+                "Use one hot user at least, or cold users alone (cold_share 1), and more users.",
             )
 
     @cached_property

@@ -1,6 +1,5 @@
 """Catalogues of any size: generate one, read it block by block, and find exact neighbours in it."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from nanorecsys.ann.indexes import check_neighbours
 from nanorecsys.scaleup.errors import GeneratorInputError
 from nanorecsys.scaleup.generators import check_items, generator_of
 from nanorecsys.system.files import atomic_path
+from nanorecsys.system.limits import cores
 
 SHARD_ROWS = 16_384  # 16 MiB at d 256: some hundred shards at 3 million items
 BLOCK = 32_768  # rows of a product at once: 32 MiB at d 256
@@ -88,7 +88,7 @@ def _fill(
     # One BLAS thread per thread: sums then have one order whatever the number of threads.
     with (
         threadpool_limits(1),
-        ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool,
+        ThreadPoolExecutor(threads or cores()) as pool,
     ):
         fitted = generator_of(generator)(vectors, n)
 

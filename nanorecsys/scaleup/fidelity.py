@@ -27,7 +27,6 @@ from nanorecsys.scaleup.build import TrainingOptions
 from nanorecsys.scaleup.catalogue import generate
 from nanorecsys.scaleup.curves import Case, relabelled, user_recalls
 from nanorecsys.scaleup.datasets import RealCatalogue
-from nanorecsys.scaleup.errors import GeneratorInputError
 from nanorecsys.scaleup.generators.neighbourhoods import nearest
 from nanorecsys.scaleup.result import BELIEFS, Belief, Difference, Fidelity, Judged
 from nanorecsys.study.spread import Interval
@@ -38,7 +37,7 @@ COPY = 0.5  # an item closer to a real one than this share of the usual distance
 COPIES = 0.05  # share of synthetic items that may be almost copies
 KEPT = 0.1  # share of the real items that a generator sees
 BOUND = 0.03  # difference in recall that lets a generator be believed
-FEWEST = 50  # items that must be kept
+FEWEST = 50  # items that are kept, unless they are more than half
 LEVEL = 0.95  # coverage of every interval
 RESAMPLES = 2000
 RULE = (
@@ -80,7 +79,7 @@ class HeldOutTest:
         """Return the rows that are kept and those that are hidden, in random order."""
         n = len(self.real.vectors)
         order = np.random.default_rng((self.seed, subset)).permutation(n)
-        kept = round(self.kept * n)
+        kept = kept_items(self.kept, n)
         return order[:kept], order[kept:]
 
 
@@ -117,6 +116,15 @@ class Outcome:
     copies: float | None = None
 
 
+def kept_items(share: float, n: int) -> int:
+    """Items of n that a generator sees: a share of them, or more of a small catalogue.
+
+    >>> kept_items(0.1, 9_066), kept_items(0.1, 300), kept_items(0.1, 60)
+    (907, 50, 30)
+    """
+    return max(round(share * n), min(FEWEST, n // 2))
+
+
 def judge_generators(test: HeldOutTest, generators: Sequence[str], folder: Path) -> Verdicts:
     """Judge generators on one data set, with a progress bar.
 
@@ -125,17 +133,7 @@ def judge_generators(test: HeldOutTest, generators: Sequence[str], folder: Path)
         generators: Names of `GENERATORS`.
         folder: Folder with a file per training, from which a killed run goes on with the same
             test.
-
-    Raises:
-        GeneratorInputError: There are too few items for the share that is kept.
     """
-    n = len(test.real.vectors)
-    kept = round(test.kept * n)
-    if kept < FEWEST:
-        raise GeneratorInputError(
-            f"{test.kept:.0%} of {n} items are {kept}, but the test needs {FEWEST}",
-            "Keep a larger share, or use more items.",
-        )
     # Every difference is against the mean of these, so it should have the noise of many trainings.
     repeats = max(2, test.subsets) * test.trainings
     trainings = [Training(REAL, 0, t, test.seed + t) for t in range(repeats)]

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanorecsys.ann.errors import FactoryError
-from nanorecsys.ann.specs import BASELINE, PROJECTED, library, needs_users, options
+from nanorecsys.ann.specs import BASELINE, CODE_VECTORS, PROJECTED, needs_users, options
+from nanorecsys.serving.retrieval import library
 
 # Indexes of the earlier benchmark, beside Flat. Its document names the types; lists and bytes are
 # assumed.
@@ -27,6 +28,7 @@ OTHERS = {"scann": "ScaNN", "lorann": "LoRANN"}  # family of each other library
 ITEMS_PER_LIST = 32  # at least, on average
 MOST_LISTS = 4096
 MOST_CODED_LISTS = 8192  # where centroids have codes, which are faster to look through
+FEWEST_CODED_LISTS = 16  # fewer cannot train a code of four bits
 MOST_PROBED = 256  # lists that a search visits, at most
 FACTORS = (2, 4, 8, 12, 16, 20, 24, 32, 40, 48, 64)  # candidates to refine, times k
 RERANKED = (100, 200, 300, 400, 600, 800, 1200)  # candidates that other libraries re-rank
@@ -125,12 +127,13 @@ def parse_specification(specification: str, n: int) -> ParsedSpecification:
         )
     coded = found["coarse"] is not None
     lists = min(int(found["lists"]), most_lists(n)) if found["lists"] else lists_for(n, coded)
+    coded = coded and lists >= FEWEST_CODED_LISTS
     coarse = f"({found['coarse']})" if coded else ""
     rest = specification[found.start("code") - 1 :]
     return ParsedSpecification(
         f"{found['space'] or ''}IVF{lists}{coarse}{rest}",
         lists=lists,
-        coarse_code=found["coarse"] or "",
+        coarse_code=found["coarse"] if coded else "",
         code=found["code"],
         refined=found["refined"] is not None,
     )
@@ -146,15 +149,22 @@ def in_users_directions(d: int) -> str:
     return f"Users{count},IVF(PQ{count // 2}x4fs,RFlat),PQ{count // 2}x4fsr,Refine(SQ8)"
 
 
-def by_family(specifications: Sequence[str], n: int) -> dict[str, str]:
-    """Return the first specification of each family.
+def families(specifications: Sequence[str], n: int, smallest: int) -> dict[str, str]:
+    """Return the first specification of each family that the smallest catalogue can train.
 
-    >>> list(by_family(["IVF,SQ8", "IVF2048,SQ8", "scann:"], 1000))
+    Args:
+        specifications: Indexes of the chapter.
+        n: Items of the largest catalogue.
+        smallest: Items of the smallest one; 8-bit codes are trained on `CODE_VECTORS` at least.
+
+    >>> list(families(["IVF,PQ32np", "IVF,SQ8", "IVF64,SQ8", "scann:"], 1_000, 60))
     ['IVF, SQ8', 'ScaNN']
     """
     found: dict[str, str] = {}
     for specification in specifications:
-        found.setdefault(parse_specification(specification, n).family, specification)
+        parsed = parse_specification(specification, n)
+        if smallest >= CODE_VECTORS or not parsed.code.endswith("np"):
+            found.setdefault(parsed.family, specification)
     return found
 
 

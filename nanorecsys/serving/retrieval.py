@@ -14,6 +14,7 @@ import importlib
 import re
 import tarfile
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ LIBRARIES = {
 LORANN_BITS = {32: "FP32LorannIndex", 16: "BF16LorannIndex"}
 ROUNDED = 65_536  # rows that are rounded to 16 bits at once
 SCANN_FOLDER = "scann"  # ScaNN saves a folder, which becomes one tar file
+SCANN_BATCH = 32  # queries that a thread takes at once
 
 
 class Retriever(Protocol):
@@ -107,7 +109,6 @@ class LorannIndex:
 
     def __init__(self, index: Any) -> None:
         self.index = index
-        self._search = index.search
         self._half = type(index).__name__ == LORANN_BITS[16]
         self.shape = index.get_n_samples(), index.get_dim()
         self._most = index.get_n_clusters()
@@ -116,26 +117,26 @@ class LorannIndex:
     def set(self, search: str) -> None:
         """See `Index`."""
         if search:
-            found = named(search, ("clusters", "rerank"))
-            self._clusters = min(found["clusters"], self._most)
-            self._rerank = found["rerank"]
-            self._expected = self._clusters * self.shape[0] / self._most
+            found = parse_setting(search, ("clusters", "rerank"))
+            self._clusters, self._rerank = min(found["clusters"], self._most), found["rerank"]
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Index`."""
         queries = _checked(queries, self.shape)
         given = bfloat16(queries) if self._half else queries
-        if len(given) == 1:  # one vector is not handed to other threads
-            given = given[0]
         rerank = max(self._rerank, 2 * k)
-        items, distances = self._search(given, k, self._clusters, rerank, 1, -1)
+        if len(given) == 1:  # not handed to other threads
+            items, distances = self.index.search(given[0], k, self._clusters, rerank, 1, 1)
+            items, distances = items[None], distances[None]
+        else:
+            items, distances = self.index.search(given, k, self._clusters, rerank, 1, -1)
         items, scores = items.astype(np.int64), (-distances).astype(np.float32)
-        # LoRANN sorts no answer that takes all candidates.
-        if self._expected < 8 * k or (items[..., -1] < 0).any():
-            order = np.argsort(-scores, axis=-1, kind="stable")
-            scores = np.take_along_axis(scores, order, axis=-1)
-            items = np.take_along_axis(items, order, axis=-1)
-        return (scores, items) if items.ndim == 2 else (scores[None], items[None])
+        # LoRANN does not sort an answer that takes all candidates, as few clusters may give.
+        few = self._clusters * self.shape[0] < 8 * k * self._most
+        if few or (items[:, -1] < 0).any():
+            order = np.argsort(-scores, axis=1, kind="stable")
+            items, scores = (np.take_along_axis(part, order, axis=1) for part in (items, scores))
+        return scores, items
 
     def save(self, path: Path) -> None:
         """See `Index`."""
@@ -151,35 +152,32 @@ class ScannIndex:
 
     def __init__(self, index: Any) -> None:
         self.index = index
-        self._search, self._batch = index.searcher.search, index.searcher.search_batched
         config = index.config()
         self._most = int(config.partition("num_children: ")[2].split()[0])
         self.shape = index.size(), int(config.partition("input_dim: ")[2].split()[0])
-        self._threads = 1
         self.set(f"leaves={max(1, self._most // 5)},rerank=400")
 
     def set(self, search: str) -> None:
         """See `Index`."""
         if search:
-            found = named(search, ("leaves", "rerank"))
+            found = parse_setting(search, ("leaves", "rerank"))
             self._leaves, self._rerank = min(found["leaves"], self._most), found["rerank"]
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Index`."""
         queries = _checked(queries, self.shape)
-        rerank = max(self._rerank, 2 * k)
+        searcher, given = self.index.searcher, (k, max(self._rerank, 2 * k), self._leaves)
         if len(queries) == 1:
-            items, scores = self._search(queries[0], k, rerank, self._leaves)
-            if (missing := k - len(items)) > 0:
-                scores = np.pad(scores, (0, missing), constant_values=-np.inf)
-                items = np.pad(items.astype(np.int64), (0, missing), constant_values=-1)
-            return scores[None], items.astype(np.int64)[None]
-        if (threads := faiss.omp_get_max_threads()) != self._threads:
-            self.index.set_num_threads(threads)
-            self._threads = threads
-        items, scores = self._batch(queries, k, rerank, self._leaves, threads > 1, 32)
-        absent = np.isnan(scores)
-        return np.where(absent, -np.inf, scores), np.where(absent, -1, items.astype(np.int64))
+            items, scores = (found[None] for found in searcher.search(queries[0], *given))
+        else:
+            parallel = faiss.omp_get_max_threads() > 1
+            items, scores = searcher.search_batched(queries, *given, parallel, SCANN_BATCH)
+        items = items.astype(np.int64)
+        if (missing := k - items.shape[1]) or len(queries) > 1:
+            items, scores = (np.pad(part, ((0, 0), (0, missing))) for part in (items, scores))
+            absent = np.isnan(scores) | (np.arange(k) >= k - missing)
+            items[absent], scores[absent] = -1, -np.inf
+        return scores, items
 
     def save(self, path: Path) -> None:
         """See `Index`."""
@@ -233,35 +231,23 @@ def load_library(name: str) -> Any:
         raise LibraryError(f"the library {name} is not installed here", command) from error
 
 
-def parse_setting(search: str) -> dict[str, int]:
+def parse_setting(search: str, names: Collection[str] = ()) -> dict[str, int]:
     """Split a search setting into names and values.
 
     >>> parse_setting("nprobe=16,k_factor_rf=4")
     {'nprobe': 16, 'k_factor_rf': 4}
 
     Raises:
-        SettingError: The text is not a comma-separated list of `name=number`.
+        SettingError: The text is not a comma-separated list of `name=number`, or not one of these
+            names with numbers from 1.
     """
-    found = re.findall(r"(\w+)=(\d+)", search)
-    if ",".join(f"{name}={value}" for name, value in found) != search:
-        raise SettingError(
-            f"{search!r} is not a search setting", "Write it like nprobe=16,k_factor_rf=4."
-        )
-    return {name: int(value) for name, value in found}
-
-
-def named(search: str, names: tuple[str, ...]) -> dict[str, int]:
-    """Split a search setting that has these names, with values from 1.
-
-    Raises:
-        SettingError: It has others.
-    """
-    found = parse_setting(search)
-    if set(found) != set(names) or not all(found.values()):
-        raise SettingError(
-            f"the setting {search!r} does not fit",
-            f"Write it like {','.join(f'{name}=32' for name in names)}.",
-        )
+    parts = re.findall(r"(\w+)=(\d+)", search)
+    found = {name: int(value) for name, value in parts}
+    if ",".join(f"{name}={value}" for name, value in parts) != search or (
+        names and (set(found) != set(names) or not all(found.values()))
+    ):
+        example = ",".join(f"{name}=32" for name in names) or "nprobe=16,k_factor_rf=4"
+        raise SettingError(f"{search!r} is not a search setting", f"Write it like {example}.")
     return found
 
 

@@ -7,8 +7,8 @@ from importlib import metadata
 from pathlib import Path
 
 import msgspec
-import psutil
 
+from nanorecsys.system import limits
 from nanorecsys.system.processor import processor
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -60,15 +60,13 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def machine() -> Machine:
-    """This machine, with the cores that this process may use."""
+    """This machine, with the cores and the memory that this process may use."""
     model, present = processor()
     return Machine(
         cpu_model=model,
         cpu_flags=[flag for flag in FLAGS if flag in present],
-        cores=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
-        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        cores=limits.cores(),
+        memory_gib=round(limits.memory_bytes() / 2**30, 1),
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
     )
@@ -91,11 +89,21 @@ def threads() -> dict[str, str]:
 
 
 def commit(root: Path) -> str:
-    """Short hash of the commit, `+` after it for changed files, `none` outside git."""
-    git = ["git", "-C", str(root)]
-    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-    if head.returncode:
+    """Short hash of the commit, `+` after it for changed files.
+
+    `none` without git, and where `root` is no clone, such as a downloaded archive, even one that
+    lies inside another repository.
+    """
+    try:
+        if _git(root, "rev-parse", "--show-prefix"):
+            return "none"
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+        return _git(root, "rev-parse", "--short=12", "HEAD") + "+" * bool(changes)
+    except (OSError, subprocess.CalledProcessError):
         return "none"
-    changes = [*git, "status", "--porcelain", "--untracked-files=no"]
-    status = subprocess.run(changes, capture_output=True, text=True)
-    return head.stdout.strip() + ("+" if status.stdout.strip() else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """What git prints about the folder `root`."""
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -19,7 +19,6 @@ import click
 import msgspec
 import nbformat
 import papermill
-import psutil
 import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
@@ -34,6 +33,7 @@ from nanorecsys.study.parameters import RUN_NAME, ParameterError, unknown
 from nanorecsys.study.progress import ChapterProgress, clock
 from nanorecsys.study.records import encode, read_record
 from nanorecsys.study.session import OUT_VARIABLE
+from nanorecsys.system import limits
 from nanorecsys.system.environment import environment
 from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.files import write_atomically
@@ -192,7 +192,7 @@ def require(estimates: Mapping[str, Estimate], folder: Path) -> None:
     Raises:
         ResourceError: Names the chapter, what it needs and what is available.
     """
-    memory = psutil.virtual_memory().available / 2**30
+    memory = limits.available_bytes() / 2**30
     disk = shutil.disk_usage(folder).free / 2**30
     for name, estimate in estimates.items():
         for kind, needed, available in (

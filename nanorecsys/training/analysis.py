@@ -12,9 +12,11 @@ from nanorecsys.data.prepared import Prepared
 from nanorecsys.evaluation import (
     Change,
     Evaluation,
+    EvaluationError,
     Scorer,
     Task,
     last_events,
+    make_task,
     mean_interval,
     paired_change,
     value,
@@ -42,16 +44,39 @@ READ_MARGIN = 0.05  # share of NDCG@10 that reading fewer events may cost
 Configs = tuple[RetrieverConfig, TrainingConfig]
 
 
-def splits_of(prepared: Prepared, names: Sequence[str]) -> dict[str, Split]:
-    """Splits of a data set by name: leave-one-out, then the others of `names`.
+def splits_of(sets: Mapping[str, Prepared], names: Sequence[str]) -> dict[str, dict[str, Split]]:
+    """Splits of each data set by name: leave-one-out, then the others of `names`.
+
+    A split is left out, with a note, if the histories of some data set are too short for it.
 
     Raises:
         TrainingError: there is no such split.
     """
-    every = {**prepared.splits, result.LAST_TEN: last_events(prepared.dataset.interactions)}
-    if unknown := [name for name in names if name not in every]:
-        raise TrainingError(f"there is no split {unknown[0]!r}", f"Use any of {', '.join(every)}.")
-    return {name: every[name] for name in dict.fromkeys([result.LEAVE_ONE_OUT, *names])}
+    known = (*next(iter(sets.values())).splits, result.LAST_TEN)
+    if unknown := [name for name in names if name not in known]:
+        raise TrainingError(f"there is no split {unknown[0]!r}", f"Use any of {', '.join(known)}.")
+    found: dict[str, dict[str, Split]] = {name: {} for name in sets}
+    for name in dict.fromkeys([result.LEAVE_ONE_OUT, *names]):
+        try:
+            own = {dataset: _split(prepared, name) for dataset, prepared in sets.items()}
+        except EvaluationError as error:
+            print(f"{name} is left out: {error.message}")
+            continue
+        for dataset, split in own.items():
+            found[dataset][name] = split
+    return found
+
+
+def _split(prepared: Prepared, name: str) -> Split:
+    """A split whose validation and test parts ask for something."""
+    events = prepared.dataset.interactions
+    split = last_events(events) if name == result.LAST_TEN else prepared.splits[name]
+    if name != result.LEAVE_ONE_OUT:
+        for stage in ("validation", "test"):
+            task = make_task(events, split, stage)
+            if not (task.seen.lengths[task.targets.lengths > 0] > 0).any():
+                raise EvaluationError(f"no user of the {stage} part has an earlier event")
+    return split
 
 
 def quality(runs: Sequence[Evaluation]) -> result.Quality:

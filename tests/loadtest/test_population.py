@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 
 from nanorecsys.data import Histories
 from nanorecsys.loadtest.errors import PopulationError
-from nanorecsys.loadtest.population import Workload, bootstrap_histories, window_keys
+from nanorecsys.loadtest.population import (
+    Workload,
+    bootstrap_histories,
+    distinct_users,
+    window_keys,
+)
 
 
 def histories(lists: list[list[int]]) -> Histories:
@@ -93,6 +98,17 @@ def test_keys_depend_on_the_window_only() -> None:
     assert len(set(keys.tolist())) == 4
 
 
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=2, max_size=30))
+def test_histories_too_short_to_differ_give_fewer_users(items: list[list[int]]) -> None:
+    """So many users cannot differ, whatever their neighbours exchange."""
+    real = histories(items)
+    own = real.take(distinct_users(real))
+    assert {*map(tuple, lists(own))} == {*map(tuple, items)}
+    drawn = lists(bootstrap_histories(own, 500, seed=1))
+    assert drawn[: len(own.lengths)] == lists(own)
+    assert len({*map(tuple, drawn)}) == len(drawn) < 500
+
+
 def test_fewer_users_than_real_ones_are_the_first_of_them(real: Histories) -> None:
     assert lists(bootstrap_histories(real, 7, seed=0)) == lists(real)[:7]
 
@@ -107,7 +123,6 @@ def test_empty_histories_are_not_drawn() -> None:
     [
         ([[1, 2]], 0, "at least one user"),
         ([[], []], 3, "no user has an event"),
-        ([[1, 2]], 4, "too short to differ"),
     ],
 )
 def test_histories_that_cannot_be_drawn_are_an_error(
@@ -156,6 +171,12 @@ def test_shares_are_as_asked_for() -> None:
     assert counts.min() > 0.7 * counts.mean()  # uniform: one standard deviation is 6 %
 
 
+@pytest.mark.parametrize(("n_users", "hot_users"), [(671, 84), (10, 2), (2, 1)])
+def test_the_hot_set_follows_the_number_of_users(n_users: int, hot_users: int) -> None:
+    workload = Workload(n_users, hot_users=1000, cold_share=0.3)
+    assert (workload.hot_users, workload.n_cold) == (hot_users, n_users - hot_users)
+
+
 def test_cold_users_alone_need_no_hot_set() -> None:
     users, hot = Workload(30, hot_users=0, cold_share=1.0).draw(30)
     assert sorted(users.tolist()) == list(range(30))
@@ -166,9 +187,8 @@ def test_cold_users_alone_need_no_hot_set() -> None:
     ("arguments", "message"),
     [
         ({"cold_share": 1.5}, "cold share from 0 to 1"),
-        ({"cold_share": 0.3, "hot_users": 0}, "hot users"),
-        ({"cold_share": 0.3, "hot_users": 10}, "1 to 9 hot users"),
-        ({"cold_share": 0.0, "hot_users": 11}, "1 to 10 hot users"),
+        ({"cold_share": 0.3, "hot_users": 0}, "a hot set and cold users, got 0 hot of 10"),
+        ({"cold_share": 0.3, "n_users": 1}, "a hot set and cold users, got 1 hot of 1"),
     ],
 )
 def test_a_bad_mix_is_an_error(arguments: dict, message: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.data import Histories
-from nanorecsys.scaleup import GENERATORS, GeneratorInputError, fidelity, generate
+from nanorecsys.scaleup import GENERATORS, fidelity, generate
 from nanorecsys.scaleup.build import TrainingOptions
 from nanorecsys.scaleup.curves import METRICS, ladder, user_recalls
 from nanorecsys.scaleup.datasets import RealCatalogue
@@ -308,10 +308,11 @@ def test_subsets_part_the_items_and_differ(real):
     assert set(first[0]) != set(second[0])
 
 
-def test_too_few_items_are_refused(real, tmp_path):
-    few = HeldOutTest(replace(real, vectors=real.vectors[:100]), INDEXES, OPTIONS)
-    with pytest.raises(GeneratorInputError, match="the test needs 50"):
-        judge_generators(few, ["independent"], tmp_path)
+@pytest.mark.parametrize(("items", "wanted"), [(2400, 240), (300, 50), (60, 30)])
+def test_a_generator_sees_more_of_a_small_catalogue(items, wanted, real):
+    few = HeldOutTest(replace(real, vectors=real.vectors[:items]), INDEXES, OPTIONS)
+    kept, hidden = few.split(0)
+    assert (len(kept), len(hidden)) == (wanted, items - wanted)
 
 
 def test_without_seen_items_both_metrics_agree_and_curves_rise(catalogue, users, nothing):

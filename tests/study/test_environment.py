@@ -1,6 +1,7 @@
 """pyproject.toml, constraints.txt and environment.yml agree; the doctor sees what is installed."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from nanorecsys.study import doctor
+from nanorecsys.serving.retrieval import LIBRARIES
+from nanorecsys.study import doctor, provenance
 from nanorecsys.study.chapters import chapters
 from nanorecsys.study.layout import layout
 from nanorecsys.study.parameters import resolve
@@ -21,6 +23,7 @@ FOLDERS = layout()
 PROFILES = ("smoke", "quick", "full", "ml-20m", "ml-32m")
 PROJECT = tomllib.loads((FOLDERS.root / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+COMPILED = EXTRAS.pop("lorann")  # only on request, pinned where it is named
 
 
 def requirements():
@@ -37,6 +40,16 @@ def test_every_requirement_is_pinned_within_its_bounds():
         assert requirement.specifier.contains(
             pins[doctor.canonical(requirement.name)], prereleases=True
         ), requirement
+
+
+def test_an_extra_that_is_compiled_is_installed_only_on_request():
+    assert COMPILED == ["lorann==1.0.1"]
+    assert "lorann" not in doctor.pins(FOLDERS)
+    planned = make("-n", "-W", "constraints.txt", "install").stdout
+    asked = make("-n", "-W", "constraints.txt", "install", "EXTRAS=lorann").stdout
+    assert "lorann" not in planned
+    assert "-e '.[lorann]' -c constraints.txt" in asked
+    assert ".nanorecsys-installed-lorann" in asked
 
 
 def test_the_pins_are_the_whole_tree_and_nothing_else():
@@ -83,8 +96,8 @@ def test_notebook_sources_are_committed_in_house_form(path):
     assert not any(cell.outputs or cell.execution_count for cell in code)
     assert notebook.cells[0].source.startswith("# ")
     assert notebook.cells[0].source.splitlines()[0].endswith("?")
-    assert "**Cost**" in notebook.cells[1].source
-    assert len(code) <= 25
+    assert any("**Cost**" in cell.source for cell in notebook.cells[:4])
+    assert len([c for c in code if "remove-input" not in c.metadata.get("tags", [])]) <= 25
     assert any("# NBVAL_CHECK_OUTPUT" in cell.source for cell in code)
     assert "## What is next" in notebook.cells[-1].source
 
@@ -95,7 +108,7 @@ def make(*arguments):
 
 def test_make_knows_its_targets_and_says_what_it_does():
     shown = make("help").stdout
-    for target in ("study", "book", "test", "serve", "lint", "clean"):
+    for target in ("study", "lab", "book", "test", "serve", "lint", "clean"):
         assert f"make {target} " in shown
         planned = make("-n", "-W", "constraints.txt", target).stdout
         assert f'echo "{target}  ' in planned
@@ -130,6 +143,8 @@ def test_the_doctor_reports_and_passes():
         "OMP_NUM_THREADS",
         "Chromium",
         "Redis",
+        "scann",
+        "lorann",
     ):
         assert word in done.stdout
 
@@ -146,12 +161,42 @@ def test_the_doctor_fails_with_the_remedy(monkeypatch, tmp_path):
     assert (different.status, "instead of 0.1" in different.value) == ("warning", True)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: type("U", (), {"free": 2**20})())
     assert "make room" in fails(doctor.examine())["disk"].remedy
-    monkeypatch.setattr(
-        doctor.psutil,
-        "virtual_memory",
-        lambda: type("M", (), {"available": 2**20, "total": 2**31})(),
-    )
+    monkeypatch.setattr(doctor.limits, "available_bytes", lambda: 2**20)
     assert "end other programs" in fails(doctor.examine())["memory"].remedy
+
+
+def test_the_doctor_says_how_to_get_an_index_library(monkeypatch):
+    present = [d for d in metadata.distributions() if d.name not in doctor.OPTIONAL]
+    monkeypatch.setattr(doctor.metadata, "distributions", lambda: present)
+    found = {c.name: c for c in doctor.examine()}
+    for name, command in doctor.OPTIONAL.items():
+        assert found[name].value == f"not installed, optional: {command}"
+        assert found[name].status == found["packages"].status == "ok"
+    assert doctor.OPTIONAL.items() <= {n: c for n, (_, c) in LIBRARIES.items()}.items()
+
+
+def test_the_commit_of_a_clone_is_told(tmp_path):
+    def git(*arguments):
+        identity = ("-c", "user.name=Somebody", "-c", "user.email=somebody@localhost")
+        subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True)
+
+    git("init", "--quiet")
+    assert provenance.commit(tmp_path) == "none"  # before the first commit
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "file").write_text("one")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "Begin")
+    assert re.fullmatch("[0-9a-f]{12}", provenance.commit(tmp_path))
+    (tmp_path / "inside" / "file").write_text("two")
+    assert provenance.commit(tmp_path).endswith("+")
+    # an archive that was unpacked in somebody's repository
+    assert provenance.commit(tmp_path / "inside") == "none"
+
+
+def test_the_commit_is_none_without_git_and_outside_a_clone(tmp_path, monkeypatch):
+    assert provenance.commit(tmp_path) == "none"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.commit(FOLDERS.root) == "none"
 
 
 def test_the_doctor_misses_browser_and_redis(monkeypatch):

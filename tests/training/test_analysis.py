@@ -156,9 +156,32 @@ def test_splits_begin_with_leave_one_out_and_know_the_last_ten():
     events = events_of(users=3, items=60, length=30)
     dataset = Dataset("some", events, pd.DataFrame(), pd.DataFrame())
     prepared = Prepared(dataset, {"leave_one_out": leave_one_out(events)})
-    assert list(analysis.splits_of(prepared, ["last_10"])) == ["leave_one_out", "last_10"]
+    found = analysis.splits_of({"some": prepared}, ["last_10"])
+    assert list(found["some"]) == ["leave_one_out", "last_10"]
     with pytest.raises(TrainingError, match=r"(?s)no split 'last_20'.*leave_one_out, last_10"):
-        analysis.splits_of(prepared, ["last_20"])
+        analysis.splits_of({"some": prepared}, ["last_20"])
+
+
+def test_a_split_that_one_data_set_is_too_short_for_is_left_out_of_all(capsys):
+    sets = {}
+    for name, length in (("long", 30), ("short", 22)):
+        events = events_of(users=3, items=60, length=length)
+        dataset = Dataset(name, events, pd.DataFrame(), pd.DataFrame())
+        sets[name] = Prepared(dataset, {"leave_one_out": leave_one_out(events)})
+    found = analysis.splits_of(sets, ["last_10"])
+    assert [list(splits) for splits in found.values()] == [["leave_one_out"]] * 2
+    assert "last_10 is left out: no user has the 23 events" in capsys.readouterr().out
+
+
+def test_a_split_that_asks_nobody_with_a_history_is_left_out(capsys):
+    events = events_of(users=6, items=60, length=5)
+    later = np.repeat(np.arange(6), 5)  # one user after the other
+    part = (later >= 3).astype(np.int8) + (later >= 5)
+    splits = {"leave_one_out": leave_one_out(events), "global_temporal": Split("t", part, "")}
+    dataset = Dataset("some", events, pd.DataFrame(), pd.DataFrame())
+    found = analysis.splits_of({"some": Prepared(dataset, splits)}, ["global_temporal"])
+    assert list(found["some"]) == ["leave_one_out"]
+    assert "no user of the validation part has an earlier event" in capsys.readouterr().out
 
 
 def test_fewer_events_are_the_last_ones_and_the_seen_stay_left_out(task):

@@ -1,6 +1,7 @@
 """Baselines against their formulas, bad input and floors on the bundled data (10 s)."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -200,6 +201,22 @@ def test_ease_refuses_what_does_not_fit_the_memory():
         TrainingError, match=r"138493 users and 26744 items takes 2\.7 GiB, above 2"
     ):
         EASE(max_gib=2).fit(random_events(), 138_493, 26_744)
+
+
+def test_a_baseline_that_is_too_large_is_left_out(monkeypatch, capsys):
+    known, items = random_events(), ITEMS.iloc[:-1]
+    split = leave_one_out(known)
+    few = {name: BASELINES[name] for name in ("EASE", "popularity")}
+    monkeypatch.setattr(tuning, "BASELINES", few)
+    both = tune_and_test(known, split, 1, items)
+    assert list(both) == ["EASE", "popularity"]
+    assert capsys.readouterr().out == ""
+    tiny = partial(EASE, max_gib=1e-9)
+    monkeypatch.setattr(tuning, "BASELINES", few | {"EASE": (tiny, few["EASE"][1])})
+    assert list(tune_and_test(known, split, 1, items)) == ["popularity"]
+    assert "EASE is left out: EASE on 11 users and 14 items takes" in capsys.readouterr().out
+    larger = {"EASE": dataclasses.replace(both["EASE"], model=EASE(max_gib=1e-9))}
+    assert tuning.test_chosen(both | larger, known, split, items).keys() == {"popularity"}
 
 
 @pytest.mark.parametrize("n_users", [N_USERS, 100])  # either form

@@ -16,7 +16,7 @@ from nanorecsys.training.baselines.matrices import (
     user_item,
     with_fallback,
 )
-from nanorecsys.training.errors import TrainingError
+from nanorecsys.training.errors import TooLargeError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class EASE:
         """Solve for the smaller side of X: the cost is cubic in it.
 
         Raises:
-            TrainingError: the dense matrices would take more than max_gib, or the penalty is too
-                small.
+            TooLargeError: the dense matrices would take more than max_gib.
+            TrainingError: the penalty is too small.
         """
         n_rows = n_users if self.features is None else n_users + self.features.shape[1]
         few_rows = n_rows <= n_items
         floats = n_rows * (n_rows + 3 * n_items) if few_rows else n_items * n_items
         gib = 4 * floats / 2**30
         if gib > self.max_gib:
-            raise TrainingError(
+            raise TooLargeError(
                 f"EASE on {n_users} users and {n_items} items takes {gib:.1f} GiB, "
                 f"above {self.max_gib:g}",
                 "Raise max_gib if the machine has the memory, or leave EASE out at this size.",

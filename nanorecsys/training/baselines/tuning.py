@@ -15,6 +15,7 @@ from nanorecsys.evaluation import Evaluation, Scorer, Task, make_task, value
 from nanorecsys.training.baselines.counts import ItemKNN, Markov, Popularity, RecentPopularity
 from nanorecsys.training.baselines.linear import EASE, ImplicitALS
 from nanorecsys.training.baselines.matrices import content_features
+from nanorecsys.training.errors import TooLargeError
 from nanorecsys.training.fit import rank_by
 
 
@@ -130,6 +131,8 @@ def tune_and_test(
 ) -> dict[str, Tuned]:
     """Choose every baseline on validation, refit it on train and validation, and test it once.
 
+    A baseline that is too large for the data is left out, with a note.
+
     Args:
         interactions: All events.
         split: Their parts.
@@ -140,8 +143,11 @@ def tune_and_test(
     features = content_features(items)
     tuned = {}
     for name in BASELINES:
-        model, rows = tune(name, validation, trials, features)
-        tuned[name] = Tuned(model, rows, fit_and_evaluate(model, test))
+        try:
+            model, rows = tune(name, validation, trials, features)
+            tuned[name] = Tuned(model, rows, fit_and_evaluate(model, test))
+        except TooLargeError as error:
+            print(f"{name} is left out: {error.message}")
     return tuned
 
 
@@ -162,5 +168,8 @@ def test_chosen(
         model: Any = baseline.model
         if knows_content(name):
             model = replace(model, features=features)
-        evaluations[name] = fit_and_evaluate(model, test)
+        try:
+            evaluations[name] = fit_and_evaluate(model, test)
+        except TooLargeError as error:
+            print(f"{name} is left out: {error.message}")
     return evaluations
