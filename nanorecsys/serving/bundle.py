@@ -36,7 +36,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -75,6 +75,7 @@ ITEM_SCHEMA = pa.schema(
 )
 TEXT_ID_SCHEMA = ITEM_SCHEMA.set(1, pa.field("item_id", pa.string()))
 
+MAPPED_BYTES = 2**30  # vectors of a million items; two workers would hold them twice
 READ_ROWS = 65_536  # items whose genres are read at once
 NORM_TOLERANCE = 1e-3
 REBUILD = "Build the bundle again: nanorecsys bundle."
@@ -415,10 +416,13 @@ def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
 def _array(folder: _Folder, name: str, dtype: str, *shape: int) -> np.ndarray:
     """An array in memory; `dtype` is a pattern of NumPy's short form.
 
-    A mapped file that somebody truncates, as `cp` over it does, would kill the process (SIGBUS).
+    A mapped file that somebody truncates, as `cp` over it does, would kill the process (SIGBUS). So
+    only a file above `MAPPED_BYTES` is mapped, which all workers then share.
     """
     with folder.reading(name) as path:
-        array = np.load(path)
+        mode: Literal["r"] | None = "r" if path.stat().st_size > MAPPED_BYTES else None
+        # a plain view: every slice of a np.memmap costs microseconds more
+        array = np.load(path, mmap_mode=mode).view(np.ndarray)
     array.flags.writeable = False
     if not re.fullmatch(dtype, array.dtype.str) or array.shape != shape:
         raise folder.wrong(name, f"expected {dtype} {shape}, found {array.dtype.str} {array.shape}")

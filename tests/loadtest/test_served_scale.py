@@ -13,6 +13,7 @@ from nanorecsys.loadtest.ladder import FINAL
 from nanorecsys.loadtest.result import MeasuredServer, Operated, Round, ServedScale
 from nanorecsys.loadtest.served_scale import LARGE, add_bundle, operate, p99_ms
 from nanorecsys.scaleup import generate
+from nanorecsys.serving import bundle as bundle_module
 from nanorecsys.serving.bundle import check_bundle, open_bundle
 from nanorecsys.serving.candidates import candidates_of
 from nanorecsys.serving.errors import BundleError
@@ -67,6 +68,15 @@ def test_made_up_items_are_recommended_but_are_in_no_history(large, served):
         assert not np.isin(own, items).any()
     exact = np.take_along_axis(vectors @ bundle.item_vectors.T, found, axis=1)
     np.testing.assert_allclose(scores, exact, atol=0.02)
+
+
+def test_workers_share_vectors_that_are_large(large, monkeypatch):
+    folder = large.folders[LARGE.bundle]
+    assert not isinstance(open_bundle(folder).item_vectors.base, np.memmap)
+    monkeypatch.setattr(bundle_module, "MAPPED_BYTES", 1000)
+    vectors = open_bundle(folder).item_vectors
+    assert isinstance(vectors.base, np.memmap)
+    assert not vectors.flags.writeable
 
 
 def test_a_history_of_unknown_items_is_refused(large, tmp_path):
