@@ -36,7 +36,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -75,6 +75,8 @@ ITEM_SCHEMA = pa.schema(
 )
 TEXT_ID_SCHEMA = ITEM_SCHEMA.set(1, pa.field("item_id", pa.string()))
 
+MAPPED_BYTES = 2**30  # vectors of a million items; two workers would hold them twice
+READ_ROWS = 65_536  # items whose genres are read at once
 NORM_TOLERANCE = 1e-3
 REBUILD = "Build the bundle again: nanorecsys bundle."
 MEND = "Correct the parts that build_bundle was given; the target is unchanged."
@@ -97,7 +99,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     `index_search` is a search setting such as `nprobe=16`; the index keeps its defaults where it is
     empty. `second_factory` is empty where the index is FAISS's. The tower reads the last
-    `events_read` events of a history, at most a window.
+    `events_read` events of a history, at most a window. It knows the first `known_items`, all where
+    that is 0, and histories hold no others.
     """
 
     format: int
@@ -115,6 +118,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     tower_variant: str
     tower_is_int8: bool
     files: dict[str, File]
+    known_items: Count = 0
     second_factory: str = ""
     second_search: str = ""
 
@@ -128,8 +132,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 f"expected the files {', '.join(FILES)} (the ranker may be absent), "
                 f"found {', '.join(self.files)}"
             )
+        if self.known_items > self.n_items:
+            raise ValueError(
+                f"expected at most {self.n_items} known items, found {self.known_items}"
+            )
         if (OTHER_INDEX in self.files) != bool(self.second_factory):
             raise ValueError(f"expected {OTHER_INDEX} and a second choice of FAISS, or neither")
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of items that histories may hold."""
+        return self.known_items or self.n_items
 
     @property
     def indexes(self) -> list[tuple[str, str]]:
@@ -183,6 +196,7 @@ class Parts:
         index: Index over all items, FAISS's own object or an `Index` of another library; built from
             `index_factory`, a FAISS string, where None.
         second: Index beside one of another library.
+        known_items: Number of items that the tower knows, the first ones; 0 for all.
     """
 
     tower: Path
@@ -203,6 +217,7 @@ class Parts:
     index_search: str = ""
     index: Any = None
     second: SecondChoice = SecondChoice()
+    known_items: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +226,7 @@ class Bundle:
 
     `tower` is the file that `encoder` runs. `popular` lists all item numbers, the most popular
     first and ties by number. `item_numbers` and `user_numbers` map the data set's own ids to
-    numbers.
+    numbers, of items those that histories may hold.
     """
 
     path: Path
@@ -390,7 +405,10 @@ def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
         histories=Histories(offsets, _array(folder, EVENTS, "<i4", int(offsets[-1]))),
         popularity=popularity,
         popular=np.argsort(-popularity, kind="stable"),
-        item_numbers={name: number for number, name in enumerate(items["item_id"].to_list())},
+        item_numbers={
+            name: number
+            for number, name in enumerate(items["item_id"].iloc[: manifest.vocabulary].to_list())
+        },
         user_numbers={name: number for number, name in enumerate(user_ids.tolist())},
     )
 
@@ -398,10 +416,13 @@ def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
 def _array(folder: _Folder, name: str, dtype: str, *shape: int) -> np.ndarray:
     """An array in memory; `dtype` is a pattern of NumPy's short form.
 
-    A mapped file that somebody truncates, as `cp` over it does, would kill the process (SIGBUS).
+    A mapped file that somebody truncates, as `cp` over it does, would kill the process (SIGBUS). So
+    only a file above `MAPPED_BYTES` is mapped, which all workers then share.
     """
     with folder.reading(name) as path:
-        array = np.load(path)
+        mode: Literal["r"] | None = "r" if path.stat().st_size > MAPPED_BYTES else None
+        # a plain view: every slice of a np.memmap costs microseconds more
+        array = np.load(path, mmap_mode=mode).view(np.ndarray)
     array.flags.writeable = False
     if not re.fullmatch(dtype, array.dtype.str) or array.shape != shape:
         raise folder.wrong(name, f"expected {dtype} {shape}, found {array.dtype.str} {array.shape}")
@@ -417,10 +438,13 @@ def _items(folder: _Folder, n_items: int) -> pd.DataFrame:
             for schema in (ITEM_SCHEMA, table.schema)
         )
         raise folder.wrong(ITEMS, f"expected the columns {expected}, found {found}")
-    items = table.to_pandas(use_threads=False)
+    items = table.drop_columns(["genres"]).to_pandas(use_threads=False)
     if not np.array_equal(items["item"], np.arange(n_items)):
         raise folder.wrong(ITEMS, f"expected the items 0 to {n_items - 1} in order, found others")
-    items["genres"] = [list(genres) for genres in items["genres"]]
+    # Items without genres share one list: millions of their own would take a gigabyte.
+    genres, none = table.column("genres"), list[str]()
+    parts = (genres.slice(start, READ_ROWS).to_pylist() for start in range(0, n_items, READ_ROWS))
+    items["genres"] = [own or none for part in parts for own in part]
     return items
 
 
@@ -474,7 +498,7 @@ def _check(folder: _Folder) -> Manifest:
 def _tables(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
     """Check ids, counts, histories and vectors."""
     n_items, n_users = bundle.manifest.n_items, bundle.manifest.n_users
-    item_ids, user_ids = len(bundle.item_numbers), len(bundle.user_numbers)
+    item_ids, user_ids = bundle.items["item_id"].nunique(), len(bundle.user_numbers)
     yield ITEMS, item_ids == n_items, f"{n_items} different ids", item_ids
     yield USER_IDS, user_ids == n_users, f"{n_users} different ids", user_ids
     least = bundle.popularity.min()
@@ -483,8 +507,8 @@ def _tables(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
     rise = offsets[0] == 0 and (np.diff(offsets) >= 0).all()
     yield OFFSETS, rise, "numbers that rise from 0", "others"
     first, last = events.min(initial=0), events.max(initial=0)
-    in_range = first >= 0 and last < n_items
-    yield EVENTS, in_range, f"items from 0 to {n_items - 1}", f"{first} to {last}"
+    most = bundle.manifest.vocabulary - 1
+    yield EVENTS, first >= 0 and last <= most, f"items from 0 to {most}", f"{first} to {last}"
     yield _unit_norm(VECTORS, bundle.item_vectors)
 
 
@@ -517,7 +541,7 @@ def _answers(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
 
     Batches, lengths and numbers of candidates differ, so a model that fixes one of them fails.
     """
-    n_items, window, d = bundle.manifest.n_items, bundle.manifest.window, bundle.manifest.d
+    n_items, window, d = bundle.manifest.vocabulary, bundle.manifest.window, bundle.manifest.d
     histories = np.zeros((3, window), np.int64)  # vocabulary numbers, item + 1
     histories[1, 0] = n_items
     histories[2] = np.arange(n_items - window, n_items) % n_items + 1
@@ -601,6 +625,7 @@ def _write(folder: Path, parts: Parts) -> Manifest:
             for name in (*FILES, OTHER_INDEX)
             if (folder / name).exists()
         },
+        known_items=parts.known_items,
         second_factory=second.factory if is_other else "",
         second_search=second.search if is_other else "",
     )

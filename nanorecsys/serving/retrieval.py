@@ -30,6 +30,7 @@ LIBRARIES = {
     "lorann": ("lorannlib", "pip install 'nanorecsys[lorann]'"),
 }
 LORANN_BITS = {32: "FP32LorannIndex", 16: "BF16LorannIndex"}
+ROUNDED = 65_536  # rows that are rounded to 16 bits at once
 SCANN_FOLDER = "scann"  # ScaNN saves a folder, which becomes one tar file
 SCANN_BATCH = 32  # queries that a thread takes at once
 
@@ -252,8 +253,11 @@ def parse_setting(search: str, names: Collection[str] = ()) -> dict[str, int]:
 
 def bfloat16(array: np.ndarray) -> np.ndarray:
     """Round float32 to the upper 16 bits, uint16."""
-    bits = array.view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    found = np.empty(array.shape, np.uint16)
+    for start in range(0, len(array), ROUNDED):  # a large array is not copied several times
+        bits = array[start : start + ROUNDED].view(np.uint32)
+        found[start : start + ROUNDED] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return found
 
 
 def _checked(queries: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -62,14 +62,14 @@ def test_the_index_chapter_runs_on_another_size_and_other_indexes(tmp_path, monk
         "run_name": "smoke",
         "n_items": 6500,
         "specs": ["Flat", "IVF32,SQ8"],
-        "generator": "gaussian",
+        "generator": "local",
     }
     small |= {"points": 2, "timed_queries": 20, "confirm_rounds": 1, "rounds": 1}
     papermill(
         "notebooks/04_ann.ipynb", tmp_path / "out.ipynb", *as_arguments(small), cwd=FOLDERS.root
     )
     result = json.loads((tmp_path / "out" / "04_ann" / "result.json").read_text())["result"]
-    assert (result["n_items"], result["generator"]) == (6500, "gaussian")
+    assert (result["n_items"], result["generator"]) == (6500, "local")
     assert {p["factory"] for p in result["best"]} == {"Flat", "IVF32,SQ8"}
 
 
@@ -81,7 +81,7 @@ def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generato
         "parameters"
     ]
     small = smoke | {"n_items": 7_500, "generator": "local", "generators": ["local"]}
-    small |= {"sizes": [], "original": False}
+    small |= {"sizes": []}
     papermill(
         FOLDERS.notebooks / "05_scaleup.ipynb",
         tmp_path / "out.ipynb",
