@@ -159,9 +159,9 @@ def test_the_held_out_test_runs_every_family_that_the_catalogue_can_train(vector
 
 def test_the_load_test_has_users_that_a_cache_tells_apart(prepared):
     own = data.histories(prepared.dataset.interactions)
-    own = own.take(distinct_users(own, window=16))
     many = bootstrap_histories(own, 20_000, seed=0, window=16)
     assert len(distinct_users(many, window=16)) == len(many.lengths) > len(own.lengths)
+    assert 0.9 < many.lengths.mean() / own.lengths.mean() < 1.1
     users, hot = Workload(len(many.lengths), 1000, cold_share=0.3).draw(500)
     assert 0 < hot.sum() < 500
     assert len(set(users[~hot].tolist())) == (~hot).sum()
