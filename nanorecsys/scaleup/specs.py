@@ -82,7 +82,7 @@ class ParsedSpecification:
         return f"{name}, {code}{', refined' if self.refined else ''}"
 
 
-def families(specifications: Sequence[str], n: int, smallest: int) -> dict[str, str]:
+def by_family(specifications: Sequence[str], n: int, smallest: int) -> dict[str, str]:
     """Return the first specification of each family that the smallest catalogue can train.
 
     Args:
@@ -90,7 +90,7 @@ def families(specifications: Sequence[str], n: int, smallest: int) -> dict[str, 
         n: Items of the largest catalogue.
         smallest: Items of the smallest one; 8-bit codes are trained on `CODE_VECTORS` at least.
 
-    >>> list(families(["IVF,PQ32np", "IVF,SQ8", "IVF64,SQ8"], 1_000, 60))
+    >>> list(by_family(["IVF,PQ32np", "IVF,SQ8", "IVF64,SQ8"], 1_000, 60))
     ['IVF, SQ8']
     """
     found: dict[str, str] = {}
