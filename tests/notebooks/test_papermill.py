@@ -49,9 +49,10 @@ def test_plain_papermill_runs_from_the_root_and_from_elsewhere(name, folder, tmp
         f"notebooks/{name}.ipynb" if folder == "root" else str(FOLDERS.notebooks / f"{name}.ipynb")
     )
     output = tmp_path / "out.ipynb"
-    papermill(
-        source, output, *as_arguments(smoke), cwd=FOLDERS.root if folder == "root" else tmp_path
-    )
+    # papermill's own parameters, such as PAPERMILL_INPUT_PATH, are none of the chapter's
+    arguments = ["--inject-paths", *as_arguments(smoke)]
+    papermill(source, output, *arguments, cwd=FOLDERS.root if folder == "root" else tmp_path)
+    assert "PAPERMILL_INPUT_PATH" in output.read_text()
     check_executed(nbformat.read(output, as_version=4), name)
     assert (tmp_path / "out" / name / "result.json").exists()
 
