@@ -95,7 +95,7 @@ class Running:
 def serving(bundle: Path, folder: Path, *arguments: str) -> Iterator[Running]:
     """Run `python -m server` over a bundle on a free port until the block ends.
 
-    It has one worker and ends without a lame-duck time unless the arguments say otherwise.
+    It ends without a lame-duck time unless the arguments set one.
     """
     port = free_port()
     log = folder / "server.log"
