@@ -128,7 +128,8 @@ class RedisCache(Cache):
         if isinstance(answer, Exception):
             failed = command if isinstance(answer, ResponseError) else CONNECTION
             if failed not in self._paused:
-                log.warning("Redis %s fails, answers are computed: %r", failed, answer)
+                reason = str(answer) or repr(answer)
+                log.warning("Redis %s fails, answers are computed: %s", failed, reason)
             if self._paused.get(failed, 0) <= (now := time.monotonic()):
                 metrics.CACHE_FAILURES.inc()
                 self._paused[failed] = now + REDIS_PAUSE_S
