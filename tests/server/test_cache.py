@@ -1,4 +1,4 @@
-"""Caches keep what they are given; Redis may come and go, and refuse what it is told. 5 s."""
+"""Caches keep what they are given. Redis may come, go, and refuse commands. 5 s."""
 
 import asyncio
 import logging
@@ -189,7 +189,7 @@ def test_hits_go_on_while_redis_refuses_to_write(refuse, monkeypatch, caplog):
 
 
 def test_calls_that_wait_for_a_failing_redis_fail_with_it(monkeypatch):
-    """Otherwise each of them would wait for a timeout of its own."""
+    """Otherwise each would wait for its own timeout."""
     monkeypatch.setattr(cache, "REDIS_TIMEOUT_S", 0.05)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

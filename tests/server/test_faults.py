@@ -1,4 +1,4 @@
-"""What a system may refuse or break under a running server: it says so and goes on. 12 s."""
+"""Whatever the system or a file does to a running server, it says so and goes on. 12 s."""
 
 import asyncio
 import json
