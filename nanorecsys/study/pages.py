@@ -206,7 +206,7 @@ def figure(claim: JudgedClaim) -> str:
 
 def _middle(claim: JudgedClaim) -> str:
     """The figures of a claim without their intervals."""
-    return "; ".join(_in_unit(claim, value) for value in claim.value.values()) or "-"
+    return "; ".join(_in_unit(claim, value) for value in claim.value.values()) or claim.verdict
 
 
 def _in_unit(claim: JudgedClaim, value: float) -> str:
