@@ -75,7 +75,7 @@ def parts(folders: Layout, results: Path) -> dict[str, str]:
         compared = compare.compare(everything, has_run, side)
         outcomes[name] = dict(zip(compared.claim, compared.outcome, strict=True))
     findings = {
-        f.id: f"results/{f.chapter}.html#{anchor(SECTIONS[f.id])}" * (f.chapter in has_run)
+        f.id: f"results/{f.chapter}.html#{anchor(SECTIONS.get(f.id, ''))}" * (f.chapter in has_run)
         for f in protocol.findings
     }
     original = {
@@ -147,7 +147,7 @@ def _headlines(sides: Sides, judged: Mapping[str, Judged]) -> str:
     cards = []
     for title, ids in HEADLINES.items():
         lines = [f"<h3>{title}</h3>"]
-        for of_sides in map(judged.__getitem__, ids):
+        for of_sides in (judged[claim_id] for claim_id in ids if claim_id in judged):
             own, *others = (of_sides[name] for name in sides)
             lines.append(f'<p class="figure">{html.escape(_middle(own))}</p>')
             lines.append(f"<p><b>{own.verdict}:</b> {html.escape(own.statement)}</p>")

@@ -1,8 +1,9 @@
 """No number that the study measures is typed in prose; other numbers are listed with a reason.
 
 Parsed are the Markdown cells of the notebooks, the sentences that their code shows, the
-hand-written pages, README.md and CONTRIBUTING.md. A number that is neither glued nor listed fails: glue it, or, if it is a setting, a
-name or a figure that others published, list the phrase with its reason.
+hand-written pages, README.md and CONTRIBUTING.md. A number that comes from no result and is not
+listed fails: compute it, or, if it is a setting, a name or a figure that others published, list the
+phrase with its reason.
 """
 
 import ast

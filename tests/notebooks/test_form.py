@@ -68,4 +68,4 @@ def test_a_figure_shown_by_its_cell_has_a_description(name):
 
 
 def test_plots_live_in_the_notebooks():
-    assert [path for path in FOLDERS.root.glob("nanorecsys/**/figures.py")] == []
+    assert not list(FOLDERS.root.glob("nanorecsys/**/figures.py"))
