@@ -240,6 +240,7 @@ BAD = {
     "k of 5,000 digits": ("/recommend", b'{"user_id": 1002, "k": %s}' % (b"9" * 5000), JSON, 422),
     "a user of 5,000 digits": ("/recommend", b'{"user_id": %s}' % (b"9" * 5000), JSON, 422),
     "half a character": ("/recommend", b'{"user_id": "\\ud800"}', JSON, 400),
+    "a misspelt parameter": ("/items/search?q=a&limt=3", None, JSON, 422),
     "a bad limit": ("/items/search?q=a&limit=x", None, JSON, 422),
 }
 
