@@ -1,6 +1,9 @@
 """The front, the finalists, the rule and the findings on made-up points. 1 s."""
 
+import json
+
 import msgspec
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +21,8 @@ from nanorecsys.ann.result import (
 from nanorecsys.data.load import DEFAULT_DATASET
 from nanorecsys.evaluation import Change
 from nanorecsys.serving.retrieval import library
+from nanorecsys.study.layout import layout
+from nanorecsys.study.parameters import read_parameters
 from nanorecsys.study.spread import Interval, Spread
 
 FLOOR, BOUND = 0.99, 1500.0
@@ -243,3 +248,11 @@ def test_findings_on_two_data_sets_need_both():
 def test_a_result_survives_its_record():
     found = result()
     assert msgspec.json.decode(msgspec.json.encode(found), type=AnnResult) == found
+
+
+def test_the_chapter_searches_items_of_the_generator_that_chapter_05_recommends():
+    folders = layout()
+    notebook = nbformat.read(folders.notebooks / "04_ann.ipynb", as_version=4)
+    chosen = read_parameters(notebook, "04_ann")["generator"].default
+    judged = json.loads((folders.root / "book/results/05_scaleup/result.json").read_text())
+    assert chosen == judged["result"]["recommended_generator"]
