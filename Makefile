@@ -3,6 +3,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 PROFILE ?= quick
+# more of pyproject.toml's extras: lorann takes a C++ compiler and four minutes
+EXTRAS ?=
 ARGS ?=
 # what `make serve` serves
 BUNDLE ?= data/runs/$(PROFILE)/bundle
@@ -10,7 +12,7 @@ BUNDLE ?= data/runs/$(PROFILE)/bundle
 BIN := $(if $(VENV),$(VENV)/bin/)
 RUN := $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 PREFIX := $(if $(VENV),$(VENV),$(shell $(PYTHON) -c 'import sys; print(sys.prefix)'))
-INSTALLED := $(PREFIX)/.nanorecsys-installed
+INSTALLED := $(PREFIX)/.nanorecsys-installed$(addprefix -,$(EXTRAS))
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
@@ -22,6 +24,7 @@ help: ## list the targets
 	@echo "  PROFILE=smoke|quick|full|ml-20m|ml-32m   sizes of the study (quick)"
 	@echo "  ARGS='-p chapter.name=value ...'         more arguments for nanorecsys run, pytest or the server"
 	@echo "  BUNDLE=DIR                               what make serve serves (data/runs/PROFILE/bundle)"
+	@echo "  EXTRAS=lorann                            install LoRANN as well, the fastest index library; pip compiles it"
 	@echo "  VENV=                                    use the active environment instead of .venv"
 
 install: $(INSTALLED) ## create or refresh the environment (a few minutes at first)
@@ -32,6 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		|| { echo "install  expected Python 3.11 or newer, got $$($(PYTHON) -V): make PYTHON=python3.11"; exit 1; }
 	@$(if $(VENV),test -x $(RUN) || $(PYTHON) -m venv $(VENV))
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[study,test]' -c constraints.txt
+	@$(if $(EXTRAS),$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt)
 	@touch $@
 
 study: $(INSTALLED) ## run the study's notebooks and build the book over the results

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from nanorecsys.ann.bundle import bundle
-from nanorecsys.ann.command import ann
 from nanorecsys.system.errors import NanorecsysError
 
 PARAMETER_HELP = (
@@ -42,7 +41,6 @@ def cli() -> None:
 
 
 cli.add_command(bundle)
-cli.add_command(ann)
 
 
 @cli.command()

@@ -5,6 +5,8 @@ import os
 import shutil
 import tempfile
 
+import click
+
 from server.settings import Settings, make_command
 
 # FAISS and BLAS read these when they are first imported. The server's own threads are its
@@ -36,7 +38,10 @@ def serve(settings: Settings) -> None:
     logging.getLogger("faiss").setLevel(logging.WARNING)
     os.environ.update(THREAD_POOLS)
     # Workers exchange their metrics in files. prometheus_client looks for this on its import.
-    folder, supervisor = tempfile.mkdtemp(prefix="nanorecsys-metrics-"), os.getpid()
+    try:
+        folder, supervisor = tempfile.mkdtemp(prefix="nanorecsys-metrics-"), os.getpid()
+    except OSError as error:
+        raise click.ClickException(f"expected a folder for metrics, TMPDIR: {error}") from error
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
     try:
         from server.supervisor import Server

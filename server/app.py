@@ -13,7 +13,6 @@ from aiohttp import web
 from msgspec import UNSET
 
 from server import metrics, schema
-from server.batching import FULL
 from server.engine import Engine, Ranked, Timings
 from server.openapi import TAGS, Handler, Route, document
 from server.schema import OverloadedError, ProblemError
@@ -24,7 +23,6 @@ from server.web import STATIC, docs, static, try_it
 log = logging.getLogger("server")
 SERVICE = web.AppKey("service", Service)
 JSON = "application/json"
-LAG_PERIOD_S = 0.25
 PID = str(os.getpid())  # A worker imports this module after the fork.
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
@@ -59,13 +57,10 @@ async def recommend(request: web.Request) -> web.StreamResponse:
     timings: Timings = {}
     try:
         engine, ranked, source = await service.recommend(asked, timings)
-    except OverloadedError as error:
-        if service.draining:
-            raise
-        await service.rejections.wait()
-        if error.detail != FULL or service.draining or not request.keep_alive:
-            raise
-        return REJECTION
+    except OverloadedError:
+        if not service.draining:
+            await service.rejections.wait()
+        raise
     body = _encode(_answer(engine, ranked, source, asked))
     timings["total"] = ((time.perf_counter_ns() - start) / 1e6, None)
     metrics.SOURCE[source].inc()
@@ -241,48 +236,7 @@ def _problem(status: int, title: str, detail: str, headers: dict[str, str]) -> w
     )
 
 
-class _Prebuilt(web.Response):
-    """A response whose bytes are made once; the connection stays open.
-
-    Under overload most responses are rejections, and what they cost is lost to the answers.
-    """
-
-    keep_alive = True
-
-    def __init__(self, response: web.Response) -> None:
-        super().__init__(status=response.status)
-        body = response.body
-        assert isinstance(body, bytes)
-        fields = {**response.headers, "Content-Length": len(body)}
-        head = [f"HTTP/1.1 {response.status} {response.reason}"]
-        head += [f"{name}: {value}" for name, value in fields.items()]
-        self._whole = "\r\n".join([*head, "", ""]).encode() + body
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Write the response."""
-        if request.transport is not None:
-            request.transport.write(self._whole)
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """All is written already."""
-
-
-_error = OverloadedError(FULL)
-REJECTION = _Prebuilt(_problem(_error.status, _error.title, FULL, _error.headers))
-
-
 async def _run_service(app: web.Application) -> AsyncIterator[None]:
     await app[SERVICE].open()
-    watch = asyncio.create_task(_watch_loop())
     yield
-    watch.cancel()
     await app[SERVICE].close()
-
-
-async def _watch_loop() -> None:
-    """Measure how late the event loop wakes: a blocked loop looks like a full queue otherwise."""
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + LAG_PERIOD_S
-        await asyncio.sleep(LAG_PERIOD_S)
-        metrics.LOOP_LAG.observe(max(loop.time() - due, 0.0))

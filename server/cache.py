@@ -88,8 +88,8 @@ class RedisCache(Cache):
         await self._call("SET", key, value, "PX", self._ttl_ms)
 
     async def _call(self, *command: Any) -> bytes | None:
-        now = time.monotonic()
-        if self._paused and any(self._paused.get(c, 0) > now for c in (command[0], CONNECTION)):
+        until = max(self._paused.get(name, 0.0) for name in (command[0], CONNECTION))
+        if time.monotonic() < until:
             return None
         call: _Call = command, asyncio.get_running_loop().create_future()
         self._waiting.append(call)
@@ -128,9 +128,9 @@ class RedisCache(Cache):
         if isinstance(answer, Exception):
             failed = command if isinstance(answer, ResponseError) else CONNECTION
             if failed not in self._paused:
-                log.warning("Redis %s fails, answers are computed: %s", failed, _line(answer))
-            now = time.monotonic()
-            if self._paused.get(failed, 0) <= now:
+                reason = str(answer) or repr(answer)
+                log.warning("Redis %s fails, answers are computed: %s", failed, reason)
+            if self._paused.get(failed, 0) <= (now := time.monotonic()):
                 metrics.CACHE_FAILURES.inc()
                 self._paused[failed] = now + REDIS_PAUSE_S
         elif self._paused:
@@ -147,7 +147,3 @@ def open_cache(kind: str, size: int, ttl_s: float) -> Cache:
     if kind == "none":
         return Cache()
     return MemoryCache(size, ttl_s) if kind == "memory" else RedisCache(kind, ttl_s)
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

@@ -21,7 +21,6 @@ SHED = Counter("nanorecsys_shed", "Requests rejected for lack of capacity, by re
 COALESCED = Counter("nanorecsys_coalesced", "Requests that joined an equal one in flight.")
 CACHE_FAILURES = Counter("nanorecsys_cache_failures", "Calls to the cache that failed.")
 EVENTS = Counter("nanorecsys_events", "Events stored.")
-LOOP_LAG = Histogram("nanorecsys_loop_lag_seconds", "Lateness of the event loop.", buckets=_SECONDS)
 RELOADS = Counter("nanorecsys_reloads", "Reloads of the bundle by outcome.", ["outcome"])
 
 

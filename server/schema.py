@@ -67,7 +67,7 @@ class Accepted(msgspec.Struct, frozen=True):
     events: int
 
 
-class Search(msgspec.Struct, frozen=True):
+class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A search for items: words of the title, and the largest number of items."""
 
     q: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\S", examples=["toy sto"])]

@@ -29,7 +29,7 @@ class TitleSearch:
     """
 
     def __init__(self, titles: Sequence[str], popular: np.ndarray) -> None:
-        self._popular = popular.tolist()
+        self._popular = [item for item in popular.tolist() if titles[item]]
         # A row's number is its popularity rank, so the index finds the most popular items first.
         # The tokenizer only has to split at the blanks between words.
         self._index = sqlite3.connect(":memory:", check_same_thread=False)

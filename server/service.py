@@ -35,18 +35,15 @@ class Rejections:
     """Spaces rejections: at once at a low rate, up to a quarter of a second later at a high one."""
 
     def __init__(self) -> None:
-        self._next, self._delayed = 0.0, 0
+        self._next, self._places = 0.0, asyncio.Semaphore(REJECTIONS_DELAYED)
 
     async def wait(self) -> None:
         """Wait for the turn of a rejection."""
         now = time.perf_counter()
         self._next = min(max(now, self._next + REJECTION_GAP_S), now + REJECTION_DELAY_S)
-        if self._next > now and self._delayed < REJECTIONS_DELAYED:
-            self._delayed += 1
-            try:
+        if self._next > now and not self._places.locked():
+            async with self._places:
                 await asyncio.sleep(self._next - now)
-            finally:
-                self._delayed -= 1
 
 
 class Service:

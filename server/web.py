@@ -5,7 +5,6 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 FOLDER = Path(__file__).with_name("pages")
 STATIC = ("common.css", "index.css", "index.js", "docs.css", "docs.js")
@@ -36,16 +35,11 @@ async def static(request: web.Request) -> web.FileResponse:
 
 
 class Runner(web.AppRunner):
-    """aiohttp's runner, with connections that end if a client is slow.
+    """aiohttp's runner; a client that is slow to send headers loses its connection.
 
-    Args:
-        app: Application.
-        read_timeout_s: Seconds that a client may take to send the headers of a request.
-        options: Options of aiohttp's runner and of its connections.
+    It may take as long as `lingering_time`, the time in which aiohttp reads a body that no handler
+    wants.
     """
-
-    def __init__(self, app: web.Application, read_timeout_s: float, **options: Any) -> None:
-        super().__init__(app, **options, lingering_time=read_timeout_s, auto_decompress=False)
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
@@ -59,25 +53,14 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    """A connection that ends when the headers of a request take too long.
-
-    aiohttp would wait for as long as it keeps an idle connection.
-    """
-
-    __slots__ = ("_body", "_timed")
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._body: StreamReader = EMPTY_PAYLOAD  # of the latest request
-        self._timed = -1  # number of requests before the one that has a timer
+    __slots__ = ("_timed",)
 
     def data_received(self, data: bytes) -> None:
-        """Parse data; start a timer where it ends within the headers of a request."""
-        before, in_headers = self._request_count, self._body.is_eof()
+        """Parse data. Where it ends within headers, a timer starts, once for each request."""
+        before = self._request_count
         super().data_received(data)
-        if self._messages:
-            self._body = self._messages[-1][1]
-        if self._request_count == before != self._timed and in_headers and data:
+        is_body = self._messages or self._current_request is not None
+        if self._request_count == before != getattr(self, "_timed", None) and not is_body:
             self._timed = before
             self._loop.call_later(self._lingering_time, self._end_if_slow, before)
 

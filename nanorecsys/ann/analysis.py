@@ -6,27 +6,29 @@ import numpy as np
 import pandas as pd
 
 from nanorecsys.ann.bench import LARGE_BATCH, SMALL_BATCH, Measurements, percentiles
-from nanorecsys.ann.limits import MIB, Limits
-from nanorecsys.ann.result import Finalist, Recommended, Served, to_records
+from nanorecsys.ann.result import Finalist, Served, to_records
 from nanorecsys.ann.specs import BASELINE
 from nanorecsys.evaluation import mean_interval, paired_change
+from nanorecsys.serving.retrieval import library
 
-FINALISTS = 3
+FINALISTS = 2  # points of each library at each floor
+HIGH_FLOOR = 0.999
+MEMORY_BOUND = 1.5  # bytes of the recommended index, in multiples of the vectors
 P99_TIMINGS = 10_000  # timings of a point, of which a hundred are above the P99
 RULE = (
-    "the lowest P50 among the indexes whose recall is surely at least the floor, and which have no "
-    "more bytes per vector than the bound"
+    "the lowest P50 among the finalists whose recall is at least the floor by the lower end of its "
+    "interval, for the users who choose and for the others, and which have no more bytes per "
+    "vector than the bound"
 )
 
 
-def operating_points(measured: Measurements, choosing: int, limits: Limits) -> pd.DataFrame:
+def operating_points(measured: Measurements, choosing: int) -> pd.DataFrame:
     """Summarize every point.
 
     Args:
         measured: Raw rows of the whole table.
         choosing: Number of first queries by whose users settings are chosen. Recall is reported of
             the other users.
-        limits: Limits of the machine.
 
     Returns:
         The columns of `OperatingPoint` and those of `Measurements.points`, one row per point.
@@ -39,25 +41,7 @@ def operating_points(measured: Measurements, choosing: int, limits: Limits) -> p
     found["batch_32_ms"] = batches[SMALL_BATCH, 1] / 1e6
     found["large_batch_ms"] = batches[LARGE_BATCH, 1] / 1e6
     found["queries_per_s"] = 1e9 / batches[LARGE_BATCH, threads]
-    found["read_mib"] = found["read_bytes"] / MIB
-    # The rate of a working set of that size, as if it stayed in a cache between queries.
-    found["floor_ms"] = found["read_bytes"].map(limits.read_ms)
-    found["on_front"] = pareto(found["recall_k"], found["p50_ms"])
     return found.reset_index(drop=True)
-
-
-def pareto(recall: Sequence[float], latency: Sequence[float]) -> list[bool]:
-    """Say which points no other point beats in recall and latency.
-
-    >>> pareto([0.9, 0.99, 0.8, 0.99], [1.0, 2.0, 1.5, 2.5])
-    [True, True, False, False]
-    """
-    on_front = np.zeros(len(recall), bool)
-    best = -np.inf
-    for i in np.lexsort((-np.asarray(recall), np.asarray(latency))):
-        if recall[i] > best:
-            on_front[i], best = True, recall[i]
-    return on_front.tolist()
 
 
 def best_of_each(points: pd.DataFrame, floor: float) -> pd.DataFrame:
@@ -67,20 +51,16 @@ def best_of_each(points: pd.DataFrame, floor: float) -> pd.DataFrame:
     return pd.concat([reaching, others]).drop_duplicates("factory").sort_index()
 
 
-def eligible(points: pd.DataFrame, floor: float, bound_bytes: float) -> pd.DataFrame:
-    """Keep the points that the rule (`RULE`) allows, those with the lowest P50 first."""
-    good = (points["sure"] >= floor) & (points["bytes_a_vector"] <= bound_bytes)
-    return points[good].sort_values("p50_ms")
+def finalists(points: pd.DataFrame, floors: Sequence[float]) -> pd.DataFrame:
+    """Pick the points to time again: Flat, and the fastest of each library that reach a floor.
 
-
-def finalists(points: pd.DataFrame, floor: float, bound_bytes: float) -> pd.DataFrame:
-    """Pick the points to time again: Flat, those that the rule may choose, the fastest ones.
-
-    The lowest of many noisy figures is too low, so the reported one is measured again.
+    The lowest of many noisy figures is too low, so the reported ones are measured again.
     """
-    reaching = points[points["sure"] >= floor].sort_values("p50_ms")
-    flat = points[points["factory"] == BASELINE].head(1)
-    chosen = [flat, eligible(points, floor, bound_bytes).head(FINALISTS), reaching.head(FINALISTS)]
+    chosen = [points[points["factory"] == BASELINE].head(1)]
+    libraries = points["factory"].map(library)
+    for floor in floors:
+        reaching = points[points["sure"] >= floor].sort_values("p50_ms")
+        chosen.append(reaching.groupby(libraries).head(FINALISTS))
     return pd.concat(chosen).drop_duplicates("point")
 
 
@@ -92,8 +72,9 @@ def confirmed(chosen: pd.DataFrame, latency: pd.DataFrame) -> pd.DataFrame:
         latency: Columns point, round and ns.
 
     Returns:
-        The finalists with times_flat, Flat's P50 divided by their own within a round, and with
-        p99_ms, NaN where there are fewer than `P99_TIMINGS` timings.
+        The finalists with times_flat, Flat's P50 divided by their own within a round, with
+        saved_ms, what the median round saves, and with p99_ms, NaN where there are fewer than
+        `P99_TIMINGS` timings.
     """
     times = percentiles(latency)
     found = chosen.set_index("point", drop=False).drop(columns=times.columns).join(times)
@@ -101,27 +82,17 @@ def confirmed(chosen: pd.DataFrame, latency: pd.DataFrame) -> pd.DataFrame:
     ratios = rounds.loc[found["point"].iloc[0]] / rounds.loc[found["point"]]
     found["times_flat"] = ratios.median(axis=1)
     found["times_flat_low"], found["times_flat_high"] = ratios.min(axis=1), ratios.max(axis=1)
+    found["saved_ms"] = found["p50_ms"].iloc[0] - found["p50_ms"]
     of_point = latency.groupby("point")["ns"]
     found["p99_ms"] = (of_point.quantile(0.99) / 1e6).where(of_point.size() >= P99_TIMINGS)
     return found
 
 
-def recommend(finalists: pd.DataFrame, floor: float, bound_bytes: float) -> pd.Series:
-    """Return the finalist that the rule (`RULE`) chooses; Flat if it allows none."""
-    allowed = eligible(finalists, floor, bound_bytes)
-    return (allowed if len(allowed) else finalists).iloc[0]
-
-
-def fastest(finalists: pd.DataFrame, floor: float) -> Finalist:
-    """Return the finalist with the lowest P50 of those that surely reach the floor."""
-    reaching = finalists[finalists["sure"] >= floor]
-    return to_records(reaching.nsmallest(1, "p50_ms"), Finalist)[0]
-
-
-def recommendation(choice: pd.Series, flat: pd.Series) -> Recommended:
-    """Make the record of the chosen index from its row among the finalists and Flat's."""
-    row = choice.to_frame().T.assign(saved_ms=flat["p50_ms"] - choice["p50_ms"])
-    return to_records(row, Recommended)[0]
+def fastest(finalists: pd.DataFrame, floor: float, bound_bytes: float = np.inf) -> Finalist:
+    """Return the finalist that the rule (`RULE`) chooses; Flat, the first, if it allows none."""
+    kept = finalists[["sure", "recall_k_low"]].min(axis=1) >= floor
+    allowed = finalists[kept & (finalists["bytes_a_vector"] <= bound_bytes)].sort_values("p50_ms")
+    return to_records((allowed if len(allowed) else finalists).head(1), Finalist)[0]
 
 
 def served(rows: pd.DataFrame, items: int) -> Served:

@@ -29,10 +29,10 @@ from tqdm import tqdm
 from nanorecsys.ann.corpus import Corpus
 from nanorecsys.ann.errors import AnnError, CrashError, Failure
 from nanorecsys.ann.exact import Exact, Queries, exact_neighbours
-from nanorecsys.ann.indexes import build_index, check_neighbours, read_bytes
+from nanorecsys.ann.indexes import build_index, check_neighbours
 from nanorecsys.ann.specs import BASELINE, Specification, fitted, search_settings
-from nanorecsys.serving.errors import SpecificationError
-from nanorecsys.serving.retrieval import Index, load_index
+from nanorecsys.serving.errors import LibraryError, SpecificationError
+from nanorecsys.serving.retrieval import Index, library, load_index, load_library
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.environment import environment
 from nanorecsys.system.files import atomic_path, write_atomically
@@ -127,8 +127,10 @@ def recorded(failures: list[Failure], factory: str, catalogue: str = "") -> Iter
     """
     try:
         yield
-    except (SpecificationError, CrashError, RuntimeError, ValueError) as error:
+    except (SpecificationError, LibraryError, CrashError, RuntimeError, ValueError) as error:
         message = str(error).partition("\n")[0]
+        if isinstance(error, LibraryError):
+            message = f"{message}: {error.remedy}"
         failures.append(Failure(factory + catalogue, type(error).__name__, message))
         if factory == BASELINE:
             raise AnnError(
@@ -283,9 +285,8 @@ class Measurements:
     """What the bench measured of a table of indexes.
 
     Args:
-        points: One row per index and search setting: point, factory, family, search, read_bytes
-            (NaN for a graph), and of the index file, build_s, save_s, load_ms, bytes_a_vector and
-            peak_rss_mib.
+        points: One row per index and search setting: point, factory, family, search, and of the
+            index file, build_s, save_s, load_ms, bytes_a_vector, peak_rss_mib and rss_mib.
         rows: Raw rows by name, each with the column point: accuracy (query, recall_k),
             latency (round, query, ns), batches (batch, threads, ns).
         failures: Indexes that could not be built or searched.
@@ -333,7 +334,7 @@ def measure_table(
         with recorded(failures, spec.factory):
             given = (spec.factory, corpus.vectors, users)
             costs = build(path, build_index, *given, threads=settings.threads)
-            own = pd.DataFrame({"search": search_settings(spec.factory, settings.points)})
+            own = pd.DataFrame({"search": search_settings(spec.factory, settings.points, n)})
             own["point"] = (own.index + sum(map(len, built))).astype(np.int32)
             built.append(
                 own.assign(
@@ -362,7 +363,7 @@ def measure_table(
     points = points[~points["factory"].isin([failure.factory for failure in failures])]
     found = {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
     found = {name: frame[frame["point"].isin(points.index)] for name, frame in found.items()}
-    loaded = found.pop("points").groupby("point")[["read_bytes", "load_ms"]].median()
+    loaded = found.pop("points").groupby("point").median()
     return Measurements(points.join(loaded).reset_index(drop=True), found, failures)
 
 
@@ -377,16 +378,16 @@ def _measure(
 ) -> dict[str, pd.DataFrame]:
     """Measure the points of an index in one round; the first one measures recall as well."""
     gc.disable()
-    start = time.perf_counter()
+    load_library(library(points["factory"].iloc[0]))
+    before, start = resident_bytes(), time.perf_counter()
     index = load_index(path)
-    load_ms = 1e3 * (time.perf_counter() - start)
+    load_ms, rss_mib = 1e3 * (time.perf_counter() - start), (resident_bytes() - before) / 2**20
     searcher = Searcher(index, queries, settings.k)
     rows: defaultdict[str, list[pd.DataFrame]] = defaultdict(list)
     for point, search in zip(points["point"], points["search"], strict=True):
         index.set(search)
         own = _accuracy(searcher, exact, settings) if number == 0 else {}
-        read = read_bytes(index, queries, settings.k) if number == 0 else None
-        own["points"] = pd.DataFrame({"read_bytes": [read], "load_ms": load_ms}, dtype=float)
+        own["points"] = pd.DataFrame({"load_ms": [load_ms], "rss_mib": rss_mib})
         own["latency"] = searcher.round(number, sample)
         batches = [searcher.batches(SMALL_BATCH, 1, SMALL_BATCHES)[0]]
         if number == 0:

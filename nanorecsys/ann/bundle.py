@@ -72,7 +72,8 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
     from nanorecsys.ann.indexes import build_index
     from nanorecsys.ann.specs import fitted, needs_users
     from nanorecsys.data import histories, load_prepared
-    from nanorecsys.serving.bundle import Parts
+    from nanorecsys.serving.bundle import Parts, SecondChoice
+    from nanorecsys.serving.retrieval import library
     from nanorecsys.study.records import FILE
 
     data, training, export = (_chapter(run, name) for name in (DATA, TRAINING, EXPORT))
@@ -83,18 +84,23 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
                 "which it reads",
                 f"nanorecsys run {run.name}",
             )
-    index, users = {"factory": "Flat", "search": ""}, None
+    first = second = {"factory": "Flat", "search": ""}
+    users = None
     if (run / ANN / FILE).exists():
         ann = _chapter(run, ANN)
-        index = ann.record.result["recommended"]
-        if needs_users(index["factory"]):
+        first = ann.record.result["recommended"]
+        second = ann.record.result.get("second_choice", second)
+        if any(needs_users(choice["factory"]) for choice in (first, second)):
             users = np.load(_file(ann, "training_queries"))
     dataset = load_prepared(run / DATA).dataset
     item_vectors = np.load(_file(training, "item_vectors"))
     serves_ranker = _result(training, "serves_ranker")
-    # built as the chapter built it, with its limits on training vectors
-    factory, search = fitted(index["factory"], index["search"], len(item_vectors))
-    built: Any = build_index(factory, item_vectors, users=users)
+    choices = [fitted(c["factory"], c["search"], len(item_vectors)) for c in (first, second)]
+    is_other = library(choices[0][0]) != "faiss"
+    # built as the chapter built them, with its limits on training vectors
+    built: list[Any] = [
+        build_index(factory, item_vectors, users=users) for factory, _ in choices[: 1 + is_other]
+    ]
     return Parts(
         tower=_file(export, "tower"),
         tower_fp32=_file(export, "tower_fp32"),
@@ -110,9 +116,10 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
         events_read=_result(training, "events_read"),
         tower_variant=export.record.result["chosen"],
         tower_is_int8=export.record.result["chosen_is_int8"],
-        index_factory=factory,
-        index_search=search,
-        index=built.index,
+        index_factory=choices[0][0],
+        index_search=choices[0][1],
+        index=built[0] if is_other else built[0].index,
+        second=SecondChoice(*choices[1], built[1].index) if is_other else SecondChoice(),
     )
 
 
@@ -123,6 +130,8 @@ def show(manifest: "Manifest", folder: Path) -> None:
         click.echo(f"{name:24}{file.bytes / 1024:12,.1f} KiB  sha256 {file.sha256[:12]}")
     precision = "int8" if manifest.tower_is_int8 else "fp32"
     search = f" with {manifest.index_search}" if manifest.index_search else ""
+    if manifest.second_factory:
+        search += f"; without its library {manifest.second_factory} {manifest.second_search}"
     click.echo(
         f"{manifest.dataset}: {manifest.n_users:,} users, {manifest.n_items:,} items; "
         f"window {manifest.window}, the last {manifest.events_read} events read; d {manifest.d}\n"

@@ -11,6 +11,8 @@ from nanorecsys.ann.indexes import check_vectors
 from nanorecsys.data import Histories
 from nanorecsys.evaluation import Task
 
+TRAINING_USERS = 0.2  # share of the users on whose vectors indexes are fitted
+
 
 @dataclass(frozen=True, eq=False)
 class Corpus:

@@ -1,6 +1,6 @@
 """Build indexes for inner products of unit vectors.
 
-index = build_index("IVF256,SQ8", vectors)
+index = build_index("IVF256,SQ8", vectors)  # or "lorann:clusters=128"
 index.set("nprobe=16")
 scores, items = index.search(queries, 100)
 index.save(path); load_index(path)
@@ -19,12 +19,18 @@ from nanorecsys.ann.errors import (
     NeighboursError,
     VectorsError,
 )
-from nanorecsys.ann.specs import PROJECTED, directions, lists, needs_users
+from nanorecsys.ann.specs import PROJECTED, directions, lists, needs_users, options
 from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import (
+    LORANN_BITS,
     FaissIndex,
     Index,
+    LorannIndex,
+    ScannIndex,
+    bfloat16,
     innermost,
+    library,
+    load_library,
     reason,
     transforms,
 )
@@ -37,9 +43,13 @@ ITEMS_WEIGHT = 1e-3
 OPQ_ITERATIONS = 3  # training rounds of a rotation; FAISS's default of 50 takes minutes
 OPQ_POINTS = 8192  # vectors that a rotation is trained on
 HNSW_BEAM = 64  # width of the search for the neighbours of a new vector
+SCANN_THRESHOLD = 0.2  # cosine above which ScaNN's codes weigh the error along the vector more
+SCANN_SAMPLE = 100_000  # vectors that the tree and the codes are trained on, at most
+LORANN_NEAREST = 5  # clusters near a query that learn from it
+LORANN_LEAST = 64  # dimensions
 
 
-def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = None) -> FaissIndex:
+def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = None) -> Index:
     """Train an index on the vectors and add them, numbered from 0, with FAISS's threads.
 
     Args:
@@ -50,8 +60,11 @@ def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = No
     Raises:
         SpecificationError: The factory string is unknown or does not fit the vectors, the vectors
             are not finite or not of unit norm, or user vectors are needed and missing.
+        LibraryError: The specification's library is not installed.
     """
     check_vectors(vectors)
+    if library(factory) != "faiss":
+        return build_other(factory, vectors)
     check_factory(factory, *vectors.shape)
     try:
         # A random rotation of FAISS reserves the projection's place in the chain and in the file.
@@ -76,6 +89,55 @@ def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = No
             f"{factory}: {reason(error)}", "Use another specification."
         ) from error
     return FaissIndex(index)
+
+
+def build_other(factory: str, vectors: np.ndarray) -> Index:
+    """Build an index of ScaNN or LoRANN with FAISS's number of threads.
+
+    LoRANN refers to the vectors until it is saved. Searches of the loaded index are faster, since
+    its vectors are then aligned.
+
+    Raises:
+        FactoryError: An option is unknown.
+        SpecificationError: The specification does not fit the vectors.
+        LibraryError: The library is not installed.
+    """
+    (n, d), threads = vectors.shape, faiss.omp_get_max_threads()
+    given = options(factory, n)
+    parts = next(iter(given.values()))
+    if parts > n:
+        raise ListsError(f"{factory} has {parts} parts for {n} vectors", "Use fewer of them.")
+    module = load_library(library(factory))
+    try:
+        if library(factory) == "scann":
+            builder = module.builder(vectors, 1, "dot_product").set_n_training_threads(threads)
+            sample = min(n, SCANN_SAMPLE)
+            builder.tree(parts, 1, training_sample_size=sample, spherical=True)
+            builder.score_ah(
+                given["block"],
+                anisotropic_quantization_threshold=SCANN_THRESHOLD,
+                training_sample_size=sample,
+            )
+            kind = {32: "FLOAT32", 16: "BFLOAT16", 8: "INT8"}[given["vectors"]]
+            builder.reorder(1, getattr(module.scann_builder.ReorderType, kind))
+            return ScannIndex(builder.build())
+        if d < max(LORANN_LEAST, given["dims"]) or given["dims"] % 32 or given["rank"] >= d:
+            raise SpecificationError(
+                f"{factory} does not fit {d} dimensions",
+                f"Use {LORANN_LEAST} dimensions or more, dims a multiple of 32 and less rank.",
+            )
+        kind = LORANN_BITS[given["vectors"]]
+        if not hasattr(module, kind):
+            raise SpecificationError(
+                f"{factory}: this build of LoRANN has no vectors of 16 bits", "Use vectors=32."
+            )
+        stored = bfloat16(vectors) if given["vectors"] == 16 else np.ascontiguousarray(vectors)
+        numbers = (given[name] for name in ("bits", "clusters", "dims", "rank"))
+        index = getattr(module, kind)(stored, n, d, *numbers, LORANN_NEAREST, module.IP, 0, 0)
+        index.build(1, 0, threads)
+    except RuntimeError as error:
+        raise SpecificationError(f"{factory}: {error}", "Use another specification.") from error
+    return LorannIndex(index)
 
 
 def check_vectors(vectors: np.ndarray) -> None:

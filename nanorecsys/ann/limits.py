@@ -60,12 +60,6 @@ def measure_limits(sizes_mib: Sequence[float] = SIZES_MIB, repeats: int = 3) -> 
     return Limits(bandwidth=bandwidth)
 
 
-def best_of(first: Limits, second: Limits) -> Limits:
-    """Return the higher rate of two measurements at each working set."""
-    pairs = zip(first.bandwidth, second.bandwidth, strict=True)
-    return Limits(bandwidth=[max(pair, key=lambda b: b.gb_per_s) for pair in pairs])
-
-
 def _read_rate(size: int, repeats: int) -> float:
     """Measure GB per second, which is bytes per nanosecond."""
     ones = np.ones(size, np.int8)  # written, so that pages are not shared

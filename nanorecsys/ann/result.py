@@ -18,10 +18,10 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
     """An index with a search setting.
 
     Recalls are against exact search, ties counted. `sure` is the lower end of the 95 % interval of
-    recall_k over the users who choose the settings, `recall_k` is of the other users. `read_mib` is
-    what a query reads and `floor_ms` the least time that takes; both are None for a graph. Times in
+    recall_k over the users who choose the settings, `recall_k` is of the other users. Times in
     batches are per query on one thread; `queries_per_s` uses all threads. `peak_rss_mib` is the
-    build's resident memory above that with the vectors loaded.
+    build's resident memory above that with the vectors loaded, `rss_mib` what loading the index
+    adds.
     """
 
     factory: str
@@ -38,16 +38,14 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
     load_ms: float
     bytes_a_vector: float
     peak_rss_mib: float
-    read_mib: float | None
-    floor_ms: float | None
-    on_front: bool
+    rss_mib: float
 
 
 class Finalist(msgspec.Struct, frozen=True, kw_only=True):
     """A point that was timed again in turns with Flat.
 
-    `times_flat` is Flat's P50 over its own within a round. `p99_ms` is over all rounds, None where
-    too few queries were timed.
+    `times_flat` is Flat's P50 over its own within a round, `saved_ms` the difference. `p99_ms` is
+    over all rounds, None where too few queries were timed. `search` is a setting of its library.
     """
 
     factory: str
@@ -59,11 +57,6 @@ class Finalist(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: Spread
     p99_ms: float | None
     times_flat: Spread
-
-
-class Recommended(Finalist, frozen=True, kw_only=True):
-    """The index that the serving bundle takes. `search` is a string of `faiss.ParameterSpace`."""
-
     saved_ms: float
     build_s: float
 
@@ -86,8 +79,9 @@ class AnnResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `choosing` users choose the settings, and recall is reported of `reporting` others. `best` has
     one point per specification: the fastest that surely reaches the floor of recall, else the one
-    with the highest recall. `fastest` is that of all which surely reach it. `served` is by data
-    set.
+    with the highest recall. `fastest` is that of the finalists which keep it, `fastest_999` that
+    which keeps 0.999, `recommended` the one for the serving bundle, and `second_choice` the one
+    for a host without its library. `served` is by data set.
     """
 
     dataset: str
@@ -106,7 +100,9 @@ class AnnResult(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     finalists: list[Finalist]
     fastest: Finalist
-    recommended: Recommended
+    fastest_999: Finalist
+    recommended: Finalist
+    second_choice: Finalist
     served: dict[str, Served]
     seconds: float
 

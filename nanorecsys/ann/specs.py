@@ -1,17 +1,27 @@
 """The table of indexes: factory strings by family, and the search settings of each kind.
 
-A specification is a string of `faiss.index_factory`. A search setting is a string of
-`faiss.ParameterSpace` such as `nprobe=16`.
+A specification is a string of `faiss.index_factory`, or names another library. A search setting is
+a string of `faiss.ParameterSpace` such as `nprobe=16`, or has the other library's two names.
+
+`scann:leaves=128,block=2,vectors=32` is a tree of ScaNN (Guo et al., 2020,
+https://arxiv.org/abs/1908.10396): leaves, dimensions per code, and bits per number of the vectors
+that candidates are compared by: 32, 16 or 8. It is searched with `leaves=25,rerank=320`.
+
+`lorann:clusters=128,dims=96,rank=32,bits=8,vectors=32` is an index of LoRANN (Jaasaari et al.,
+2024, https://arxiv.org/abs/2410.18926): clusters, dimensions that queries are reduced to, rank and
+bits of each cluster's matrices, and bits per number of the vectors, 32 or 16. It is searched with
+`clusters=32,rerank=350`. Every option of the two may be left out; the number of leaves or clusters
+then follows the number of vectors.
 
 `Users128,` before a FAISS string projects vectors and queries to the 128 directions that hold most
 of the squared length of users' vectors, and rotates them at random within that space. The rest of
 the string searches the projected vectors; only a refinement reads whole ones. A score depends only
 on the part of an item along the user's vector, so a quantizer that knows where users are spends no
 bits elsewhere. The directions are fitted on users who are not measured, see
-`nanorecsys.ann.corpus.split_users`. `Items128,` uses the items' own directions as a control. (Guo
-et al., 2020, https://arxiv.org/abs/1908.10396, fit a quantizer's loss to the scores instead.)
+`nanorecsys.ann.corpus.split_users`. `Items128,` uses the items' own directions as a control.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -19,8 +29,9 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from nanorecsys.ann.errors import AnnError
+from nanorecsys.ann.errors import AnnError, FactoryError
 from nanorecsys.serving.errors import SettingError
+from nanorecsys.serving.retrieval import library, parse_setting
 
 Table = Literal["core", "all"]
 
@@ -45,30 +56,16 @@ TABLE = (
     Specification(BASELINE, "Flat", core=True),
     Specification("SQfp16", "scalar quantizer", core=True),
     Specification("SQ8", "scalar quantizer", core=True),
-    Specification("SQ6", "scalar quantizer", core=True),
-    Specification("SQ4", "scalar quantizer", core=True),
     Specification("IVF256,Flat", "IVF-Flat", core=True),
-    Specification("IVF512,Flat", "IVF-Flat"),
     Specification("IVF256,SQ8", "IVF-SQ8", core=True),
-    Specification("IVF512,SQ8", "IVF-SQ8"),
     Specification("IVF256,PQ32np", "IVF-PQ", core=True),
-    Specification("IVF256,PQ64np", "IVF-PQ"),
-    Specification("IVF512,PQ32np", "IVF-PQ"),
     Specification("IVF512,PQ64np", "IVF-PQ"),
-    Specification("IVF1024,PQ32np", "IVF-PQ"),
-    Specification("IVF1024,PQ64np", "IVF-PQ"),
     Specification("OPQ32,IVF256,PQ32np", "OPQ, IVF-PQ", core=True),
-    Specification("OPQ64,IVF256,PQ64np", "OPQ, IVF-PQ"),
     Specification("PQ64x4fs,RFlat", "PQ fast scan, refined", core=True),
     Specification("PQ128x4fs,RFlat", "PQ fast scan, refined"),
-    Specification("PQ128x4fs,Refine(SQ8)", "PQ fast scan, refined"),
     Specification("IVF256,PQ128x4fs,RFlat", "IVF-PQ fast scan, refined", core=True),
     Specification("IVF128,PQ128x4fs,RFlat", "IVF-PQ fast scan, refined"),
-    Specification("IVF256,PQ64x4fs,RFlat", "IVF-PQ fast scan, refined"),
-    Specification("IVF256,PQ128x4fs,Refine(SQ8)", "IVF-PQ fast scan, refined"),
     Specification("IVF128,PQ128x4fs,Refine(SQfp16)", "IVF-PQ fast scan, refined"),
-    Specification("Users128,PQ128x4fs,Refine(SQfp16)", USERS_FAMILY),
-    Specification("Users192,PQ192x4fs,Refine(SQfp16)", USERS_FAMILY),
     Specification("Users96,IVF128,PQ96x4fs,Refine(SQfp16)", USERS_FAMILY),
     Specification("Users128,IVF128,PQ128x4fs,Refine(SQfp16)", USERS_FAMILY, core=True),
     Specification("Users128,IVF128,PQ128x4fs,RFlat", USERS_FAMILY),
@@ -76,19 +73,37 @@ TABLE = (
         "Items128,IVF128,PQ128x4fs,Refine(SQfp16)", "IVF-PQ fast scan, refined", core=True
     ),
     Specification("Users160,IVF64,PQ160x4fs,Refine(SQfp16)", USERS_FAMILY, core=True),
-    Specification("RaBitQ,RFlat", "RaBitQ, refined", core=True),
-    Specification("RaBitQ4", "RaBitQ, refined"),
     Specification("RaBitQfs,RFlat", "RaBitQ fast scan, refined", core=True),
     Specification("IVF256,RaBitQfs,RFlat", "RaBitQ fast scan, refined"),
     Specification("HNSW32", "HNSW", core=True),
-    Specification("HNSW16", "HNSW"),
     Specification("HNSW32_SQ8", "HNSW-SQ", core=True),
-    Specification("HNSW16_SQ8", "HNSW-SQ"),
+    Specification("scann:leaves=128", "ScaNN", core=True),
+    Specification("scann:leaves=256", "ScaNN"),
+    Specification("lorann:clusters=128,dims=96", "LoRANN", core=True),
+    Specification("lorann:clusters=128,rank=64", "LoRANN"),
+    Specification("lorann:clusters=64,rank=64", "LoRANN", core=True),
+    Specification("lorann:clusters=128,dims=96,vectors=16", "LoRANN"),
 )
 FAMILIES = tuple(dict.fromkeys(s.family for s in TABLE))
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16)
+# Options of the other libraries with their values where they are left out: 0 follows the number of
+# vectors, and a tuple has all that there are, the first one in its place.
+OPTIONS: dict[str, dict[str, int | tuple[int, ...]]] = {
+    "scann": {"leaves": 0, "block": 2, "vectors": (32, 16, 8)},
+    "lorann": {
+        "clusters": 0,
+        "dims": 128,
+        "rank": (32, 16, 64),
+        "bits": (8, 4),
+        "vectors": (32, 16),
+    },
+}
+MOST_CLUSTERS = 4096  # more would double the time of a build at three million vectors
+# Shares of the leaves or clusters that are searched, and candidates compared exactly with each.
+_SHARES = (0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.36, 0.43, 0.5, 0.6, 0.75, 0.9)
+_CANDIDATES = (200, 250, 300, 350, 400, 450, 500, 600, 700, 800, 1000, 1300)
 # FAISS widens a beam that is narrower than k.
 _BEAMS = (100, 112, 128, 160, 192, 256, 384, 512)
 # Both grow together, since the smaller one limits the recall.
@@ -130,15 +145,19 @@ def lists(factory: str) -> int:
 def fitted(factory: str, search: str, n: int) -> tuple[str, str]:
     """A specification and its search setting as they fit a catalogue of n vectors.
 
-    A small catalogue gets fewer lists, and exact search where its codes cannot be trained.
+    A small catalogue gets fewer lists. It gets exact search where its codes cannot be trained or
+    another library would have too many parts.
 
     >>> fitted("IVF256,SQ8", "nprobe=64", 400), fitted("IVF256,PQ64np", "nprobe=8", 60)
     (('IVF50,SQ8', 'nprobe=50'), ('Flat', ''))
     """
+    most = max(1, n // FEWEST_PER_LIST)
+    if library(factory) != "faiss":
+        parts = next(iter(options(factory, n).values()))
+        return (factory, search) if parts <= most else (BASELINE, "")
     if n < CODE_VECTORS and re.search(r"PQ\d+(?!\d|x4)", factory):
         return BASELINE, ""
     count = lists(factory)
-    most = max(1, n // FEWEST_PER_LIST)
     if count <= most:
         return factory, search
     setting = re.sub(r"nprobe=(\d+)", lambda probes: f"nprobe={min(int(probes[1]), most)}", search)
@@ -165,13 +184,63 @@ def needs_users(factory: str) -> bool:
     return found is not None and found[1] == "Users"
 
 
-def search_settings(factory: str, points: int) -> tuple[str, ...]:
-    """Pick at most `points` search settings evenly from a grid, both ends included.
+def options(factory: str, n: int) -> dict[str, int]:
+    """Return all options of a specification of another library for n vectors.
+
+    The tree of ScaNN has about as many leaves as the root of n, LoRANN a cluster for 256 vectors,
+    both to the nearest power of two.
+
+    >>> options("scann:", 27_278)
+    {'leaves': 128, 'block': 2, 'vectors': 32}
+    >>> options("lorann:dims=96", 3_000_000)["clusters"]
+    4096
+
+    Raises:
+        FactoryError: There is no such library or option, or a value that the option does not have.
+    """
+    name = library(factory)
+    if name not in OPTIONS:
+        raise FactoryError(f"{factory}: no library {name!r}", f"Use {' or '.join(OPTIONS)}.")
+    try:
+        given = parse_setting(factory.partition(":")[2])
+    except SettingError as error:
+        raise FactoryError(
+            f"{factory}: {error.message}", "Write it like scann:leaves=128."
+        ) from error
+    found = {}
+    for option, values in OPTIONS[name].items():
+        known = values if isinstance(values, tuple) else (values,)
+        found[option] = given.pop(option, known[0])
+        if isinstance(values, tuple) and found[option] not in values:
+            raise FactoryError(f"{factory}: {option} is {found[option]}", f"Use one of {values}.")
+    if given:
+        raise FactoryError(
+            f"{factory}: no option {next(iter(given))!r}", f"Use {', '.join(found)}."
+        )
+    if name == "scann":
+        found["leaves"] = found["leaves"] or 2 ** round(math.log2(n) / 2)
+    else:
+        most = max(1, min(n // 256, MOST_CLUSTERS))
+        found["clusters"] = found["clusters"] or 2 ** round(math.log2(most))
+    return found
+
+
+def search_settings(factory: str, points: int, n: int = 1) -> tuple[str, ...]:
+    """Pick at most `points` search settings evenly from a grid for n vectors, both ends included.
 
     >>> search_settings("IVF64,SQ8", 3), search_settings("Flat", 8)
     (('nprobe=1', 'nprobe=8', 'nprobe=64'), ('',))
+    >>> search_settings("scann:leaves=128", 2)
+    ('leaves=8,rerank=200', 'leaves=116,rerank=1300')
     """
-    grid = GRIDS[grid_name(factory)]
+    if library(factory) in OPTIONS:
+        part, count = next(iter(options(factory, n).items()))
+        grid = tuple(
+            f"{part}={math.ceil(share * count)},rerank={candidates}"
+            for share, candidates in zip(_SHARES, _CANDIDATES, strict=True)
+        )
+    else:
+        grid = GRIDS[grid_name(factory)]
     if count := lists(factory):
         probes = {setting: parse_setting(setting)["nprobe"] for setting in grid}
         grid = tuple(s for s in grid if probes[s] <= count) or (f"nprobe={count}",)
@@ -203,20 +272,3 @@ def choose(table: str = "core", specs: Sequence[str] = ()) -> tuple[Specificatio
         )
     known = {s.factory: s for s in TABLE}
     return tuple(known.get(f, Specification(f, OTHER)) for f in dict.fromkeys((BASELINE, *specs)))
-
-
-def parse_setting(search: str) -> dict[str, int]:
-    """Split a search setting into names and values.
-
-    >>> parse_setting("nprobe=16,k_factor_rf=4")
-    {'nprobe': 16, 'k_factor_rf': 4}
-
-    Raises:
-        SettingError: The text is not a comma-separated list of `name=number`.
-    """
-    found = re.findall(r"(\w+)=(\d+)", search)
-    if ",".join(f"{name}={value}" for name, value in found) != search:
-        raise SettingError(
-            f"{search!r} is not a search setting", "Write it like nprobe=16,k_factor_rf=4."
-        )
-    return {name: int(value) for name, value in found}

@@ -79,25 +79,23 @@ def load_prepared(directory: Path | str) -> Prepared:
     """
     directory = Path(directory)
     path = directory / "interactions.parquet"
-    events = _read(path, _COLUMNS)
-    users = _read(directory / "users.parquet", ["user", "user_id"]).to_pandas()
-    item_columns = ["item", "item_id", "title", "year", "genres"]
-    item_table = _read(directory / "items.parquet", item_columns)
-    items = item_table.to_pandas()
-    items["genres"] = item_table["genres"].to_pylist()  # lists, where pandas gives arrays
-    if _METADATA not in (events.schema.metadata or {}):
-        raise _damaged(path, "its metadata are not those of prepared data")
-    recorded = json.loads(events.schema.metadata[_METADATA])
-    _check_columns(path, events, [*_COLUMNS, *recorded["splits"]])
-    # Copies: torch warns of arrays that are not writable.
-    arrays = {name: events[name].to_numpy().copy() for name in events.column_names}
-    interactions = Interactions(
-        **{name: arrays[name] for name in _COLUMNS}, ids_sha256=recorded["ids_sha256"]
+    events, users, item_table = (
+        _read(directory / f"{name}.parquet") for name in ("interactions", "users", "items")
     )
-    if ids_sha256(users["user_id"], items["item_id"]) != recorded["ids_sha256"]:
+    items = item_table.to_pandas()
+    try:
+        recorded = json.loads(events.schema.metadata[_METADATA])
+        items["genres"] = item_table["genres"].to_pylist()  # lists, where pandas gives arrays
+        # Copies: torch warns of arrays that are not writable.
+        arrays = {name: events[name].to_numpy().copy() for name in (*_COLUMNS, *recorded["splits"])}
+        ids = ids_sha256(users["user_id"].to_pandas(), items["item_id"])
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, f"not as the data chapter writes it ({error})") from error
+    if ids != recorded["ids_sha256"]:
         raise _damaged(
             path, "its ids are not those of users.parquet and items.parquet: a save did not end"
         )
+    interactions = Interactions(**{name: arrays[name] for name in _COLUMNS}, ids_sha256=ids)
     splits = {
         name: Split(name, arrays[name], sha256) for name, sha256 in recorded["splits"].items()
     }
@@ -106,27 +104,16 @@ def load_prepared(directory: Path | str) -> Prepared:
             raise _damaged(
                 path, f"the events of the split {split.name} do not have its hash {split.sha256}"
             )
-    return Prepared(Dataset(recorded["dataset"], interactions, users, items), splits)
+    return Prepared(Dataset(recorded["dataset"], interactions, users.to_pandas(), items), splits)
 
 
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    """A table with at least these columns."""
+def _read(path: Path) -> pa.Table:
     if not path.is_file():
-        raise DataError(
-            f"{path}: no such file", "Prepare the data first: run the data chapter, 01_data."
-        )
+        raise _damaged(path, "no such file")
     try:
-        table = parquet.read_table(path)
+        return parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, str(error).partition("\n")[0]) from error
-    _check_columns(path, table, columns)
-    return table
-
-
-def _check_columns(path: Path, table: pa.Table, expected: list[str]) -> None:
-    if not set(expected) <= set(table.column_names):
-        found = ", ".join(table.column_names)
-        raise _damaged(path, f"its columns are {found}, expected {', '.join(expected)}")
 
 
 def _damaged(path: Path, what: str) -> DataError:

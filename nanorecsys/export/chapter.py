@@ -1,7 +1,6 @@
 """Chapter 03: what ONNX and int8 cost in quality and save in time."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from nanorecsys.data.load import DEFAULT_DATASET
@@ -34,8 +33,3 @@ FINDINGS: dict[str, Callable[[ExportResult], Values]] = {"speed": _speed, "int8"
 def estimate(parameters: dict[str, Any]) -> Estimate:
     """PyTorch, the sessions with their weights, and each one's activations in the largest cell."""
     return Estimate(memory_gib=4.0, disk_gib=0.5)
-
-
-def inputs(parameters: dict[str, Any]) -> list[Path]:
-    """Nothing outside the run."""
-    return []

@@ -72,15 +72,14 @@ def build_bundles(
     """
     folder.mkdir(parents=True, exist_ok=True)
     served = gather(run, with_ranker=True)
-    own = distinct_users(served.histories, served.events_read)
-    served = dataclasses.replace(
-        served, histories=served.histories.take(own), user_ids=served.user_ids[own]
-    )
-    bootstrapped = len(own) < n_users
+    bootstrapped = len(served.user_ids) < n_users
     if bootstrapped:
-        drawn = bootstrap_histories(served.histories, n_users, seed, served.events_read)
-        user_ids = np.arange(1, len(drawn.lengths) + 1)
-        served = dataclasses.replace(served, histories=drawn, user_ids=user_ids)
+        users = bootstrap_histories(served.histories, n_users, seed, served.events_read)
+        user_ids = np.arange(1, len(users.lengths) + 1)
+    else:
+        own = distinct_users(served.histories, served.events_read)
+        users, user_ids = served.histories.take(own), served.user_ids[own]
+    served = dataclasses.replace(served, histories=users, user_ids=user_ids)
     flat = dataclasses.replace(served, index=None, index_factory="Flat", index_search="")
     ranker = served.ranker if serves_ranker else None
     parts = {

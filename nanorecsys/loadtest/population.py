@@ -15,8 +15,9 @@ from nanorecsys.data import Histories
 from nanorecsys.loadtest.errors import PopulationError
 
 WINDOW = 200  # last events of a history that the model reads
+SHORT = 6  # events of a history that always differs, since its neighbours can change places
 MOST_HOT = 1 / 8  # share of the users that is hot; each worker's cache holds at least a quarter
-ROUNDS = 200  # exchanges of events, after which histories count as too short to differ
+ROUNDS = 200  # exchanges of events; users who are alike then are left out
 
 
 def bootstrap_histories(
@@ -24,11 +25,13 @@ def bootstrap_histories(
 ) -> Histories:
     """Draw histories of `n_users` with the real distribution of lengths; the real users come first.
 
+    No two users are alike to the model: of those with the same window, the first one stays.
+
     Each further user gets a length drawn from the real ones, and a stretch of that length from the
     history of a random user who has so many events. Order and neighbourhoods of items are therefore
     real. Where the last `window` items are those of another user, random neighbours in the window
-    change places until they differ, which keeps the length and the set of items. A drawn user who
-    cannot differ is left out, so short histories give fewer users than asked for.
+    change places until they differ, which keeps the length and the set of items; a single event is
+    drawn again. Where short histories cannot differ, there are fewer users of all lengths.
 
     Args:
         histories: Real histories; empty ones are not drawn.
@@ -60,7 +63,13 @@ def bootstrap_histories(
         np.concatenate([histories.offsets, histories.offsets[-1] + ends]),
         np.concatenate([histories.items, histories.items[np.repeat(starts, lengths) + within]]),
     )
-    return drawn.take(_make_distinct(drawn, n_real, window, rng))
+    _make_distinct(drawn, n_real, window, rng)
+    distinct = distinct_users(drawn, window)
+    classes = np.minimum(drawn.lengths, SHORT)
+    counts, kept = np.bincount(classes), np.bincount(classes[distinct], minlength=SHORT + 1)
+    shares = kept[: len(counts)] / np.maximum(counts, 1)
+    wanted = shares[counts > 0].min() / np.where(shares > 0, shares, 1)
+    return drawn.take(distinct[rng.random(len(distinct)) < wanted[classes[distinct]]])
 
 
 def distinct_users(histories: Histories, window: int = WINDOW) -> np.ndarray:
@@ -102,12 +111,8 @@ def _draw_stretches(
 
 def _make_distinct(
     histories: Histories, n_real: int, window: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Exchange neighbouring events of drawn users, in place, until no window is seen twice.
-
-    Returns:
-        The real users and the drawn ones whose window is no other user's, ascending int64 (kept,).
-    """
+) -> None:
+    """Exchange neighbouring events of drawn users, in place, until no window is seen twice."""
     users = np.arange(len(histories.lengths))
     keys = window_keys(histories, users, window)
     items = histories.items
@@ -116,13 +121,14 @@ def _make_distinct(
         repeated[np.unique(keys, return_index=True)[1]] = False  # the first user of each key stays
         changed = users[repeated & (users >= n_real)]
         if not len(changed):
-            break
+            return
+        single = changed[histories.lengths[changed] == 1]
+        items[histories.offsets[single]] = rng.choice(items, len(single))
         able = changed[histories.lengths[changed] > 1]
         seen = np.minimum(histories.lengths[able], window)
         place = histories.offsets[able + 1] - rng.integers(2, seen + 1)
         items[place], items[place + 1] = items[place + 1], items[place]
         keys[changed] = window_keys(histories, changed, window)
-    return np.delete(users, changed)
 
 
 @dataclass(frozen=True)

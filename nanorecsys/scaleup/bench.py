@@ -5,6 +5,7 @@ row = tried.measure("IVF2048,SQ8", 300_000)
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,16 @@ from nanorecsys.ann.bench import build, call_once, fingerprint, in_child, record
 from nanorecsys.ann.errors import Failure
 from nanorecsys.ann.exact import Exact
 from nanorecsys.ann.specs import BASELINE
-from nanorecsys.scaleup.build import (
-    TrainingOptions,
-    assign_lists,
-    build_graph,
-    build_lists,
-    check_buildable,
-)
+from nanorecsys.scaleup.build import TrainingOptions, try_build
+from nanorecsys.scaleup.build import build as build_catalogue
 from nanorecsys.scaleup.catalogue import CatalogueFile
 from nanorecsys.scaleup.search import SearchOptions, open_flat, search_at_floor
-from nanorecsys.scaleup.specs import ParsedSpecification, parse_specification, search_grid
+from nanorecsys.scaleup.specs import (
+    OTHERS,
+    ParsedSpecification,
+    parse_specification,
+    widest_settings,
+)
 from nanorecsys.serving.retrieval import load_index
 
 FLAT_QUERIES = 20  # a round of exact search of the largest catalogue takes some seconds
@@ -33,6 +34,30 @@ FLAT_QUERIES = 20  # a round of exact search of the largest catalogue takes some
 # small page would cost a look-up.
 VARIABLES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 GIB = 2**30
+
+
+def usable(
+    specifications: Sequence[str], vectors: np.ndarray, threads: int
+) -> tuple[list[str], list[Failure]]:
+    """Keep the specifications that can be built here, those of other libraries by a try.
+
+    Args:
+        specifications: See `nanorecsys.scaleup.specs`.
+        vectors: Real items, unit float32 (n, d).
+        threads: Threads of a build.
+
+    Returns:
+        The specifications, and what failed: a library that is missing, or vectors that do not fit.
+    """
+    kept: list[str] = []
+    failures: list[Failure] = []
+    for specification in specifications:
+        with recorded(failures, specification):
+            parsed = parse_specification(specification, len(vectors))
+            if parsed.library in OTHERS:
+                in_child(try_build, parsed.factory, vectors, threads=threads)
+            kept.append(specification)
+    return kept, failures
 
 
 @dataclass(eq=False)
@@ -47,12 +72,12 @@ class CatalogueBench:
         queries: float32 (q, d).
         exact: Exact neighbours by size, see `exact_prefixes`.
         options: How settings are chosen and timed.
+        extra: Search settings to try beside those of the grid.
         training: Bounds of the builds.
-        memory_gib: Memory for exact search; it maps the vectors if they need more.
         users: Unit float32 (u, d), other users that projections are fitted on.
         failures: Indexes that could not be built or searched.
         rows: Raw rows of the others: accuracy and latency, see `search_at_floor`, with generator,
-            n and factory.
+            n, factory and k.
     """
 
     folder: Path
@@ -62,8 +87,8 @@ class CatalogueBench:
     exact: dict[int, Exact]
     options: SearchOptions
     training: TrainingOptions
-    memory_gib: float = 8.0
     users: np.ndarray | None = None
+    extra: tuple[str, ...] = ()
     failures: list[Failure] = field(default_factory=list)
     rows: defaultdict[str, list[pd.DataFrame]] = field(default_factory=lambda: defaultdict(list))
 
@@ -75,8 +100,7 @@ class CatalogueBench:
             n: Number of items, one of the keys of `exact`.
 
         Returns:
-            The columns of `result.ScalePoint` without read_mib and floor_ms, and read_bytes; None
-            for a failure.
+            The fields of `result.ScalePoint`; None for a failure.
 
         Raises:
             AnnError: Flat failed.
@@ -92,44 +116,32 @@ class CatalogueBench:
                 "n": n,
                 "family": parsed.family,
                 "bytes_a_vector": found["index_bytes"] / n,
-                "search_peak_gib": found["peak_bytes"] / GIB,
             }
         return None
 
     def _measure_flat(self, parsed: ParsedSpecification, n: int) -> dict[str, Any]:
         rows = CatalogueFile(self.catalogue, n)
-        size = 4 * n * rows.d
         queries = self.queries[:FLAT_QUERIES]
         options = replace(self.options, choosing=len(queries), timed=len(queries))
-        load = (open_flat, rows, size <= self.memory_gib * GIB)
-        found = self._search(parsed, rows, options, queries, *load)
-        costs = {"build_s": 0.0, "shared_s": 0.0, "build_peak_gib": 0.0}
-        return found | costs | {"read_bytes": size, "index_bytes": size}
+        found = self._search(parsed, rows, options, queries, open_flat, rows)
+        return found | {"build_s": 0.0, "build_peak_gib": 0.0, "index_bytes": 4 * n * rows.d}
 
     def _measure_index(self, parsed: ParsedSpecification, n: int) -> dict[str, Any]:
-        rows = CatalogueFile(self.catalogue, n)
-        check_buildable(parsed, n, rows.d)
-        folder = self._folder(rows)
-        path = folder / f"{parsed.factory}.index"
-        child: dict[str, Any] = {"threads": self.options.threads, "variables": VARIABLES}
-        shared_s, peak = 0.0, 0
-        if parsed.links:
-            costs = build(path, build_graph, rows, parsed, **child)
-        else:
-            lists = folder / f"lists-{parsed.space}-{parsed.lists}.npz"
-            if not lists.exists():
-                in_child(assign_lists, lists, rows, parsed, self.training, self.users, **child)
-            with np.load(lists) as kept:
-                shared_s, peak = float(kept["seconds"]), int(kept["peak_bytes"])
-            costs = build(path, build_lists, rows, parsed, self.training, lists, **child)
-        load = (load_index, path)
-        found = self._search(parsed, rows, self.options, self.queries, *load)
+        rows, path = CatalogueFile(self.catalogue, n), self.index_path(parsed.factory, n)
+        given = (rows, parsed, self.training, self.users)
+        costs = build(
+            path, build_catalogue, *given, threads=self.options.threads, variables=VARIABLES
+        )
+        found = self._search(parsed, rows, self.options, self.queries, load_index, path)
         return found | {
-            "build_s": costs.build_s + costs.save_s + shared_s,
-            "shared_s": shared_s,
+            "build_s": costs.build_s + costs.save_s,
             "index_bytes": costs.index_bytes,
-            "build_peak_gib": max(costs.peak_bytes, peak) / GIB,
+            "build_peak_gib": costs.peak_bytes / GIB,
         }
+
+    def index_path(self, factory: str, n: int) -> Path:
+        """File of an index over the first n items."""
+        return self._folder(CatalogueFile(self.catalogue, n)) / f"{factory}.index"
 
     def _folder(self, rows: CatalogueFile) -> Path:
         """Folder of what is built and measured of these items, with these inputs."""
@@ -144,11 +156,12 @@ class CatalogueBench:
         queries: np.ndarray,
         *load: Any,
     ) -> dict[str, Any]:
-        name, settings = parsed.factory, search_grid(parsed, options.k, rows.n)
+        name, settings = parsed.factory, [*widest_settings(parsed, options.k, rows.n), *self.extra]
         given = (load[0], load[1:], settings, queries, self.exact[rows.n], options)
         child = {"threads": options.threads, "variables": VARIABLES}
         path = self._folder(rows) / f"{name}-{fingerprint(settings, queries, options)}.search"
         found, measured = call_once(path, in_child, search_at_floor, *given, **child)
         for kind, frame in measured.items():
-            self.rows[kind].append(frame.assign(generator=self.generator, n=rows.n, factory=name))
+            named = {"generator": self.generator, "n": rows.n, "factory": name, "k": options.k}
+            self.rows[kind].append(frame.assign(**named))
         return found | {"factory": name}

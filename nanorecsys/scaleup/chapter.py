@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nanorecsys.scaleup.analysis import MEMORY_SHARE
 from nanorecsys.scaleup.result import ScaleupResult
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.spread import Interval, Values
 
 NEEDS = ("01_data", "02_training")
 Result = ScaleupResult
+BUILD_COPIES = 3.0  # copies of the vectors in memory while LoRANN builds
 STUDY_SIZE = (3_000_000, 256, 10, 0.95)  # items, dimensions, neighbours, floor of recall
 
 
@@ -44,16 +46,17 @@ FINDINGS: dict[str, Callable[[ScaleupResult], Values]] = {
 
 
 def estimate(parameters: dict[str, Any]) -> Estimate:
-    """Estimate the memory of exact search or the largest index, and the disk space.
+    """Estimate the memory of the largest build, and the disk space.
 
-    The disk holds two catalogues and all indexes, each at most half as large as the vectors.
+    LoRANN holds all vectors twice while it builds. The disk holds two catalogues and all indexes,
+    each at most as large as `MEMORY_SHARE` of the vectors.
     """
     d = 256
     vectors = parameters["n_items"] * 4 * d / 2**30
-    flat = vectors if vectors <= parameters["memory_gib"] else 0.0
-    indexes = 3 + len(parameters["indexes_tried"]) + len(parameters["curve_indexes"])
+    indexes = 3 + len(parameters["indexes"])
     return Estimate(
-        memory_gib=2.0 + max(flat, 0.5 * vectors), disk_gib=0.5 + (2 + 0.5 * indexes) * vectors
+        memory_gib=2.0 + BUILD_COPIES * vectors,
+        disk_gib=0.5 + (2 + MEMORY_SHARE * indexes) * vectors,
     )
 
 

@@ -9,6 +9,8 @@ from nanorecsys.ann.corpus import split_users
 from nanorecsys.data import Histories, load_prepared
 from nanorecsys.evaluation import make_task
 
+TRAINING_USERS = 0.2  # share of the users that are set apart to fit projections on
+
 
 @dataclass(frozen=True, eq=False)
 class RealCatalogue:

@@ -11,6 +11,7 @@ catalogues, so their differences are paired.
 """
 
 import multiprocessing
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -34,15 +35,17 @@ from nanorecsys.system.environment import environment
 REAL = "real"
 COPY = 0.5  # an item closer to a real one than this share of the usual distance is almost a copy
 COPIES = 0.05  # share of synthetic items that may be almost copies
+KEPT = 0.1  # share of the real items that a generator sees
+BOUND = 0.03  # difference in recall that lets a generator be believed
 FEWEST = 50  # items that are kept, unless they are more than half
 LEVEL = 0.95  # coverage of every interval
 RESAMPLES = 2000
 RULE = (
-    "a generator is believable if every index of this chapter finds as much in its catalogues as "
+    "A generator is believable if every index of this chapter finds as much in its catalogues as "
     "in the real one, at every setting, among unseen items and among all. The interval of the "
     "largest difference has to lie inside the bound, on every data set, and at most one synthetic "
     "item in twenty may be almost a copy. An interval outside the bound refutes a generator, one "
-    "that crosses it leaves the verdict undecided"
+    "that crosses it leaves the verdict undecided."
 )
 
 
@@ -67,8 +70,8 @@ class HeldOutTest:
     options: TrainingOptions
     subsets: int = 5
     trainings: int = 2
-    kept: float = 0.1
-    bound: float = 0.03
+    kept: float = KEPT
+    bound: float = BOUND
     seed: int = 0
     workers: int = 2
 
@@ -143,7 +146,7 @@ def judge_generators(test: HeldOutTest, generators: Sequence[str], folder: Path)
     context = multiprocessing.get_context("spawn")
     with (
         environment(dict.fromkeys(THREAD_VARIABLES, "1")),
-        ProcessPoolExecutor(test.workers, context) as pool,
+        ProcessPoolExecutor(test.workers, context, silence) as pool,
     ):
         keep = partial(_keep_training, folder / fingerprint(test), test)
         running = pool.map(keep, trainings)
@@ -173,6 +176,11 @@ def judge_generators(test: HeldOutTest, generators: Sequence[str], folder: Path)
             verdict=verdict(worst, copies[name], test.bound),
         )
     return Verdicts(judged, rows, recalls)
+
+
+def silence() -> None:
+    """Drop what libraries write to a worker's standard error; exceptions take another way."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _keep_training(folder: Path, test: HeldOutTest, training: Training) -> Outcome:

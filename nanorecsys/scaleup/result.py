@@ -5,9 +5,9 @@ from typing import Literal
 import msgspec
 
 from nanorecsys.ann.errors import Failure
-from nanorecsys.ann.limits import Limits
 from nanorecsys.study.spread import Interval, Spread
 
+SERVED_K = 100  # neighbours that a server asks for
 Belief = Literal["believable", "undecided", "not believable"]
 BELIEFS: tuple[Belief, ...] = ("believable", "undecided", "not believable")  # best first
 
@@ -53,9 +53,9 @@ class ScalePoint(msgspec.Struct, frozen=True, kw_only=True):
     """An index over n items at the fastest setting that reaches the floor of recall.
 
     The recall is a mean over users who did not choose the setting, with its 95 % interval.
-    `build_s` includes `shared_s`, the time of centroids and lists, which other indexes use as well.
-    Peaks are resident memory of the whole process. `read_mib` is what a query reads and `floor_ms`
-    the least time that takes; both are None for a graph.
+    `build_s` includes the centroids and lists that other indexes use as well. `build_peak_gib` and
+    `served_gib` are resident memory of the whole process, at most while it builds, and with the
+    index loaded and searched.
     """
 
     generator: str
@@ -67,18 +67,19 @@ class ScalePoint(msgspec.Struct, frozen=True, kw_only=True):
     recall_low: float
     recall_high: float
     p50_ms: Spread
-    queries_per_s: float
     bytes_a_vector: float
     build_s: float
-    shared_s: float
     build_peak_gib: float
-    search_peak_gib: float
-    read_mib: float | None
-    floor_ms: float | None
+    served_gib: float
 
 
 class ScaleupResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What chapter 05 found. `users` query the large catalogue; half of them choose settings."""
+    """What chapter 05 found. `users` query the large catalogue; half of them choose settings.
+
+    `served` is the best index again, at the setting for as many neighbours as a server asks for
+    (`SERVED_K`). The large catalogue is made again by `scaleup.write_catalogue` with the record's
+    generator, number of items and seed.
+    """
 
     dataset: str
     n_items: int
@@ -87,19 +88,18 @@ class ScaleupResult(msgspec.Struct, frozen=True, kw_only=True):
     k: int
     users: int
     recall_floor: float
-    subsets: int
-    trainings: int
-    kept: float
+    memory_bound: float
     bound: float
     families: list[str]
     judged: list[Judged]
     recommended_generator: str
     generator: str
+    seed: int
     rows: list[ScalePoint]
     best: ScalePoint
     flat: ScalePoint
+    served: ScalePoint
     speedup: float
     memory_share: float
     failures: list[Failure]
-    limits: Limits
     seconds: float

@@ -1,15 +1,15 @@
 """Search an index of a large catalogue at the fastest setting that reaches a floor of recall.
 
-All settings of a grid are searched under the first users. The cheapest that surely reach the floor
-are timed, one query at a time on one thread, in another random order in each round. The fastest is
-then timed again, and its recall is measured under the other users, because the best of many noisy
-figures is too good.
+Under the first users, each number of re-ranked candidates gets as few lists as surely reach the
+floor, so that indexes and sizes are compared at nearly equal recall. These settings are timed, one
+query at a time on one thread, in another random order in each round. The fastest is timed again,
+and its recall is measured under the other users, because the best of many noisy figures is too
+good.
 """
 
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,12 @@ import pandas as pd
 
 from nanorecsys.ann.bench import Searcher, percentiles
 from nanorecsys.ann.exact import Exact
-from nanorecsys.ann.indexes import read_bytes
 from nanorecsys.ann.specs import parse_setting
 from nanorecsys.evaluation import mean_interval
-from nanorecsys.scaleup.catalogue import CatalogueFile
-from nanorecsys.serving.retrieval import Index
+from nanorecsys.scaleup.catalogue import BLOCK, CatalogueFile
+from nanorecsys.serving.retrieval import FaissIndex, Index
 from nanorecsys.system.blas import faiss
-from nanorecsys.system.memory import forget_peak, peak_resident_bytes
+from nanorecsys.system.memory import resident_bytes
 
 WARM_UP = 5
 # Standard errors by which a setting has to pass the floor: two are the interval of as many other
@@ -55,45 +54,12 @@ class SearchOptions:
     seed: int = 0
 
 
-class FlatSearch:
-    """Exact search of vectors in place, by the kernel of `IndexFlatIP` without its copy."""
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        self.vectors = vectors
-        self.index: Any = None
-
-    def set(self, search: str) -> None:
-        """Ignore the setting: there is none."""
-
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `nanorecsys.serving.retrieval.Index`."""
-        return faiss.knn(queries, self.vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
-
-    def save(self, path: Path) -> None:
-        """Do nothing: the catalogue is a file already."""
-
-
-def open_flat(rows: CatalogueFile, in_memory: bool) -> FlatSearch:
-    """Open exact search of a catalogue, read into memory or mapped."""
-    if in_memory:
-        return FlatSearch(rows.read(0, rows.n))
-    return FlatSearch(np.load(rows.path, mmap_mode="r")[: rows.n])
-
-
-def cheapest(settings: Sequence[str]) -> list[str]:
-    """Keep the settings that no other one undercuts in all its values.
-
-    >>> settings = [f"nprobe={n},k_factor_rf={f}" for n, f in ((4, 2), (2, 8), (4, 4))]
-    >>> cheapest(settings)
-    ['nprobe=4,k_factor_rf=2', 'nprobe=2,k_factor_rf=8']
-    """
-    if not settings:
-        return []
-    values = np.array([list(parse_setting(setting).values()) for setting in settings])
-    as_low: Any = (values[None] <= values[:, None]).all(axis=2)
-    lower: Any = (values[None] < values[:, None]).any(axis=2)
-    undercut = (as_low & lower).any(axis=1)
-    return [setting for setting, other in zip(settings, undercut, strict=True) if not other]
+def open_flat(rows: CatalogueFile) -> FaissIndex:
+    """Open exact search of a catalogue."""
+    index: Any = faiss.IndexFlatIP(rows.d)
+    for block in rows.blocks(BLOCK):
+        index.add(rows.read(*block))
+    return FaissIndex(index)
 
 
 def surely(recall: np.ndarray, floor: float) -> bool:
@@ -104,6 +70,26 @@ def surely(recall: np.ndarray, floor: float) -> bool:
     (True, False)
     """
     return bool(recall.mean() - SURE * recall.std() / np.sqrt(len(recall)) >= floor)
+
+
+def fewest(setting: str, passes: Callable[[str], bool]) -> str:
+    """Lower the first value of a setting that passes as far as it still does, by bisection.
+
+    >>> fewest("nprobe=48,k_factor_rf=8", lambda s: parse_setting(s)["nprobe"] >= 37)
+    'nprobe=37,k_factor_rf=8'
+    """
+    if not setting:
+        return setting
+    name, high = next(iter(parse_setting(setting).items()))
+    low, best, widest = 0, setting, f"{name}={high}"
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = setting.replace(widest, f"{name}={middle}", 1)
+        if passes(tried):
+            high, best = middle, tried
+        else:
+            low = middle
+    return best
 
 
 def search_at_floor(
@@ -119,20 +105,18 @@ def search_at_floor(
     Args:
         load: Function that returns the index.
         arguments: Arguments of `load`.
-        settings: Settings to try, in the order of their cost.
+        settings: Settings that search most lists, and others to measure the recall of.
         queries: float32 (q, d), one per user.
         exact: Their exact neighbours.
         options: How to choose and time.
 
     Returns:
         The chosen setting: search, recall with its interval over users, P50 as
-        `ann.bench.percentiles` has it, queries_per_s, read_bytes (None for a graph) and peak_bytes.
-        And raw rows: accuracy (search, query, recall) and latency (search, round, query, ns;
-        negative rounds are the second measurement).
+        `ann.bench.percentiles` has it, and served_gib. And raw rows: accuracy (search, query,
+        recall) and latency (search, round, query, ns; negative rounds are the second measurement).
     """
     gc.disable()
     rng = np.random.default_rng(options.seed)
-    forget_peak()
     searcher = Searcher(load(*arguments), queries, options.k)
 
     def timed_round(search: str, number: int, sample: np.ndarray) -> pd.DataFrame:
@@ -143,11 +127,16 @@ def search_at_floor(
         return rng.permutation(len(queries))[: options.timed]
 
     recalls = {}
-    for search in settings:
-        searcher.index.set(search)
-        _, items = searcher.batches(options.choosing, options.threads, calls=1)
-        recalls[search] = exact.recall(items)
-    timed = cheapest([s for s, recall in recalls.items() if surely(recall, options.floor)])
+
+    def passes(search: str) -> bool:
+        if search not in recalls:
+            searcher.index.set(search)
+            _, items = searcher.batches(options.choosing, options.threads, calls=1)
+            recalls[search] = exact.recall(items)
+        return surely(recalls[search], options.floor)
+
+    passing = [search for search in settings if passes(search)]
+    timed = sorted({fewest(search, passes) for search in passing})
     timed = timed or [max(settings, key=lambda search: recalls[search].mean())]
     rounds: list[pd.DataFrame] = []
     chosen = timed[0]
@@ -158,7 +147,7 @@ def search_at_floor(
         chosen = percentiles(pd.concat(rounds), "search")["p50_ms"].idxmin()
     confirming = [timed_round(chosen, -1 - i, sample_of_queries()) for i in range(CONFIRM_ROUNDS)]
     searcher.index.set(chosen)
-    rate, items = searcher.batches(len(queries), options.threads)
+    _, items = searcher.batches(len(queries), options.threads)
     recalls[chosen] = exact.recall(items)
     accuracy = [
         pd.DataFrame({"search": search, "query": np.arange(len(own)), "recall": own})
@@ -172,9 +161,7 @@ def search_at_floor(
         "recall_low": recall.low,
         "recall_high": recall.high,
         **percentiles(pd.concat(confirming), "search").loc[chosen].to_dict(),
-        "queries_per_s": 1e9 / rate["ns"].mean(),
-        "read_bytes": read_bytes(searcher.index, queries, options.k),
-        "peak_bytes": peak_resident_bytes(),
+        "served_gib": resident_bytes() / 2**30,
     }
     rows = {"accuracy": pd.concat(accuracy), "latency": pd.concat(rounds + confirming)}
     return row, rows

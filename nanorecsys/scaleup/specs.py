@@ -1,7 +1,8 @@
 """Specifications of the scale-up chapter's indexes.
 
-They are `Flat`, a graph (`HNSW32`), or inverted lists: `IVF2048,SQ8`, `IVF4096_HNSW32,PQ32np`,
-`IVF,RaBitQfs,Refine(SQ8)`. They read like strings of `faiss.index_factory`, with these differences:
+They are `Flat`, an index of another library (`scann:vectors=8`, `lorann:rank=64`, see
+`nanorecsys.ann.specs`), or inverted lists: `IVF2048,SQ8`, `IVF,PQ64x4fsr,Refine(SQ8)`. Lists read
+like strings of `faiss.index_factory`, with these differences:
 
 - `IVF` without a number has as many lists as `lists_for` says.
 - No index has more lists than `ITEMS_PER_LIST` allows.
@@ -17,23 +18,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanorecsys.ann.errors import FactoryError
-from nanorecsys.ann.specs import BASELINE, CODE_VECTORS, PROJECTED, needs_users
+from nanorecsys.ann.specs import BASELINE, CODE_VECTORS, PROJECTED, needs_users, options
+from nanorecsys.serving.retrieval import library
 
 # Indexes of the earlier benchmark, beside Flat. Its document names the types; lists and bytes are
 # assumed.
 ORIGINAL = ("IVF4096,PQ32np", "IVF2048,SQ8")
+OTHERS = {"scann": "ScaNN", "lorann": "LoRANN"}  # family of each other library
 ITEMS_PER_LIST = 32  # at least, on average
 MOST_LISTS = 4096
 MOST_CODED_LISTS = 8192  # where centroids have codes, which are faster to look through
 FEWEST_CODED_LISTS = 16  # fewer cannot train a code of four bits
-# Settings to try, from the cheapest to the most expensive one.
-PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 56, 64, 72, 80, 96, 112, 128, 192, 256)
-FACTORS = (2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64)  # candidates to refine, times k
-BEAMS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+MOST_PROBED = 256  # lists that a search visits, at most
+FACTORS = (2, 4, 8, 12, 16, 20, 24, 32, 40, 48, 64)  # candidates to refine, times k
+RERANKED = (100, 200, 300, 400, 600, 800, 1200)  # candidates that other libraries re-rank
 _IVF = re.compile(
-    rf"(?P<space>{PROJECTED.pattern})?IVF(?P<lists>\d*)"
-    r"(?P<quantizer>_HNSW(?P<links>\d+)|\((?P<coarse>PQ\d+x4fs,RFlat)\))?"
-    r",(?P<code>SQ8|PQ\d+np|PQ\d+x4fsr?|RaBitQ|RaBitQfs)(?P<refined>,Refine\(SQ8\))?"
+    rf"(?P<space>{PROJECTED.pattern})?IVF(?P<lists>\d*)(\((?P<coarse>PQ\d+x4fs,RFlat)\))?"
+    r",(?P<code>SQ8|PQ\d+np|PQ\d+x4fsr?)(?P<refined>,Refine\(SQ8\))?"
 )
 
 
@@ -43,62 +44,41 @@ class ParsedSpecification:
 
     Args:
         factory: The whole specification, with the number of lists filled in.
-        lists: Inverted lists, 0 for none.
-        coarse_links: Links per centroid of a graph over the centroids, 0 for no graph.
+        lists: Inverted lists, leaves or clusters; 0 for none.
         coarse_code: Code of the centroids, "" for none.
         code: Code of a vector in a list, "" for none.
         refined: Whether 8-bit codes of whole vectors re-rank the candidates.
-        links: Links per item of a graph over the items, 0 for no graph.
     """
 
     factory: str
     lists: int = 0
-    coarse_links: int = 0
     coarse_code: str = ""
     code: str = ""
     refined: bool = False
-    links: int = 0
+
+    @property
+    def library(self) -> str:
+        """Name of its library, such as `faiss`."""
+        return library(self.factory)
 
     @property
     def space(self) -> str:
-        """The projection of the lists, such as `Users128`; "" for none."""
+        """The projection of the lists, such as `Users128,`; "" for none."""
         found = PROJECTED.match(self.factory)
-        return found[0].removesuffix(",") if found else ""
+        return found[0] if found else ""
 
     @property
     def family(self) -> str:
         """Name of the line in figures and of the group in tables."""
-        if self.links:
-            return "HNSW"
+        if self.library in OTHERS:
+            return OTHERS[self.library]
         if not self.lists:
             return BASELINE
-        code = {"SQ8": "SQ8", "RaBitQ": "RaBitQ", "RaBitQfs": "RaBitQ fast scan"}.get(self.code)
-        code = code or ("PQ fast scan" if "x4fs" in self.code else "PQ")
+        code = "SQ8" if self.code == "SQ8" else "PQ fast scan" if "x4fs" in self.code else "PQ"
+        name = "IVF"
         if self.space:
-            whose = "users'" if needs_users(self.factory) else "items'"
-            name = f"{whose} directions"
-        else:
-            name = "IVF-HNSW" if self.coarse_links else "IVF"
+            name = f"{'users' if needs_users(self.factory) else 'items'}' directions"
         return f"{name}, {code}{', refined' if self.refined else ''}"
-
-
-def families(specifications: Sequence[str], n: int, smallest: int) -> dict[str, str]:
-    """Return the first specification of each family that the smallest catalogue can train.
-
-    Args:
-        specifications: Indexes of the chapter.
-        n: Items of the largest catalogue.
-        smallest: Items of the smallest one; 8-bit codes are trained on `CODE_VECTORS` at least.
-
-    >>> list(families(["IVF,PQ32np", "IVF,SQ8", "IVF64,SQ8"], 1_000, 60))
-    ['IVF, SQ8']
-    """
-    found: dict[str, str] = {}
-    for specification in specifications:
-        parsed = parse_specification(specification, n)
-        if smallest >= CODE_VECTORS or not parsed.code.endswith("np"):
-            found.setdefault(parsed.family, specification)
-    return found
 
 
 def lists_for(n: int, coded: bool = False) -> int:
@@ -134,47 +114,86 @@ def parse_specification(specification: str, n: int) -> ParsedSpecification:
     """
     if specification == BASELINE:
         return ParsedSpecification(BASELINE)
-    if found := re.fullmatch(r"HNSW(\d+)", specification):
-        return ParsedSpecification(specification, links=int(found[1]))
+    if library(specification) != "faiss":
+        given = options(specification, n)
+        written = ",".join(f"{name}={value}" for name, value in given.items())
+        factory = f"{library(specification)}:{written}"
+        return ParsedSpecification(factory, lists=next(iter(given.values())))
     found = _IVF.fullmatch(specification)
     if not found:
         raise FactoryError(
             f"{specification!r} cannot be built block by block",
-            "Write Flat, HNSW32, or lists such as IVF2048,SQ8 or IVF_HNSW32,PQ64x4fs,Refine(SQ8).",
+            "Write Flat, IVF2048,SQ8 or IVF,PQ64x4fsr,Refine(SQ8), scann:vectors=8 or lorann:.",
         )
     coded = found["coarse"] is not None
     lists = min(int(found["lists"]), most_lists(n)) if found["lists"] else lists_for(n, coded)
     coded = coded and lists >= FEWEST_CODED_LISTS
-    quantizer = "" if found["coarse"] and not coded else found["quantizer"] or ""
+    coarse = f"({found['coarse']})" if coded else ""
     rest = specification[found.start("code") - 1 :]
     return ParsedSpecification(
-        f"{found['space'] or ''}IVF{lists}{quantizer}{rest}",
+        f"{found['space'] or ''}IVF{lists}{coarse}{rest}",
         lists=lists,
-        coarse_links=int(found["links"] or 0),
         coarse_code=found["coarse"] if coded else "",
         code=found["code"],
         refined=found["refined"] is not None,
     )
 
 
-def search_grid(parsed: ParsedSpecification, k: int, n: int) -> list[str]:
-    """Return the search settings that an index may try.
+def in_users_directions(d: int) -> str:
+    """Write the fastest index of FAISS here: lists and codes in six tenths of d directions.
 
-    >>> search_grid(parse_specification("IVF4,SQ8", 1000), 10, 1000)
-    ['nprobe=1', 'nprobe=2', 'nprobe=4']
+    >>> in_users_directions(256)
+    'Users152,IVF(PQ76x4fs,RFlat),PQ76x4fsr,Refine(SQ8)'
+    """
+    count = 8 * max(1, int(0.6 * d) // 8)
+    return f"Users{count},IVF(PQ{count // 2}x4fs,RFlat),PQ{count // 2}x4fsr,Refine(SQ8)"
+
+
+def families(specifications: Sequence[str], n: int, smallest: int) -> dict[str, str]:
+    """Return the first specification of each family that the smallest catalogue can train.
+
+    Args:
+        specifications: Indexes of the chapter.
+        n: Items of the largest catalogue.
+        smallest: Items of the smallest one; 8-bit codes are trained on `CODE_VECTORS` at least.
+
+    >>> list(families(["IVF,PQ32np", "IVF,SQ8", "IVF64,SQ8", "scann:"], 1_000, 60))
+    ['IVF, SQ8', 'ScaNN']
+    """
+    found: dict[str, str] = {}
+    for specification in specifications:
+        parsed = parse_specification(specification, n)
+        if smallest >= CODE_VECTORS or not parsed.code.endswith("np"):
+            found.setdefault(parsed.family, specification)
+    return found
+
+
+def setting(parsed: ParsedSpecification, lists: int, candidates: int) -> str:
+    """Write a search setting.
+
+    Args:
+        parsed: Specification.
+        lists: Lists, leaves or clusters to search.
+        candidates: Candidates that are re-ranked: a multiple of k for FAISS, else their number.
+
+    >>> setting(parse_specification("IVF4,PQ8x4fs,Refine(SQ8)", 1000), 2, 8)
+    'nprobe=2,k_factor_rf=8'
+    """
+    if parsed.library in OTHERS:
+        return f"{parsed.factory.partition(':')[2].partition('=')[0]}={lists},rerank={candidates}"
+    return f"nprobe={lists}" + (f",k_factor_rf={candidates}" if parsed.refined else "")
+
+
+def widest_settings(parsed: ParsedSpecification, k: int, n: int) -> list[str]:
+    """Return the settings that search most lists, one for each number of candidates.
+
+    >>> widest_settings(parse_specification("IVF4,SQ8", 1000), 10, 1000)
+    ['nprobe=4']
     """
     if parsed.factory == BASELINE:
         return [""]
-    if parsed.links:
-        return [f"efSearch={beam}" for beam in BEAMS]
-    found = []
-    for nprobe in PROBES:
-        if nprobe <= parsed.lists:
-            setting = f"nprobe={nprobe}"
-            if parsed.coarse_links:
-                setting += f",quantizer_efSearch={max(16, 2 * nprobe)}"
-            found.append(setting)
-    if not parsed.refined:
-        return found
-    factors = [factor for factor in FACTORS if factor * k <= n]
-    return [f"{setting},k_factor_rf={factor}" for setting in found for factor in factors]
+    if parsed.library in OTHERS:
+        candidates = [count for count in RERANKED if count <= n]
+    else:
+        candidates = [factor for factor in FACTORS if factor * k <= n] if parsed.refined else [0]
+    return [setting(parsed, min(MOST_PROBED, parsed.lists), count) for count in candidates]

@@ -9,6 +9,8 @@ Its files::
     ranker.onnx             users float32 (B, d), items int64 (B, C) -> scores float32 (B, C);
                             absent where the retriever's own order is served
     index.faiss             inner-product index over the item vectors; ids are item numbers
+    index.other             index of another library, which serves where that library is installed;
+                            index.faiss is then the second choice. Absent where FAISS serves
     item_vectors.npy        float32 (n_items, d), unit norm
     items.parquet           item, item_id, title, year, genres; row i describes item i
     histories_offsets.npy   int64 (n_users + 1,)
@@ -20,10 +22,12 @@ It is read without torch. `bundle` is a link to the folder `bundle.d/ID` beside 
 written in `bundle.d` and checked, then the link is replaced in one step.
 """
 
+import contextlib
 import datetime
 import fcntl
 import hashlib
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -32,7 +36,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -42,19 +46,23 @@ import pyarrow.parquet as pq
 
 from nanorecsys.data import Histories
 from nanorecsys.serving.encoder import Encoder
-from nanorecsys.serving.errors import BundleError
+from nanorecsys.serving.errors import BundleError, LibraryError
 from nanorecsys.serving.ranker import Ranker
-from nanorecsys.serving.retrieval import FaissIndex, Retriever
+from nanorecsys.serving.retrieval import Retriever, library, load_index
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.processor import has_int8_dot_products
+
+log = logging.getLogger("nanorecsys.serving")
 
 FORMAT = 3
 MANIFEST = "manifest.json"
 TOWER, TOWER_FP32, RANKER = "tower.onnx", "tower_fp32.onnx", "ranker.onnx"
-INDEX, VECTORS, ITEMS = "index.faiss", "item_vectors.npy", "items.parquet"
+INDEX, OTHER_INDEX = "index.faiss", "index.other"
+VECTORS, ITEMS = "item_vectors.npy", "items.parquet"
 OFFSETS, EVENTS = "histories_offsets.npy", "histories_items.npy"
 USER_IDS, POPULARITY = "user_ids.npy", "popularity.npy"
 FILES = (TOWER, TOWER_FP32, RANKER, INDEX, VECTORS, ITEMS, OFFSETS, EVENTS, USER_IDS, POPULARITY)
+MAY_BE_ABSENT = {RANKER, OTHER_INDEX}
 
 ITEM_SCHEMA = pa.schema(
     {
@@ -67,6 +75,8 @@ ITEM_SCHEMA = pa.schema(
 )
 TEXT_ID_SCHEMA = ITEM_SCHEMA.set(1, pa.field("item_id", pa.string()))
 
+MAPPED_BYTES = 2**30  # vectors of a million items; two workers would hold them twice
+READ_ROWS = 65_536  # items whose genres are read at once
 NORM_TOLERANCE = 1e-3
 REBUILD = "Build the bundle again: nanorecsys bundle."
 MEND = "Correct the parts that build_bundle was given; the target is unchanged."
@@ -87,9 +97,10 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle holds and where it comes from.
 
-    `index_search` is a FAISS ParameterSpace string such as `nprobe=16`; the index keeps its
-    defaults where it is empty. The tower reads the last `events_read` events of a history, at most
-    a window.
+    `index_search` is a search setting such as `nprobe=16`; the index keeps its defaults where it is
+    empty. `second_factory` is empty where the index is FAISS's. The tower reads the last
+    `events_read` events of a history, at most a window. It knows the first `known_items`, all where
+    that is 0, and histories hold no others.
     """
 
     format: int
@@ -107,22 +118,58 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     tower_variant: str
     tower_is_int8: bool
     files: dict[str, File]
+    known_items: Count = 0
+    second_factory: str = ""
+    second_search: str = ""
 
     def __post_init__(self) -> None:
         if self.events_read > self.window:
             raise ValueError(
                 f"expected at most {self.window} events read, the window, found {self.events_read}"
             )
-        if self.files.keys() | {RANKER} != set(FILES):
+        if self.files.keys() | MAY_BE_ABSENT != {*FILES, *MAY_BE_ABSENT}:
             raise ValueError(
                 f"expected the files {', '.join(FILES)} (the ranker may be absent), "
                 f"found {', '.join(self.files)}"
             )
+        if self.known_items > self.n_items:
+            raise ValueError(
+                f"expected at most {self.n_items} known items, found {self.known_items}"
+            )
+        if (OTHER_INDEX in self.files) != bool(self.second_factory):
+            raise ValueError(f"expected {OTHER_INDEX} and a second choice of FAISS, or neither")
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of items that histories may hold."""
+        return self.known_items or self.n_items
+
+    @property
+    def indexes(self) -> list[tuple[str, str]]:
+        """Files of the indexes with their settings, the first choice first."""
+        if self.second_factory:
+            return [(OTHER_INDEX, self.index_search), (INDEX, self.second_search)]
+        return [(INDEX, self.index_search)]
 
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits of a hash of the manifest and, through it, of every file."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:12]
+
+
+@dataclass(frozen=True, eq=False)
+class SecondChoice:
+    """FAISS's index for a host without the library of the first choice.
+
+    Args:
+        factory: FAISS factory string.
+        search: Search setting.
+        index: Index over all items; built from `factory` where None.
+    """
+
+    factory: str = "Flat"
+    search: str = ""
+    index: faiss.Index | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +191,12 @@ class Parts:
         events_read: Number of events of a history, the last ones, that the tower reads.
         tower_variant: Name of the chosen variant.
         tower_is_int8: Whether the chosen variant computes in int8.
-        index_factory: FAISS factory string of the index.
-        index_search: Search parameters of the index.
-        index: Index over all items; built from `index_factory` where None.
+        index_factory: Specification of the index.
+        index_search: Search setting of the index.
+        index: Index over all items, FAISS's own object or an `Index` of another library; built from
+            `index_factory`, a FAISS string, where None.
+        second: Index beside one of another library.
+        known_items: Number of items that the tower knows, the first ones; 0 for all.
     """
 
     tower: Path
@@ -165,7 +215,9 @@ class Parts:
     tower_is_int8: bool
     index_factory: str = "Flat"
     index_search: str = ""
-    index: faiss.Index | None = None
+    index: Any = None
+    second: SecondChoice = SecondChoice()
+    known_items: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +226,7 @@ class Bundle:
 
     `tower` is the file that `encoder` runs. `popular` lists all item numbers, the most popular
     first and ties by number. `item_numbers` and `user_numbers` map the data set's own ids to
-    numbers.
+    numbers, of items those that histories may hold.
     """
 
     path: Path
@@ -284,7 +336,7 @@ class _Folder:
         """The path of a file; whatever its reader raises becomes a named error."""
         try:
             yield self.path / name
-        except BundleError:
+        except (BundleError, LibraryError):
             raise
         except (TypeError, AttributeError, NameError):  # a mistake in this program, not in a file
             raise
@@ -353,7 +405,10 @@ def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
         histories=Histories(offsets, _array(folder, EVENTS, "<i4", int(offsets[-1]))),
         popularity=popularity,
         popular=np.argsort(-popularity, kind="stable"),
-        item_numbers={name: number for number, name in enumerate(items["item_id"].to_list())},
+        item_numbers={
+            name: number
+            for number, name in enumerate(items["item_id"].iloc[: manifest.vocabulary].to_list())
+        },
         user_numbers={name: number for number, name in enumerate(user_ids.tolist())},
     )
 
@@ -361,10 +416,13 @@ def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
 def _array(folder: _Folder, name: str, dtype: str, *shape: int) -> np.ndarray:
     """An array in memory; `dtype` is a pattern of NumPy's short form.
 
-    A mapped file that somebody truncates, as `cp` over it does, would kill the process (SIGBUS).
+    A mapped file that somebody truncates, as `cp` over it does, would kill the process (SIGBUS). So
+    only a file above `MAPPED_BYTES` is mapped, which all workers then share.
     """
     with folder.reading(name) as path:
-        array = np.load(path)
+        mode: Literal["r"] | None = "r" if path.stat().st_size > MAPPED_BYTES else None
+        # a plain view: every slice of a np.memmap costs microseconds more
+        array = np.load(path, mmap_mode=mode).view(np.ndarray)
     array.flags.writeable = False
     if not re.fullmatch(dtype, array.dtype.str) or array.shape != shape:
         raise folder.wrong(name, f"expected {dtype} {shape}, found {array.dtype.str} {array.shape}")
@@ -380,24 +438,47 @@ def _items(folder: _Folder, n_items: int) -> pd.DataFrame:
             for schema in (ITEM_SCHEMA, table.schema)
         )
         raise folder.wrong(ITEMS, f"expected the columns {expected}, found {found}")
-    items = table.to_pandas(use_threads=False)
+    items = table.drop_columns(["genres"]).to_pandas(use_threads=False)
     if not np.array_equal(items["item"], np.arange(n_items)):
         raise folder.wrong(ITEMS, f"expected the items 0 to {n_items - 1} in order, found others")
-    items["genres"] = [list(genres) for genres in items["genres"]]
+    # Items without genres share one list: millions of their own would take a gigabyte.
+    genres, none = table.column("genres"), list[str]()
+    parts = (genres.slice(start, READ_ROWS).to_pylist() for start in range(0, n_items, READ_ROWS))
+    items["genres"] = [own or none for part in parts for own in part]
     return items
 
 
 def _index(folder: _Folder, manifest: Manifest) -> Retriever:
-    with folder.reading(INDEX) as path:
-        index = faiss.read_index(str(path))
-        metric = {faiss.METRIC_INNER_PRODUCT: "inner product", faiss.METRIC_L2: "distance"}
-        found = f"{index.ntotal} vectors of {index.d} by {metric.get(index.metric_type)}"
+    """Open the first index whose library is installed; FAISS always is."""
+    first, *others = manifest.indexes
+    try:
+        return _open_index(folder, manifest, *first)
+    except LibraryError as error:
+        if not others:
+            raise
+        log.warning(
+            "%s: %s; %s serves in place of %s. To serve that: %s",
+            folder.shown,
+            error.message,
+            manifest.second_factory,
+            manifest.index_factory,
+            error.remedy,
+        )
+        return _open_index(folder, manifest, *others[0])
+
+
+def _open_index(folder: _Folder, manifest: Manifest, name: str, search: str) -> Retriever:
+    with folder.reading(name) as path:
+        index = load_index(path)
+        metric = getattr(index.index, "metric_type", faiss.METRIC_INNER_PRODUCT)
+        by = {faiss.METRIC_INNER_PRODUCT: "inner product", faiss.METRIC_L2: "distance"}
+        n, d = index.shape
+        found = f"{n} vectors of {d} by {by.get(metric)}"
         expected = f"{manifest.n_items} vectors of {manifest.d} by inner product"
         if found != expected:
-            raise folder.wrong(INDEX, f"expected {expected}, found {found}")
-        retriever = FaissIndex(index)
-        retriever.set(manifest.index_search)
-    return retriever
+            raise folder.wrong(name, f"expected {expected}, found {found}")
+        index.set(search)
+    return index
 
 
 # Checking
@@ -417,7 +498,7 @@ def _check(folder: _Folder) -> Manifest:
 def _tables(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
     """Check ids, counts, histories and vectors."""
     n_items, n_users = bundle.manifest.n_items, bundle.manifest.n_users
-    item_ids, user_ids = len(bundle.item_numbers), len(bundle.user_numbers)
+    item_ids, user_ids = bundle.items["item_id"].nunique(), len(bundle.user_numbers)
     yield ITEMS, item_ids == n_items, f"{n_items} different ids", item_ids
     yield USER_IDS, user_ids == n_users, f"{n_users} different ids", user_ids
     least = bundle.popularity.min()
@@ -426,13 +507,13 @@ def _tables(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
     rise = offsets[0] == 0 and (np.diff(offsets) >= 0).all()
     yield OFFSETS, rise, "numbers that rise from 0", "others"
     first, last = events.min(initial=0), events.max(initial=0)
-    in_range = first >= 0 and last < n_items
-    yield EVENTS, in_range, f"items from 0 to {n_items - 1}", f"{first} to {last}"
+    most = bundle.manifest.vocabulary - 1
+    yield EVENTS, first >= 0 and last <= most, f"items from 0 to {most}", f"{first} to {last}"
     yield _unit_norm(VECTORS, bundle.item_vectors)
 
 
 def _neighbours(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
-    """Search the index for the neighbours of some items.
+    """Search each index whose library is installed for the neighbours of some items.
 
     An approximate index may miss a few. It passes if the mean score of what it finds is at least
     half way from random items to the exact neighbours; an index over other vectors, or in another
@@ -441,17 +522,18 @@ def _neighbours(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
     vectors, n_items = bundle.item_vectors, bundle.manifest.n_items
     queries = vectors[:: max(1, n_items // 16)][:16]
     k = min(10, n_items)
-    with folder.reading(INDEX):
-        _, found = bundle.index.search(queries, k)
-    in_range = found.min() >= -1 and found.max() < n_items
-    yield INDEX, in_range, f"ids from 0 to {n_items - 1}", f"{found.min()} to {found.max()}"
     scores = queries @ vectors.T  # (16, n_items)
     exact, random = np.partition(scores, -k, 1)[:, -k:].mean(), scores.mean()
-    found_scores = np.take_along_axis(scores, np.maximum(found, 0), 1)
-    reached = np.where(found < 0, random, found_scores).mean()
-    is_near = reached >= (exact + random) / 2 - NORM_TOLERANCE
     expected = f"neighbours with a mean score near {exact:.3f} (random items: {random:.3f})"
-    yield INDEX, is_near, expected, f"{reached:.3f}"
+    for name, search in bundle.manifest.indexes:
+        with contextlib.suppress(LibraryError), folder.reading(name):
+            _, found = _open_index(folder, bundle.manifest, name, search).search(queries, k)
+            in_range = found.min() >= -1 and found.max() < n_items
+            yield name, in_range, f"ids from 0 to {n_items - 1}", f"{found.min()} to {found.max()}"
+            found_scores = np.take_along_axis(scores, np.maximum(found, 0), 1)
+            reached = np.where(found < 0, random, found_scores).mean()
+            is_near = reached >= (exact + random) / 2 - NORM_TOLERANCE
+            yield name, is_near, expected, f"{reached:.3f}"
 
 
 def _answers(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
@@ -459,7 +541,7 @@ def _answers(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
 
     Batches, lengths and numbers of candidates differ, so a model that fixes one of them fails.
     """
-    n_items, window, d = bundle.manifest.n_items, bundle.manifest.window, bundle.manifest.d
+    n_items, window, d = bundle.manifest.vocabulary, bundle.manifest.window, bundle.manifest.d
     histories = np.zeros((3, window), np.int64)  # vocabulary numbers, item + 1
     histories[1, 0] = n_items
     histories[2] = np.arange(n_items - window, n_items) % n_items + 1
@@ -498,9 +580,15 @@ def _write(folder: Path, parts: Parts) -> Manifest:
         models[RANKER] = parts.ranker
     for name, source in models.items():
         shutil.copyfile(source, folder / name)
-    index = parts.index
+    is_other = library(parts.index_factory) != "faiss"
+    second = parts.second
+    if is_other:
+        parts.index.save(folder / OTHER_INDEX)
+    else:
+        second = SecondChoice(parts.index_factory, index=parts.index)
+    index = second.index
     if index is None:
-        index = faiss.index_factory(d, parts.index_factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(d, second.factory, faiss.METRIC_INNER_PRODUCT)
         index.train(parts.item_vectors)
         index.add(parts.item_vectors)
     faiss.write_index(index, str(folder / INDEX))
@@ -534,9 +622,12 @@ def _write(folder: Path, parts: Parts) -> Manifest:
         tower_is_int8=parts.tower_is_int8,
         files={
             name: File(sha256=_sha256(folder / name), bytes=(folder / name).stat().st_size)
-            for name in FILES
+            for name in (*FILES, OTHER_INDEX)
             if (folder / name).exists()
         },
+        known_items=parts.known_items,
+        second_factory=second.factory if is_other else "",
+        second_search=second.search if is_other else "",
     )
     _write_manifest(folder, manifest)
     return manifest
@@ -567,7 +658,7 @@ def _require_replaceable(target: Path, versions: Path) -> None:
         return
     folder = target.is_dir() and not target.is_symlink()
     held = {path.name for path in target.iterdir()} if folder else set()
-    if MANIFEST not in held or not held <= {MANIFEST, *FILES}:
+    if MANIFEST not in held or not held <= {MANIFEST, *FILES, *MAY_BE_ABSENT}:
         raise BundleError(
             f"{target}: expected a serving bundle or nothing at the target, found something else",
             "Name another folder, or move away what is there.",

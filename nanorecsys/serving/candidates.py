@@ -34,11 +34,13 @@ def candidates_of(
     products, found = bundle.index.search(users, min(depth, n_items))
     candidates = np.full((len(users), count), -1, np.int64)
     scores = np.full((len(users), count), -np.inf, np.float32)
-    unseen = np.ones(n_items + 1, bool)
+    # Nobody has seen an item above these; an array for all of a large catalogue would cost more.
+    above = 1 + max(int(items.max(initial=-1)) for items in seen)
+    unseen = np.ones(above + 2, bool)
     unseen[-1] = False  # The index fills a short row with -1.
     for row, items in enumerate(seen):
         unseen[items] = False
-        kept = unseen[found[row]].nonzero()[0][:count]
+        kept = unseen[np.minimum(found[row], above)].nonzero()[0][:count]
         best, values = found[row, kept], products[row, kept]
         if len(best) < count:
             best, values = _deeper_candidates(bundle, users[row : row + 1], items, unseen, count)
@@ -53,7 +55,7 @@ def _deeper_candidates(
     """Nearest unseen items of one user (1, d), from a deeper search if that finds enough."""
     depth = min(DEEPER * count, bundle.manifest.n_items)
     [products], [found] = bundle.index.search(user, depth)
-    kept = unseen[found].nonzero()[0][:count]
+    kept = unseen[np.minimum(found, len(unseen) - 2)].nonzero()[0][:count]
     if len(kept) == count:
         return found[kept], products[kept]
     return _exact_candidates(bundle, user[0], seen, count)

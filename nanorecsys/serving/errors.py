@@ -17,3 +17,7 @@ class SpecificationError(ServingError):
 
 class SettingError(SpecificationError):
     """A search setting that the index does not have."""
+
+
+class LibraryError(ServingError):
+    """An index of a library that is not installed on this host."""

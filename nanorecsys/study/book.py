@@ -278,7 +278,7 @@ def _check_claims(page: BeautifulSoup, results: Path) -> Iterator[str]:
             yield f"claims.html: no row for {claim.id}"
             continue
         shown = [cell.get_text(" ", strip=True) for cell in row.find_all("td")]
-        figures = [set(text.split("; ")) for text in shown]  # of data sets, in any order
+        figures = [set(text.split("; ")) for text in shown]  # data sets may come in any order
         if claim.verdict not in shown or set(figure(claim).split("; ")) not in figures:
             wanted = f"{figure(claim)} ({claim.verdict})"
             yield f"claims.html: {claim.id} shows {shown}, claims.json has {wanted}"

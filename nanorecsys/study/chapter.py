@@ -1,6 +1,5 @@
 """Chapter 07, the summary: every claim judged, every run listed, numbers for the other pages."""
 
-from pathlib import Path
 from typing import Any
 
 from nanorecsys.study.chapters import EARLIER, Estimate
@@ -14,8 +13,3 @@ FINDINGS: dict[str, Any] = {}  # it reads those of the other chapters
 def estimate(parameters: dict[str, Any]) -> Estimate:
     """The memory and disk for reading a few records."""
     return Estimate(memory_gib=0.5, disk_gib=0.01)
-
-
-def inputs(parameters: dict[str, Any]) -> list[Path]:
-    """No files outside the run."""
-    return []

@@ -21,6 +21,8 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 DISK_GIB = 2.0  # what `quick` leaves behind at most
 MEMORY_GIB = 3.0  # what `smoke` needs
 LISTED = 5  # packages in a message
+# Libraries of indexes that not every host has, with the commands that install them.
+OPTIONAL = {"scann": "pip install scann", "lorann": "pip install 'nanorecsys[lorann]'"}
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +101,7 @@ def _machine(folders: Layout) -> Iterator[Check]:
 def _packages(folders: Layout) -> Iterator[Check]:
     pinned = pins(folders)
     installed = {canonical(d.name): d.version.partition("+")[0] for d in metadata.distributions()}
-    missing = [name for name in pinned if name not in installed]
+    missing = [name for name in pinned if name not in installed and name not in OPTIONAL]
     different = [
         f"{name} {installed[name]} instead of {version}"
         for name, version in pinned.items()
@@ -115,6 +117,8 @@ def _packages(folders: Layout) -> Iterator[Check]:
             not different,
             "make install restores the pinned versions; figures may differ until then",
         )
+    for name, command in OPTIONAL.items():
+        yield Check(name=name, value=installed.get(name, f"not installed, optional: {command}"))
     for name, value in (provenance.versions() | provenance.threads()).items():
         yield Check(name=name, value=value)
     pools = {f"{p['internal_api']} {p['num_threads']}" for p in threadpoolctl.threadpool_info()}

@@ -67,7 +67,8 @@ def fingerprint(
     code += [f"import {module}" for module in chapter.judges]
     files = {f"code {folders.relative(p)}": p for p in source_files("\n".join(code), folders.root)}
     files |= {f"results of {name}": run / name / FILE for name in chapter.needs}
-    files |= {f"input {folders.relative(p)}": p for p in chapter.module.inputs(parameters)}
+    if hasattr(chapter.module, "inputs"):
+        files |= {f"input {folders.relative(p)}": p for p in chapter.module.inputs(parameters)}
     digests = {name: _file_digest(path) for name, path in files.items()}
     digests["the notebook"] = _digest(msgspec.json.encode(cells))
     digests["the definitions"] = chapter.definitions_sha256

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pandas as pd
+import yaml
 
 from nanorecsys.study import compare, decide
 from nanorecsys.study.chapters import Chapter, chapters
@@ -20,48 +21,11 @@ Sides = dict[str, compare.Records]  # by title; the first is the run that the bo
 Judged = dict[str, JudgedClaim]  # a claim by side
 Outcomes = dict[str, dict[str, str]]  # by side and the claim's id
 
-# The cards of the landing page, and the protocol's headlines that each shows.
-HEADLINES = {
-    "Requests on two virtual CPUs": ["loadtest.rate"],
-    "Against the best PyTorch server": ["loadtest.baseline"],
-    "Encoding a user": ["export.speed"],
-    "Three million items": ["scaleup.speed", "scaleup.fidelity"],
-    "Quality": ["training.leave_one_out", "training.temporal"],
-}
-# The section that shows a finding; the heading without its number.
-SECTIONS = {
-    "data.leakage": "What leaks",
-    "training.leave_one_out": "Quality of what is served",
-    "training.last_ten": "Quality of what is served",
-    "training.temporal": "Quality of what is served",
-    "training.events_read": "How many events are worth reading",
-    "training.ranker": "Does the ranker pay for itself",
-    "export.speed": "The choice",
-    "export.int8": "What int8 costs on two data sets",
-    "ann.recall_99": "The choice",
-    "ann.recall_second": "The recommended index where it serves",
-    "ann.end_task": "The recommended index where it serves",
-    "scaleup.speed": "Building and searching",
-    "scaleup.fidelity": "The held-out test",
-    "loadtest.rate": "The highest rate",
-    "loadtest.baseline": "The ladder",
-    "loadtest.computed_goodput": "Overload",
-    "loadtest.overload_p99": "Overload",
-    "loadtest.served_scale": "A large catalogue served",
-}
-# Format and factor of a finding's unit.
-UNITS = {
-    "relative change of NDCG@10": ("{:+.1%}", 1),
-    "difference of NDCG@10": ("{:+.4f}", 1),
-    "of the test events": ("{:.0%}", 1),
-    "of the peak": ("{:.0%} of the peak", 1),
-    "of the rate": ("{:.0%} of the rate", 1),
-    "recall@10": ("{:.3f}", 1),
-    "recall@100": ("{:.3f}", 1),
-    "requests/s": ("{:,.0f}/s", 1),
-    "times 100 ms": ("{:.0f} ms", 100),
-    "x": ("{:.1f}x", 1),
-}
+# What the pages show of the claims, and where; its comments say what the tables mean.
+_SHOWN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+HEADLINES: dict[str, list[str]] = _SHOWN["headlines"]
+SECTIONS: dict[str, str] = _SHOWN["sections"]
+UNITS: dict[str, tuple[str, float]] = _SHOWN["units"]
 
 
 def parts(folders: Layout, results: Path) -> dict[str, str]:
@@ -77,7 +41,7 @@ def parts(folders: Layout, results: Path) -> dict[str, str]:
         compared = compare.compare(everything, has_run, side)
         outcomes[name] = dict(zip(compared.claim, compared.outcome, strict=True))
     findings = {
-        f.id: f"results/{f.chapter}.html#{anchor(SECTIONS[f.id])}" * (f.chapter in has_run)
+        f.id: f"results/{f.chapter}.html#{anchor(SECTIONS.get(f.id, ''))}" * (f.chapter in has_run)
         for f in protocol.findings
     }
     original = {
@@ -149,7 +113,7 @@ def _headlines(sides: Sides, judged: Mapping[str, Judged]) -> str:
     cards = []
     for title, ids in HEADLINES.items():
         lines = [f"<h3>{title}</h3>"]
-        for of_sides in map(judged.__getitem__, ids):
+        for of_sides in (judged[claim_id] for claim_id in ids if claim_id in judged):
             own, *others = (of_sides[name] for name in sides)
             lines.append(f'<p class="figure">{html.escape(_middle(own))}</p>')
             lines.append(f"<p><b>{own.verdict}:</b> {html.escape(own.statement)}</p>")
@@ -208,7 +172,7 @@ def figure(claim: JudgedClaim) -> str:
 
 def _middle(claim: JudgedClaim) -> str:
     """The figures of a claim without their intervals."""
-    return "; ".join(_in_unit(claim, value) for value in claim.value.values()) or "-"
+    return "; ".join(_in_unit(claim, value) for value in claim.value.values()) or claim.verdict
 
 
 def _in_unit(claim: JudgedClaim, value: float) -> str:

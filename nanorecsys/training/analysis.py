@@ -251,25 +251,6 @@ def ranker_pays(changes: Iterable[Change]) -> bool:
     return all(c.low > 0 for c in changes)
 
 
-def answer(margins: Mapping[str, Mapping[str, result.Margin]]) -> str:
-    """Where the served order beats the best baseline and where it does not, in sentences.
-
-    Args:
-        margins: Margins by data set and task.
-    """
-    cases: dict[str, list[str]] = {}
-    for name, by_task in margins.items():
-        for task, found in by_task.items():
-            verb = "neither surely beats nor surely loses to"
-            if found.ndcg.low > 0 or found.ndcg.high < 0:
-                verb = "beats" if found.ndcg.low > 0 else "loses to"
-            said = f"On {name} the served order {verb} {found.against}, the best baseline, under"
-            cases.setdefault(said, []).append(task.replace("_", " "))
-    sentences = [f"{said} {'; '.join(where)}." for said, where in cases.items()]
-    sure = "A difference is sure where the 95 % interval of NDCG@10, paired by user, excludes zero."
-    return " ".join([*sentences, sure])
-
-
 def variants(
     model: RetrieverConfig, training: TrainingConfig, names: Sequence[str]
 ) -> dict[str, Configs]:

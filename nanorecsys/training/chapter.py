@@ -1,7 +1,6 @@
 """Chapter 02: how good the served order is against honest baselines, on two data sets."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from nanorecsys.data.registry import DEFAULT_DATASET, SECOND_DATASET
@@ -55,8 +54,3 @@ FINDINGS = {name: _at_study_size(read) for name, read in READERS.items()}
 def estimate(parameters: dict[str, Any]) -> Estimate:
     """Weights, optimiser states and activations of one model, and its checkpoints."""
     return Estimate(memory_gib=2.5, disk_gib=0.5)
-
-
-def inputs(parameters: dict[str, Any]) -> list[Path]:
-    """No files outside the run."""
-    return []

@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from itertools import groupby
 
-import h5py
 import numpy as np
 import pytest
 
@@ -22,13 +21,13 @@ from nanorecsys.ann.bench import (
 )
 from nanorecsys.ann.errors import AnnError, CrashError, NeighboursError, VectorsError
 from nanorecsys.ann.exact import Queries, exact_neighbours
-from nanorecsys.ann.hdf5 import export_hdf5
-from nanorecsys.ann.limits import Bandwidth, Limits, best_of, measure_limits
+from nanorecsys.ann.limits import measure_limits
 from nanorecsys.ann.result import Finalist, to_records
 from nanorecsys.data import Histories, Interactions
 from nanorecsys.evaluation import Task
 from tests.ann.children import die, look_around
 from tests.ann.vectors import clustered, users
+from tests.libraries import NEEDS, remove
 
 N, D, K, USERS = 800, 32, 10, 30
 
@@ -68,9 +67,13 @@ def searched():
     return corpus.Corpus(clustered(N, D), N, "")
 
 
+def here(work, *arguments, **_):
+    """Call a function in this process, in place of `bench.in_child`."""
+    return work(*arguments)
+
+
 SETTINGS = BenchSettings(k=K, points=2, rounds=2, queries=30, threads=1)
 ONE_ROUND = BenchSettings(k=K, points=1, rounds=1, queries=5, threads=1)
-LIMITS = Limits(bandwidth=[Bandwidth(working_set_mib=1, gb_per_s=10.0)])
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def measured(tmp_path_factory, searched, workload):
 
 @pytest.fixture(scope="module")
 def points(measured):
-    return analysis.operating_points(measured[1], USERS // 2, LIMITS)
+    return analysis.operating_points(measured[1], USERS // 2)
 
 
 def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
@@ -96,6 +99,47 @@ def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
         ("Users8,PQ8x4fs,RFlat", "DirectionsError"),
     ]
     assert all(f.message for f in found.failures)
+
+
+def test_a_library_that_is_absent_is_recorded_with_the_command_that_installs_it(
+    tmp_path, searched, workload, monkeypatch
+):
+    monkeypatch.setattr("nanorecsys.ann.bench.in_child", here)
+    for name in ("scann", "lorann"):
+        remove(name, monkeypatch)
+    chosen = specs.choose("core", ["IVF8,SQ8", "scann:leaves=8", "lorann:clusters=8"])
+    found = measure_table(tmp_path, chosen, searched, *workload, ONE_ROUND)
+    assert found.points["factory"].unique().tolist() == ["Flat", "IVF8,SQ8"]
+    assert [(f.error, f.message) for f in found.failures] == [
+        ("LibraryError", "the library scann is not installed here: pip install scann"),
+        (
+            "LibraryError",
+            "the library lorann is not installed here: pip install 'nanorecsys[lorann]'",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        pytest.param("scann:leaves=8", marks=NEEDS["scann"]),
+        pytest.param("lorann:clusters=8,dims=32", marks=NEEDS["lorann"]),
+    ],
+)
+def test_other_libraries_pass_the_same_bench(factory, tmp_path):
+    vectors, queries = clustered(N, 64), users(40, 64)
+    wide = corpus.Corpus(vectors, N, "")
+    exact = exact_neighbours(vectors, queries, K)
+    found = measure_table(tmp_path, specs.choose("core", [factory]), wide, queries, exact, SETTINGS)
+    assert not found.failures
+    points = analysis.operating_points(found, 20).set_index("factory")
+    own = points.loc[factory]
+    assert len(own) == SETTINGS.points
+    assert own["recall_k"].iloc[-1] > 0.95
+    columns = ["build_s", "save_s", "load_ms", "bytes_a_vector", "p50_ms", "queries_per_s"]
+    assert (own[columns] > 0).all(axis=None)
+    assert (own["bytes_a_vector"] > 4 * 64).all()
+    assert (own["rss_mib"] > 0.5 * N * own["bytes_a_vector"] / 2**20).all()
 
 
 def test_every_point_has_its_raw_rows(measured, queries):
@@ -112,7 +156,6 @@ def test_every_point_has_its_raw_rows(measured, queries):
     assert len(rows["accuracy"]) == 5 * len(queries.vectors)
     assert len(rows["latency"]) == 5 * 2 * 30
     assert rows["latency"].groupby(["point", "round"])["query"].nunique().unique() == [30]
-    assert set(found.points["point"][found.points["read_bytes"].notna()]) == {0, 1, 2}
     assert (found.points["bytes_a_vector"] > D).all()
 
 
@@ -268,15 +311,12 @@ def test_an_index_that_fails_in_a_later_round_has_no_rows(
         assert set(frame["point"]) == set(found.points["point"])
 
 
-def test_the_best_of_two_measurements_of_the_machine_counts():
-    first, second = (
-        in_child(measure_limits, (1.0, 2.0), 1, threads=1),
-        Limits(
-            bandwidth=[Bandwidth(working_set_mib=s, gb_per_s=g) for s, g in ((1, 1e9), (2, 1e-9))],
-        ),
-    )
-    best = best_of(first, second)
-    assert [b.gb_per_s for b in best.bandwidth] == [1e9, first.bandwidth[1].gb_per_s]
+def test_limits_are_read_as_the_smallest_working_set_that_holds_them():
+    limits = in_child(measure_limits, (1.0, 2.0), 1, threads=1)
+    assert [b.working_set_mib for b in limits.bandwidth] == [1.0, 2.0]
+    first, second = (b.gb_per_s for b in limits.bandwidth)
+    assert limits.read_ms(2**20) == pytest.approx(2**20 / first / 1e6)
+    assert limits.read_ms(2**22) == pytest.approx(2**22 / second / 1e6)
 
 
 def test_a_child_has_the_threads_it_is_given_and_does_not_load_torch():
@@ -292,7 +332,7 @@ def test_a_child_has_the_threads_it_is_given_and_does_not_load_torch():
 
 
 def test_nothing_of_the_package_brings_torch_along():
-    names = "analysis bench chapter command corpus exact hdf5 indexes limits"
+    names = "analysis bench bundle chapter corpus exact indexes limits"
     imports = "; ".join(f"import nanorecsys.ann.{name}" for name in names.split())
     code = f"import sys; {imports}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -341,41 +381,3 @@ def test_a_corpus_says_what_of_it_is_synthetic():
         assert str(corpus.expand_corpus(real, same, "local", generate)).endswith("all of them real")
     with pytest.raises(VectorsError, match="norm 2"):
         corpus.expand_corpus(2 * real, 80, "local", generate)
-
-
-def test_the_exported_file_has_the_layout_of_ann_benchmarks(tmp_path):
-    vectors, queries = clustered(300, D), users(12, D)
-    path = tmp_path / "out" / "vectors.hdf5"
-    export_hdf5(path, vectors, queries, k=20)
-    with h5py.File(path) as file:
-        assert set(file) == {"train", "test", "neighbors", "distances"}
-        assert (file.attrs["distance"], file.attrs["dimension"], file.attrs["type"]) == (
-            "angular",
-            D,
-            "dense",
-        )
-        assert (file["train"].dtype, file["neighbors"].dtype, file["distances"].dtype) == (
-            "f4",
-            "i4",
-            "f4",
-        )
-        assert np.array_equal(file["train"], vectors)
-        assert np.array_equal(file["test"], queries)
-        neighbors, distances = file["neighbors"][:], file["distances"][:]
-    assert neighbors.shape == distances.shape == (12, 20)
-    assert (np.diff(distances, axis=1) >= 0).all()
-    cosine = 1 - np.einsum("qkd,qd->qk", vectors[neighbors], queries)
-    assert distances == pytest.approx(cosine, abs=1e-6)
-    assert np.array_equal(neighbors, exact_neighbours(vectors, queries, 20).items)
-
-
-def test_an_export_that_cannot_be_leaves_no_file(tmp_path):
-    path = tmp_path / "vectors.hdf5"
-    for vectors, queries, error in (
-        (clustered(30, D), users(3, 16), AnnError),
-        (clustered(30, D), 2 * users(3, D), VectorsError),
-        (clustered(5, D), users(3, D), NeighboursError),
-    ):
-        with pytest.raises(error):
-            export_hdf5(path, vectors, queries, k=20)
-    assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ from nanorecsys.data import Dataset, Interactions, leave_one_out, save_prepared
 from nanorecsys.data.load import ids_sha256
 from nanorecsys.serving.bundle import FILES, Parts, build_bundle, check_bundle, open_bundle
 from nanorecsys.serving.errors import BundleError
+from nanorecsys.serving.retrieval import FaissIndex
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.records import FORMAT, Record, write_record
 from nanorecsys.system.blas import faiss
@@ -159,6 +160,26 @@ def test_an_index_that_is_fitted_on_users_gets_them_from_the_chapter(
 def write_training(run: Path, result: dict[str, object]) -> None:
     files = {"item_vectors": "item_vectors.npy"}
     write_chapter(run, "02_training", "2026-01-01T00:01:00+00:00", result, files)
+
+
+def test_a_second_choice_comes_from_the_chapter(run: Path, monkeypatch) -> None:
+    first = {"factory": "lorann:clusters=2", "search": "clusters=2,rerank=20"}
+    second = {"factory": "IVF2,SQ8", "search": "nprobe=2"}
+    result = {"recommended": first, "second_choice": second}
+    write_chapter(run, "04_ann", "2026-01-01T00:03:00+00:00", result, {})
+    built = []
+
+    def build_index(factory: str, vectors: np.ndarray, users: object = None) -> FaissIndex:
+        built.append(factory)
+        return FaissIndex(faiss.index_factory(D, "Flat"))
+
+    monkeypatch.setattr("nanorecsys.ann.indexes.build_index", build_index)
+    parts = command.gather(run)
+    assert built == [first["factory"], second["factory"]]
+    assert (parts.index_factory, parts.index_search) == tuple(first.values())
+    assert isinstance(parts.index, FaissIndex)
+    assert (parts.second.factory, parts.second.search) == tuple(second.values())
+    assert isinstance(parts.second.index, faiss.Index)
 
 
 def test_a_ranker_that_is_not_served_is_left_out_unless_the_caller_asks(run: Path) -> None:

@@ -84,8 +84,8 @@ def test_copies_of_one_history_are_made_distinct() -> None:
 
 def test_histories_that_differ_only_before_the_window_are_made_distinct_in_it() -> None:
     many = bootstrap_histories(histories([[9, 1, 2, 3, 4], [8, 1, 2, 3, 4]]), 20, seed=0, window=4)
-    drawn = {tuple(items[-4:]) for items in lists(many)[2:]}
-    assert len(drawn | {(1, 2, 3, 4)}) == 19  # the 18 drawn ones and that of both real users
+    assert lists(many)[0] == [9, 1, 2, 3, 4]
+    assert len({tuple(items[-4:]) for items in lists(many)}) == len(many.lengths) == 19
 
 
 def test_keys_depend_on_the_window_only() -> None:
@@ -101,12 +101,29 @@ def test_keys_depend_on_the_window_only() -> None:
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=2, max_size=30))
 def test_histories_too_short_to_differ_give_fewer_users(items: list[list[int]]) -> None:
     """So many users cannot differ, whatever their neighbours exchange."""
-    real = histories(items)
-    own = real.take(distinct_users(real))
-    assert {*map(tuple, lists(own))} == {*map(tuple, items)}
-    drawn = lists(bootstrap_histories(own, 500, seed=1))
-    assert drawn[: len(own.lengths)] == lists(own)
-    assert len({*map(tuple, drawn)}) == len(drawn) < 500
+    drawn = lists(bootstrap_histories(histories(items), 500, seed=1))
+    assert 0 < len({*map(tuple, drawn)}) == len(drawn) < 500
+    assert {*map(sorted_tuple, drawn)} <= {
+        sorted_tuple(own[i:j]) for own in items for j in range(5) for i in range(j)
+    }
+
+
+def sorted_tuple(items: list[int]) -> tuple[int, ...]:
+    return tuple(sorted(items))
+
+
+def test_fewer_users_have_the_real_distribution_of_lengths() -> None:
+    """Two thirds have one event of thirty items, so thirty of them differ."""
+    rng = np.random.default_rng(0)
+    real = [rng.permutation(30)[: 1 if user % 3 else 20].tolist() for user in range(300)]
+    many = bootstrap_histories(histories(real), 10_000, seed=1)
+    assert 30 < len(many.lengths) < 70
+    assert 0.5 < (many.lengths == 1).mean() < 0.8
+
+
+def test_users_alike_to_the_model_are_one() -> None:
+    own = histories([[1, 2], [3], [9, 1, 2], [3], [2, 1]])
+    assert distinct_users(own, window=2).tolist() == [0, 1, 4]
 
 
 def test_fewer_users_than_real_ones_are_the_first_of_them(real: Histories) -> None:

@@ -10,7 +10,7 @@ from nanorecsys.study.layout import layout
 
 FOLDERS = layout()
 CHAPTERS = chapters(FOLDERS)
-PLACEHOLDER = re.compile(r"\{glue:\w+\}")
+PLACEHOLDER = re.compile(r"\{(?:glue:\w+|glue|term|cite|download|doc|ref)\}`[^`]*`?")
 
 
 def cells(name, kind):
@@ -54,7 +54,7 @@ def test_a_code_line_fits_the_page(name):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_reads_the_same_outside_the_book(name):
-    """Only the book resolves glue; the chapter's own sentences come from its cells."""
+    """Only the book resolves roles; a chapter's sentences come from its cells, links are plain."""
     text = "\n".join(cell.source for cell in cells(name, "markdown"))
     assert PLACEHOLDER.findall(text) == []
 
@@ -68,4 +68,4 @@ def test_a_figure_shown_by_its_cell_has_a_description(name):
 
 
 def test_plots_live_in_the_notebooks():
-    assert [path for path in FOLDERS.root.glob("nanorecsys/**/figures.py")] == []
+    assert not list(FOLDERS.root.glob("nanorecsys/**/figures.py"))

@@ -18,7 +18,11 @@ def row(n=1000, factory="IVF16,SQ8", family="IVF, SQ8", p50=1.0, low=0.96, size=
 
 def test_the_best_index_passes_floor_and_bound():
     flat = row(factory="Flat", p50=9.0, low=1.0, size=1024.0)
-    slow, large, blunt = row(p50=2.0), row(p50=0.1, size=1168.0), row(p50=0.05, low=0.945)
+    slow, large, blunt = (
+        row(p50=2.0, size=660.0),
+        row(p50=0.1, size=670.0),
+        row(p50=0.05, low=0.945),
+    )
     rows = pd.DataFrame([flat, slow, large, blunt])
     assert blunt["recall"] > 0.95  # its mean passes, the lower end of its interval does not
     assert analysis.best_index(rows, 0.95, 256)["p50_ms"] == 2.0
@@ -26,15 +30,16 @@ def test_the_best_index_passes_floor_and_bound():
     assert analysis.best_index(rows, 0.95, 256)["recall_low"] == 0.945
 
 
-def test_estimates_grow_with_the_catalogue_and_flat_is_mapped_where_it_must_be():
-    parameters = {"n_items": 3_000_000, "memory_gib": 8.0}
-    parameters |= {"indexes_tried": ["a"], "curve_indexes": ["b"]}
-    small = estimate(parameters | {"n_items": 300_000})
-    large = estimate(parameters)
-    mapped = estimate(parameters | {"memory_gib": 1.0})
+def test_estimates_grow_with_the_catalogue_and_fit_the_machine():
+    small, large = (estimate({"n_items": n, "indexes": ["a", "b"]}) for n in (300_000, 3_000_000))
     assert small.disk_gib < large.disk_gib
-    assert mapped.memory_gib < large.memory_gib <= 14
-    assert large.memory_gib > 3_000_000 * 1024 / 2**30
+    assert small.memory_gib < large.memory_gib <= 14
+    assert large.memory_gib > 3 * 3_000_000 * 1024 / 2**30  # LoRANN holds the vectors so often
+
+
+def test_points_of_another_recall_are_not_compared():
+    rows = pd.DataFrame({"recall": [0.962, 0.965, 0.968, 0.99]})
+    assert analysis.equal_recall(rows).tolist() == [True, True, True, False]
 
 
 def record(**changes):

@@ -1,6 +1,7 @@
 """A bundle of a few films with telling titles, and servers to test."""
 
 import dataclasses
+import os
 import shutil
 import signal
 import socket
@@ -57,16 +58,20 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A redis-server on a free port, in memory only. It can be started more than once."""
+    """A redis-server on a free port, in memory only. It can be started more than once.
+
+    Args:
+        options: Further options, such as --maxmemory 1.
+    """
 
     available = shutil.which("redis-server") is not None
 
-    def __init__(self) -> None:
-        self.port = free_port()
+    def __init__(self, *options: str) -> None:
+        self.port, self.options = free_port(), options
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> None:
-        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
+        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", *self.options]
         self.process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
         for _ in range(200):
             try:
@@ -92,19 +97,33 @@ class Running:
 
 
 @contextmanager
-def serving(bundle: Path, folder: Path, *arguments: str) -> Iterator[Running]:
+def serving(
+    bundle: Path, folder: Path, *arguments: str, host: str = "127.0.0.1", **environment: str
+) -> Iterator[Running]:
     """Run `python -m server` over a bundle on a free port until the block ends.
 
-    It has one worker and ends without a lame-duck time unless the arguments say otherwise.
+    It ends without a lame-duck time unless the arguments set one.
+
+    Args:
+        bundle: Folder of the bundle.
+        folder: Folder for the log.
+        arguments: Further arguments.
+        host: Host of the address that the test uses.
+        environment: Further variables of the environment.
     """
     port = free_port()
     log = folder / "server.log"
     command = [sys.executable, "-m", "server", "--bundle", str(bundle), "--port", str(port)]
     command += ["--workers", "1", "--lame-duck-s", "0"]
     with log.open("wb") as file:
-        process = subprocess.Popen([*command, *arguments], stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*command, *arguments],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+        )
     try:
-        url = f"http://127.0.0.1:{port}"
+        url = f"http://{host}:{port}"
         end = time.monotonic() + START_S
         while not _ready(url):
             assert process.poll() is None, log.read_text()

@@ -1,10 +1,14 @@
-"""Caches keep what they are given; Redis may come and go. 3 s."""
+"""Caches keep what they are given. Redis may come, go, and refuse commands. 5 s."""
 
 import asyncio
+import logging
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+import redis as redis_py
 from prometheus_client import REGISTRY
 
 from server import cache
@@ -36,7 +40,10 @@ def test_the_setting_chooses_the_cache():
     assert isinstance(open_cache("redis://127.0.0.1:1/0", 1, 1), RedisCache)
 
 
-@pytest.mark.skipif(not RedisServer.available, reason="redis-server is not installed")
+needs_redis = pytest.mark.skipif(not RedisServer.available, reason="redis-server is not installed")
+
+
+@needs_redis
 def test_redis_is_shared_and_may_come_and_go(monkeypatch):
     monkeypatch.setattr(cache, "REDIS_PAUSE_S", 0.1)
     redis = RedisServer()
@@ -77,6 +84,126 @@ def test_a_redis_that_does_not_answer_costs_its_timeout_once(monkeypatch):
             kept = RedisCache(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", ttl_s=60)
             for _ in range(50):
                 assert await kept.get(b"a") is None
+            await kept.close()
+            return failures() - before
+
+        assert asyncio.run(main()) == 1
+
+
+@contextmanager
+def started(*options: str) -> Iterator[tuple[str, redis_py.Redis]]:
+    """A Redis server: its URL, and a client that may configure it."""
+    server = RedisServer(*options)
+    with server, redis_py.Redis(port=server.port, protocol=2) as client:
+        yield server.url, client
+
+
+@needs_redis
+def test_a_redis_without_hello_is_used():
+    with started("--rename-command", "HELLO", "") as (url, _):
+
+        async def main():
+            kept = RedisCache(url, ttl_s=60)
+            await kept.put(b"a", b"1")
+            found = await kept.get(b"a")
+            await kept.close()
+            return found
+
+        assert asyncio.run(main()) == b"1"
+
+
+@needs_redis
+def test_any_number_of_clients_hit_over_one_connection():
+    with started() as (url, client):
+
+        async def main():
+            kept, before = RedisCache(url, ttl_s=60), failures()
+            await kept.put(b"a", b"1")
+            found = await asyncio.gather(*(kept.get(b"a") for _ in range(200)))
+            connections = len(client.client_list()) - 1  # without this client
+            await kept.close()
+            return found, connections, failures() - before
+
+        assert asyncio.run(main()) == ([b"1"] * 200, 1, 0)
+
+
+@needs_redis
+def test_a_wrong_password_is_one_line_and_so_is_the_right_one(monkeypatch, caplog):
+    monkeypatch.setattr(cache, "REDIS_PAUSE_S", 0.05)
+    caplog.set_level(logging.INFO)
+    with started("--requirepass", "right") as (url, _):
+
+        async def main():
+            kept = RedisCache(url.replace("//", "//:s3cret@"), ttl_s=60)
+            for _ in range(5):
+                assert await kept.get(b"a") is None
+                await kept.put(b"a", b"1")
+                await asyncio.sleep(0.06)
+            assert [record.levelname for record in caplog.records] == ["WARNING"]
+            with redis_py.Redis.from_url(url.replace("//", "//:right@"), protocol=2) as client:
+                client.config_set("requirepass", "s3cret")
+            for _ in range(5):
+                await asyncio.sleep(0.06)
+                await kept.put(b"a", b"1")
+            assert await kept.get(b"a") == b"1"
+            await kept.close()
+
+        asyncio.run(main())
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "invalid username-password pair" in caplog.text
+    assert "works again" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def fill(client: redis_py.Redis) -> None:
+    """Let the memory be full."""
+    client.config_set("maxmemory", 1)
+
+
+def follow(client: redis_py.Redis) -> None:
+    """Make a read-only replica, of a server that does not answer."""
+    client.replicaof("127.0.0.1", 1)
+
+
+@needs_redis
+@pytest.mark.parametrize("refuse", [fill, follow])
+def test_hits_go_on_while_redis_refuses_to_write(refuse, monkeypatch, caplog):
+    monkeypatch.setattr(cache, "REDIS_PAUSE_S", 0.05)
+    with started("--maxmemory-policy", "noeviction") as (url, client):
+
+        async def main():
+            kept = RedisCache(url, ttl_s=60)
+            await kept.put(b"a", b"1")
+            refuse(client)
+            for _ in range(5):
+                await kept.put(b"b", b"2")
+                assert await kept.get(b"a") == b"1"
+                await asyncio.sleep(0.06)
+            together = (kept.put(b"b", b"2"), kept.get(b"a"), kept.get(b"b"))
+            assert await asyncio.gather(*together) == [None, b"1", None]
+            await kept.close()
+
+        asyncio.run(main())
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "SET" in caplog.text
+
+
+def test_calls_that_wait_for_a_failing_redis_fail_with_it(monkeypatch):
+    """Otherwise each would wait for its own timeout."""
+    monkeypatch.setattr(cache, "REDIS_TIMEOUT_S", 0.05)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+
+        async def main():
+            kept, before = (
+                RedisCache(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", 60),
+                failures(),
+            )
+            first = asyncio.create_task(kept.get(b"a"))
+            await asyncio.sleep(0.01)
+            others = [asyncio.create_task(kept.get(b"a")) for _ in range(20)]
+            assert await asyncio.gather(first, *others) == [None] * 21
             await kept.close()
             return failures() - before
 

@@ -236,6 +236,11 @@ BAD = {
     "nowhere": ("/recommendations", None, JSON, 404),
     "no words": ("/items/search?q=", None, JSON, 422),
     "too many words": (f"/items/search?q={'a' * 201}", None, JSON, 422),
+    "a limit of 5,000 digits": (f"/items/search?q=a&limit={'9' * 5000}", None, JSON, 422),
+    "k of 5,000 digits": ("/recommend", b'{"user_id": 1002, "k": %s}' % (b"9" * 5000), JSON, 422),
+    "a user of 5,000 digits": ("/recommend", b'{"user_id": %s}' % (b"9" * 5000), JSON, 422),
+    "half a character": ("/recommend", b'{"user_id": "\\ud800"}', JSON, 400),
+    "a misspelt parameter": ("/items/search?q=a&limt=3", None, JSON, 422),
     "a bad limit": ("/items/search?q=a&limit=x", None, JSON, 422),
 }
 
@@ -261,6 +266,78 @@ def test_a_slow_client_gets_408_and_blocks_nobody(server):
         assert time.monotonic() - start < 0.5
         slow.settimeout(5)
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def connect(server: Running) -> socket.socket:
+    address = urlsplit(server.url)
+    return socket.create_connection((address.hostname, address.port), 5)
+
+
+@pytest.mark.parametrize("before", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize("begun", [b"GET /hea", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: b"])
+def test_slow_headers_end_the_connection(server, before, begun):
+    """On a new connection, and on one that has had an answer."""
+    with connect(server) as slow:
+        if before:
+            slow.sendall(before)
+            assert slow.recv(9999).startswith(b"HTTP/1.1 200")
+        slow.sendall(begun)
+        assert slow.recv(100) == b""  # aiohttp alone holds it for --keepalive-s, 75 s
+
+
+def test_headers_that_trickle_end_the_connection_too(server):
+    with connect(server) as slow:
+        slow.settimeout(0.1)
+        for letter in b"GET /healthz HTTP/1.1\r\nX-A: " + b"b" * 60:
+            slow.sendall(bytes([letter]))
+            try:
+                assert slow.recv(100) == b""
+                return
+            except TimeoutError:
+                pass
+    raise AssertionError("the connection is still open")
+
+
+def test_an_idle_connection_and_a_slow_body_are_no_slow_headers(server):
+    whole = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(server) as idle:
+        for _ in range(2):
+            idle.sendall(whole[:9])
+            time.sleep(0.1)
+            idle.sendall(whole[9:])
+            assert idle.recv(9999).startswith(b"HTTP/1.1 200")
+            time.sleep(0.7)  # longer than --read-timeout-s
+
+
+def test_a_body_that_nobody_reads_is_not_waited_for_longer(server):
+    with connect(server) as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+        assert slow.recv(9999).startswith(b"HTTP/1.1 200")
+        assert slow.recv(9999) == b""  # aiohttp alone waits for 10 s
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+def test_a_compressed_body_is_refused(server, coding):
+    """Its decompression may fail in the middle, or need what is not installed."""
+    request = urllib.request.Request(
+        f"{server.url}/recommend",
+        b'{"user_id": 1002}',
+        {"Content-Type": JSON, "Content-Encoding": coding},
+    )
+    with pytest.raises(urllib.error.HTTPError, match="415"):
+        urllib.request.urlopen(request)
+
+
+def test_what_is_no_http_gets_400_and_no_traceback(server):
+    """The fixture looks for tracebacks at the end."""
+    for noise in (
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA\r\n\r\n",
+    ):
+        with connect(server) as client:
+            client.sendall(noise)
+            assert client.recv(100).startswith(b"HTTP/1.0 400")
 
 
 def test_clients_that_leave_during_a_request_leave_no_traceback(server):

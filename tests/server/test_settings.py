@@ -52,6 +52,11 @@ def test_the_command_line_wins_over_the_environment_and_that_over_defaults(bundl
         (["--engine", "torch-padded"], "--engine torch-padded reads PyTorch models"),
         (["--cache", "memcached://x"], "expected memory, none or redis://"),
         (["--cache", "redis://"], "expected memory, none or redis://"),
+        (["--cache", "redis://:s3cret@[::1:1/0"], "expected memory, none or redis://"),
+        (["--cache", "redis://user:s3cret"], "expected memory, none or redis://"),
+        (["--cache", "redis://:s3cret@host:70000/0"], "expected memory, none or redis://"),
+        (["--cache", "redis://:s3cret@host/0?db=x"], "expected memory, none or redis://"),
+        (["--cache", "redis://:s3cret@host/0?unknown=1"], "expected memory, none or redis://"),
         (["--bundle", "/nowhere"], "/nowhere is no serving bundle"),
         (["--prot", "1"], "No such option '--prot'"),
     ],
@@ -60,6 +65,7 @@ def test_a_wrong_value_is_named(bundle, arguments, message):
     with pytest.raises(click.UsageError) as raised:
         read("--bundle", bundle, *arguments)
     assert message in raised.value.format_message()
+    assert "s3cret" not in raised.value.format_message()
 
 
 def test_a_wrong_environment_variable_is_named(bundle, monkeypatch):

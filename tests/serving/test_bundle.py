@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nanorecsys.ann.indexes import build_index
 from nanorecsys.data import Histories
 from nanorecsys.serving import bundle as module
 from nanorecsys.serving.bundle import (
@@ -27,6 +28,7 @@ from nanorecsys.serving.bundle import (
     MANIFEST,
     Manifest,
     Parts,
+    SecondChoice,
     build_bundle,
     check_bundle,
     open_bundle,
@@ -34,8 +36,12 @@ from nanorecsys.serving.bundle import (
 from nanorecsys.serving.candidates import candidates_of
 from nanorecsys.serving.encoder import encode_users
 from nanorecsys.serving.errors import BundleError
+from nanorecsys.serving.retrieval import LIBRARIES, FaissIndex, LorannIndex, ScannIndex, library
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.processor import has_int8_dot_products
+from server.engine import Engine, Query
+from tests.libraries import NEEDS, remove
+from tests.serving import small_bundle
 from tests.serving.small_bundle import (
     N_ITEMS,
     N_USERS,
@@ -95,8 +101,9 @@ def rewrite(folder: Path) -> None:
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
     files = {
         name: module.File(sha256=module._sha256(folder / name), bytes=path.stat().st_size)
-        for name in FILES
+        for name in (*FILES, module.OTHER_INDEX)
         for path in [folder / name]
+        if path.exists()
     }
     module._write_manifest(folder, msgspec.structs.replace(manifest, files=files))
 
@@ -238,6 +245,97 @@ def test_a_given_index_is_taken(parts: Parts, tmp_path: Path) -> None:
     bundle = open_bundle(tmp_path / "b")
     assert isinstance(bundle.index.index, faiss.IndexHNSW)
     assert bundle.manifest.index_factory == "HNSW4"
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("scann:leaves=2", marks=NEEDS["scann"]),
+        pytest.param("lorann:clusters=2,dims=32,rank=16", marks=NEEDS["lorann"]),
+    ]
+)
+def two_choices(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, Path]:
+    """A library, and a bundle with its index and one of FAISS."""
+    monkeypatch.setattr(small_bundle, "D", 64)
+    parts = small_parts(tmp_path / "parts")
+    factory = request.param
+    name = library(factory)
+    part = "leaves" if name == "scann" else "clusters"
+    second = faiss.index_factory(64, "IVF2,Flat", faiss.METRIC_INNER_PRODUCT)
+    second.train(parts.item_vectors)
+    second.add(parts.item_vectors)
+    changed = dataclasses.replace(
+        parts,
+        index=build_index(factory, parts.item_vectors),
+        index_factory=factory,
+        index_search=f"{part}=2,rerank=20",
+        second=SecondChoice("IVF2,Flat", "nprobe=2", second),
+    )
+    build_bundle(tmp_path / "b", changed)
+    return name, tmp_path / "b"
+
+
+def test_an_index_of_another_library_serves(two_choices: tuple[str, Path]) -> None:
+    name, path = two_choices
+    assert check_bundle(path).second_factory == "IVF2,Flat"
+    bundle = open_bundle(path)
+    assert library(bundle.manifest.index_factory) == name
+    assert isinstance(bundle.index, {"scann": ScannIndex, "lorann": LorannIndex}[name])
+    answers, _ = Engine(path)([Query(np.array([3, 1]), exclude_seen=True)])
+    exact = bundle.item_vectors @ bundle.encoder(np.array([[4, 2]]), np.array([2]))[0]
+    exact[[3, 1]] = -np.inf
+    assert set(answers[0].items) == set(range(N_ITEMS)) - {1, 3}
+    assert bundle.index.search(bundle.item_vectors[:5], 1)[1][:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_without_its_library_the_second_choice_serves_with_a_warning(
+    two_choices: tuple[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name, path = two_choices
+    with_library = open_bundle(path).index.search(item_vectors()[:4], N_ITEMS)[1]
+    remove(name, monkeypatch)
+    for read in (check_bundle, open_bundle, Engine):
+        caplog.clear()
+        opened = read(path)
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert f"the library {name} is not installed here" in record.getMessage()
+        assert record.getMessage().endswith(LIBRARIES[name][1])
+    index = opened.bundle.index
+    assert faiss.extract_index_ivf(index.index).nprobe == 2
+    assert np.array_equal(index.search(item_vectors()[:4], N_ITEMS)[1], with_library)
+
+
+def test_both_indexes_of_a_bundle_are_checked(two_choices: tuple[str, Path]) -> None:
+    _, path = two_choices
+    bundle = open_bundle(path)
+    rng = np.random.default_rng(1)
+    wrong = faiss.IndexFlatIP(64)
+    wrong.add(bundle.item_vectors[rng.permutation(N_ITEMS)])
+    for name in ("index.faiss", "index.other"):
+        damaged = Path(shutil.copytree(path, path.with_name(f"damaged {name}")))
+        faiss.write_index(wrong, str(damaged / name))
+        rewrite(damaged)
+        with pytest.raises(BundleError, match=name):
+            check_bundle(damaged)
+
+
+def test_without_a_second_choice_flat_is_it(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(FaissIndex):
+        """An index of a library that this host has."""
+
+    other = Other(faiss.IndexFlatIP(D))
+    other.index.add(parts.item_vectors)
+    changed = dataclasses.replace(parts, index=other, index_factory="lorann:")
+    assert build_bundle(tmp_path / "b", changed).second_factory == "Flat"
+    fields = json.loads((tmp_path / "b" / MANIFEST).read_text())
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(fields | {"second_factory": ""}))
+    refused(tmp_path / "b", "a second choice of FAISS, or neither")
 
 
 # What is refused

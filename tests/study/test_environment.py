@@ -12,6 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from nanorecsys.serving.retrieval import LIBRARIES
 from nanorecsys.study import doctor, provenance
 from nanorecsys.study.chapters import chapters
 from nanorecsys.study.layout import layout
@@ -22,6 +23,7 @@ FOLDERS = layout()
 PROFILES = ("smoke", "quick", "full", "ml-20m", "ml-32m")
 PROJECT = tomllib.loads((FOLDERS.root / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+COMPILED = EXTRAS.pop("lorann")  # only on request, pinned where it is named
 
 
 def requirements():
@@ -38,6 +40,16 @@ def test_every_requirement_is_pinned_within_its_bounds():
         assert requirement.specifier.contains(
             pins[doctor.canonical(requirement.name)], prereleases=True
         ), requirement
+
+
+def test_an_extra_that_is_compiled_is_installed_only_on_request():
+    assert COMPILED == ["lorann==1.0.1"]
+    assert "lorann" not in doctor.pins(FOLDERS)
+    planned = make("-n", "-W", "constraints.txt", "install").stdout
+    asked = make("-n", "-W", "constraints.txt", "install", "EXTRAS=lorann").stdout
+    assert "lorann" not in planned
+    assert "-e '.[lorann]' -c constraints.txt" in asked
+    assert ".nanorecsys-installed-lorann" in asked
 
 
 def test_the_pins_are_the_whole_tree_and_nothing_else():
@@ -131,6 +143,8 @@ def test_the_doctor_reports_and_passes():
         "OMP_NUM_THREADS",
         "Chromium",
         "Redis",
+        "scann",
+        "lorann",
     ):
         assert word in done.stdout
 
@@ -149,6 +163,16 @@ def test_the_doctor_fails_with_the_remedy(monkeypatch, tmp_path):
     assert "make room" in fails(doctor.examine())["disk"].remedy
     monkeypatch.setattr(doctor.limits, "available_bytes", lambda: 2**20)
     assert "end other programs" in fails(doctor.examine())["memory"].remedy
+
+
+def test_the_doctor_says_how_to_get_an_index_library(monkeypatch):
+    present = [d for d in metadata.distributions() if d.name not in doctor.OPTIONAL]
+    monkeypatch.setattr(doctor.metadata, "distributions", lambda: present)
+    found = {c.name: c for c in doctor.examine()}
+    for name, command in doctor.OPTIONAL.items():
+        assert found[name].value == f"not installed, optional: {command}"
+        assert found[name].status == found["packages"].status == "ok"
+    assert doctor.OPTIONAL.items() <= {n: c for n, (_, c) in LIBRARIES.items()}.items()
 
 
 def test_the_commit_of_a_clone_is_told(tmp_path):

@@ -13,13 +13,12 @@ from nanorecsys.data.prepared import Prepared
 from nanorecsys.evaluation import Change, DotProduct, evaluate, make_task, mean_interval, value
 from nanorecsys.evaluation.metrics import example
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
-from nanorecsys.study.spread import Interval
 from nanorecsys.training import analysis
 from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import encode_users, fit_retriever, scorer
 from nanorecsys.training.loop import Trained
 from nanorecsys.training.ranker import RankerTraining, fit_ranker, reranker
-from nanorecsys.training.result import RETRIEVER, SERVED, LayerChoice, Margin, Read
+from nanorecsys.training.result import RETRIEVER, SERVED, LayerChoice, Read
 from tests.training.sequences import SHORT, SMALL, titles, walks
 
 TINY = RetrieverConfig(d=8, layers=1, heads=2, hidden=8, window=6, dropout=0.0, content=False)
@@ -93,30 +92,6 @@ def test_the_margin_is_against_the_best_baseline_and_no_model_of_ours(task):
     expected = value(runs[worst][0], "ndcg@10") - value(runs[best][0], "ndcg@10")
     assert found.ndcg.estimate == pytest.approx(expected)
     assert found.ndcg.low < expected < found.ndcg.high
-
-
-def margin(against, low, high):
-    return Margin(against=against, ndcg=Interval((low + high) / 2, low, high))
-
-
-def test_the_answer_names_a_baseline_that_wins():
-    said = analysis.answer(
-        {
-            "small": {
-                "leave_one_out": margin("EASE", 0.01, 0.03),
-                "last_10": margin("EASE", 0.01, 1),
-            },
-            "large": {
-                "leave_one_out": margin("Markov", -0.03, -0.01),
-                "last_10": margin("Markov", -0.03, 0.01),
-            },
-        }
-    )
-    served = "the served order"
-    assert f"On small {served} beats EASE, the best baseline, under leave one out; last 10." in said
-    assert f"On large {served} loses to Markov, the best baseline, under leave one out." in said
-    unsure = "neither surely beats nor surely loses to Markov, the best baseline, under last 10"
-    assert f"On large {served} {unsure}." in said
 
 
 def test_a_user_without_a_history_is_served_the_popular_items():

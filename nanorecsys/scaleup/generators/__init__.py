@@ -14,7 +14,7 @@ import numpy as np
 
 from nanorecsys.ann.indexes import check_vectors
 from nanorecsys.scaleup.errors import GeneratorInputError, UnknownGeneratorError
-from nanorecsys.scaleup.generators.distributions import fit_gaussian, fit_independent, fit_mixture
+from nanorecsys.scaleup.generators.distributions import fit_independent
 from nanorecsys.scaleup.generators.neighbourhoods import fit_local, fit_recombined
 
 FEWEST = 16  # real items that a generator needs
@@ -32,8 +32,6 @@ class Fitted(Protocol):
 # were chosen by recall curves on held-out items.
 GENERATORS: dict[str, Callable[[np.ndarray, int], Fitted]] = {
     "independent": fit_independent,
-    "gaussian": fit_gaussian,
-    "mixture": fit_mixture,
     "local": partial(fit_local, neighbours=16, partners=5, noise=0.5),
     "recombined": partial(fit_recombined, donors=900, own=(0.5, 0.8)),
 }
