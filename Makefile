@@ -14,7 +14,7 @@ INSTALLED := $(PREFIX)/.nanorecsys-installed
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install study book test serve lint clean lock
+.PHONY: help install study lab book test serve lint clean lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,10 @@ study: $(INSTALLED) ## run the study's notebooks and build the book over the res
 	@echo "study  runs profile $(PROFILE); unchanged chapters are skipped"
 	@$(BIN)nanorecsys run $(PROFILE) $(ARGS)
 	@$(BIN)nanorecsys book $(PROFILE)
+
+lab: $(INSTALLED) ## open the notebooks in JupyterLab, with the kernel of this environment
+	@echo "lab  opens notebooks/ in JupyterLab; a notebook run there writes to data/runs/by-hand"
+	@$(BIN)jupyter lab --notebook-dir "$(CURDIR)" notebooks/01_data.ipynb $(ARGS)
 
 book: $(INSTALLED) ## build the book over the published results, without running a notebook
 	@echo "book  renders the published results"

@@ -20,7 +20,7 @@ def serve(settings: Settings) -> None:
     \b
     Examples:
       python -m server --bundle data/runs/quick/bundle
-      python -m server --workers 2 --threads 1 --cache redis://127.0.0.1:6379/0
+      python -m server --workers 4 --cache redis://127.0.0.1:6379/0
       NANORECSYS_PORT=9000 python -m server --host 0.0.0.0
 
     Every setting can also come from the environment: NANORECSYS_MAX_QUEUE=32 for --max-queue 32.

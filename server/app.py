@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
@@ -55,13 +56,16 @@ async def recommend(request: web.Request) -> web.StreamResponse:
     start = time.perf_counter_ns()
     asked = await _read(request, _decode_request)
     service = request.app[SERVICE]
-    if service.batcher.is_full() and not asked.degrade:
-        metrics.SHED.labels("early").inc()
-        if service.draining or not request.keep_alive:
-            raise OverloadedError(FULL)
-        return REJECTION
     timings: Timings = {}
-    engine, ranked, source = await service.recommend(asked, timings)
+    try:
+        engine, ranked, source = await service.recommend(asked, timings)
+    except OverloadedError as error:
+        if service.draining:
+            raise
+        await service.rejections.wait()
+        if error.detail != FULL or service.draining or not request.keep_alive:
+            raise
+        return REJECTION
     body = _encode(_answer(engine, ranked, source, asked))
     timings["total"] = ((time.perf_counter_ns() - start) / 1e6, None)
     metrics.SOURCE[source].inc()
@@ -105,11 +109,13 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Check whether the worker can answer.
 
-    503 once the worker is about to end, so that a load balancer stops sending requests to it.
+    503 once the worker is about to end, so that a load balancer stops sending requests to it, and
+    when nothing can be computed.
     """
     service = request.app[SERVICE]
     if service.draining:
         raise ProblemError(503, "Draining", "this worker is about to end", {"Retry-After": "1"})
+    await service.check()
     return _json(schema.Ready(service.engine.id, service.settings.engine))
 
 
@@ -178,8 +184,8 @@ async def _read(request: web.Request, decode: Callable[[bytes], T]) -> T:
         ProblemError: 400 if the body is not JSON, 408 if it is too slow, 413 if it is too large,
             415 if its type is wrong, 422 if a field is wrong.
     """
-    if request.content_type != JSON:
-        detail = f"expected {JSON}, got {request.content_type!r:.99}"
+    if request.content_type != JSON or "Content-Encoding" in request.headers:
+        detail = f"expected {JSON}, not compressed, got {request.content_type!r:.99}"
         raise ProblemError(415, "Wrong content type", detail)
     try:
         # Nearly every body is complete already; a timer would cost more than all the rest.
@@ -212,6 +218,10 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except (ConnectionResetError, web.RequestPayloadError):
         # The client is gone, so no one reads this answer, and the server did not fail.
         response = _problem(400, "Connection lost", "the request ended early", {})
+    except sqlite3.Error as error:  # the disk is full, say
+        log.error("events fail: %s", error)
+        detail = f"events cannot be stored or read: {error}"
+        response = _problem(503, "No events", detail, {"Retry-After": "1"})
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         response = _problem(500, "Internal error", "the server failed; see its log", {})

@@ -10,19 +10,23 @@ answers (Nichols and Jacobson 2012; Maurer 2015, Fail at scale).
 """
 
 import asyncio
+import logging
+import math
 import os
 import statistics
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from nanorecsys.serving.errors import ServingError
 from server import metrics
 from server.engine import Engine, Query, Ranked, Timings
 from server.schema import OverloadedError
 
+log = logging.getLogger("server")
 ALIKE = 1.25  # largest ratio of lengths in a batch; a difference of SHORT is allowed in any case
 SHORT = 8
 EARLY = 0.5  # expected wait at which the queue is full, as a share of the deadline
@@ -60,6 +64,23 @@ class Batcher:
         self._queue: deque[_Waiting] = deque()
         self._recent: deque[float] = deque(maxlen=RECENT)  # seconds of a query by batch
         self._pace_s = 0.0  # their median
+        self.computed_at = -math.inf  # when a batch last ended well
+
+    def start(self) -> None:
+        """Start all threads, so that the system cannot refuse one in the middle of the service.
+
+        Raises:
+            ServingError: The system refuses a thread.
+        """
+        begun = threading.Barrier(self._number + 1)
+        try:
+            for _ in range(self._number):
+                self._threads.submit(begun.wait)
+            begun.wait()
+        except RuntimeError as error:
+            begun.abort()
+            expected = f"expected {self._number} compute threads: {error}"
+            raise ServingError(expected, "Choose fewer, --threads, or raise the limit.") from error
 
     def compute(self, engine: Engine, query: Query) -> Computing:
         """Queue a query for its answer.
@@ -69,6 +90,7 @@ class Batcher:
         answer: Computing = asyncio.get_running_loop().create_future()
         if self._blocking:
             (ranked,), timings = engine([query])
+            self.computed_at = time.perf_counter()
             metrics.BATCH.observe(1)
             answer.set_result((ranked, {"queue": (0.0, None)} | timings))
         elif self.is_full():
@@ -89,7 +111,12 @@ class Batcher:
         """Hand out batches as long as there is a free thread and a request that waits."""
         while self._free and (batch := self._next(time.perf_counter())):
             self._free -= 1
-            work = asyncio.get_running_loop().run_in_executor(self._threads, _compute, batch)
+            loop = asyncio.get_running_loop()
+            try:
+                work = loop.run_in_executor(self._threads, _compute, batch)
+            except RuntimeError as error:
+                work = loop.create_future()
+                work.set_exception(error)
             work.add_done_callback(partial(self._end, batch))
         metrics.QUEUE.set(len(self._queue))
 
@@ -131,7 +158,8 @@ class Batcher:
         self._free += 1
         error = done.exception()
         if not error:
-            took_s = (time.perf_counter() - done.result()[0]) / len(batch) / self._number
+            self.computed_at = time.perf_counter()
+            took_s = (self.computed_at - done.result()[0]) / len(batch) / self._number
             self._recent.append(took_s)
             self._pace_s = statistics.median(self._recent)
         for row, waiting in enumerate(batch):
@@ -158,5 +186,7 @@ def _compute(batch: list[_Waiting]) -> Computed:
 
 def _lower_priority() -> None:
     """Let the event loop go first: it answers cached requests. Linux applies this to one thread."""
-    with suppress(OSError):
+    try:
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + COMPUTE_NICE)
+    except OSError as error:
+        log.warning("compute threads keep the event loop's priority: %s", error)

@@ -14,7 +14,6 @@ import pandas as pd
 from nanorecsys.serving.bundle import open_bundle
 from nanorecsys.serving.candidates import candidates_of
 from nanorecsys.serving.encoder import Encode
-from nanorecsys.serving.padding import Histories, padded
 from nanorecsys.serving.ranker import best_first
 from server.schema import MAX_K, FoundItem
 from server.search import TitleSearch
@@ -103,8 +102,6 @@ class Engine:
         self.item_ids: list[int | str] = bundle.items["item_id"].to_list()
         self.titles: list[str] = bundle.items["title"].to_list()
         self.search = TitleSearch(self.titles, bundle.popular)
-        popular = bundle.popular[:MAX_K]
-        self.popular = Ranked(popular.astype(_ITEM), bundle.popularity[popular].astype(_SCORE))
         for length in WARM_UP_LENGTHS:  # The first requests should not pay for memory.
             self([Query(np.arange(length) % manifest.n_items, exclude_seen=True)])
 
@@ -119,13 +116,14 @@ class Engine:
         marks.append(_now())
         seen = [query.items if query.exclude_seen else query.items[:0] for query in queries]
         found, scores = candidates_of(self.bundle, users, seen, self.candidates)
+        items = found.astype(_ITEM)
         if self.rank is not None:
             marks.append(_now())
-            scores = self.rank(users, np.maximum(found, 0))
-        answers = [
-            Ranked(items.astype(_ITEM), values.astype(_SCORE))
-            for items, values in best_first(found, scores, MAX_K)
-        ]
+            best = best_first(items, self.rank(users, np.maximum(found, 0)), MAX_K)
+        else:  # The candidates are in the retriever's order, and -1 fills their end.
+            kept = np.minimum((found >= 0).sum(1), MAX_K).tolist()
+            best = [(items[row, :n], scores[row, :n]) for row, n in enumerate(kept)]
+        answers = [Ranked(*ranked) for ranked in best]
         marks.append(_now())
         took = (np.diff(marks, axis=0) / 1e6).tolist()
         stages = zip(STAGES, took, strict=False)  # Without a ranker there is no last stage.
@@ -133,12 +131,21 @@ class Engine:
 
     def _padded(self, queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
         """Lay histories out as `serving.padding.padded` does, or padded to the whole window."""
-        offsets = np.cumsum([0, *(len(query.items) for query in queries)])
-        histories = Histories(offsets, np.concatenate([query.items for query in queries]))
-        items, lengths = padded(histories, np.arange(len(queries)), self.read_events)
-        if self.pad:
-            items = np.pad(items, ((0, 0), (0, self.window - items.shape[1])))
-        return items, lengths
+        read = [query.items[-self.read_events :] for query in queries]
+        lengths = np.array([len(items) for items in read])
+        padded = np.zeros((len(read), self.window if self.pad else lengths.max()), np.int64)
+        for row, items in zip(padded, read, strict=True):
+            np.add(items, 1, out=row[: len(items)])
+        return padded, lengths
+
+    def popular(self, seen: np.ndarray) -> Ranked:
+        """Rank items by their number of events, without the seen ones."""
+        bundle = self.bundle
+        left_out = np.zeros(bundle.manifest.n_items, bool)
+        left_out[seen] = True
+        items = bundle.popular[: MAX_K + len(seen)]
+        items = items[~left_out[items]][:MAX_K]
+        return Ranked(items.astype(_ITEM), bundle.popularity[items].astype(_SCORE))
 
     def find(self, words: str, limit: int) -> list[FoundItem]:
         """Find items by words of their titles, the most popular first."""

@@ -99,6 +99,7 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
             "error is a problem description (RFC 9457); its `detail` says what was expected.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
+        "servers": [{"url": "."}],  # where this document is, so a proxy may add a prefix
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": {route.path: {route.method: _operation(route)} for route in routes},
         "components": {"schemas": schemas},

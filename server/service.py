@@ -13,7 +13,7 @@ import numpy as np
 
 from nanorecsys.serving.errors import ServingError
 from server import metrics
-from server.batching import Batcher, Computing
+from server.batching import FULL, Batcher, Computing
 from server.cache import open_cache
 from server.engine import Engine, Query, Ranked, Timings
 from server.events import EventLog
@@ -21,7 +21,32 @@ from server.schema import OverloadedError, ProblemError, Request, Source
 from server.settings import Settings
 
 log = logging.getLogger("server")
+CHECK_S = 2.0  # age of a computed batch at which a check computes another, and its timeout
+PROBE = Query(np.zeros(1, np.int64), exclude_seen=True)
+# At a higher rate of rejections they are delayed: each client that retries at once would otherwise
+# get several for the work of one answer, and take the processor from computing.
+REJECTION_GAP_S = 0.002
+REJECTION_DELAY_S = 0.25
+REJECTIONS_DELAYED = 4096  # at most
 COLLECT_AFTER = (20_000, 20, 50)  # thresholds of the garbage collector's generations
+
+
+class Rejections:
+    """Spaces rejections: at once at a low rate, up to a quarter of a second later at a high one."""
+
+    def __init__(self) -> None:
+        self._next, self._delayed = 0.0, 0
+
+    async def wait(self) -> None:
+        """Wait for the turn of a rejection."""
+        now = time.perf_counter()
+        self._next = min(max(now, self._next + REJECTION_GAP_S), now + REJECTION_DELAY_S)
+        if self._next > now and self._delayed < REJECTIONS_DELAYED:
+            self._delayed += 1
+            try:
+                await asyncio.sleep(self._next - now)
+            finally:
+                self._delayed -= 1
 
 
 class Service:
@@ -35,6 +60,7 @@ class Service:
         self._cache = open_cache(settings.cache, settings.cache_size, settings.cache_ttl_s)
         deadline_s = settings.deadline_ms / 1e3
         self.batcher = Batcher(settings.threads, settings.max_batch, settings.max_queue, deadline_s)
+        self.rejections = Rejections()
         self._in_flight: dict[bytes, asyncio.Future[Ranked]] = {}
         # For what waits on the disk. One thread, so events have one writer.
         self._disk = ThreadPoolExecutor(1, "disk")
@@ -46,6 +72,7 @@ class Service:
             ServingError: One of them cannot be opened.
         """
         self.engine = await asyncio.get_running_loop().run_in_executor(self._disk, self._load)
+        self.batcher.start()
         self.events = EventLog(self.settings.events_path)
         settle_memory()
 
@@ -76,6 +103,21 @@ class Service:
         options = (s.candidates, s.read_events, s.pad, s.compile)
         return Engine(s.bundle, s.engine, models, *options)
 
+    async def check(self) -> None:
+        """Check that queries are computed: compute one unless one was computed just now.
+
+        Raises:
+            ProblemError: Nothing can be computed.
+        """
+        if time.perf_counter() - self.batcher.computed_at < CHECK_S:
+            return
+        try:
+            async with asyncio.timeout(CHECK_S):
+                await self.batcher.compute(self.engine, PROBE)
+        except Exception as error:
+            detail = f"nothing can be computed: {error!r:.200}"
+            raise ProblemError(503, "Not ready", detail, {"Retry-After": "1"}) from error
+
     async def append(self, user_id: int | str, item_id: int | str) -> int:
         """Store an event, on the disk when this returns; also count the user's events.
 
@@ -100,9 +142,12 @@ class Service:
             ProblemError: An unknown user or item, or an overload.
         """
         engine = self.engine
+        if self.batcher.is_full() and not request.degrade:
+            metrics.SHED.labels("early").inc()
+            raise OverloadedError(FULL)
         key, items = self._history(engine, request)
         if not len(items):
-            return engine, engine.popular, "fallback"
+            return engine, engine.popular(items), "fallback"
         start = time.perf_counter_ns()
         stored = await self._cache.get(key)
         timings["cache"] = ((time.perf_counter_ns() - start) / 1e6, None)
@@ -114,7 +159,8 @@ class Service:
         except OverloadedError:
             if not request.degrade:
                 raise
-            return engine, engine.popular, "fallback"
+            seen = items if request.exclude_seen else items[:0]
+            return engine, engine.popular(seen), "fallback"
 
     async def _computed(self, engine: Engine, key: bytes, query: Query, timings: Timings) -> Ranked:
         """Compute an answer, or wait for an equal request in flight."""

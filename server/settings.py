@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import click
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
+
+from nanorecsys.system.limits import cores
+
+CORES = min(cores(), 256)
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,14 @@ class Settings:
     Network:
         host: Address to listen on; 0.0.0.0 for every network.
         port: Port to listen on.
-        workers: Processes that share the port. One that dies is replaced.
+        workers: Processes that share the port, by default one for each core that the server may
+            use. Two with a compute thread each answer more requests than one with two threads,
+            which wait for the interpreter's lock. Each has its own models, index and cache in
+            memory. One that dies is replaced.
 
     Computing:
-        threads: Compute threads per worker; 0 computes on the event loop, which blocks it.
+        threads: Compute threads per worker. More than one pays only where a worker has several
+            cores. 0 computes on the event loop, which blocks it.
         max_batch: Most requests in a batch. They have similar history lengths, and together at most
             the events of one window.
         candidates: Items retrieved. The ranker orders them where the bundle has one.
@@ -65,9 +75,9 @@ class Settings:
 
     host: Annotated[str, click.STRING] = "127.0.0.1"
     port: Annotated[int, click.IntRange(0, 65_535)] = 8000
-    workers: Annotated[int, click.IntRange(1, 256)] = 1
+    workers: Annotated[int, click.IntRange(1, 256)] = CORES
 
-    threads: Annotated[int, click.IntRange(0, 256)] = 2
+    threads: Annotated[int, click.IntRange(0, 256)] = 1
     max_batch: Annotated[int, click.IntRange(1, 1024)] = 8
     candidates: Annotated[int, click.IntRange(100, 10_000)] = 100
     read_events: Annotated[int, click.IntRange(0)] = 0
@@ -110,9 +120,14 @@ def read_settings(**values: Any) -> Settings:
             f"--engine {settings.engine} reads PyTorch models, which a bundle does not have. "
             "Name their folder: --models data/runs/quick/02_training"
         )
-    if not re.fullmatch(r"memory|none|rediss?://[^/\s]+(/\d*)?(\?\S*)?", settings.cache):
-        expected = "expected memory, none or redis://HOST:PORT/DB"
-        raise click.BadParameter(expected, param_hint="--cache")
+    try:
+        if not re.fullmatch(r"memory|none|rediss?://[^/\s]+(/\d*)?(\?\S*)?", settings.cache):
+            raise ValueError
+        if settings.cache not in ("memory", "none"):
+            ConnectionPool.from_url(settings.cache).make_connection()  # it does not connect yet
+    except (ValueError, TypeError, RedisError):  # their texts may hold the password
+        expected = "expected memory, none or redis://[[USER]:PASSWORD@]HOST:PORT/DB"
+        raise click.BadParameter(expected, param_hint="--cache") from None
     if not (settings.bundle / "manifest.json").is_file():
         missing = (
             f"{settings.bundle} is no serving bundle: it has no manifest.json. Build one: "

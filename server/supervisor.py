@@ -39,13 +39,15 @@ class Worker(GunicornUVLoopWebWorker):
 
     async def _make_runner(self) -> web.AppRunner:
         from server.app import SERVICE, create_app
+        from server.web import Runner
 
         settings = self.app.settings
         app = create_app(settings)
         self.service = service = app[SERVICE]
         self.loop.add_signal_handler(signal.SIGHUP, lambda: self.loop.create_task(service.reload()))
-        return web.AppRunner(
+        return Runner(
             app,
+            settings.read_timeout_s,
             access_log=None,  # it costs a fifth of the rate
             keepalive_timeout=settings.keepalive_s,
             shutdown_timeout=settings.drain_s,
@@ -100,7 +102,7 @@ class Server(BaseApplication):
         """Translate the settings; gunicorn calls this."""
         s = self.settings
         values = {
-            "bind": f"[{s.host}]:{s.port}" if ":" in s.host else f"{s.host}:{s.port}",
+            "bind": f"[{s.host.strip('[]')}]:{s.port}" if ":" in s.host else f"{s.host}:{s.port}",
             "workers": s.workers,
             "worker_class": f"{Worker.__module__}.{Worker.__qualname__}",
             "graceful_timeout": int(s.lame_duck_s + s.drain_s + KILL_AFTER_S),

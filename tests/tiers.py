@@ -21,6 +21,7 @@ TWO_AT_ONCE = [*TWO, "--dist", "worksteal"]
 ONE_A_FILE = [*TWO, "--dist", "loadfile"]  # the cells of a notebook need one kernel
 # The time limit is several times the longest cell of a smoke run.
 NBVAL = ["--nbval-lax", "--nbval-cell-timeout", "300", "-x", "-W", "default"]
+TWICE = "tests/notebooks/twice.py"
 OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
 LINT = [
     ("style", [str(BIN / "ruff"), "check", "."], {}),
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--lint"]:
         return run(LINT, [])
     doctests = ["--doctest-modules", "nanorecsys", "server"]
-    nbval = ONE_THREAD | {"NANORECSYS_OUT": str(ROOT / "data" / "runs" / "nbval")}
+    again = ROOT / "data" / "runs" / "nbval"
+    nbval = ONE_THREAD | {"NANORECSYS_OUT": str(again)}
     return run(
         [
             *LINT,
@@ -55,9 +57,10 @@ def main(arguments: list[str]) -> int:
                 [*PYTEST, *ONE_A_FILE, *OF_A_RUN, *arguments],
                 ONE_THREAD,
             ),
+            ("copies with every cell twice", [sys.executable, TWICE, "data/runs/smoke", again], {}),
             (
-                "notebooks run again (nbval)",
-                [*PYTEST, *ONE_A_FILE, *NBVAL, "data/runs/smoke", "--ignore-glob=*/.work/*"],
+                "notebooks run again, every cell twice (nbval)",
+                [*PYTEST, *ONE_A_FILE, *NBVAL, again],
                 nbval,
             ),
         ],

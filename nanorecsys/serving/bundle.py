@@ -170,7 +170,7 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """An open bundle. Arrays are read-only views of the files, which processes of a machine share.
+    """An open bundle, all of it in memory, so that its files may change. Arrays are read-only.
 
     `tower` is the file that `encoder` runs. `popular` lists all item numbers, the most popular
     first and ties by number. `item_numbers` and `user_numbers` map the data set's own ids to
@@ -256,9 +256,12 @@ def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
     folder = _folder(path)
     try:
         manifest = _read_manifest(folder)
-        _check_files(folder, manifest, hashes=verify)
+        checked = _check_files(folder, manifest, hashes=verify)
         fp32 = manifest.tower_is_int8 and not has_int8_dot_products()
-        return _load(folder, manifest, TOWER_FP32 if fp32 else TOWER)
+        bundle = _load(folder, manifest, TOWER_FP32 if fp32 else TOWER)
+        if checked != _check_files(folder, manifest, hashes=False):
+            raise BundleError(f"{path}: a file was changed while the bundle was opened", REBUILD)
+        return bundle
     except BundleError:
         if _folder(path) == folder:
             raise
@@ -311,13 +314,18 @@ def _read_manifest(folder: _Folder) -> Manifest:
         return msgspec.json.decode(content, type=Manifest)
 
 
-def _check_files(folder: _Folder, manifest: Manifest, *, hashes: bool) -> None:
+def _check_files(folder: _Folder, manifest: Manifest, *, hashes: bool) -> dict[str, int]:
+    """Check sizes, and hashes too if asked. Returns when each file was changed last."""
+    changed = {}
     for name, file in manifest.files.items():
         with folder.reading(name) as path:
-            if (size := path.stat().st_size) != file.bytes:
+            found = path.stat()
+            changed[name] = found.st_mtime_ns
+            if (size := found.st_size) != file.bytes:
                 raise folder.wrong(name, f"expected {file.bytes} bytes, found {size}")
             if hashes and (digest := _sha256(path)) != file.sha256:
                 raise folder.wrong(name, f"altered: expected sha256 {file.sha256}, found {digest}")
+    return changed
 
 
 def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
@@ -351,10 +359,13 @@ def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
 
 
 def _array(folder: _Folder, name: str, dtype: str, *shape: int) -> np.ndarray:
-    """An array, mapped read-only; `dtype` is a pattern of NumPy's short form."""
+    """An array in memory; `dtype` is a pattern of NumPy's short form.
+
+    A mapped file that somebody truncates, as `cp` over it does, would kill the process (SIGBUS).
+    """
     with folder.reading(name) as path:
-        # a plain view: every slice of a np.memmap costs microseconds more
-        array = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
+        array = np.load(path)
+    array.flags.writeable = False
     if not re.fullmatch(dtype, array.dtype.str) or array.shape != shape:
         raise folder.wrong(name, f"expected {dtype} {shape}, found {array.dtype.str} {array.shape}")
     return array

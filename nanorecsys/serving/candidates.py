@@ -7,14 +7,16 @@ import numpy as np
 from nanorecsys.evaluation.ranking import top_items
 from nanorecsys.serving.bundle import Bundle
 
+DEEPER = 4  # depth of the second search, in candidates asked for
+
 
 def candidates_of(
     bundle: Bundle, users: np.ndarray, seen: Sequence[np.ndarray], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Retrieve the nearest unseen items of each user.
 
-    The index is searched first. A user who has seen most of what the index finds is compared with
-    every item instead.
+    The index is searched first, and searched deeper for a user who has seen most of what it finds.
+    Who has seen most of that too is compared with every item.
 
     Args:
         bundle: Open bundle with the index and the item vectors.
@@ -32,17 +34,29 @@ def candidates_of(
     products, found = bundle.index.search(users, min(depth, n_items))
     candidates = np.full((len(users), count), -1, np.int64)
     scores = np.full((len(users), count), -np.inf, np.float32)
-    left_out = np.zeros(n_items + 1, bool)
-    left_out[-1] = True  # The index fills a short row with -1.
-    for row, (nearest, items) in enumerate(zip(found, seen, strict=True)):
-        left_out[items] = True
-        kept = np.flatnonzero(~left_out[nearest])[:count]
-        left_out[items] = False
-        best, values = nearest[kept], products[row, kept]
+    unseen = np.ones(n_items + 1, bool)
+    unseen[-1] = False  # The index fills a short row with -1.
+    for row, items in enumerate(seen):
+        unseen[items] = False
+        kept = unseen[found[row]].nonzero()[0][:count]
+        best, values = found[row, kept], products[row, kept]
         if len(best) < count:
-            best, values = _exact_candidates(bundle, users[row], items, count)
+            best, values = _deeper_candidates(bundle, users[row : row + 1], items, unseen, count)
+        unseen[items] = True
         candidates[row, : len(best)], scores[row, : len(best)] = best, values
     return candidates, scores
+
+
+def _deeper_candidates(
+    bundle: Bundle, user: np.ndarray, seen: np.ndarray, unseen: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest unseen items of one user (1, d), from a deeper search if that finds enough."""
+    depth = min(DEEPER * count, bundle.manifest.n_items)
+    [products], [found] = bundle.index.search(user, depth)
+    kept = unseen[found].nonzero()[0][:count]
+    if len(kept) == count:
+        return found[kept], products[kept]
+    return _exact_candidates(bundle, user[0], seen, count)
 
 
 def _exact_candidates(

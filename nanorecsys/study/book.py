@@ -18,7 +18,7 @@ from nanorecsys.study.chapters import Chapter, chapters
 from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
-from nanorecsys.study.pages import parts
+from nanorecsys.study.pages import figure, parts
 from nanorecsys.study.records import FILE
 from nanorecsys.study.runner import SECOND_RUN, STATE, locked
 from nanorecsys.study.summary import size_mib
@@ -270,18 +270,17 @@ def check_html(html: Path, results: Path) -> list[str]:
 
 
 def _check_claims(page: BeautifulSoup, results: Path) -> Iterator[str]:
-    """Each claim's row, which ends in its id, must show value and verdict of claims.json."""
-    rows = {}
-    for row in page.select("table tr"):
-        cells = [cell.get_text(" ", strip=True) for cell in row.find_all(["td", "th"])]
-        rows[cells[-1]] = cells
+    """The row of each claim, which has its id, must show the figures and verdict of claims.json."""
     content = (results / SUMMARY / "claims.json").read_bytes()
     for claim in msgspec.json.decode(content, type=list[JudgedClaim]):
-        shown = rows.get(claim.id)
-        if shown is None:
+        row = page.find("tr", id=claim.id)
+        if row is None:
             yield f"claims.html: no row for {claim.id}"
-        elif claim.shown not in shown or claim.verdict not in shown:
-            wanted = f"{claim.shown} ({claim.verdict})"
+            continue
+        shown = [cell.get_text(" ", strip=True) for cell in row.find_all("td")]
+        figures = [set(text.split("; ")) for text in shown]  # of data sets, in any order
+        if claim.verdict not in shown or set(figure(claim).split("; ")) not in figures:
+            wanted = f"{figure(claim)} ({claim.verdict})"
             yield f"claims.html: {claim.id} shows {shown}, claims.json has {wanted}"
 
 

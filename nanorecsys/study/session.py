@@ -36,6 +36,7 @@ from nanorecsys.system.files import write_atomically
 
 OUT_VARIABLE = "NANORECSYS_OUT"
 BY_HAND = "by-hand"
+STARTED = "_chapter_started"  # in a notebook's globals once it has called `start`
 ATTEMPT = ".attempt"  # in a chapter's folder while it runs, and after it was killed
 T = TypeVar("T")
 
@@ -144,7 +145,10 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
     folders = layout()
     notebook = nbformat.read(folders.notebooks / f"{name}.ipynb", as_version=4)
     parameters = read_parameters(notebook, name)
-    for key, value in namespace.items():
+    # A reader who changes a parameter runs this again, when the notebook's own names exist too.
+    fresh = {} if STARTED in namespace else dict(namespace)
+    namespace[STARTED] = True
+    for key, value in fresh.items():
         if key.startswith("_") or key == "In" or key.isupper():
             continue
         if isinstance(value, int | float | str | list) and key not in parameters:

@@ -1,13 +1,13 @@
 """Data frames as the pages show them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 from pandas.io.formats.style import Styler
 
-LONG_TEXT = 30  # characters; columns of longer texts are wide enough for a sentence
+LONG_TEXT = 30  # characters; columns of longer texts are wide enough for a sentence, and wrap
 
 
 def cell(value: Any) -> str:
@@ -27,24 +27,21 @@ def cell(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
-def styled(
-    frame: pd.DataFrame, formats: Mapping[str, str] | None = None, html_columns: Sequence[str] = ()
-) -> Styler:
+def styled(frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> Styler:
     """A data frame as a page shows it: no index, aligned columns, a dash for a missing value.
 
     Args:
         frame: One row per line of the table; column names are the titles.
         formats: Format string of a column, such as `{"share": "{:.1%}"}`; `cell` otherwise.
-        html_columns: Columns whose texts are HTML, such as links; all other texts are escaped.
     """
     shown = Styler(frame, cell_ids=False).hide(axis="index")
     formatters = dict.fromkeys(frame.columns, cell) | dict(formats or {})
     shown = shown.format(formatters, na_rep="-", escape="html")
-    shown = shown.format(formatters, na_rep="-", subset=list(html_columns))
     shown = shown.format_index(escape="html", axis="columns")
     styles = {}
     for name in frame:
         side = "right" if is_numeric_dtype(frame[name]) else "left"
-        width = "11rem" if frame[name].astype(str).str.len().max() > LONG_TEXT else "3.5rem"
-        styles[name] = [{"selector": "", "props": f"text-align: {side}; min-width: {width}"}]
+        is_long = frame[name].astype(str).str.len().max() > LONG_TEXT
+        width = "min-width: 7rem; overflow-wrap: anywhere" if is_long else "min-width: 3rem"
+        styles[name] = [{"selector": "", "props": f"text-align: {side}; {width}"}]
     return shown.set_table_styles(styles)

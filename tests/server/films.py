@@ -95,12 +95,12 @@ class Running:
 def serving(bundle: Path, folder: Path, *arguments: str) -> Iterator[Running]:
     """Run `python -m server` over a bundle on a free port until the block ends.
 
-    It ends without a lame-duck time unless the arguments set one.
+    It has one worker and ends without a lame-duck time unless the arguments say otherwise.
     """
     port = free_port()
     log = folder / "server.log"
     command = [sys.executable, "-m", "server", "--bundle", str(bundle), "--port", str(port)]
-    command += ["--lame-duck-s", "0"]
+    command += ["--workers", "1", "--lame-duck-s", "0"]
     with log.open("wb") as file:
         process = subprocess.Popen([*command, *arguments], stdout=file, stderr=subprocess.STDOUT)
     try:

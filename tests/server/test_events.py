@@ -21,6 +21,21 @@ def test_an_event_is_seen_by_all_and_kept(tmp_path):
     again.close()
 
 
+def test_sqlite_is_asked_only_for_users_with_events(tmp_path):
+    EventLog(tmp_path / "log").append(7, "a")
+    (tmp_path / "log-latest").unlink()  # an older version did not have it
+    log, other = EventLog(tmp_path / "log"), EventLog(tmp_path / "log")
+    assert log.of_user(7) == ["a"]
+    asked: list[str] = []
+    log._reader.set_trace_callback(asked.append)
+    assert [log.of_user(user) for user in range(7)] == [[]] * 7
+    assert not asked
+    other.append(3, "b")
+    assert log.of_user(3) == ["b"]
+    assert log.of_user(4) == []
+    assert len(asked) == 2  # who has events now, and those of user 3
+
+
 def test_a_file_that_is_something_else_is_refused(tmp_path):
     (tmp_path / "log").write_text("no database" * 200)
     with pytest.raises(ServingError, match="cannot keep events there"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from nanorecsys.system.limits import cores
 from server.settings import Settings, make_command
 
 
@@ -77,6 +78,18 @@ def server(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "server", *arguments], capture_output=True, text=True
     )
+
+
+def test_there_is_a_worker_with_one_thread_for_each_core_of_the_process():
+    code = (
+        "import os\n"
+        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "from server.settings import Settings\n"
+        "print(Settings.workers, Settings.threads)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1 1\n"
+    assert Settings.workers == cores()
 
 
 def test_help_explains_every_setting():

@@ -154,6 +154,26 @@ def test_a_bundle_may_have_no_ranker(parts: Parts, tmp_path: Path) -> None:
     np.testing.assert_allclose(scores[0], np.sort(expected)[:-6:-1], atol=1e-6)
 
 
+def test_who_has_seen_most_of_the_nearest_is_searched_for_deeper(
+    parts: Parts, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, users = open_bundle(built), parts.item_vectors[:1]
+    nearest = np.argsort(-(users[0] @ parts.item_vectors.T))
+    depths = []
+
+    def search(queries: np.ndarray, k: int, search=bundle.index.search):
+        depths.append(k)
+        return search(queries, k)
+
+    monkeypatch.setattr(bundle.index, "search", search)
+    monkeypatch.setattr("nanorecsys.serving.candidates._exact_candidates", None)
+    for n_seen, searched in ((2, [4]), (4, [4, 8])):
+        depths.clear()
+        [candidates], _ = candidates_of(bundle, users, [nearest[:n_seen]], 2)
+        assert candidates.tolist() == nearest[n_seen : n_seen + 2].tolist()
+        assert depths == searched
+
+
 def test_a_row_with_fewer_candidates_is_filled(parts: Parts, built: Path) -> None:
     users = parts.item_vectors[:1]
     candidates, scores = candidates_of(open_bundle(built), users, [np.arange(2, N_ITEMS)], 5)

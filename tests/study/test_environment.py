@@ -84,8 +84,8 @@ def test_notebook_sources_are_committed_in_house_form(path):
     assert not any(cell.outputs or cell.execution_count for cell in code)
     assert notebook.cells[0].source.startswith("# ")
     assert notebook.cells[0].source.splitlines()[0].endswith("?")
-    assert "**Cost**" in notebook.cells[1].source
-    assert len(code) <= 25
+    assert any("**Cost**" in cell.source for cell in notebook.cells[:4])
+    assert len([c for c in code if "remove-input" not in c.metadata.get("tags", [])]) <= 25
     assert any("# NBVAL_CHECK_OUTPUT" in cell.source for cell in code)
     assert "## What is next" in notebook.cells[-1].source
 
@@ -96,7 +96,7 @@ def make(*arguments):
 
 def test_make_knows_its_targets_and_says_what_it_does():
     shown = make("help").stdout
-    for target in ("study", "book", "test", "serve", "lint", "clean"):
+    for target in ("study", "lab", "book", "test", "serve", "lint", "clean"):
         assert f"make {target} " in shown
         planned = make("-n", "-W", "constraints.txt", target).stdout
         assert f'echo "{target}  ' in planned

@@ -92,6 +92,9 @@ def test_a_constant_imported_before_the_start_is_no_parameter(mini, monkeypatch)
     assert session.start("01_alpha", values | {"INK": "#222222"}).parameters == values
     with pytest.raises(ParameterError, match="no parameter 'ink'"):
         session.start("01_alpha", values | {"ink": "#222222"})
+    notebook = dict(values)  # its own names are no parameters, once it has started
+    session.start("01_alpha", notebook)
+    session.start("01_alpha", notebook | {"rows": [1, 2]})
 
 
 def test_list_says_what_would_run_and_runs_nothing(mini):

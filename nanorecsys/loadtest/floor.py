@@ -1,0 +1,99 @@
+"""What a new user's request costs at best, part by part, beside what the server takes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pandas as pd
+
+from nanorecsys.ann.indexes import read_bytes
+from nanorecsys.ann.limits import Limits
+from nanorecsys.export.arithmetic import operator_times, peaks
+from nanorecsys.serving.bundle import RANKER, TOWER_FP32, open_bundle
+from nanorecsys.serving.encoder import encode_users
+
+STAGES = ("encode", "retrieve", "rank")  # stages whose CPU time the server tells
+CANDIDATES = 100  # items that the server retrieves
+SAMPLE = 200  # users whose searches are counted
+
+
+class Floor(msgspec.Struct, frozen=True, kw_only=True):
+    """CPU milliseconds of a new user's request, at best and measured.
+
+    Args:
+        length: Mean number of events that the tower reads.
+        macs: Multiply-accumulates of the tower at this length, and of the ranker where it serves.
+        gmacs: Billions of multiply-accumulates a second of one thread, in the tower's precision.
+        read_mib: MiB that a search reads.
+        floor_ms, measured_ms: encode, retrieve, rank where a ranker serves, http and rest. The rest
+            is the queue, the batches, the threads and the cache.
+    """
+
+    length: float
+    macs: int
+    gmacs: float
+    read_mib: float
+    floor_ms: dict[str, float]
+    measured_ms: dict[str, float]
+
+
+def find(
+    folder: Path, limits: Limits, rows: pd.DataFrame, cold_cpu_ms: float, hit_cpu_ms: float
+) -> Floor:
+    """Compute the floor, and split the CPU time of a busy server.
+
+    Args:
+        folder: Bundle that the server has.
+        limits: Measured memory bandwidth.
+        rows: Rows of a run that kept the server busy with new users alone, see `summary`.
+        cold_cpu_ms: CPU milliseconds of the server for each of their answers.
+        hit_cpu_ms: The same for cached answers alone, which is the CPU time of the HTTP layer.
+    """
+    bundle = open_bundle(folder, verify=False)
+    m, lengths = bundle.manifest, bundle.histories.lengths
+    served = np.minimum(lengths[lengths > 0], m.events_read)
+    rate = peaks()
+    gmacs = rate["int8" if m.tower_is_int8 and bundle.tower != TOWER_FP32 else "fp32"]
+    macs = operator_times(folder / bundle.tower, m.n_items, round(served.mean())).macs
+    users = np.flatnonzero(lengths)[:SAMPLE]
+    vectors = encode_users(bundle.encoder, bundle.histories, m.events_read, users)
+    index: Any = bundle.index
+    # Where it is unknown what an index reads, only the vectors that it finds count.
+    read = read_bytes(index, vectors, CANDIDATES) or 4.0 * m.d * CANDIDATES
+    floor = {"encode": macs / gmacs / 1e6, "retrieve": limits.read_ms(read)}
+    if bundle.ranker:
+        ranked = CANDIDATES * _weights(folder / RANKER)
+        macs += ranked
+        floor["rank"] = ranked / rate["fp32"] / 1e6
+    floor["http"] = hit_cpu_ms
+    measured = stage_cpu_ms(rows) | {"http": hit_cpu_ms}
+    measured["rest"] = cold_cpu_ms - sum(measured.values())
+    return Floor(
+        length=float(served.mean()),
+        macs=macs,
+        gmacs=gmacs,
+        read_mib=read / 2**20,
+        floor_ms=floor,
+        measured_ms=measured,
+    )
+
+
+def stage_cpu_ms(rows: pd.DataFrame) -> dict[str, float]:
+    """CPU milliseconds a computed request by stage; each request tells those of its whole batch."""
+    found = rows[~rows.warm_up & (rows.status == 200) & rows.encode_ms.notna()]
+    columns = [f"{stage}_cpu_ms" for stage in STAGES]
+    # Equal times to the microsecond in every stage are those of one batch.
+    batches = found.drop_duplicates([*columns, *(f"{stage}_ms" for stage in STAGES)])
+    spent = (batches[columns].sum() / len(found)).tolist()
+    return {stage: ms for stage, ms in zip(STAGES, spent, strict=True) if ms}
+
+
+def _weights(path: Path) -> int:
+    """Count the ranker's weights that are multiplied once for each item."""
+    graph = onnx.load(path).graph
+    products = (node for node in graph.node if node.op_type == "MatMul")
+    used = {name for node in products if node.input[0] != "users" for name in node.input}
+    return sum(math.prod(t.dims) for t in graph.initializer if t.name in used)

@@ -1,0 +1,66 @@
+"""The table for someone who has to decide: measured rows as they are, others by the cost model."""
+
+from types import SimpleNamespace as Fake
+
+import pytest
+
+from nanorecsys.study import decide
+
+
+def side(cpu_ms, per_s, cold_share):
+    return Fake(
+        optimized_cpu_ms=Fake(middle=cpu_ms),
+        optimized_per_s=Fake(middle=per_s),
+        cold_share=cold_share,
+    )
+
+
+def point(n, p50_ms, recall_low, generator="local"):
+    return Fake(
+        n=n,
+        family=f"family of {p50_ms} ms",
+        generator=generator,
+        recall=recall_low + 0.01,
+        recall_low=recall_low,
+        p50_ms=Fake(middle=p50_ms),
+    )
+
+
+@pytest.fixture
+def records():
+    recommended = Fake(
+        family="inverted file", p50_ms=Fake(middle=0.1), recall_k=Fake(estimate=0.992)
+    )
+    rows = [
+        point(3_000_000, 0.5, 0.96),
+        point(3_000_000, 0.3, 0.5),  # too low a recall
+        point(3_000_000, 0.2, 0.99, "independent"),  # another generator
+        point(3_000_000, 9.0, 1.0),
+    ]
+    load = Fake(n_items=9_000, busy=side(0.5, 3_000, 0.3), busy_cold=side(1.2, 1_200, 1.0))
+    return {
+        "04_ann": Fake(result=Fake(recommended=recommended, n_items=27_278, k=100)),
+        "05_scaleup": Fake(result=Fake(rows=rows, generator="local", recall_floor=0.95, k=10)),
+        "06_loadtest": Fake(result=load),
+    }
+
+
+def test_rates_follow_from_cpu_time_and_measured_rows_stay(records):
+    found = decide.table(records).set_index(["items", "cold"])
+    assert found["requests/s"][9_000, "30%"] == "3,000, measured"
+    assert found["requests/s"][9_000, "100%"] == "1,200, measured"
+    # a millisecond more of CPU for each computed request, 0.2 ms for a cached one
+    assert found["CPU ms a request"][9_000, "5%"] == "0.25"
+    assert found["requests/s"][9_000, "5%"] == "6,000, estimated"
+    assert found["CPU ms a request"][3_000_000, "100%"] == "1.60"
+
+
+def test_each_size_has_the_fastest_index_that_keeps_the_recall(records):
+    found = decide.table(records)
+    assert list(found["items"].unique()) == [9_000, 27_278, 3_000_000]
+    assert set(found["index"][found["items"] == 3_000_000]) == {"family of 0.5 ms"}
+
+
+def test_without_a_load_test_there_is_no_table(records):
+    del records["06_loadtest"]
+    assert decide.table(records).empty
