@@ -126,7 +126,7 @@ def test_the_catalogue_of_the_index_chapter_grows_with_the_data(vectors):
 
 @pytest.mark.parametrize(
     ("factory", "search"),
-    [("IVF256,SQ8", "nprobe=64"), ("IVF256,PQ16np", "nprobe=8"), ("HNSW16", "efSearch=128")],
+    [("IVF256,SQ8", "nprobe=64"), ("IVF256,PQ16np", "nprobe=8")],
 )
 def test_the_recommended_index_serves_the_catalogue(factory, search, vectors, task):
     users = np.flatnonzero(task.targets.lengths)[:40].astype(np.int32)
