@@ -85,7 +85,7 @@ class Settings:
     coalesce: Annotated[bool, click.BOOL] = True
 
     max_queue: Annotated[int, click.IntRange(1, 1_000_000)] = 64
-    deadline_ms: Annotated[float, click.FloatRange(1, 3_600_000)] = 75.0
+    deadline_ms: Annotated[float, click.FloatRange(1, 3_600_000)] = 150.0
 
     cache: Annotated[str, click.STRING] = "memory"
     cache_size: Annotated[int, click.IntRange(1)] = 100_000

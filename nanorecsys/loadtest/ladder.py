@@ -13,7 +13,7 @@ from nanorecsys.loadtest.result import BASELINE, LAST, ONNX, PYTORCH
 
 STEP, LARGEST_STEP = 1.2, 2.0  # first and largest ratio of rates before they bracket the highest
 TRIES = 16  # tries of a search, at most
-DEADLINE_MS = 75.0  # longest wait in the queue of a server that rejects early
+DEADLINE_MS = 150.0  # longest wait in the queue of a server that rejects early
 PATIENT_MS = 60_000.0  # the same of a server that rejects nothing in time
 UNKNOWN = ("not measured",)  # in place of findings
 
