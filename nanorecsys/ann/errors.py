@@ -15,19 +15,11 @@ class CrashError(AnnError):
 
 
 class FactoryError(SpecificationError):
-    """The factory string is not one that a library knows."""
-
-
-class DivisibilityError(SpecificationError):
-    """The number of parts of a product quantizer does not divide the dimensions."""
+    """The factory string is not one that a library knows, or does not fit the dimensions."""
 
 
 class DirectionsError(SpecificationError):
-    """A projection has no directions, more than the vectors have, or no users to be fitted on."""
-
-
-class ListsError(SpecificationError):
-    """An index has more inverted lists than vectors to train them with."""
+    """A projection has more directions than the vectors, or no users to be fitted on."""
 
 
 class VectorsError(SpecificationError):

@@ -24,7 +24,6 @@ bits elsewhere. The directions are fitted on users who are not measured, see
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -32,8 +31,6 @@ import numpy as np
 from nanorecsys.ann.errors import AnnError, FactoryError
 from nanorecsys.serving.errors import SettingError
 from nanorecsys.serving.retrieval import library, parse_setting
-
-Table = Literal["core", "all"]
 
 
 class Specification(msgspec.Struct, frozen=True):
@@ -48,7 +45,7 @@ BASELINE = "Flat"
 USERS_FAMILY = "users' directions, PQ fast scan, refined"
 FEWEST_PER_LIST = 8  # items per list on average, in an index that is served
 CODE_VECTORS = 256  # at least, to train the codes of a product quantizer with 8 bits
-PROJECTED = re.compile(r"(Users|Items)(\d+),")
+PROJECTED = re.compile(r"(Users|Items)([1-9]\d*),")
 OTHER = "as given"  # family of a specification that is not in the table
 
 # `np` skips the annealing of polysemous codes: it takes minutes and does not change recall.

@@ -271,26 +271,6 @@ def _checked(queries: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(queries, np.float32)
 
 
-def innermost(index: faiss.Index) -> Any:
-    """Return the index within refinement and transforms, as its own class."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexRefine):
-        return innermost(index.base_index)
-    return innermost(index.index) if isinstance(index, faiss.IndexPreTransform) else index
-
-
-def transforms(index: faiss.Index) -> list[Any]:
-    """Return the transforms that a vector passes before it is searched, in order."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexRefine):
-        return transforms(index.base_index)
-    if not isinstance(index, faiss.IndexPreTransform):
-        return []
-    chain: Any = index.chain
-    own = [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
-    return own + transforms(index.index)
-
-
 def reason(error: RuntimeError) -> str:
     """Return FAISS's message without the place in its source code."""
     text = str(error).partition(" at /")[2] or str(error)

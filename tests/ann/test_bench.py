@@ -93,9 +93,9 @@ def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
     found = measured[1]
     assert found.points["factory"].unique().tolist() == ["Flat", "IVF8,SQ8", "HNSW8"]
     assert [(f.factory, f.error) for f in found.failures] == [
-        ("PQ7np", "DivisibilityError"),
+        ("PQ7np", "FactoryError"),
         ("Nope", "FactoryError"),
-        ("IVF900,Flat", "ListsError"),
+        ("IVF900,Flat", "SpecificationError"),
         ("Users8,PQ8x4fs,RFlat", "DirectionsError"),
     ]
     assert all(f.message for f in found.failures)
