@@ -24,12 +24,12 @@ bits elsewhere. The directions are fitted on users who are not measured, see
 import math
 import re
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from nanorecsys.ann.errors import AnnError, FactoryError
-from nanorecsys.serving.errors import SettingError
 from nanorecsys.serving.retrieval import library, parse_setting
 
 
@@ -41,6 +41,25 @@ class Specification(msgspec.Struct, frozen=True):
     core: bool = False
 
 
+class Scann(msgspec.Struct, forbid_unknown_fields=True):
+    """Options of ScaNN; 0 leaves follow the number of vectors."""
+
+    leaves: int = 0
+    block: int = 2
+    vectors: Literal[32, 16, 8] = 32
+
+
+class Lorann(msgspec.Struct, forbid_unknown_fields=True):
+    """Options of LoRANN; 0 clusters follow the number of vectors."""
+
+    clusters: int = 0
+    dims: int = 128
+    rank: Literal[32, 16, 64] = 32
+    bits: Literal[8, 4] = 8
+    vectors: Literal[32, 16] = 32
+
+
+OPTIONS: dict[str, Any] = {"scann": Scann, "lorann": Lorann}
 BASELINE = "Flat"
 USERS_FAMILY = "users' directions, PQ fast scan, refined"
 FEWEST_PER_LIST = 8  # items per list on average, in an index that is served
@@ -85,18 +104,6 @@ FAMILIES = tuple(dict.fromkeys(s.family for s in TABLE))
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16)
-# Options of the other libraries with their values where they are left out: 0 follows the number of
-# vectors, and a tuple has all that there are, the first one in its place.
-OPTIONS: dict[str, dict[str, int | tuple[int, ...]]] = {
-    "scann": {"leaves": 0, "block": 2, "vectors": (32, 16, 8)},
-    "lorann": {
-        "clusters": 0,
-        "dims": 128,
-        "rank": (32, 16, 64),
-        "bits": (8, 4),
-        "vectors": (32, 16),
-    },
-}
 MOST_CLUSTERS = 4096  # more would double the time of a build at three million vectors
 # Shares of the leaves or clusters that are searched, and candidates compared exactly with each.
 _SHARES = (0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.36, 0.43, 0.5, 0.6, 0.75, 0.9)
@@ -194,26 +201,16 @@ def options(factory: str, n: int) -> dict[str, int]:
 
     Raises:
         FactoryError: There is no such library or option, or a value that the option does not have.
+        SettingError: The options are not a comma-separated list of `name=number`.
     """
     name = library(factory)
     if name not in OPTIONS:
         raise FactoryError(f"{factory}: no library {name!r}", f"Use {' or '.join(OPTIONS)}.")
     try:
-        given = parse_setting(factory.partition(":")[2])
-    except SettingError as error:
-        raise FactoryError(
-            f"{factory}: {error.message}", "Write it like scann:leaves=128."
-        ) from error
-    found = {}
-    for option, values in OPTIONS[name].items():
-        known = values if isinstance(values, tuple) else (values,)
-        found[option] = given.pop(option, known[0])
-        if isinstance(values, tuple) and found[option] not in values:
-            raise FactoryError(f"{factory}: {option} is {found[option]}", f"Use one of {values}.")
-    if given:
-        raise FactoryError(
-            f"{factory}: no option {next(iter(given))!r}", f"Use {', '.join(found)}."
-        )
+        given = msgspec.convert(parse_setting(factory.partition(":")[2]), OPTIONS[name])
+    except msgspec.ValidationError as error:
+        raise FactoryError(f"{factory}: {error}", "Write it like scann:leaves=128.") from error
+    found = msgspec.structs.asdict(given)
     if name == "scann":
         found["leaves"] = found["leaves"] or 2 ** round(math.log2(n) / 2)
     else:
