@@ -180,6 +180,5 @@ def exact_prefixes(
         if stop in sizes:
             query, place = np.nonzero((scores >= scores[:, k - 1 : k] - TIE) & (items >= 0))
             hits = np.sort(query * stop + items[query, place])
-            nearest = items[:, :k].astype(np.int32)
-            found[stop] = Exact(scores[:, :k].copy(), nearest, stop, hits)
+            found[stop] = Exact(items[:, :k].astype(np.int32), stop, hits)
     return found
