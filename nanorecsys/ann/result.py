@@ -1,9 +1,8 @@
 """The result record of chapter 04. Latencies are of single queries on one thread."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
-import numpy as np
 import pandas as pd
 
 from nanorecsys.ann.errors import Failure
@@ -115,8 +114,7 @@ def to_records(frame: pd.DataFrame, kind: type[T]) -> list[T]:
     [Failure(factory='Flat', error='E', message='m')]
     """
     found = []
-    for values in frame.to_dict("records"):
-        row = {str(name): _plain(value) for name, value in values.items()}
+    for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
         for field in msgspec.structs.fields(kind):
             name = field.name
             if field.type in (Spread, Interval):
@@ -128,10 +126,3 @@ def to_records(frame: pd.DataFrame, kind: type[T]) -> list[T]:
                 }
         found.append(msgspec.convert(row, kind))
     return found
-
-
-def _plain(value: Any) -> Any:
-    """Convert a cell to what JSON has: NaN becomes None, a NumPy scalar one of Python."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if value is pd.NA or value != value else value

@@ -296,7 +296,6 @@ def combined(by_set: Mapping[str, Verdicts]) -> list[Judged]:
             Judged(
                 generator=name,
                 worst=first.worst.estimate,
-                interval=first.worst,
                 verdict=max((f.verdict for f in own.values()), key=BELIEFS.index),
                 by_set=own,
             )
