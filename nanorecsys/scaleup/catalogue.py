@@ -79,10 +79,7 @@ def _fill(
     n, real = len(catalogue), len(vectors)
     catalogue[:real] = vectors
     # One BLAS thread per thread: sums then have one order whatever the number of threads.
-    with (
-        threadpool_limits(1),
-        ThreadPoolExecutor(threads or cores()) as pool,
-    ):
+    with threadpool_limits(1), ThreadPoolExecutor(threads or cores()) as pool:
         fitted = generator_of(generator)(vectors, n)
 
         def make(shard: int) -> None:
