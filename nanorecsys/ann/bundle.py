@@ -157,7 +157,7 @@ def _file(chapter: "Upstream[Any]", name: str) -> Path:
 
 
 def _of(chapter: "Upstream[Any]", part: str, name: str) -> Any:
-    """Read an entry of a record's files, parameters or result."""
+    """Read an entry of a record's files or result."""
     entries = getattr(chapter.record, part)
     if name not in entries:
         raise NanorecsysError(
