@@ -23,11 +23,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     bandwidth: list[Bandwidth]
 
-    @property
-    def memory_gb_per_s(self) -> float:
-        """Bandwidth at the largest working set, which is main memory's."""
-        return self.bandwidth[-1].gb_per_s
-
     def read_ms(self, read_bytes: float) -> float:
         """Return the least milliseconds that a read takes, as if it stayed in a cache before.
 

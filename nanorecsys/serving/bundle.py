@@ -123,21 +123,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     second_search: str = ""
 
     def __post_init__(self) -> None:
-        if self.events_read > self.window:
-            raise ValueError(
-                f"expected at most {self.window} events read, the window, found {self.events_read}"
-            )
         if self.files.keys() | MAY_BE_ABSENT != {*FILES, *MAY_BE_ABSENT}:
             raise ValueError(
                 f"expected the files {', '.join(FILES)} (the ranker may be absent), "
                 f"found {', '.join(self.files)}"
             )
-        if self.known_items > self.n_items:
-            raise ValueError(
-                f"expected at most {self.n_items} known items, found {self.known_items}"
-            )
-        if (OTHER_INDEX in self.files) != bool(self.second_factory):
-            raise ValueError(f"expected {OTHER_INDEX} and a second choice of FAISS, or neither")
 
     @property
     def vocabulary(self) -> int:
@@ -334,10 +324,8 @@ class _Folder:
         """The path of a file; whatever its reader raises becomes a named error."""
         try:
             yield self.path / name
-        except (BundleError, LibraryError):
-            raise
-        except (TypeError, AttributeError, NameError):  # a mistake in this program, not in a file
-            raise
+        except (BundleError, LibraryError, TypeError, AttributeError, NameError):
+            raise  # already named, or a mistake in this program and not in a file
         except Exception as error:  # five libraries read these files, each with its own errors
             raise self.wrong(name, f"cannot be read: {_first_line(error)}") from error
 
@@ -385,6 +373,7 @@ def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
     user_ids = _array(folder, USER_IDS, "<i8|<U[0-9]+", n_users)
     popularity = _array(folder, POPULARITY, "<i8", n_items)
     items = _items(folder, n_items)
+    known = items["item_id"].iloc[: manifest.vocabulary].to_list()
     with folder.reading(tower) as path:
         encoder = Encoder(path)
     ranker = None
@@ -403,10 +392,7 @@ def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
         histories=Histories(offsets, _array(folder, EVENTS, "<i4", int(offsets[-1]))),
         popularity=popularity,
         popular=np.argsort(-popularity, kind="stable"),
-        item_numbers={
-            name: number
-            for number, name in enumerate(items["item_id"].iloc[: manifest.vocabulary].to_list())
-        },
+        item_numbers={name: number for number, name in enumerate(known)},
         user_numbers={name: number for number, name in enumerate(user_ids.tolist())},
     )
 
@@ -446,16 +432,9 @@ def _index(folder: _Folder, manifest: Manifest) -> Retriever:
     try:
         return _open_index(folder, manifest, *first)
     except LibraryError as error:
-        if not others:
-            raise
-        log.warning(
-            "%s: %s; %s serves in place of %s. To serve that: %s",
-            folder.shown,
-            error.message,
-            manifest.second_factory,
-            manifest.index_factory,
-            error.remedy,
-        )
+        instead = f"{manifest.second_factory} serves in place of {manifest.index_factory}"
+        text = "%s: %s; %s. To serve that: %s"
+        log.warning(text, folder.shown, error.message, instead, error.remedy)
         return _open_index(folder, manifest, *others[0])
 
 
@@ -550,14 +529,11 @@ def _unit_norm(name: str, vectors: np.ndarray) -> Finding:
 
 def _write(folder: Path, parts: Parts) -> Manifest:
     """Write every file, and the manifest last."""
-    if parts.item_vectors.ndim != 2:
-        raise ValueError(f"expected item vectors (n_items, d), found {parts.item_vectors.shape}")
     n_items, d = parts.item_vectors.shape
-    models = {TOWER: parts.tower, TOWER_FP32: parts.tower_fp32}
-    if parts.ranker is not None:
-        models[RANKER] = parts.ranker
+    models = {TOWER: parts.tower, TOWER_FP32: parts.tower_fp32, RANKER: parts.ranker}
     for name, source in models.items():
-        shutil.copyfile(source, folder / name)
+        if source is not None:
+            shutil.copyfile(source, folder / name)
     is_other = library(parts.index_factory) != "faiss"
     second = parts.second
     if is_other:
