@@ -28,7 +28,7 @@ from tqdm import tqdm
 from nanorecsys.ann.corpus import Corpus
 from nanorecsys.ann.errors import AnnError, CrashError, Failure
 from nanorecsys.ann.exact import Exact, Queries, exact_neighbours
-from nanorecsys.ann.indexes import build_index, check_neighbours
+from nanorecsys.ann.indexes import build_index
 from nanorecsys.ann.specs import BASELINE, Specification, fitted, search_settings
 from nanorecsys.serving.errors import LibraryError, SpecificationError
 from nanorecsys.serving.retrieval import Index, library, load_index, load_library
@@ -318,10 +318,8 @@ def measure_table(
 
     Raises:
         AnnError: Flat, the baseline, failed.
-        NeighboursError: There are fewer vectors than neighbours asked for.
     """
     n = len(corpus.vectors)
-    check_neighbours(settings.k, n)
     rng = np.random.default_rng(settings.seed)
     built: list[pd.DataFrame] = []
     failures: list[Failure] = []

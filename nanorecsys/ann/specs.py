@@ -100,7 +100,6 @@ TABLE = (
     Specification("lorann:clusters=64,rank=64", "LoRANN", core=True),
     Specification("lorann:clusters=128,dims=96,vectors=16", "LoRANN"),
 )
-FAMILIES = tuple(dict.fromkeys(s.family for s in TABLE))
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16)

@@ -19,7 +19,7 @@ from nanorecsys.ann.bench import (
     measure_table,
     time_in_turns,
 )
-from nanorecsys.ann.errors import AnnError, CrashError, NeighboursError, VectorsError
+from nanorecsys.ann.errors import AnnError, CrashError, VectorsError
 from nanorecsys.ann.exact import Queries, exact_neighbours
 from nanorecsys.ann.limits import measure_limits
 from nanorecsys.ann.result import Finalist, to_records
@@ -264,12 +264,6 @@ def test_without_flat_nothing_else_is_tried(tmp_path, searched, workload, monkey
     with pytest.raises(AnnError, match="the baseline Flat was not measured: die died"):
         measure_table(tmp_path, specs.choose("core", ["SQ8"]), searched, *workload, SETTINGS)
     assert len(tried) == 1
-
-
-def test_with_too_few_vectors_nothing_is_measured(tmp_path, workload):
-    few = corpus.Corpus(clustered(5, D), 5, "")
-    with pytest.raises(NeighboursError):
-        measure_table(tmp_path, [], few, *workload, SETTINGS)
 
 
 def test_users_are_split_into_three_groups_without_a_common_user(task):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanorecsys.scaleup.generators.distributions import normalised, principal_axes
+from nanorecsys.scaleup.generators.distributions import normalised
 
 BLOCK = 512  # rows of scores at once: 18 MiB at 9,066 items
 TENFOLD = 10  # expansion at which the noise of `fit_local` was chosen, on held-out items
@@ -154,5 +154,6 @@ def fit_recombined(
     """
     ids, _ = nearest(vectors, min(donors, len(vectors)))
     mean = vectors.mean(axis=0)
-    _, axes = principal_axes(vectors)
+    _, columns = np.linalg.eigh(np.cov(vectors, rowvar=False, bias=True))
+    axes = np.ascontiguousarray(columns.T[::-1], np.float32)
     return Recombination(mean, axes, (vectors - mean) @ axes.T, ids, own)
