@@ -32,12 +32,12 @@ from nanorecsys.ann.indexes import build_index
 from nanorecsys.ann.specs import BASELINE, Specification, fitted, search_settings
 from nanorecsys.serving.errors import LibraryError, SpecificationError
 from nanorecsys.serving.retrieval import Index, library, load_index, load_library
+from nanorecsys.study.provenance import THREAD_VARIABLES
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.environment import environment
 from nanorecsys.system.files import atomic_path, write_atomically
 from nanorecsys.system.memory import forget_peak, peak_resident_bytes, resident_bytes
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 LARGE_BATCH, SMALL_BATCH = 1000, 32
 SMALL_BATCHES = 4  # calls per round
 WARM_UP = 20  # queries before each timed series

@@ -155,13 +155,8 @@ def check_vectors(vectors: np.ndarray) -> None:
             f"expected float32 (n, d), got {vectors.dtype} {vectors.shape}", "Convert them first."
         )
     norms = np.linalg.norm(vectors, axis=1)
-    if not np.isfinite(norms).all():
-        row = int(np.flatnonzero(~np.isfinite(norms))[0])
-        raise VectorsError(
-            f"vector {row} of {len(vectors)} is not finite", "Look for a diverged training."
-        )
-    worst = int(np.abs(norms - 1).argmax())
-    if abs(norms[worst] - 1) > NORM_TOLERANCE:
+    worst = int(np.abs(norms - 1).argmax())  # a NaN where there is one
+    if not abs(norms[worst] - 1) <= NORM_TOLERANCE:
         raise VectorsError(
             f"vector {worst} has norm {norms[worst]:.4g}, not 1",
             "Divide every vector by its norm: graph indexes lose most of their recall otherwise.",

@@ -210,7 +210,7 @@ def test_users_vectors_that_cannot_be_fitted_on_have_a_named_error(wrong, error,
     [
         (
             lambda v: np.where(np.arange(len(v))[:, None] == 7, np.nan, v).astype(np.float32),
-            "vector 7 of 1200 is not",
+            "vector 7 has norm nan",
         ),
         (
             lambda v: (v * np.where(np.arange(len(v)) == 3, 2, 1)[:, None]).astype(np.float32),

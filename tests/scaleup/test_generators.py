@@ -97,7 +97,7 @@ def test_unknown_generator_lists_the_known(curved: np.ndarray) -> None:
         (
             lambda v: np.where(np.arange(len(v))[:, None] == 7, np.float32(np.nan), v),
             VectorsError,
-            "vector 7 .* not finite",
+            "vector 7 has norm nan",
         ),
         (lambda v: v[:15], GeneratorInputError, "15 item vectors are fewer than the 16"),
     ],
