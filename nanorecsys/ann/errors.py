@@ -15,11 +15,7 @@ class CrashError(AnnError):
 
 
 class FactoryError(SpecificationError):
-    """The factory string is not one that a library knows, or does not fit the dimensions."""
-
-
-class DirectionsError(SpecificationError):
-    """A projection has more directions than the vectors, or no users to be fitted on."""
+    """The factory string is unknown or does not fit the dimensions, or its users are missing."""
 
 
 class VectorsError(SpecificationError):

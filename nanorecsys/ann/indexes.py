@@ -10,12 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nanorecsys.ann.errors import (
-    DirectionsError,
-    FactoryError,
-    NeighboursError,
-    VectorsError,
-)
+from nanorecsys.ann.errors import FactoryError, NeighboursError, VectorsError
 from nanorecsys.ann.specs import PROJECTED, directions, grid_name, needs_users, options
 from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import (
@@ -182,16 +177,16 @@ def users_projection(
         Orthonormal rows, float32 (count, d).
 
     Raises:
-        DirectionsError: There are no users' vectors, or more directions than d.
+        FactoryError: There are no users' vectors, or more directions than d.
         VectorsError: The users' vectors are not finite or not of unit norm.
     """
     if count > vectors.shape[1]:
-        raise DirectionsError(
+        raise FactoryError(
             f"a projection keeps {count} directions of {vectors.shape[1]}",
             f"Use 1 to {vectors.shape[1]}.",
         )
     if users is None or not len(users):
-        raise DirectionsError(
+        raise FactoryError(
             "a projection to the users' directions is fitted on users' vectors, and there are none",
             "Set users apart (training_users above 0), or use a specification without Users.",
         )

@@ -237,11 +237,10 @@ def search_settings(factory: str, points: int, n: int = 1) -> tuple[str, ...]:
     if count := lists(factory):
         probes = {setting: parse_setting(setting)["nprobe"] for setting in grid}
         grid = tuple(s for s in grid if probes[s] <= count) or (f"nprobe={count}",)
-    if points >= len(grid):
-        return grid
     if points == 1:
         return (grid[len(grid) // 2],)
-    return tuple(grid[i] for i in np.linspace(0, len(grid) - 1, points).round().astype(int))
+    chosen = np.linspace(0, len(grid) - 1, min(points, len(grid)))
+    return tuple(grid[i] for i in chosen.round().astype(int))
 
 
 def choose(table: str = "core", specs: Sequence[str] = ()) -> tuple[Specification, ...]:

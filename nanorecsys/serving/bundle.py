@@ -485,8 +485,6 @@ def _neighbours(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
     for name, search in bundle.manifest.indexes:
         with contextlib.suppress(LibraryError), folder.reading(name):
             _, found = _open_index(folder, bundle.manifest, name, search).search(queries, k)
-            in_range = found.min() >= -1 and found.max() < n_items
-            yield name, in_range, f"ids from 0 to {n_items - 1}", f"{found.min()} to {found.max()}"
             found_scores = np.take_along_axis(scores, np.maximum(found, 0), 1)
             reached = np.where(found < 0, random, found_scores).mean()
             is_near = reached >= (exact + random) / 2 - NORM_TOLERANCE

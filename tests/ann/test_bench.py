@@ -96,7 +96,7 @@ def test_bad_specifications_are_recorded_by_name_and_the_rest_goes_on(measured):
         ("PQ7np", "FactoryError"),
         ("Nope", "FactoryError"),
         ("IVF900,Flat", "SpecificationError"),
-        ("Users8,PQ8x4fs,RFlat", "DirectionsError"),
+        ("Users8,PQ8x4fs,RFlat", "FactoryError"),
     ]
     assert all(f.message for f in found.failures)
 

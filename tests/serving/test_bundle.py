@@ -508,7 +508,7 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
     ),
     "an index with other ids": (
         lambda p, t: {"index": with_ids(p.item_vectors, np.arange(N_ITEMS) + 1)},
-        "index.faiss: expected ids from 0 to 19",
+        "index.faiss: cannot be read",
     ),
     "an index that does not exist": (
         lambda p, t: {"index_factory": "Flatter"},
