@@ -47,7 +47,7 @@ class Exact:
         fresh = np.ones(first.shape, bool)
         fresh[:, 1:] = first[:, 1:] != first[:, :-1]
         keys = np.arange(len(first))[:, None] * self.n + first
-        inside = _among(keys, self.hits) & fresh & (first >= 0)
+        inside = np.isin(keys, self.hits) & fresh & (first >= 0)
         return np.minimum(inside.sum(axis=1) / k, 1).astype(np.float32)
 
 
@@ -209,12 +209,4 @@ def seen_share(items: np.ndarray, seen: Histories) -> tuple[float, float]:
 def _are_seen(items: np.ndarray, seen: Histories, n: int) -> np.ndarray:
     """Say which items, int (u, k) below n, their user has seen: bool (u, k), undefined at -1."""
     row, entry = expand(seen.offsets[:-1], seen.offsets[1:])
-    return _among(np.arange(len(items))[:, None] * n + items, np.sort(row * n + seen.items[entry]))
-
-
-def _among(keys: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Say which of `keys` are in the sorted array `ordered`: bool, the shape of `keys`."""
-    if not len(ordered):
-        return np.zeros(keys.shape, bool)
-    place = np.searchsorted(ordered, keys)
-    return ordered[np.minimum(place, len(ordered) - 1)] == keys
+    return np.isin(np.arange(len(items))[:, None] * n + items, row * n + seen.items[entry])
