@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nanorecsys.ann.errors import FactoryError, NeighboursError, VectorsError
-from nanorecsys.ann.specs import PROJECTED, directions, grid_name, needs_users, options
+from nanorecsys.ann.specs import PROJECTED, directions, lists, needs_users, options
 from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import (
     LORANN_BITS,
@@ -219,7 +219,7 @@ def _bound(index: Any, factory: str) -> None:
             transform.niter = transform.niter_pq = OPQ_ITERATIONS
             transform.niter_pq_0 = 3 * OPQ_ITERATIONS
             transform.max_train_points = OPQ_POINTS
-    if grid_name(factory) == "hnsw":
+    if "HNSW" in factory and not lists(factory):
         parameters: Any = faiss.ParameterSpace()
         parameters.set_index_parameter(index, "efConstruction", HNSW_BEAM)
 

@@ -111,28 +111,30 @@ _CANDIDATES = (200, 250, 300, 350, 400, 450, 500, 600, 700, 800, 1000, 1300)
 _BEAMS = (100, 112, 128, 160, 192, 256, 384, 512)
 # Both grow together, since the smaller one limits the recall.
 _PROBES_AND_FACTORS = ((8, 2), (16, 2), (24, 2), (32, 2), (32, 3), (32, 4), (64, 4), (128, 8))
-# Each grid goes from the cheapest setting to the most expensive one.
-GRIDS: dict[str, tuple[str, ...]] = {
-    "scan": ("",),
-    "refined": tuple(f"k_factor_rf={f}" for f in _FACTORS),
-    "ivf": tuple(f"nprobe={p}" for p in _PROBES),
-    "ivf refined": tuple(f"nprobe={p},k_factor_rf={f}" for p, f in _PROBES_AND_FACTORS),
-    "hnsw": tuple(f"efSearch={b}" for b in _BEAMS),
-}
 
 
-def grid_name(factory: str) -> str:
-    """Return the name in `GRIDS` of the grid that fits a factory string.
+def grid(factory: str, n: int = 1) -> list[str]:
+    """Return search settings of a specification for n vectors, from the cheapest to the dearest.
 
-    >>> grid_name("OPQ64,IVF256,PQ64np"), grid_name("PQ64x4fs,RFlat"), grid_name("HNSW32")
-    ('ivf', 'refined', 'hnsw')
+    >>> grid("OPQ64,IVF4,PQ64np"), grid("Flat")
+    (['nprobe=1', 'nprobe=2', 'nprobe=4'], [''])
     """
-    refined = re.search(r",(RFlat|Refine\()", factory) is not None
-    if lists(factory):
-        return "ivf refined" if refined else "ivf"
+    if library(factory) in OPTIONS:
+        part, count = next(iter(options(factory, n).items()))
+        return [
+            f"{part}={math.ceil(share * count)},rerank={candidates}"
+            for share, candidates in zip(_SHARES, _CANDIDATES, strict=True)
+        ]
+    refined = re.search(r",(RFlat|Refine\()", factory)
+    count = lists(factory)
+    if count and refined:
+        pairs = [(probes, f) for probes, f in _PROBES_AND_FACTORS if probes <= count]
+        return [f"nprobe={p},k_factor_rf={f}" for p, f in pairs] or [f"nprobe={count}"]
+    if count:
+        return [f"nprobe={probes}" for probes in _PROBES if probes <= count]
     if "HNSW" in factory:
-        return "hnsw"
-    return "refined" if refined else "scan"
+        return [f"efSearch={beam}" for beam in _BEAMS]
+    return [f"k_factor_rf={f}" for f in _FACTORS] if refined else [""]
 
 
 def lists(factory: str) -> int:
@@ -226,21 +228,11 @@ def search_settings(factory: str, points: int, n: int = 1) -> tuple[str, ...]:
     >>> search_settings("scann:leaves=128", 2)
     ('leaves=8,rerank=200', 'leaves=116,rerank=1300')
     """
-    if library(factory) in OPTIONS:
-        part, count = next(iter(options(factory, n).items()))
-        grid = tuple(
-            f"{part}={math.ceil(share * count)},rerank={candidates}"
-            for share, candidates in zip(_SHARES, _CANDIDATES, strict=True)
-        )
-    else:
-        grid = GRIDS[grid_name(factory)]
-    if count := lists(factory):
-        probes = {setting: parse_setting(setting)["nprobe"] for setting in grid}
-        grid = tuple(s for s in grid if probes[s] <= count) or (f"nprobe={count}",)
+    settings = grid(factory, n)
     if points == 1:
-        return (grid[len(grid) // 2],)
-    chosen = np.linspace(0, len(grid) - 1, min(points, len(grid)))
-    return tuple(grid[i] for i in chosen.round().astype(int))
+        return (settings[len(settings) // 2],)
+    chosen = np.linspace(0, len(settings) - 1, min(points, len(settings)))
+    return tuple(settings[i] for i in chosen.round().astype(int))
 
 
 def choose(table: str = "core", specs: Sequence[str] = ()) -> tuple[Specification, ...]:

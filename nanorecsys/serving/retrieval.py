@@ -88,7 +88,7 @@ class FaissIndex:
             except RuntimeError as error:
                 raise SettingError(
                     f"the setting {search!r} does not fit: {reason(error)}",
-                    "See nanorecsys.ann.specs.GRIDS.",
+                    "See nanorecsys.ann.specs.grid.",
                 ) from error
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -81,7 +81,7 @@ def test_the_table_has_what_the_study_promises():
     assert {library(factory) for factory in factories} == {"faiss", "scann", "lorann"}
     assert len(factories) == len(specs.TABLE)
     assert {s.family for s in specs.choose("core")} == {s.family for s in specs.TABLE}
-    assert specs.GRIDS["ivf"] == tuple(f"nprobe={2**i}" for i in range(8))
+    assert specs.grid("IVF256,SQ8") == [f"nprobe={2**i}" for i in range(8)]
 
 
 def test_given_specifications_replace_the_table_and_flat_is_always_first():
