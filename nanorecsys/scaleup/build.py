@@ -66,7 +66,7 @@ def build(
         fitted_on = users if needs_users(parsed.factory) else items
         count = directions(parsed.factory)
         projection = users_projection(items, fitted_on, count, options.seed)
-        seen = rows.projected(projection)
+        seen = CatalogueFile(rows.path, rows.n, projection)
     coarse = empty_index(parsed.coarse_code, seen.d) if parsed.coarse_code else None
     index = _trained(seen, parsed, options)
     refinement = empty_index("SQ8", rows.d) if parsed.refined else None

@@ -108,10 +108,6 @@ class CatalogueFile:
         self.path, self.n, self._matrix = path, n or rows, matrix
         self.d = self._width if matrix is None else len(matrix)
 
-    def projected(self, matrix: np.ndarray) -> "CatalogueFile":
-        """Return the same rows multiplied by a matrix, float32 (directions, d), when read."""
-        return CatalogueFile(self.path, self.n, matrix)
-
     def read(self, start: int, stop: int) -> np.ndarray:
         """Read rows start to stop, float32 (stop - start, d)."""
         offset = self._begin + 4 * self._width * start
