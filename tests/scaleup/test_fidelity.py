@@ -268,7 +268,9 @@ def test_what_users_have_seen_is_neither_asked_for_nor_found(catalogue, users, i
     nearest_eight = exact_neighbours(catalogue, own, 8).items.ravel()
     seen = Histories(np.arange(0, 641, 8), nearest_eight)
     found = user_recalls(catalogue, own, seen, users[80:], [index.replace("PQ32", "PQ64")], OPTIONS)
-    by_metric = {m: [r.mean() for (*_, own), r in found.items() if own == m] for m in ("unseen", "all")}
+    by_metric = {
+        m: [r.mean() for (*_, own), r in found.items() if own == m] for m in ("unseen", "all")
+    }
     for recalls in by_metric.values():
         assert recalls[-1] > 0.8
     if index != OTHER:  # it re-ranks so many that both are found alike
