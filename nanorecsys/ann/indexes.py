@@ -231,7 +231,8 @@ def _transforms(index: Any) -> list[Any]:
         return _transforms(index.base_index)
     if not isinstance(index, faiss.IndexPreTransform):
         return []
-    return [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
+    chain: Any = index.chain
+    return [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
 
 
 def project_by(transform: faiss.LinearTransform, matrix: np.ndarray) -> None:
