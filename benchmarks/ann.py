@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from nanorecsys.ann.exact import exact_neighbours
-from nanorecsys.ann.indexes import build_index, visited
+from nanorecsys.ann.indexes import build_index
 from nanorecsys.study import provenance
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.errors import NanorecsysError
@@ -61,7 +61,7 @@ def main() -> int:
         )
     vectors, queries = np.load(folder / "vectors.npy"), np.load(folder / "queries.npy")
     queries = queries[np.random.default_rng(0).permutation(len(queries))[: arguments.queries]]
-    exact = exact_neighbours(vectors, queries, K, (K,))
+    exact = exact_neighbours(vectors, queries, K)
     codes = f"PQ{arguments.codes}x4fs"
     flat, scan, refined, lists = (
         build_index(f, vectors) for f in ("Flat", codes, f"{codes},RFlat", f"IVF{LISTS},Flat")
@@ -81,10 +81,12 @@ def main() -> int:
         speeds = f"{whole / alone:>8.1f}{both:>14.3f}{whole / both:>8.1f}"
         print(f"{factor:>8}{alone:>16.3f}{speeds}{found:>9.4f}")
     print(f"\n{'lists of ' + str(LISTS):>13}{'vectors read':>14}{'recall of exact search':>24}")
+    sizes = np.array([lists.index.invlists.list_size(i) for i in range(LISTS)])
     for probes in arguments.probes:
         lists.set(f"nprobe={probes}")
         found = exact.recall(lists.search(queries, K)[1]).mean()
-        read = np.mean(visited(lists, queries)) / n
+        visited = lists.index.quantizer.search(queries, probes)[1]
+        read = sizes[visited].sum(axis=1).mean() / n
         print(f"{probes:>13}{read:>14.0%}{found:>24.4f}")
     return 0
 

@@ -20,7 +20,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 import pandas as pd
 from threadpoolctl import ThreadpoolController
@@ -29,16 +28,16 @@ from tqdm import tqdm
 from nanorecsys.ann.corpus import Corpus
 from nanorecsys.ann.errors import AnnError, CrashError, Failure
 from nanorecsys.ann.exact import Exact, Queries, exact_neighbours
-from nanorecsys.ann.indexes import build_index, check_neighbours
+from nanorecsys.ann.indexes import build_index
 from nanorecsys.ann.specs import BASELINE, Specification, fitted, search_settings
 from nanorecsys.serving.errors import LibraryError, SpecificationError
 from nanorecsys.serving.retrieval import Index, library, load_index, load_library
+from nanorecsys.study.provenance import THREAD_VARIABLES
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.environment import environment
 from nanorecsys.system.files import atomic_path, write_atomically
 from nanorecsys.system.memory import forget_peak, peak_resident_bytes, resident_bytes
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 LARGE_BATCH, SMALL_BATCH = 1000, 32
 SMALL_BATCHES = 4  # calls per round
 WARM_UP = 20  # queries before each timed series
@@ -139,7 +138,8 @@ def recorded(failures: list[Failure], factory: str, catalogue: str = "") -> Iter
             ) from error
 
 
-class BuildCosts(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True)
+class BuildCosts:
     """Time and memory of a build. `base_bytes` were resident before it, with its input loaded."""
 
     build_s: float
@@ -161,11 +161,8 @@ def build(
         threads: Threads of the build.
         child: Further arguments of `in_child`.
     """
-    costs = path.with_suffix(".json")
-    if not costs.exists():
-        found = in_child(_build, path, threads, make, arguments, threads=threads, **child)
-        write_atomically(costs, msgspec.json.encode(found))
-    return msgspec.json.decode(costs.read_bytes(), type=BuildCosts)
+    task = (_build, path, threads, make, arguments)
+    return call_once(path.with_suffix(".costs"), in_child, *task, threads=threads, **child)
 
 
 def _build(
@@ -321,10 +318,8 @@ def measure_table(
 
     Raises:
         AnnError: Flat, the baseline, failed.
-        NeighboursError: There are fewer vectors than neighbours asked for.
     """
     n = len(corpus.vectors)
-    check_neighbours(settings.k, n)
     rng = np.random.default_rng(settings.seed)
     built: list[pd.DataFrame] = []
     failures: list[Failure] = []
@@ -440,7 +435,7 @@ def time_in_turns(
     turns = [(row.point, row.search, loaded[row.file]) for row in points.itertuples()]
     found = []
     for number in range(rounds):
-        sample = _repeated(rng, len(queries), timed)
+        sample = np.resize(rng.permutation(len(queries)), timed)  # each once before any again
         for start in range(0, len(sample), TURN):
             for turn in rng.permutation(len(turns)):
                 point, search, searcher = turns[turn]
@@ -449,11 +444,6 @@ def time_in_turns(
                 # The warm-up brings the index back into the caches.
                 found.append(searcher.round(number, part, warm_up=2).assign(point=point))
     return pd.concat(found, ignore_index=True)
-
-
-def _repeated(rng: np.random.Generator, n: int, count: int) -> np.ndarray:
-    """Return `count` of n queries in a random order, each once before any comes again."""
-    return np.concatenate([rng.permutation(n) for _ in range(-(-count // n))])[:count]
 
 
 def measure_served(

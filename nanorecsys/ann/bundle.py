@@ -94,7 +94,7 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
             users = np.load(_file(ann, "training_queries"))
     dataset = load_prepared(run / DATA).dataset
     item_vectors = np.load(_file(training, "item_vectors"))
-    serves_ranker = _result(training, "serves_ranker")
+    serves_ranker = _of(training, "result", "serves_ranker")
     choices = [fitted(c["factory"], c["search"], len(item_vectors)) for c in (first, second)]
     is_other = library(choices[0][0]) != "faiss"
     # built as the chapter built them, with its limits on training vectors
@@ -113,7 +113,7 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
         dataset=dataset.name,
         commit=export.record.provenance.commit,
         window=training.record.parameters["window"],
-        events_read=_result(training, "events_read"),
+        events_read=_of(training, "result", "events_read"),
         tower_variant=export.record.result["chosen"],
         tower_is_int8=export.record.result["chosen_is_int8"],
         index_factory=choices[0][0],
@@ -153,18 +153,15 @@ def _chapter(run: Path, name: str) -> "Upstream[dict[str, Any]]":
 
 
 def _file(chapter: "Upstream[Any]", name: str) -> Path:
-    _require(name in chapter.record.files, chapter, f"lists no file {name!r}")
-    return chapter.path(name)
+    return chapter.folder / _of(chapter, "files", name)
 
 
-def _result(chapter: "Upstream[dict[str, Any]]", name: str) -> Any:
-    _require(name in chapter.record.result, chapter, f"has no result {name!r}")
-    return chapter.record.result[name]
-
-
-def _require(has: bool, chapter: "Upstream[Any]", lack: str) -> None:
-    if not has:
+def _of(chapter: "Upstream[Any]", part: str, name: str) -> Any:
+    """Read an entry of a record's files or result."""
+    entries = getattr(chapter.record, part)
+    if name not in entries:
         raise NanorecsysError(
-            f"{chapter.folder.name} {lack}, which a bundle is made from",
+            f"{chapter.folder.name} has no {name!r} in its {part}, which a bundle is made from",
             f"nanorecsys run {chapter.folder.parent.name} --only {chapter.folder.name} --force",
         )
+    return entries[name]

@@ -1,7 +1,6 @@
 """Chapter 04: which index suits 27 thousand items, and how close it is to the machine's limits."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from nanorecsys.ann.result import AnnResult, Served
@@ -59,8 +58,3 @@ def estimate(parameters: dict[str, Any]) -> Estimate:
     n = max(parameters["n_items"], 30_000)
     indexes = len(parameters["specs"]) or len(TABLE)
     return Estimate(memory_gib=1.5 + n * 6e3 / 2**30, disk_gib=0.2 + n * indexes * 1e3 / 2**30)
-
-
-def inputs(parameters: dict[str, Any]) -> list[Path]:
-    """Return no files: the chapter reads nothing outside the run."""
-    return []

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanorecsys.ann.errors import AnnError
 from nanorecsys.ann.exact import Queries
 from nanorecsys.ann.indexes import check_vectors
 from nanorecsys.data import Histories
@@ -53,10 +52,7 @@ def expand_corpus(
     check_vectors(real)
     if n_items <= len(real):
         return Corpus(real, len(real), "")
-    vectors = np.ascontiguousarray(
-        generate(real, n_items, generator=generator, seed=seed), np.float32
-    )
-    check_vectors(vectors)
+    vectors = generate(real, n_items, generator=generator, seed=seed)
     return Corpus(vectors, len(real), generator)
 
 
@@ -73,17 +69,9 @@ def split_users(
 
     Returns:
         Three ascending int32 arrays without a common user.
-
-    Raises:
-        AnnError: The share is below 0, or leaves fewer than two users.
     """
     users = np.flatnonzero(task.targets.lengths).astype(np.int32)
     count = round(share * len(users))
-    if not 0 <= count <= len(users) - 2:
-        raise AnnError(
-            f"training_users is {share} of {len(users)} users",
-            "Use a share from 0 to below 1, as 0.2.",
-        )
     shuffled = np.random.default_rng(seed).permutation(users)
     apart, choosing, reporting = np.split(shuffled, [count, (count + len(users)) // 2])
     return np.sort(apart), np.sort(choosing), np.sort(reporting)

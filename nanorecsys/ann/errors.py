@@ -15,19 +15,7 @@ class CrashError(AnnError):
 
 
 class FactoryError(SpecificationError):
-    """The factory string is not one that a library knows."""
-
-
-class DivisibilityError(SpecificationError):
-    """The number of parts of a product quantizer does not divide the dimensions."""
-
-
-class DirectionsError(SpecificationError):
-    """A projection has no directions, more than the vectors have, or no users to be fitted on."""
-
-
-class ListsError(SpecificationError):
-    """An index has more inverted lists than vectors to train them with."""
+    """The factory string is unknown or does not fit the dimensions, or its users are missing."""
 
 
 class VectorsError(SpecificationError):

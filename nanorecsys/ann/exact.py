@@ -3,7 +3,7 @@
 All is computed in numpy and not by the library whose indexes are judged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from nanorecsys.evaluation.ranking import top_items
 TIE = 1e-6  # scores that differ by less are equal (single precision has an error of 1e-7)
 LOWEST = np.finfo(np.float32).min
 BLOCK_BYTES = 64 * 2**20
+Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]  # scores and items of k
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +23,12 @@ class Exact:
     """The exact neighbours of queries among n vectors.
 
     Args:
-        scores: float32 (q, k), falling.
         items: int32 (q, k), equal scores in ascending order of item; -1 beyond the last one.
         n: Number of vectors.
         hits: Sorted keys (query * n + item) of all items whose score is at least that of the k-th
             neighbour, ties included.
     """
 
-    scores: np.ndarray
     items: np.ndarray
     n: int
     hits: np.ndarray
@@ -48,7 +47,7 @@ class Exact:
         fresh = np.ones(first.shape, bool)
         fresh[:, 1:] = first[:, 1:] != first[:, :-1]
         keys = np.arange(len(first))[:, None] * self.n + first
-        inside = _among(keys, self.hits) & fresh & (first >= 0)
+        inside = np.isin(keys, self.hits) & fresh & (first >= 0)
         return np.minimum(inside.sum(axis=1) / k, 1).astype(np.float32)
 
 
@@ -78,7 +77,6 @@ def exact_neighbours(
     """
     n = len(vectors)
     check_neighbours(k, n)
-    scores = np.empty((len(queries), k), np.float32)
     items = np.empty((len(queries), k), np.int32)
     hits = []
     block = max(1, BLOCK_BYTES // (4 * n))
@@ -91,10 +89,11 @@ def exact_neighbours(
             )
             found[row, seen.items[entry]] = -np.inf
         items[part] = top = top_items(found, k)  # ties beyond the k-th go into hits only
-        scores[part] = np.where(top < 0, -np.inf, np.take_along_axis(found, top, axis=1))
-        row, item = np.nonzero(found >= np.maximum(scores[part, -1:] - TIE, LOWEST))
+        last = np.take_along_axis(found, top[:, -1:], axis=1)
+        bar = np.where(top[:, -1:] < 0, LOWEST, last - TIE)
+        row, item = np.nonzero(found >= bar)
         hits.append((row + start) * n + item)
-    return Exact(scores, items, n, np.concatenate(hits))
+    return Exact(items, n, np.concatenate(hits))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,17 +112,26 @@ class Queries:
     seen: Histories
     targets: np.ndarray
 
-    def ranks(
-        self, search: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]], n: int
-    ) -> np.ndarray:
+    def ranks(self, search: Search, n: int) -> np.ndarray:
         """Rank each held-out item by a search of n items, float64 (u,); infinite if not found."""
-        wanted = list_lengths(self.seen.lengths, n)
         found = np.empty(len(self.targets))
-        for length in np.unique(wanted):
-            rows = np.flatnonzero(wanted == length)
-            scores, items = search(self.vectors[rows], int(length))
+        for rows, scores, items in search_unseen(search, self.vectors, self.seen, n):
             found[rows] = target_ranks(scores, items, self.seen.take(rows), self.targets[rows], n)
         return found
+
+
+def search_unseen(
+    search: Search, queries: np.ndarray, seen: Histories, n: int, cutoff: int = 10
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Search n items for as many neighbours of each query that `cutoff` unseen ones are left.
+
+    Yields:
+        Rows of queries that ask for equally many, and the search's scores and items of them.
+    """
+    wanted = list_lengths(seen.lengths, n, cutoff)
+    for length in np.unique(wanted):
+        rows = np.flatnonzero(wanted == length)
+        yield rows, *search(queries[rows], int(length))
 
 
 def target_ranks(
@@ -201,12 +209,4 @@ def seen_share(items: np.ndarray, seen: Histories) -> tuple[float, float]:
 def _are_seen(items: np.ndarray, seen: Histories, n: int) -> np.ndarray:
     """Say which items, int (u, k) below n, their user has seen: bool (u, k), undefined at -1."""
     row, entry = expand(seen.offsets[:-1], seen.offsets[1:])
-    return _among(np.arange(len(items))[:, None] * n + items, np.sort(row * n + seen.items[entry]))
-
-
-def _among(keys: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Say which of `keys` are in the sorted array `ordered`: bool, the shape of `keys`."""
-    if not len(ordered):
-        return np.zeros(keys.shape, bool)
-    place = np.searchsorted(ordered, keys)
-    return ordered[np.minimum(place, len(ordered) - 1)] == keys
+    return np.isin(np.arange(len(items))[:, None] * n + items, row * n + seen.items[entry])

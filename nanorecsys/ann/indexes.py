@@ -6,19 +6,11 @@ scores, items = index.search(queries, 100)
 index.save(path); load_index(path)
 """
 
-import re
 from typing import Any
 
 import numpy as np
 
-from nanorecsys.ann.errors import (
-    DirectionsError,
-    DivisibilityError,
-    FactoryError,
-    ListsError,
-    NeighboursError,
-    VectorsError,
-)
+from nanorecsys.ann.errors import FactoryError, NeighboursError, VectorsError
 from nanorecsys.ann.specs import PROJECTED, directions, lists, needs_users, options
 from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import (
@@ -28,11 +20,9 @@ from nanorecsys.serving.retrieval import (
     LorannIndex,
     ScannIndex,
     bfloat16,
-    innermost,
     library,
     load_library,
     reason,
-    transforms,
 )
 from nanorecsys.system.blas import faiss
 
@@ -65,21 +55,11 @@ def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = No
     check_vectors(vectors)
     if library(factory) != "faiss":
         return build_other(factory, vectors)
-    check_factory(factory, *vectors.shape)
-    try:
-        # A random rotation of FAISS reserves the projection's place in the chain and in the file.
-        written = PROJECTED.sub(r"RR\2,", factory, count=1) if PROJECTED.match(factory) else factory
-        index = faiss.index_factory(vectors.shape[1], written, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise FactoryError(
-            f"FAISS does not know an index {factory!r} for {vectors.shape[1]} dimensions: "
-            f"{reason(error)}",
-            "See its guidelines on the index factory.",
-        ) from error
-    _bound(index, vectors)
+    index = empty_index(factory, vectors.shape[1])
+    _bound(index, factory)
     if PROJECTED.match(factory):
         fitted_on = users if needs_users(factory) else vectors
-        (transform,) = transforms(index)
+        (transform,) = _transforms(index)
         project_by(transform, users_projection(vectors, fitted_on, directions(factory)))
     try:
         index.train(vectors)
@@ -89,6 +69,23 @@ def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = No
             f"{factory}: {reason(error)}", "Use another specification."
         ) from error
     return FaissIndex(index)
+
+
+def empty_index(factory: str, d: int) -> Any:
+    """Make an untrained index of FAISS for inner products of d dimensions.
+
+    Raises:
+        FactoryError: FAISS does not know the string, or it does not fit the dimensions.
+    """
+    # A random rotation of FAISS reserves the projection's place in the chain and in the file.
+    written = PROJECTED.sub(r"RR\2,", factory, count=1) if PROJECTED.match(factory) else factory
+    try:
+        return faiss.index_factory(d, written, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise FactoryError(
+            f"FAISS does not make an index {factory!r} for {d} dimensions: {reason(error)}",
+            "See its guidelines on the index factory.",
+        ) from error
 
 
 def build_other(factory: str, vectors: np.ndarray) -> Index:
@@ -106,7 +103,9 @@ def build_other(factory: str, vectors: np.ndarray) -> Index:
     given = options(factory, n)
     parts = next(iter(given.values()))
     if parts > n:
-        raise ListsError(f"{factory} has {parts} parts for {n} vectors", "Use fewer of them.")
+        raise SpecificationError(
+            f"{factory} has {parts} parts for {n} vectors", "Use fewer of them."
+        )
     module = load_library(library(factory))
     try:
         if library(factory) == "scann":
@@ -151,46 +150,12 @@ def check_vectors(vectors: np.ndarray) -> None:
             f"expected float32 (n, d), got {vectors.dtype} {vectors.shape}", "Convert them first."
         )
     norms = np.linalg.norm(vectors, axis=1)
-    if not np.isfinite(norms).all():
-        row = int(np.flatnonzero(~np.isfinite(norms))[0])
-        raise VectorsError(
-            f"vector {row} of {len(vectors)} is not finite", "Look for a diverged training."
-        )
-    worst = int(np.abs(norms - 1).argmax())
-    if abs(norms[worst] - 1) > NORM_TOLERANCE:
+    worst = int(np.abs(norms - 1).argmax())  # a NaN where there is one
+    if not abs(norms[worst] - 1) <= NORM_TOLERANCE:
         raise VectorsError(
             f"vector {worst} has norm {norms[worst]:.4g}, not 1",
             "Divide every vector by its norm: graph indexes lose most of their recall otherwise.",
         )
-
-
-def check_factory(factory: str, n: int, d: int) -> None:
-    """Check that a FAISS string can be trained on n vectors of d dimensions.
-
-    Raises:
-        DirectionsError: A projection has no directions, or more than d.
-        DivisibilityError: The parts of a product quantizer do not divide the dimensions.
-        ListsError: There are more inverted lists than vectors.
-    """
-    if lists(factory) > n:
-        raise ListsError(
-            f"{factory} has {lists(factory)} lists for {n} vectors", "Use fewer lists."
-        )
-    if PROJECTED.match(factory):
-        if not 1 <= directions(factory) <= d:
-            raise DirectionsError(
-                f"{factory} keeps {directions(factory)} directions of {d}",
-                f"Use 1 to {d}.",
-            )
-        d = directions(factory)
-    for part in factory.split(","):
-        if found := re.fullmatch(r"O?PCAR?(\d+)|OPQ\d+_(\d+)", part):
-            d = int(found[1] or found[2])
-        elif (found := re.match(r"O?PQ(\d+)", part)) and d % int(found[1]):
-            raise DivisibilityError(
-                f"{factory}: {found[1]} parts do not divide {d} dimensions",
-                "Use a divisor of the dimensions.",
-            )
 
 
 def users_projection(
@@ -212,20 +177,20 @@ def users_projection(
         Orthonormal rows, float32 (count, d).
 
     Raises:
-        DirectionsError: There are no users' vectors.
-        VectorsError: The users' vectors are not finite, of unit norm and of d dimensions.
+        FactoryError: There are no users' vectors, or more directions than d.
+        VectorsError: The users' vectors are not finite or not of unit norm.
     """
+    if count > vectors.shape[1]:
+        raise FactoryError(
+            f"a projection keeps {count} directions of {vectors.shape[1]}",
+            f"Use 1 to {vectors.shape[1]}.",
+        )
     if users is None or not len(users):
-        raise DirectionsError(
+        raise FactoryError(
             "a projection to the users' directions is fitted on users' vectors, and there are none",
             "Set users apart (training_users above 0), or use a specification without Users.",
         )
     check_vectors(users)
-    if users.shape[1] != vectors.shape[1]:
-        raise VectorsError(
-            f"users' vectors have {users.shape[1]} dimensions, the items' {vectors.shape[1]}",
-            "Use vectors of one model.",
-        )
     moments = sum(
         weight * (own.T @ own).astype(np.float64) / len(own)
         for weight, own in ((1, users), (ITEMS_WEIGHT, vectors))
@@ -247,63 +212,27 @@ def check_neighbours(k: int, n: int) -> None:
         )
 
 
-def read_bytes(index: Index, queries: np.ndarray, k: int) -> float | None:
-    """Return the mean bytes that a query reads at the current setting; None for a graph.
-
-    The bytes are the codes in the visited lists, centroids, matrices and refined vectors.
-    """
-    if not isinstance(index, FaissIndex):
-        return None
-    inner = innermost(index.index)
-    if isinstance(inner, faiss.IndexHNSW):
-        return None
-    found = sum(4.0 * t.d_in * t.d_out for t in transforms(index.index))
-    visits = visited(index, queries)
-    if visits is None:
-        found += inner.ntotal * inner.sa_code_size()
-    else:
-        found += visits.mean() * inner.code_size + _centroid_bytes(inner)
-    outer = faiss.downcast_index(index.index)
-    if isinstance(outer, faiss.IndexRefine):
-        candidates = min(k * outer.k_factor, outer.ntotal)
-        found += candidates * faiss.downcast_index(outer.refine_index).sa_code_size()
-    return float(found)
-
-
-def visited(index: Index, queries: np.ndarray) -> np.ndarray | None:
-    """Count the vectors in the lists that each query visits, int64 (q,); None without lists."""
-    inner = innermost(index.index) if isinstance(index, FaissIndex) else None
-    if not isinstance(inner, faiss.IndexIVF):
-        return None
-    lists: Any = inner.invlists
-    sizes = np.array([lists.list_size(i) for i in range(inner.nlist)])
-    for transform in transforms(index.index):
-        queries = transform.apply(queries)
-    _, found = inner.quantizer.search(queries, min(inner.nprobe, inner.nlist))
-    return sizes[found].sum(axis=1)
-
-
-def _centroid_bytes(lists: Any) -> float:
-    """Bytes of centroids that a query reads: all codes where there are some, else all vectors."""
-    coarse = faiss.downcast_index(lists.quantizer)
-    whole = 4 * coarse.d
-    if not isinstance(coarse, faiss.IndexRefine):
-        return whole * coarse.ntotal
-    compared = min(coarse.ntotal, coarse.k_factor * lists.nprobe)
-    codes = faiss.downcast_index(coarse.base_index).sa_code_size()
-    return codes * coarse.ntotal + whole * compared
-
-
-def _bound(index: faiss.Index, vectors: np.ndarray) -> None:
+def _bound(index: Any, factory: str) -> None:
     """Apply the bounds of a build to an index that is not trained yet."""
-    for transform in transforms(index):
+    for transform in _transforms(index):
         if isinstance(transform, faiss.OPQMatrix):
             transform.niter = transform.niter_pq = OPQ_ITERATIONS
             transform.niter_pq_0 = 3 * OPQ_ITERATIONS
             transform.max_train_points = OPQ_POINTS
-    inner = innermost(index)
-    if isinstance(inner, faiss.IndexHNSW):
-        inner.hnsw.efConstruction = HNSW_BEAM
+    if "HNSW" in factory and not lists(factory):
+        parameters: Any = faiss.ParameterSpace()
+        parameters.set_index_parameter(index, "efConstruction", HNSW_BEAM)
+
+
+def _transforms(index: Any) -> list[Any]:
+    """List the transforms that a vector passes before it is searched, in order."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        return _transforms(index.base_index)
+    if not isinstance(index, faiss.IndexPreTransform):
+        return []
+    chain: Any = index.chain
+    return [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
 
 
 def project_by(transform: faiss.LinearTransform, matrix: np.ndarray) -> None:

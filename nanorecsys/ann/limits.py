@@ -1,7 +1,7 @@
 """The machine's limits: memory bandwidth of one thread."""
 
-import time
-from collections.abc import Callable, Sequence
+import timeit
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -22,11 +22,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Measured limits of the machine on one thread, in the order of the working sets."""
 
     bandwidth: list[Bandwidth]
-
-    @property
-    def memory_gb_per_s(self) -> float:
-        """Bandwidth at the largest working set, which is main memory's."""
-        return self.bandwidth[-1].gb_per_s
 
     def read_ms(self, read_bytes: float) -> float:
         """Return the least milliseconds that a read takes, as if it stayed in a cache before.
@@ -61,20 +56,12 @@ def measure_limits(sizes_mib: Sequence[float] = SIZES_MIB, repeats: int = 3) -> 
 
 
 def _read_rate(size: int, repeats: int) -> float:
-    """Measure GB per second, which is bytes per nanosecond."""
+    """Measure GB per second."""
     ones = np.ones(size, np.int8)  # written, so that pages are not shared
     text = bytearray(ones.tobytes())
     floats = ones.view(np.float32)
     calls = max(1, 2 * MIB // size)  # amortizes the cost of reading the clock
     readers = (lambda: text.find(b"\0"), ones.max, floats.max)
-    return size / min(_best_ns(read, repeats, calls) for read in readers)
-
-
-def _best_ns(work: Callable[[], object], repeats: int, calls: int = 1) -> float:
-    times = []
-    for _ in range(repeats + 1):  # the first repeat is a warm-up
-        start = time.perf_counter_ns()
-        for _ in range(calls):
-            work()
-        times.append((time.perf_counter_ns() - start) / calls)
-    return min(times[1:])
+    # The first repeat is a warm-up.
+    seconds = [timeit.repeat(read, number=calls, repeat=repeats + 1)[1:] for read in readers]
+    return float(size * calls / np.min(seconds) / 1e9)

@@ -1,9 +1,8 @@
 """The result record of chapter 04. Latencies are of single queries on one thread."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
-import numpy as np
 import pandas as pd
 
 from nanorecsys.ann.errors import Failure
@@ -14,14 +13,11 @@ from nanorecsys.study.spread import Interval, Spread
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """An index with a search setting.
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """An index with a search setting of its library.
 
     Recalls are against exact search, ties counted. `sure` is the lower end of the 95 % interval of
-    recall_k over the users who choose the settings, `recall_k` is of the other users. Times in
-    batches are per query on one thread; `queries_per_s` uses all threads. `peak_rss_mib` is the
-    build's resident memory above that with the vectors loaded, `rss_mib` what loading the index
-    adds.
+    recall_k over the users who choose the settings, `recall_k` is of the other users.
     """
 
     factory: str
@@ -30,35 +26,37 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True):
     sure: float
     recall_k: Interval
     p50_ms: Spread
+    bytes_a_vector: float
+    build_s: float
+
+
+class OperatingPoint(Point, frozen=True, kw_only=True):
+    """A point of the whole table.
+
+    Times in batches are per query on one thread; `queries_per_s` uses all threads. `peak_rss_mib`
+    is the build's resident memory above that with the vectors loaded, `rss_mib` what loading the
+    index adds.
+    """
+
     batch_32_ms: float
     large_batch_ms: float
     queries_per_s: float
-    build_s: float
     save_s: float
     load_ms: float
-    bytes_a_vector: float
     peak_rss_mib: float
     rss_mib: float
 
 
-class Finalist(msgspec.Struct, frozen=True, kw_only=True):
+class Finalist(Point, frozen=True, kw_only=True):
     """A point that was timed again in turns with Flat.
 
     `times_flat` is Flat's P50 over its own within a round, `saved_ms` the difference. `p99_ms` is
-    over all rounds, None where too few queries were timed. `search` is a setting of its library.
+    over all rounds, None where too few queries were timed.
     """
 
-    factory: str
-    family: str
-    search: str
-    sure: float
-    recall_k: Interval
-    bytes_a_vector: float
-    p50_ms: Spread
     p99_ms: float | None
     times_flat: Spread
     saved_ms: float
-    build_s: float
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,8 +113,7 @@ def to_records(frame: pd.DataFrame, kind: type[T]) -> list[T]:
     [Failure(factory='Flat', error='E', message='m')]
     """
     found = []
-    for values in frame.to_dict("records"):
-        row = {str(name): _plain(value) for name, value in values.items()}
+    for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
         for field in msgspec.structs.fields(kind):
             name = field.name
             if field.type in (Spread, Interval):
@@ -128,10 +125,3 @@ def to_records(frame: pd.DataFrame, kind: type[T]) -> list[T]:
                 }
         found.append(msgspec.convert(row, kind))
     return found
-
-
-def _plain(value: Any) -> Any:
-    """Convert a cell to what JSON has: NaN becomes None, a NumPy scalar one of Python."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if value is pd.NA or value != value else value

@@ -24,16 +24,13 @@ bits elsewhere. The directions are fitted on users who are not measured, see
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from nanorecsys.ann.errors import AnnError, FactoryError
-from nanorecsys.serving.errors import SettingError
 from nanorecsys.serving.retrieval import library, parse_setting
-
-Table = Literal["core", "all"]
 
 
 class Specification(msgspec.Struct, frozen=True):
@@ -44,11 +41,30 @@ class Specification(msgspec.Struct, frozen=True):
     core: bool = False
 
 
+class Scann(msgspec.Struct, forbid_unknown_fields=True):
+    """Options of ScaNN; 0 leaves follow the number of vectors."""
+
+    leaves: int = 0
+    block: int = 2
+    vectors: Literal[32, 16, 8] = 32
+
+
+class Lorann(msgspec.Struct, forbid_unknown_fields=True):
+    """Options of LoRANN; 0 clusters follow the number of vectors."""
+
+    clusters: int = 0
+    dims: int = 128
+    rank: Literal[32, 16, 64] = 32
+    bits: Literal[8, 4] = 8
+    vectors: Literal[32, 16] = 32
+
+
+OPTIONS: dict[str, Any] = {"scann": Scann, "lorann": Lorann}
 BASELINE = "Flat"
 USERS_FAMILY = "users' directions, PQ fast scan, refined"
 FEWEST_PER_LIST = 8  # items per list on average, in an index that is served
 CODE_VECTORS = 256  # at least, to train the codes of a product quantizer with 8 bits
-PROJECTED = re.compile(r"(Users|Items)(\d+),")
+PROJECTED = re.compile(r"(Users|Items)([1-9]\d*),")
 OTHER = "as given"  # family of a specification that is not in the table
 
 # `np` skips the annealing of polysemous codes: it takes minutes and does not change recall.
@@ -84,22 +100,9 @@ TABLE = (
     Specification("lorann:clusters=64,rank=64", "LoRANN", core=True),
     Specification("lorann:clusters=128,dims=96,vectors=16", "LoRANN"),
 )
-FAMILIES = tuple(dict.fromkeys(s.family for s in TABLE))
 
 _PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
 _FACTORS = (1, 2, 3, 4, 6, 8, 12, 16)
-# Options of the other libraries with their values where they are left out: 0 follows the number of
-# vectors, and a tuple has all that there are, the first one in its place.
-OPTIONS: dict[str, dict[str, int | tuple[int, ...]]] = {
-    "scann": {"leaves": 0, "block": 2, "vectors": (32, 16, 8)},
-    "lorann": {
-        "clusters": 0,
-        "dims": 128,
-        "rank": (32, 16, 64),
-        "bits": (8, 4),
-        "vectors": (32, 16),
-    },
-}
 MOST_CLUSTERS = 4096  # more would double the time of a build at three million vectors
 # Shares of the leaves or clusters that are searched, and candidates compared exactly with each.
 _SHARES = (0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.36, 0.43, 0.5, 0.6, 0.75, 0.9)
@@ -108,28 +111,30 @@ _CANDIDATES = (200, 250, 300, 350, 400, 450, 500, 600, 700, 800, 1000, 1300)
 _BEAMS = (100, 112, 128, 160, 192, 256, 384, 512)
 # Both grow together, since the smaller one limits the recall.
 _PROBES_AND_FACTORS = ((8, 2), (16, 2), (24, 2), (32, 2), (32, 3), (32, 4), (64, 4), (128, 8))
-# Each grid goes from the cheapest setting to the most expensive one.
-GRIDS: dict[str, tuple[str, ...]] = {
-    "scan": ("",),
-    "refined": tuple(f"k_factor_rf={f}" for f in _FACTORS),
-    "ivf": tuple(f"nprobe={p}" for p in _PROBES),
-    "ivf refined": tuple(f"nprobe={p},k_factor_rf={f}" for p, f in _PROBES_AND_FACTORS),
-    "hnsw": tuple(f"efSearch={b}" for b in _BEAMS),
-}
 
 
-def grid_name(factory: str) -> str:
-    """Return the name in `GRIDS` of the grid that fits a factory string.
+def grid(factory: str, n: int = 1) -> list[str]:
+    """Return search settings of a specification for n vectors, from the cheapest to the dearest.
 
-    >>> grid_name("OPQ64,IVF256,PQ64np"), grid_name("PQ64x4fs,RFlat"), grid_name("HNSW32")
-    ('ivf', 'refined', 'hnsw')
+    >>> grid("OPQ64,IVF4,PQ64np"), grid("Flat")
+    (['nprobe=1', 'nprobe=2', 'nprobe=4'], [''])
     """
-    refined = re.search(r",(RFlat|Refine\()", factory) is not None
-    if lists(factory):
-        return "ivf refined" if refined else "ivf"
+    if library(factory) in OPTIONS:
+        part, count = next(iter(options(factory, n).items()))
+        return [
+            f"{part}={math.ceil(share * count)},rerank={candidates}"
+            for share, candidates in zip(_SHARES, _CANDIDATES, strict=True)
+        ]
+    refined = re.search(r",(RFlat|Refine\()", factory)
+    count = lists(factory)
+    if count and refined:
+        pairs = [(probes, f) for probes, f in _PROBES_AND_FACTORS if probes <= count]
+        return [f"nprobe={p},k_factor_rf={f}" for p, f in pairs] or [f"nprobe={count}"]
+    if count:
+        return [f"nprobe={probes}" for probes in _PROBES if probes <= count]
     if "HNSW" in factory:
-        return "hnsw"
-    return "refined" if refined else "scan"
+        return [f"efSearch={beam}" for beam in _BEAMS]
+    return [f"k_factor_rf={f}" for f in _FACTORS] if refined else [""]
 
 
 def lists(factory: str) -> int:
@@ -197,26 +202,16 @@ def options(factory: str, n: int) -> dict[str, int]:
 
     Raises:
         FactoryError: There is no such library or option, or a value that the option does not have.
+        SettingError: The options are not a comma-separated list of `name=number`.
     """
     name = library(factory)
     if name not in OPTIONS:
         raise FactoryError(f"{factory}: no library {name!r}", f"Use {' or '.join(OPTIONS)}.")
     try:
-        given = parse_setting(factory.partition(":")[2])
-    except SettingError as error:
-        raise FactoryError(
-            f"{factory}: {error.message}", "Write it like scann:leaves=128."
-        ) from error
-    found = {}
-    for option, values in OPTIONS[name].items():
-        known = values if isinstance(values, tuple) else (values,)
-        found[option] = given.pop(option, known[0])
-        if isinstance(values, tuple) and found[option] not in values:
-            raise FactoryError(f"{factory}: {option} is {found[option]}", f"Use one of {values}.")
-    if given:
-        raise FactoryError(
-            f"{factory}: no option {next(iter(given))!r}", f"Use {', '.join(found)}."
-        )
+        given = msgspec.convert(parse_setting(factory.partition(":")[2]), OPTIONS[name])
+    except msgspec.ValidationError as error:
+        raise FactoryError(f"{factory}: {error}", "Write it like scann:leaves=128.") from error
+    found = msgspec.structs.asdict(given)
     if name == "scann":
         found["leaves"] = found["leaves"] or 2 ** round(math.log2(n) / 2)
     else:
@@ -233,22 +228,11 @@ def search_settings(factory: str, points: int, n: int = 1) -> tuple[str, ...]:
     >>> search_settings("scann:leaves=128", 2)
     ('leaves=8,rerank=200', 'leaves=116,rerank=1300')
     """
-    if library(factory) in OPTIONS:
-        part, count = next(iter(options(factory, n).items()))
-        grid = tuple(
-            f"{part}={math.ceil(share * count)},rerank={candidates}"
-            for share, candidates in zip(_SHARES, _CANDIDATES, strict=True)
-        )
-    else:
-        grid = GRIDS[grid_name(factory)]
-    if count := lists(factory):
-        probes = {setting: parse_setting(setting)["nprobe"] for setting in grid}
-        grid = tuple(s for s in grid if probes[s] <= count) or (f"nprobe={count}",)
-    if points >= len(grid):
-        return grid
+    settings = grid(factory, n)
     if points == 1:
-        return (grid[len(grid) // 2],)
-    return tuple(grid[i] for i in np.linspace(0, len(grid) - 1, points).round().astype(int))
+        return (settings[len(settings) // 2],)
+    chosen = np.linspace(0, len(settings) - 1, min(points, len(settings)))
+    return tuple(settings[i] for i in chosen.round().astype(int))
 
 
 def choose(table: str = "core", specs: Sequence[str] = ()) -> tuple[Specification, ...]:

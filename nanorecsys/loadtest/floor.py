@@ -2,22 +2,18 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pandas as pd
 
-from nanorecsys.ann.indexes import read_bytes
 from nanorecsys.ann.limits import Limits
 from nanorecsys.export.arithmetic import operator_times, peaks
 from nanorecsys.loadtest.result import Floor
 from nanorecsys.serving.bundle import RANKER, TOWER_FP32, open_bundle
-from nanorecsys.serving.encoder import encode_users
 
 STAGES = ("encode", "retrieve", "rank")  # stages whose CPU time the server tells
 CANDIDATES = 100  # items that the server retrieves
-SAMPLE = 200  # users whose searches are counted
 
 
 def find(
@@ -38,11 +34,8 @@ def find(
     rate = peaks()
     gmacs = rate["int8" if m.tower_is_int8 and bundle.tower != TOWER_FP32 else "fp32"]
     macs = operator_times(folder / bundle.tower, m.n_items, round(served.mean())).macs
-    users = np.flatnonzero(lengths)[:SAMPLE]
-    vectors = encode_users(bundle.encoder, bundle.histories, m.events_read, users)
-    index: Any = bundle.index
-    # Where it is unknown what an index reads, only the vectors that it finds count.
-    read = read_bytes(index, vectors, CANDIDATES) or 4.0 * m.d * CANDIDATES
+    # What an index reads besides differs by library, but it reads the vectors that it finds.
+    read = 4.0 * m.d * CANDIDATES
     floor = {"encode": macs / gmacs / 1e6, "retrieve": limits.read_ms(read)}
     if bundle.ranker:
         ranked = CANDIDATES * _weights(folder / RANKER)

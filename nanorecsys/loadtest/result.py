@@ -243,7 +243,7 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
         length: Mean number of events that the tower reads.
         macs: Multiply-accumulates of the tower at this length, and of the ranker where it serves.
         gmacs: Billions of multiply-accumulates a second of one thread, in the tower's precision.
-        read_mib: MiB that a search reads.
+        read_mib: MiB of the vectors that a search finds, which it reads at least.
         floor_ms, measured_ms: encode, retrieve, rank where a ranker serves, http and rest. The rest
             is the queue, the batches, the threads and the cache.
     """

@@ -7,14 +7,6 @@ The real items come first.
 """
 
 from nanorecsys.scaleup.catalogue import generate, write_catalogue
-from nanorecsys.scaleup.errors import GeneratorInputError, ScaleupError, UnknownGeneratorError
 from nanorecsys.scaleup.generators import GENERATORS
 
-__all__ = [
-    "GENERATORS",
-    "GeneratorInputError",
-    "ScaleupError",
-    "UnknownGeneratorError",
-    "generate",
-    "write_catalogue",
-]
+__all__ = ["GENERATORS", "generate", "write_catalogue"]

@@ -32,7 +32,7 @@ from nanorecsys.serving.retrieval import load_index
 FLAT_QUERIES = 20  # a round of exact search of the largest catalogue takes some seconds
 # FAISS's memory is in large pages, as numpy's arrays are: lists and codes lie all over it, and each
 # small page would cost a look-up.
-VARIABLES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+CHILD: dict[str, Any] = {"variables": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}
 GIB = 2**30
 
 
@@ -107,31 +107,23 @@ class CatalogueBench:
         """
         with recorded(self.failures, specification, f" at {n:,}"):
             parsed = parse_specification(specification, n)
-            if parsed.factory == BASELINE:
-                found = self._measure_flat(parsed, n)
-            else:
-                found = self._measure_index(parsed, n)
-            return found | {
-                "generator": self.generator,
-                "n": n,
-                "family": parsed.family,
-                "bytes_a_vector": found["index_bytes"] / n,
-            }
+            is_flat = parsed.factory == BASELINE
+            measure = self._measure_flat if is_flat else self._measure_index
+            found = measure(parsed, CatalogueFile(self.catalogue, n))
+            found |= {"generator": self.generator, "n": n, "family": parsed.family}
+            return found | {"bytes_a_vector": found["index_bytes"] / n}
         return None
 
-    def _measure_flat(self, parsed: ParsedSpecification, n: int) -> dict[str, Any]:
-        rows = CatalogueFile(self.catalogue, n)
+    def _measure_flat(self, parsed: ParsedSpecification, rows: CatalogueFile) -> dict[str, Any]:
         queries = self.queries[:FLAT_QUERIES]
         options = replace(self.options, choosing=len(queries), timed=len(queries))
         found = self._search(parsed, rows, options, queries, open_flat, rows)
-        return found | {"build_s": 0.0, "build_peak_gib": 0.0, "index_bytes": 4 * n * rows.d}
+        return found | {"build_s": 0.0, "build_peak_gib": 0.0, "index_bytes": 4 * rows.n * rows.d}
 
-    def _measure_index(self, parsed: ParsedSpecification, n: int) -> dict[str, Any]:
-        rows, path = CatalogueFile(self.catalogue, n), self.index_path(parsed.factory, n)
+    def _measure_index(self, parsed: ParsedSpecification, rows: CatalogueFile) -> dict[str, Any]:
+        path = self.index_path(parsed.factory, rows.n)
         given = (rows, parsed, self.training, self.users)
-        costs = build(
-            path, build_catalogue, *given, threads=self.options.threads, variables=VARIABLES
-        )
+        costs = build(path, build_catalogue, *given, threads=self.options.threads, **CHILD)
         found = self._search(parsed, rows, self.options, self.queries, load_index, path)
         return found | {
             "build_s": costs.build_s + costs.save_s,
@@ -158,9 +150,9 @@ class CatalogueBench:
     ) -> dict[str, Any]:
         name, settings = parsed.factory, [*widest_settings(parsed, options.k, rows.n), *self.extra]
         given = (load[0], load[1:], settings, queries, self.exact[rows.n], options)
-        child = {"threads": options.threads, "variables": VARIABLES}
         path = self._folder(rows) / f"{name}-{fingerprint(settings, queries, options)}.search"
-        found, measured = call_once(path, in_child, search_at_floor, *given, **child)
+        task = (in_child, search_at_floor, *given)
+        found, measured = call_once(path, *task, threads=options.threads, **CHILD)
         for kind, frame in measured.items():
             named = {"generator": self.generator, "n": rows.n, "factory": name, "k": options.k}
             self.rows[kind].append(frame.assign(**named))

@@ -9,13 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nanorecsys.ann.indexes import (
-    build_other,
-    check_factory,
-    check_neighbours,
-    project_by,
-    users_projection,
-)
+from nanorecsys.ann.indexes import build_other, empty_index, project_by, users_projection
 from nanorecsys.ann.specs import directions, needs_users
 from nanorecsys.scaleup.catalogue import CatalogueFile
 from nanorecsys.scaleup.specs import OTHERS, ParsedSpecification
@@ -27,7 +21,6 @@ CODE_ITERATIONS = 6  # iterations of k-means for codes; more add less than 0.01 
 CLUSTER_POINTS = 262_144  # items that k-means of lists is trained on, at most
 COARSE_FACTOR = 2  # times nprobe: centroids that are re-ranked exactly
 ONE_BY_ONE = 11  # FAISS's `implem` that searches single queries, with candidates in a reservoir
-INNER_PRODUCT = faiss.METRIC_INNER_PRODUCT
 
 
 @dataclass(frozen=True)
@@ -65,39 +58,19 @@ def build(
         SpecificationError: The specification does not fit the items.
         LibraryError: Its library is not installed.
     """
-    check_neighbours(1, rows.n)
     if parsed.library in OTHERS:
         return build_other(parsed.factory, rows.read(0, rows.n))
-    for code in (parsed.factory, f"{parsed.space}{parsed.coarse_code}"):
-        check_factory(code, rows.n, rows.d)
-    return _build_lists(rows, parsed, options, users)
-
-
-def try_build(factory: str, vectors: np.ndarray) -> None:
-    """Build an index of ScaNN or LoRANN and drop it; an error is the caller's."""
-    build_other(factory, vectors)
-
-
-def _build_lists(
-    rows: CatalogueFile,
-    parsed: ParsedSpecification,
-    options: TrainingOptions,
-    users: np.ndarray | None,
-) -> FaissIndex:
     seen, projection = rows, np.empty((0, rows.d), np.float32)
     if parsed.space:
         items = rows.sample(CODE_POINTS, options.seed + 2)
         fitted_on = users if needs_users(parsed.factory) else items
         count = directions(parsed.factory)
         projection = users_projection(items, fitted_on, count, options.seed)
-        seen = rows.projected(projection)
-    centroids = _centroids(seen, parsed.lists, options)
-    index = _trained(seen, parsed, centroids, options)
-    refinement: Any = None
-    if parsed.refined:
-        refinement = faiss.IndexScalarQuantizer(
-            rows.d, faiss.ScalarQuantizer.QT_8bit, INNER_PRODUCT
-        )
+        seen = CatalogueFile(rows.path, rows.n, projection)
+    coarse = empty_index(parsed.coarse_code, seen.d) if parsed.coarse_code else None
+    index = _trained(seen, parsed, options)
+    refinement = empty_index("SQ8", rows.d) if parsed.refined else None
+    if refinement is not None:
         refinement.train(rows.sample(CODE_POINTS, options.seed + 1))
     for start, stop in rows.blocks(options.block_rows):
         vectors = rows.read(start, stop)
@@ -105,8 +78,8 @@ def _build_lists(
             refinement.add(vectors)
         index.add(vectors @ projection.T if parsed.space else vectors)
     found = _packed(index, parsed.code)
-    if parsed.coarse_code:
-        coarse = _coarse(centroids, parsed.coarse_code)
+    if coarse is not None:
+        _add_centroids(coarse, index.quantizer.reconstruct_n(0, parsed.lists))
         found.quantizer, found.own_fields = coarse, False
         _keep_alive(found, coarse)
     if parsed.space:
@@ -116,6 +89,11 @@ def _build_lists(
     if refinement is not None:
         found = faiss.IndexRefine(found, refinement)
     return FaissIndex(found)
+
+
+def try_build(factory: str, vectors: np.ndarray) -> None:
+    """Build an index of ScaNN or LoRANN and drop it; an error is the caller's."""
+    build_other(factory, vectors)
 
 
 def _centroids(rows: CatalogueFile, lists: int, options: TrainingOptions) -> np.ndarray:
@@ -130,23 +108,18 @@ def _centroids(rows: CatalogueFile, lists: int, options: TrainingOptions) -> np.
     return faiss.vector_to_array(clustering.centroids).reshape(lists, rows.d)
 
 
-def _trained(
-    rows: CatalogueFile,
-    parsed: ParsedSpecification,
-    centroids: np.ndarray,
-    options: TrainingOptions,
-) -> Any:
-    """Train plain codes; codes of a fast scan are packed once all are there."""
+def _trained(rows: CatalogueFile, parsed: ParsedSpecification, options: TrainingOptions) -> Any:
+    """Train lists and plain codes; codes of a fast scan are packed once all are there."""
     fast_scan = "x4fs" in parsed.code
     code = f"{parsed.code.partition('fs')[0]}np" if fast_scan else parsed.code
-    index: Any = faiss.index_factory(rows.d, f"IVF{parsed.lists},{code}", INNER_PRODUCT)
+    index = empty_index(f"IVF{parsed.lists},{code}", rows.d)
     if fast_scan:
         index.by_residual = parsed.code.endswith("r")  # as the factory does
     if isinstance(index, faiss.IndexIVFPQ):
         training: Any = index.pq.cp
         training.niter, training.min_points_per_centroid = CODE_ITERATIONS, 1
         training.max_points_per_centroid = CODE_POINTS // 256
-    index.quantizer.add(centroids)
+    index.quantizer.add(_centroids(rows, parsed.lists, options))
     index.train(rows.sample(CODE_POINTS, options.seed + 1))
     return index
 
@@ -166,12 +139,10 @@ def _keep_alive(index: Any, part: Any) -> None:
     index.referenced_objects = [*getattr(index, "referenced_objects", []), part]
 
 
-def _coarse(centroids: np.ndarray, code: str) -> Any:
-    """An index of the centroids by their codes, with exact re-ranking."""
-    index: Any = faiss.index_factory(centroids.shape[1], code, INNER_PRODUCT)
-    index.k_factor = COARSE_FACTOR
-    codes: Any = faiss.downcast_index(index.base_index)
+def _add_centroids(coarse: Any, centroids: np.ndarray) -> None:
+    """Fill an index that finds centroids by their codes and re-ranks them exactly."""
+    coarse.k_factor = COARSE_FACTOR
+    codes: Any = faiss.downcast_index(coarse.base_index)
     codes.pq.cp.min_points_per_centroid = 1
-    index.train(centroids)
-    index.add(centroids)
-    return index
+    coarse.train(centroids)
+    coarse.add(centroids)

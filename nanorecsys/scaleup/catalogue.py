@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from nanorecsys.ann.exact import TIE, Exact
 from nanorecsys.ann.indexes import check_neighbours
-from nanorecsys.scaleup.errors import GeneratorInputError
 from nanorecsys.scaleup.generators import check_items, generator_of
 from nanorecsys.system.files import atomic_path
 from nanorecsys.system.limits import cores
@@ -39,9 +37,9 @@ def generate(
     Raises:
         UnknownGeneratorError: The generator is unknown.
         VectorsError: The real items are not unit float32 (items, d).
-        GeneratorInputError: The real items are too few, or more than n.
+        GeneratorInputError: The real items are too few.
     """
-    _check(vectors, n, generator)
+    _check(vectors, generator)
     catalogue = np.empty((n, vectors.shape[1]), np.float32)
     _fill(catalogue, vectors, generator, seed, threads)
     return catalogue
@@ -60,7 +58,7 @@ def write_catalogue(
     Returns:
         The file, memory-mapped and read-only, float32 (n, d).
     """
-    _check(vectors, n, generator)
+    _check(vectors, generator)
     with atomic_path(Path(path)) as part:
         shape = (n, vectors.shape[1])
         catalogue = np.lib.format.open_memmap(part, "w+", np.float32, shape)
@@ -69,14 +67,9 @@ def write_catalogue(
     return np.load(path, mmap_mode="r")
 
 
-def _check(vectors: np.ndarray, n: int, generator: str) -> None:
+def _check(vectors: np.ndarray, generator: str) -> None:
     generator_of(generator)
     check_items(vectors)
-    if n < len(vectors):
-        raise GeneratorInputError(
-            f"A catalogue of {n} items cannot keep {len(vectors)} real ones.",
-            f"Ask for at least {len(vectors)} items, or pass fewer vectors.",
-        )
 
 
 def _fill(
@@ -86,10 +79,7 @@ def _fill(
     n, real = len(catalogue), len(vectors)
     catalogue[:real] = vectors
     # One BLAS thread per thread: sums then have one order whatever the number of threads.
-    with (
-        threadpool_limits(1),
-        ThreadPoolExecutor(threads or cores()) as pool,
-    ):
+    with threadpool_limits(1), ThreadPoolExecutor(threads or cores()) as pool:
         fitted = generator_of(generator)(vectors, n)
 
         def make(shard: int) -> None:
@@ -105,25 +95,18 @@ def _fill(
 class CatalogueFile:
     """Rows of a .npy file of float32 (n, d). A map would count as memory, so blocks are read."""
 
-    def __init__(self, path: Path, n: int = 0) -> None:
+    def __init__(self, path: Path, n: int = 0, matrix: np.ndarray | None = None) -> None:
         """Open a file.
 
         Args:
             path: The file.
             n: Number of its first rows to use, 0 for all.
+            matrix: float32 (directions, d) that rows are multiplied by when read.
         """
-        shape = np.load(path, mmap_mode="r").shape
-        self.path, self.d = path, shape[1]
-        self.n = n or shape[0]
-        self._begin = path.stat().st_size - 4 * shape[0] * shape[1]
-        self._width = shape[1]
-        self._matrix: np.ndarray | None = None
-
-    def projected(self, matrix: np.ndarray) -> Self:
-        """Return the same rows multiplied by a matrix, float32 (directions, d), when read."""
-        other = type(self)(self.path, self.n)
-        other._matrix, other.d = matrix, len(matrix)
-        return other
+        rows, self._width = np.load(path, mmap_mode="r").shape
+        self._begin = path.stat().st_size - 4 * rows * self._width
+        self.path, self.n, self._matrix = path, n or rows, matrix
+        self.d = self._width if matrix is None else len(matrix)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Read rows start to stop, float32 (stop - start, d)."""
@@ -180,6 +163,5 @@ def exact_prefixes(
         if stop in sizes:
             query, place = np.nonzero((scores >= scores[:, k - 1 : k] - TIE) & (items >= 0))
             hits = np.sort(query * stop + items[query, place])
-            nearest = items[:, :k].astype(np.int32)
-            found[stop] = Exact(scores[:, :k].copy(), nearest, stop, hits)
+            found[stop] = Exact(items[:, :k].astype(np.int32), stop, hits)
     return found

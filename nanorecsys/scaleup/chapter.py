@@ -1,7 +1,6 @@
 """Chapter 05: which index suits three million items, and whether to believe the catalogue."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from nanorecsys.scaleup.analysis import MEMORY_SHARE
@@ -58,8 +57,3 @@ def estimate(parameters: dict[str, Any]) -> Estimate:
         memory_gib=2.0 + BUILD_COPIES * vectors,
         disk_gib=0.5 + (2 + MEMORY_SHARE * indexes) * vectors,
     )
-
-
-def inputs(parameters: dict[str, Any]) -> list[Path]:
-    """Return no files: the chapter reads nothing outside the run."""
-    return []

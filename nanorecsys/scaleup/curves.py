@@ -7,15 +7,13 @@ among all items.
 The rows are shuffled first: k-means must not meet the real items before the synthetic ones.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
-from nanorecsys.ann.exact import Exact, exact_neighbours, list_lengths, without_seen
+from nanorecsys.ann.exact import exact_neighbours, search_unseen, without_seen
 from nanorecsys.data import Histories
 from nanorecsys.scaleup.build import TrainingOptions, build
 from nanorecsys.scaleup.catalogue import CatalogueFile
@@ -23,44 +21,10 @@ from nanorecsys.scaleup.specs import OTHERS, ParsedSpecification, parse_specific
 from nanorecsys.serving.retrieval import Index
 
 K = 10
-METRICS = ("unseen", "all")  # the items among which neighbours are counted
 PROBES = (1, 2, 4, 8, 16, 32)
 FACTOR = 2  # candidates to refine, times k, for each list that is probed
 RERANKED = 400  # candidates that other libraries re-rank
-Case = tuple[str, str, str]  # family, search setting, metric
-
-
-@dataclass(frozen=True, eq=False)
-class Audience:
-    """Users who query a catalogue.
-
-    Args:
-        queries: Unit float32 (q, d).
-        seen: CSR by query, the catalogue's items that the user has seen.
-        exact: Exact neighbours by metric.
-    """
-
-    queries: np.ndarray
-    seen: Histories
-    exact: dict[str, Exact]
-
-    def recalls(self, index: Index, parsed: ParsedSpecification) -> Iterator[tuple[Case, Any]]:
-        """Yield the users' recalls, float32 (q,), at each setting of the ladder, by metric."""
-        for search in ladder(parsed):
-            index.set(search)
-            found = {"unseen": self._unseen(index), "all": index.search(self.queries, K)[1]}
-            for metric in METRICS:
-                yield (parsed.family, search, metric), self.exact[metric].recall(found[metric])
-
-    def _unseen(self, index: Index) -> np.ndarray:
-        """Ask for more neighbours, as a server does, and leave out the seen ones, int64 (q, K)."""
-        n, found = index.shape[0], np.empty((len(self.queries), K), np.int64)
-        depths = list_lengths(self.seen.lengths, n, K)
-        for depth in np.unique(depths):
-            users = np.flatnonzero(depths == depth)
-            items = index.search(self.queries[users], int(depth))[1]
-            found[users] = without_seen(items, self.seen.take(users), n, K)
-        return found
+Case = tuple[str, str, str]  # family, setting, and the items that count: "unseen" ones or "all"
 
 
 def ladder(parsed: ParsedSpecification) -> list[str]:
@@ -103,10 +67,9 @@ def user_recalls(
     """
     n = len(vectors)
     order = np.random.default_rng(options.seed).permutation(n)
-    shuffled = np.ascontiguousarray(vectors[order])
+    shuffled = vectors[order]
     seen = relabelled(seen, np.argsort(order))
-    exact = [exact_neighbours(shuffled, queries, K, seen=own) for own in (seen, None)]
-    audience = Audience(queries, seen, dict(zip(METRICS, exact, strict=True)))
+    unseen, every = (exact_neighbours(shuffled, queries, K, seen=own) for own in (seen, None))
     found: dict[Case, np.ndarray] = {}
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -115,7 +78,20 @@ def user_recalls(
         for specification in specifications:
             parsed = parse_specification(specification, n)
             index = build(rows, parsed, options, apart)
-            found |= dict(audience.recalls(index, parsed))
+            for search in ladder(parsed):
+                index.set(search)
+                answers = unseen_items(index, queries, seen)
+                found[parsed.family, search, "unseen"] = unseen.recall(answers)
+                answers = index.search(queries, K)[1]
+                found[parsed.family, search, "all"] = every.recall(answers)
+    return found
+
+
+def unseen_items(index: Index, queries: np.ndarray, seen: Histories) -> np.ndarray:
+    """Ask for more neighbours, as a server does, and leave out the seen ones, int64 (q, K)."""
+    n, found = index.shape[0], np.empty((len(queries), K), np.int64)
+    for rows, _, items in search_unseen(index.search, queries, seen, n, K):
+        found[rows] = without_seen(items, seen.take(rows), n, K)
     return found
 
 

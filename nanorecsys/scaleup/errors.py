@@ -8,7 +8,7 @@ class ScaleupError(NanorecsysError):
 
 
 class GeneratorInputError(ScaleupError):
-    """There are too few real items, or more than the catalogue is to have."""
+    """There are too few real items to fit a generator."""
 
 
 class UnknownGeneratorError(ScaleupError):

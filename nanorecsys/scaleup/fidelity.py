@@ -22,13 +22,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from nanorecsys.ann.bench import THREAD_VARIABLES, call_once, fingerprint
+from nanorecsys.ann.bench import call_once, fingerprint
 from nanorecsys.scaleup.build import TrainingOptions
 from nanorecsys.scaleup.catalogue import generate
 from nanorecsys.scaleup.curves import Case, relabelled, user_recalls
 from nanorecsys.scaleup.datasets import RealCatalogue
 from nanorecsys.scaleup.generators.neighbourhoods import nearest
 from nanorecsys.scaleup.result import BELIEFS, Belief, Difference, Fidelity, Judged
+from nanorecsys.study.provenance import THREAD_VARIABLES
 from nanorecsys.study.spread import Interval
 from nanorecsys.system.environment import environment
 
@@ -296,7 +297,6 @@ def combined(by_set: Mapping[str, Verdicts]) -> list[Judged]:
             Judged(
                 generator=name,
                 worst=first.worst.estimate,
-                interval=first.worst,
                 verdict=max((f.verdict for f in own.values()), key=BELIEFS.index),
                 by_set=own,
             )

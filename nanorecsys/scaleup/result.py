@@ -40,11 +40,10 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
-    """A generator in the held-out test. `worst` and `interval` are those of the first data set."""
+    """A generator in the held-out test. `worst` is that of the first data set."""
 
     generator: str
     worst: float
-    interval: Interval
     verdict: Belief
     by_set: dict[str, Fidelity]
 

@@ -6,8 +6,6 @@ import numpy as np
 
 from nanorecsys.data.interactions import Histories
 
-__all__ = ["Histories", "alike", "padded", "padded_batches"]
-
 
 def padded(histories: Histories, users: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Pad the last `window` items of some users for a user tower.

@@ -88,7 +88,7 @@ class FaissIndex:
             except RuntimeError as error:
                 raise SettingError(
                     f"the setting {search!r} does not fit: {reason(error)}",
-                    "See nanorecsys.ann.specs.GRIDS.",
+                    "See nanorecsys.ann.specs.grid.",
                 ) from error
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -269,26 +269,6 @@ def _checked(queries: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if queries.ndim != 2 or queries.shape[1] != shape[1]:
         raise ValueError(f"expected queries (q, {shape[1]}), found {queries.shape}")
     return np.ascontiguousarray(queries, np.float32)
-
-
-def innermost(index: faiss.Index) -> Any:
-    """Return the index within refinement and transforms, as its own class."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexRefine):
-        return innermost(index.base_index)
-    return innermost(index.index) if isinstance(index, faiss.IndexPreTransform) else index
-
-
-def transforms(index: faiss.Index) -> list[Any]:
-    """Return the transforms that a vector passes before it is searched, in order."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexRefine):
-        return transforms(index.base_index)
-    if not isinstance(index, faiss.IndexPreTransform):
-        return []
-    chain: Any = index.chain
-    own = [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
-    return own + transforms(index.index)
 
 
 def reason(error: RuntimeError) -> str:

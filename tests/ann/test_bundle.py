@@ -133,7 +133,7 @@ def test_an_index_that_is_fitted_on_users_gets_them_from_the_chapter(
 ) -> None:
     spec = {"factory": "Users4,PQ4x4fs,RFlat", "search": "k_factor_rf=2"}
     write_chapter(run, "04_ann", "2026-01-01T00:03:00+00:00", {"recommended": spec}, {})
-    with pytest.raises(NanorecsysError, match="04_ann lists no file 'training_queries'"):
+    with pytest.raises(NanorecsysError, match="04_ann has no 'training_queries' in its files"):
         command.gather(run)
     np.save(run / "04_ann" / "users.npy", item_vectors(seed=5))
     write_chapter(
@@ -193,7 +193,7 @@ def test_a_ranker_that_is_not_served_is_left_out_unless_the_caller_asks(run: Pat
 
 def test_an_older_record_that_does_not_judge_the_ranker_is_refused(run: Path) -> None:
     write_training(run, {"events_read": 4})
-    with pytest.raises(NanorecsysError, match="02_training has no result 'serves_ranker'") as error:
+    with pytest.raises(NanorecsysError, match="02_training has no 'serves_ranker'") as error:
         command.gather(run)
     assert error.value.remedy == "nanorecsys run quick --only 02_training --force"
 
@@ -222,7 +222,7 @@ def test_a_run_that_is_half_renewed_is_refused(run: Path) -> None:
 
 def test_a_record_without_a_file_is_named(run: Path) -> None:
     write_chapter(run, "02_training", "2026-01-01T00:01:00+00:00", {}, {})
-    with pytest.raises(NanorecsysError, match="02_training lists no file 'item_vectors'"):
+    with pytest.raises(NanorecsysError, match="02_training has no 'item_vectors' in its files"):
         command.gather(run)
 
 

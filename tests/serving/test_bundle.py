@@ -72,7 +72,7 @@ def built(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(built: Path, tmp_path: Path) -> Path:
-    """A good bundle to damage: a folder, as versions before the links had it."""
+    """A good bundle to damage."""
     return Path(shutil.copytree(built, tmp_path / "bundle"))
 
 
@@ -333,9 +333,6 @@ def test_without_a_second_choice_flat_is_it(
     other.index.add(parts.item_vectors)
     changed = dataclasses.replace(parts, index=other, index_factory="lorann:")
     assert build_bundle(tmp_path / "b", changed).second_factory == "Flat"
-    fields = json.loads((tmp_path / "b" / MANIFEST).read_text())
-    (tmp_path / "b" / MANIFEST).write_text(json.dumps(fields | {"second_factory": ""}))
-    refused(tmp_path / "b", "a second choice of FAISS, or neither")
 
 
 # What is refused
@@ -427,7 +424,6 @@ def test_another_format_is_told_before_all_else(copy: Path) -> None:
     [
         ("window", "6", "Expected `int`, got `str`"),
         ("window", 0, "Expected `int` >= 1"),
-        ("events_read", WINDOW + 1, f"at most {WINDOW} events read"),
         ("files", {"../secret": {"sha256": "", "bytes": 0}}, "expected the files tower.onnx"),
         ("n_items", N_ITEMS + 1, "expected <i8 (21,), found <i8 (20,)"),
     ],
@@ -438,14 +434,8 @@ def test_a_manifest_that_was_edited(copy: Path, field: str, value: object, says:
     refused(copy, says)
 
 
-def scaled(vectors: np.ndarray, row: int, factor: float) -> np.ndarray:
-    changed = vectors.copy()
-    changed[row] *= factor
-    return changed
-
-
-def flat(vectors: np.ndarray, metric: int = faiss.METRIC_INNER_PRODUCT) -> faiss.Index:
-    index = faiss.IndexFlat(D, metric)
+def flat(vectors: np.ndarray) -> faiss.Index:
+    index = faiss.IndexFlatIP(D)
     index.add(vectors)
     return index
 
@@ -463,21 +453,9 @@ def text(path: Path) -> Path:
 
 # What is wrong, the parts that make it so (from good parts and a folder), and what the error says.
 WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
-    "vectors not of norm 1": (
-        lambda p, t: {"item_vectors": scaled(p.item_vectors, 3, 1.01)},
-        "item_vectors.npy: expected finite vectors of norm 1, found one of norm 1.01",
-    ),
-    "vectors with NaN": (
-        lambda p, t: {"item_vectors": scaled(p.item_vectors, 3, np.nan)},
-        "item_vectors.npy: expected finite vectors of norm 1, found one of norm nan",
-    ),
     "vectors in fp64": (
         lambda p, t: {"item_vectors": p.item_vectors.astype(np.float64)},
         "item_vectors.npy: expected <f4 (20, 8), found <f8 (20, 8)",
-    ),
-    "vectors flat": (
-        lambda p, t: {"item_vectors": p.item_vectors.ravel()},
-        "expected item vectors (n_items, d), found (160,)",
     ),
     "vectors of too few items": (
         lambda p, t: {"item_vectors": p.item_vectors[:-1]},
@@ -487,17 +465,9 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         lambda p, t: {"popularity": p.popularity.astype(np.int32)},
         "popularity.npy: expected <i8 (20,), found <i4 (20,)",
     ),
-    "popularity below 0": (
-        lambda p, t: {"popularity": p.popularity - 1},
-        "popularity.npy: expected counts from 0, found -1",
-    ),
     "one user too many": (
         lambda p, t: {"user_ids": np.arange(N_USERS + 1)},
         "histories_offsets.npy: expected <i8 (7,), found <i8 (6,)",
-    ),
-    "users twice": (
-        lambda p, t: {"user_ids": np.zeros(N_USERS, np.int64)},
-        "user_ids.npy: expected 5 different ids, found 1",
     ),
     "user ids as objects": (
         lambda p, t: {"user_ids": p.user_ids.astype(object)},
@@ -507,30 +477,14 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         lambda p, t: {"user_ids": p.user_ids * 1.0},
         "user_ids.npy: expected <i8|<U[0-9]+ (5,), found <f8 (5,)",
     ),
-    "items twice": (
-        lambda p, t: {"items": p.items.assign(item_id=1)},
-        "items.parquet: expected 20 different ids, found 1",
-    ),
-    "items in another order": (
-        lambda p, t: {"items": p.items[::-1]},
-        "items.parquet: expected the items 0 to 19 in order",
-    ),
     "an item too few": (
         lambda p, t: {"items": p.items[:-1]},
-        "items.parquet: expected the items 0 to 19",
+        "items.parquet: expected 20 items, found 19",
     ),
     "items without titles": (lambda p, t: {"items": p.items.drop(columns="title")}, "title"),
     "titles of another type": (
         lambda p, t: {"items": p.items.assign(title=1)},
         "Expected a string or bytes dtype, got int64",
-    ),
-    "histories that fall": (
-        lambda p, t: {"histories": Histories(np.array([0, 4, 3, 7, 8, 10]), p.histories.items)},
-        "histories_offsets.npy: expected numbers that rise from 0",
-    ),
-    "histories that begin late": (
-        lambda p, t: {"histories": Histories(np.array([1, 4, 7, 7, 8, 10]), p.histories.items)},
-        "histories_offsets.npy: expected numbers that rise from 0",
     ),
     "histories that end early": (
         lambda p, t: {"histories": Histories(p.histories.offsets, p.histories.items[:-1])},
@@ -550,15 +504,11 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
     ),
     "an index of too few": (
         lambda p, t: {"index": flat(p.item_vectors[1:])},
-        "index.faiss: expected 20 vectors",
-    ),
-    "an index by distance": (
-        lambda p, t: {"index": flat(p.item_vectors, faiss.METRIC_L2)},
-        "index.faiss: expected 20 vectors of 8 by inner product, found 20 vectors of 8 by distance",
+        "index.faiss: expected vectors (n_items, d) (20, 8), found (19, 8)",
     ),
     "an index with other ids": (
         lambda p, t: {"index": with_ids(p.item_vectors, np.arange(N_ITEMS) + 1)},
-        "index.faiss: expected ids from 0 to 19",
+        "index.faiss: cannot be read",
     ),
     "an index that does not exist": (
         lambda p, t: {"index_factory": "Flatter"},
@@ -600,10 +550,6 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
     "a ranker without finite scores": (
         lambda p, t: {"ranker": save(ranker(p.item_vectors, scale=np.inf), t / "m")},
         "ranker.onnx: expected finite scores, found NaN or infinity",
-    ),
-    "more events read than a window has": (
-        lambda p, t: {"events_read": WINDOW + 1},
-        f"expected at most {WINDOW} events read, the window, found {WINDOW + 1}",
     ),
     "no items": (
         lambda p, t: {
@@ -677,12 +623,6 @@ def test_a_bundle_that_is_replaced_while_it_is_read_opens_as_the_new_one(
 
     monkeypatch.setattr(module, "_load", load_late)
     assert open_bundle(target).manifest.dataset == "other"
-
-
-def test_a_folder_of_an_older_version_is_replaced(parts: Parts, copy: Path) -> None:
-    manifest = build_bundle(copy, dataclasses.replace(parts, dataset="other"))
-    assert check_bundle(copy).dataset == "other"
-    assert names(copy.parent / "bundle.d") == {manifest.id}
 
 
 def test_what_is_no_bundle_is_left_alone(parts: Parts, copy: Path, tmp_path: Path) -> None:

@@ -63,6 +63,3 @@ def check_items(vectors: np.ndarray) -> None:
             f"{len(vectors)} item vectors are fewer than the {FEWEST} that a generator needs.",
             "Give it more items.",
         )
-
-
-__all__ = ["GENERATORS", "Fitted", "check_items", "generator_of"]

@@ -35,10 +35,3 @@ class Independent:
 def fit_independent(vectors: np.ndarray, total: int) -> Independent:
     """Fit an independent Gaussian to each dimension: the original study's generator."""
     return Independent(vectors.mean(axis=0), vectors.std(axis=0))
-
-
-def principal_axes(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return variances (d,), falling, and principal axes as rows, float32 (d, d)."""
-    variances, axes = np.linalg.eigh(np.cov(vectors, rowvar=False, bias=True))
-    rows = np.ascontiguousarray(axes.T[::-1], np.float32)
-    return np.maximum(variances[::-1], 0), rows

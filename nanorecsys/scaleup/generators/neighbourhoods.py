@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nanorecsys.scaleup.generators.distributions import normalised, principal_axes
+from nanorecsys.evaluation.ranking import top_items
+from nanorecsys.scaleup.generators.distributions import normalised
 
 BLOCK = 512  # rows of scores at once: 18 MiB at 9,066 items
 TENFOLD = 10  # expansion at which the noise of `fit_local` was chosen, on held-out items
@@ -29,11 +30,9 @@ def nearest(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         rows = np.arange(len(scores))
         # Above any cosine, so that a copy of the item does not take its place.
         scores[rows, start + rows] = 2
-        near = np.argpartition(scores, len(vectors) - k, axis=1)[:, len(vectors) - k :]
-        found = np.take_along_axis(scores, near, axis=1)
-        order = np.argsort(-found, axis=1, kind="stable")
-        ids[start : start + BLOCK] = np.take_along_axis(near, order, axis=1)
-        similarity[start : start + BLOCK] = np.take_along_axis(found, order, axis=1)
+        near = top_items(scores, k)
+        ids[start : start + BLOCK] = near
+        similarity[start : start + BLOCK] = np.take_along_axis(scores, near, axis=1)
     similarity[:, 0] = 1
     return ids, np.sqrt(np.maximum(2 - 2 * similarity, 0))
 
@@ -154,5 +153,6 @@ def fit_recombined(
     """
     ids, _ = nearest(vectors, min(donors, len(vectors)))
     mean = vectors.mean(axis=0)
-    _, axes = principal_axes(vectors)
+    _, columns = np.linalg.eigh(np.cov(vectors, rowvar=False, bias=True))
+    axes = np.ascontiguousarray(columns.T[::-1], np.float32)
     return Recombination(mean, axes, (vectors - mean) @ axes.T, ids, own)
