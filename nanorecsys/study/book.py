@@ -1,24 +1,19 @@
-"""The book: assemble its sources with a run's executed notebooks, build it strictly, check it."""
+"""The book: assemble its sources with a run's executed notebooks, and build it strictly."""
 
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-import msgspec
 import yaml
-from bs4 import BeautifulSoup
 from rich.console import Console
 
 from nanorecsys.study import compare
 from nanorecsys.study.chapters import Chapter, chapters
-from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
-from nanorecsys.study.pages import figure, parts
+from nanorecsys.study.pages import parts
 from nanorecsys.study.records import FILE
 from nanorecsys.study.runner import SECOND_RUN, STATE, locked
 from nanorecsys.study.summary import size_mib
@@ -33,19 +28,19 @@ RESULT_FILES = ("*.json", "*.csv", "*.svg")  # copied into the book; raw rows st
 
 
 class BookError(NanorecsysError):
-    """The book cannot be built, or what was built is wrong."""
+    """The book cannot be built, or results may not be published."""
 
 
 def build(folders: Layout, run: str | None, console: Console) -> Path:
-    """Build the book over the run called `run`, or over the published results, and check it.
+    """Build the book over the run called `run`, or over the published results.
 
-    The last good pages stay in place until the new ones have passed.
+    The last good pages stay in place until the new ones are complete.
 
     Returns:
         Folder of the pages, `_build/NAME/html`.
 
     Raises:
-        BookError: The run has no summary, Sphinx warns, or a page fails `check_html`.
+        BookError: The run has no summary, or Sphinx warns.
         GateError, RecordError: A notebook may not be shown.
     """
     name = run or compare.PUBLISHED
@@ -61,8 +56,6 @@ def build(folders: Layout, run: str | None, console: Console) -> Path:
     shutil.rmtree(source, ignore_errors=True)
     assemble(folders, results, source)
     html = _sphinx(folders, work)
-    if problems := check_html(html, source / RESULTS):
-        raise BookError("the pages are wrong:\n" + "\n".join(f"    {p}" for p in problems[:30]))
     shutil.rmtree(pages, ignore_errors=True)
     html.rename(pages)
     console.print(f"book  open {folders.relative(pages)}/index.html", highlight=False)
@@ -228,7 +221,7 @@ def _existing(folders: Layout, run: str) -> Path:
 
 
 def check_run(folders: Layout, run: str | None) -> list[str]:
-    """Problems of a run or of the published results, and of the pages built over them."""
+    """Problems of a run, or of the published results."""
     results = folders.run(run) if run else folders.published
     problems = []
     for chapter in chapters(folders).values():
@@ -242,64 +235,4 @@ def check_run(folders: Layout, run: str | None) -> list[str]:
                 compare.records(folders, results / part)
             except compare.CompareError as error:
                 problems.append(str(error))
-    pages = folders.build / (run or compare.PUBLISHED) / "html"
-    summary = results / f"{SUMMARY}.ipynb"
-    # pages of an older run are not checked
-    if not problems and pages.is_dir() and pages.stat().st_mtime >= summary.stat().st_mtime:
-        problems += check_html(pages, results)
     return problems
-
-
-def check_html(html: Path, results: Path) -> list[str]:
-    """Problems of built pages: wrong numbers, dead links, requests to other hosts.
-
-    Args:
-        html: Folder of the built pages.
-        results: Result files that they were built from.
-    """
-    paths = (path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts)
-    pages = {path: BeautifulSoup(path.read_text(), "html.parser") for path in paths}
-    problems = list(_check_claims(pages[html / "book" / "claims.html"], results))
-    anchors = {
-        path: {str(tag["id"]) for tag in page.find_all(id=True)} for path, page in pages.items()
-    }
-    for path, page in pages.items():
-        name = path.relative_to(html)
-        problems += (f"{name}: {problem}" for problem in _check_links(path, page, anchors, html))
-    return problems
-
-
-def _check_claims(page: BeautifulSoup, results: Path) -> Iterator[str]:
-    """The row of each claim, which has its id, must show the figures and verdict of claims.json."""
-    content = (results / SUMMARY / "claims.json").read_bytes()
-    for claim in msgspec.json.decode(content, type=list[JudgedClaim]):
-        row = page.find("tr", id=claim.id)
-        if row is None:
-            yield f"claims.html: no row for {claim.id}"
-            continue
-        shown = [cell.get_text(" ", strip=True) for cell in row.find_all("td")]
-        figures = [set(text.split("; ")) for text in shown]  # data sets may come in any order
-        if claim.verdict not in shown or set(figure(claim).split("; ")) not in figures:
-            wanted = f"{figure(claim)} ({claim.verdict})"
-            yield f"claims.html: {claim.id} shows {shown}, claims.json has {wanted}"
-
-
-def _check_links(
-    path: Path, page: BeautifulSoup, anchors: dict[Path, set[str]], html: Path
-) -> Iterator[str]:
-    """Links that lead nowhere, and files that a reader without a network would lack."""
-    for tag in page.find_all(["a", "img", "script", "link", "source", "iframe"]):
-        target = str(tag.get("href" if tag.name in ("a", "link") else "src") or "")
-        if not target or target.startswith(("mailto:", "data:", "javascript:")):
-            continue
-        url = urlsplit(target)
-        if url.scheme or url.netloc:
-            if tag.name != "a":
-                yield f"asks another host for {target}"
-            continue
-        file = (path.parent / unquote(url.path)).resolve() if url.path else path
-        file = file / "index.html" if file.is_dir() else file
-        if not file.is_relative_to(html.resolve()) or not file.exists():
-            yield f"dead link {target}"
-        elif url.fragment and file in anchors and unquote(url.fragment) not in anchors[file]:
-            yield f"dead anchor {target}"
