@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import msgspec
 import nbformat
 
 from nanorecsys.study import provenance, records
@@ -37,7 +36,7 @@ from nanorecsys.system.files import write_atomically
 OUT_VARIABLE = "NANORECSYS_OUT"
 BY_HAND = "by-hand"
 STARTED = "_chapter_started"  # in a notebook's globals once it has called `start`
-ATTEMPT = ".attempt"  # in a chapter's folder while it runs, and after it was killed
+ATTEMPT = ".spent"  # in a chapter's folder from its start to its end: seconds spent before
 T = TypeVar("T")
 
 
@@ -51,14 +50,6 @@ class Upstream(Generic[T]):
     def path(self, name: str) -> Path:
         """Path of the file that the record calls `name`."""
         return self.folder / self.record.files[name]
-
-
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """An unfinished run of a chapter: its start, and the seconds of killed runs that it resumes."""
-
-    parameters: dict[str, Any]
-    started: float
-    spent: float
 
 
 @dataclass(frozen=True)
@@ -162,25 +153,22 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
     out = Path(os.environ.get(OUT_VARIABLE) or folders.run(BY_HAND)) / name
     plots.use_house_style()
     result = chapter_module(notebook, name).Result
-    return Session(name, out, values, result, folders, spent=begin(out, values))
+    return Session(name, out, values, result, folders, spent=begin(out))
 
 
-def begin(out: Path, parameters: dict[str, Any]) -> float:
+def begin(out: Path) -> float:
     """Note in the folder `out` that a chapter begins.
 
     A killed attempt counts up to the last file that it wrote, since later work is done again.
 
     Returns:
-        Seconds that killed attempts with the same parameters have spent.
+        Seconds that killed attempts in this folder have spent.
     """
-    spent, path = 0.0, out / ATTEMPT
-    if path.exists():
-        before = msgspec.json.decode(path.read_bytes(), type=Attempt)
-        if before.parameters == parameters:
-            last = max(file.stat().st_mtime for file in out.rglob("*"))
-            spent = before.spent + max(0.0, last - before.started)
-    attempt = Attempt(parameters=parameters, started=time.time(), spent=spent)
-    write_atomically(path, msgspec.json.encode(attempt))
+    spent, note = 0.0, out / ATTEMPT
+    if note.exists():
+        last = max(file.stat().st_mtime for file in out.rglob("*"))
+        spent = float(note.read_text()) + last - note.stat().st_mtime
+    write_atomically(note, str(spent).encode())
     return spent
 
 
