@@ -296,13 +296,7 @@ def _finish(
 ) -> None:
     """Complete a work folder: remove this machine's paths, write the state, mark it ready."""
     path = work / f"{chapter.name}.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.papermill.update(
-        input_path=folders.relative(chapter.notebook),
-        output_path=path.name,
-        environment_variables={},
-    )
-    content = nbformat.writes(notebook).replace(str(folders.root), ".")
+    content = path.read_text().replace(str(folders.root), ".")
     write_atomically(path, content.encode())
     sizes = _sizes(work, chapter.name)
     state = RunState(fingerprint=now, seconds=round(seconds, 2), files=sizes)
