@@ -103,7 +103,7 @@ def _chapter(path: Path, earlier: Mapping[str, Chapter], protocol: Protocol) -> 
     if unmet := [n for n in needs if n not in earlier]:
         raise NanorecsysError(f"{name} needs {', '.join(unmet)}, which does not run before it")
     judges = tuple(c.module.__name__ for c in earlier.values()) if is_summary else ()
-    findings = tuple(protocol.of(name))
+    findings = tuple(finding for finding in protocol.findings if finding.chapter == name)
     unmatched = {finding.name for finding in findings} ^ module.FINDINGS.keys()
     if unmatched:
         raise NanorecsysError(

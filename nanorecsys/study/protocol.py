@@ -106,10 +106,6 @@ class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     findings: list[Finding]
     amendments: list[dict[str, str]] = []
 
-    def of(self, chapter: str) -> list[Finding]:
-        """The findings of a chapter."""
-        return [finding for finding in self.findings if finding.chapter == chapter]
-
     def sha256(self, chapter: str) -> str:
         """Hash of every row that defines a finding or a row of the original for `chapter`.
 
