@@ -200,7 +200,7 @@ def compare(run: str, other: str | None) -> None:
 @cli.command()
 @click.argument("chapter")
 @click.option(
-    "-p", "grid", multiple=True, metavar="NAME=A,B,C", help="Values of a parameter. Repeatable."
+    "-p", "grid", multiple=True, required=True, metavar="NAME=A,B,C", help="Values of a parameter."
 )
 @click.option(
     "--profile", default="quick", show_default=True, help="Profile for all other parameters."
