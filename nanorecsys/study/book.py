@@ -23,8 +23,7 @@ from nanorecsys.system.files import write_atomically
 RESULTS = "book/results"
 SUMMARY = "07_summary"
 STRICT = ("--all", "-W", "-n", "--keep-going")  # warnings are errors, all of them are shown
-RUN_HINT = "nanorecsys run PROFILE, with --again for a second run"
-RESULT_FILES = ("*.json", "*.csv", "*.svg")  # copied into the book; raw rows stay in the run
+RESULT_FILES = (".json", ".csv", ".svg")  # copied into the book; raw rows stay in the run
 
 
 class BookError(NanorecsysError):
@@ -108,10 +107,9 @@ def copy_results(chapter: Chapter, results: Path, target: Path) -> None:
     """Copy a chapter's executed notebook and result files, without raw rows."""
     (target / chapter.name).mkdir(parents=True, exist_ok=True)
     shutil.copy(results / f"{chapter.name}.ipynb", target)
-    for pattern in RESULT_FILES:
-        for path in sorted((results / chapter.name).glob(pattern)):
-            if path.name != STATE:
-                shutil.copy(path, target / chapter.name)
+    for path in (results / chapter.name).iterdir():
+        if path.suffix in RESULT_FILES and path.name != STATE:
+            shutil.copy(path, target / chapter.name)
 
 
 def write_parts(folders: Layout, results: Path, target: Path) -> None:
@@ -132,11 +130,12 @@ def publish(folders: Layout, run: str, console: Console, *, again: bool = False)
         again: Whether to publish the records of its second run too.
 
     Raises:
-        BookError: The run does not exist, or its second run is not whole.
+        BookError: Its second run is not whole, or of another machine or other parameters.
         CompareError, GateError, RecordError: A record is missing or may not be shown. After any
             of these errors the published results are unchanged.
     """
-    results, other = _existing(folders, run), folders.published / compare.OTHER_MACHINE
+    results, other = folders.run(run), folders.published / compare.OTHER_MACHINE
+    machine = compare.machine_of(compare.records(folders, results))
     with locked(results), _hidden_folder(folders) as hidden:
         staged = Path(hidden, "results")
         for chapter in chapters(folders).values():
@@ -145,7 +144,6 @@ def publish(folders: Layout, run: str, console: Console, *, again: bool = False)
         if again:
             second, target = run + SECOND_RUN, staged / compare.REPEATED
             _copy_records(folders, second, results, target, same_machine=True)
-        machine = compare.machine_of(compare.records(folders, results))
         if other.is_dir() and compare.machine_of(compare.records(folders, other)) != machine:
             shutil.copytree(other, staged / compare.OTHER_MACHINE)
         shutil.rmtree(folders.published, ignore_errors=True)
@@ -159,7 +157,7 @@ def publish_other_machine(folders: Layout, run: str, console: Console) -> None:
     """Publish the records of a run on another machine beside the published results.
 
     Raises:
-        BookError: The run does not exist, or ran on the machine of the published results.
+        BookError: The run was on the machine of the published results.
         CompareError, GateError, RecordError: A record is missing or may not be shown.
     """
     target = folders.published / compare.OTHER_MACHINE
@@ -188,11 +186,12 @@ def _copy_records(
     Returns:
         The machine of the run, in words.
     """
-    results = _existing(folders, run)
+    results = folders.run(run)
+    found, others = compare.records(folders, results), compare.records(folders, other)
     with locked(results):
-        found, others = compare.records(folders, results), compare.records(folders, other)
         if same_machine and (missing := others.keys() - found.keys()):
-            raise BookError(f"{run} has not run {', '.join(sorted(missing))}", RUN_HINT)
+            names = ", ".join(sorted(missing))
+            raise BookError(f"{run} has not run {names}", f"nanorecsys run {other.name} --again")
         machine = compare.machine_of(found)
         if (machine == compare.machine_of(others)) != same_machine:
             expected = "the same" if same_machine else "another"
@@ -211,13 +210,6 @@ def _copy_records(
 def _hidden_folder(folders: Layout) -> tempfile.TemporaryDirectory[str]:
     """A hidden folder beside the published results, deleted after use."""
     return tempfile.TemporaryDirectory(prefix=".results-", dir=folders.published.parent)
-
-
-def _existing(folders: Layout, run: str) -> Path:
-    """Folder of a run, checked before anything is locked or written there."""
-    if not folders.run(run).is_dir():
-        raise BookError(f"{run} has not run", RUN_HINT)
-    return folders.run(run)
 
 
 def check_run(folders: Layout, run: str | None) -> list[str]:
