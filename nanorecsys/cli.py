@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nanorecsys.ann.bundle import bundle
+from nanorecsys.study.layout import layout
 from nanorecsys.system.errors import NanorecsysError
 
 PARAMETER_HELP = (
@@ -76,7 +77,6 @@ def run(
     """
     from nanorecsys.study import runner
     from nanorecsys.study.chapters import chapters
-    from nanorecsys.study.layout import layout
     from nanorecsys.study.parameters import known_chapter, other_seeds, resolve
 
     folders = layout()
@@ -120,7 +120,6 @@ def book(profile: str | None) -> None:
     Every warning is an error. The pages go to _build/PROFILE/html, or to _build/published/html.
     """
     from nanorecsys.study.book import build
-    from nanorecsys.study.layout import layout
 
     build(layout(), profile, Console())
 
@@ -138,7 +137,6 @@ def publish(profile: str, again: bool, other_machine: bool) -> None:
       nanorecsys publish full --other-machine    keeps the published results and adds the records
     """
     from nanorecsys.study import book
-    from nanorecsys.study.layout import layout
 
     if again and other_machine:
         raise click.UsageError("expected --again or --other-machine, got both")
@@ -156,7 +154,6 @@ def check(profile: str | None) -> None:
     Records that were made under other definitions of their claims than the committed ones fail.
     """
     from nanorecsys.study.book import check_run
-    from nanorecsys.study.layout import layout
 
     problems = check_run(layout(), profile)
     for problem in problems:
@@ -182,7 +179,6 @@ def compare(run: str, other: str | None) -> None:
     """
     from nanorecsys.study import compare as comparing
     from nanorecsys.study.chapters import chapters
-    from nanorecsys.study.layout import layout
 
     folders = layout()
     beside = folders.run(other) if other else folders.published
@@ -215,7 +211,6 @@ def sweep(chapter: str, grid: tuple[str, ...], profile: str) -> None:
     Example:
       nanorecsys sweep 01_data -p test_share=0.05,0.1,0.2 -p min_history=3,5
     """
-    from nanorecsys.study.layout import layout
     from nanorecsys.study.sweep import sweep as run_sweep
 
     run_sweep(layout(), profile, chapter, grid, Console())

@@ -1,5 +1,6 @@
 """What pages of the book include as HTML: claims by machine, and the protocol."""
 
+import contextlib
 import html
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,10 +86,9 @@ def _sides(folders: Layout, results: Path) -> Sides:
         places = [results, results / compare.REPEATED, results / compare.OTHER_MACHINE]
     found: Sides = {compare.title(folders, results): {}}
     for place in places:
-        try:
+        # there may be none, or one that was made under other definitions
+        with contextlib.suppress(compare.CompareError):
             found[compare.title(folders, place)] = compare.records(folders, place)
-        except compare.CompareError:  # there is none, or it was made under other definitions
-            continue
     return found
 
 

@@ -22,13 +22,7 @@ import nbformat
 
 from nanorecsys.study import provenance, records
 from nanorecsys.study.layout import Layout, layout
-from nanorecsys.study.parameters import (
-    RUN_NAME,
-    chapter_module,
-    check_values,
-    read_parameters,
-    unknown,
-)
+from nanorecsys.study.parameters import RUN_NAME, chapter_module, read_parameters, unknown
 from nanorecsys.study.protocol import read_protocol
 from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.files import write_atomically
@@ -144,11 +138,8 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
             continue
         if isinstance(value, int | float | str | list) and key not in parameters:
             raise unknown(key, parameters, name)
-    values = {key: namespace[key] for key in parameters}
-    for key, value in values.items():
-        if parameters[key].type in ("list", "bool") and isinstance(value, str):
-            values[key] = parameters[key].parse(value, name)  # papermill -p passes their text
-    values = check_values(parameters, values, name)
+    # papermill -p passes a list and a bool as their text
+    values = {key: p.parse(namespace[key], name) for key, p in parameters.items()}
     namespace.update(values)
     out = Path(os.environ.get(OUT_VARIABLE) or folders.run(BY_HAND)) / name
     plots.use_house_style()
