@@ -45,10 +45,8 @@ def build(folders: Layout, run: str | None, console: Console) -> Path:
     name = run or compare.PUBLISHED
     results = folders.run(run) if run else folders.published
     if not (results / f"{SUMMARY}.ipynb").exists():
-        raise BookError(
-            f"{name} has no {SUMMARY}: the pages take their numbers from it",
-            f"nanorecsys run {name}" if run else "nanorecsys publish PROFILE",
-        )
+        remedy = f"nanorecsys run {name}" if run else "nanorecsys publish PROFILE"
+        raise BookError(f"{name} has no {SUMMARY}: the pages take their numbers from it", remedy)
     work = folders.build / name
     source, pages = work / "source", work / "html"
     console.print(f"book  builds from {folders.relative(results)}", highlight=False)
