@@ -133,15 +133,17 @@ def publish(folders: Layout, run: str, console: Console, *, again: bool = False)
             of these errors the published results are unchanged.
     """
     results, other = folders.run(run), folders.published / compare.OTHER_MACHINE
-    machine = compare.machine_of(compare.records(folders, results))
-    with locked(results), _hidden_folder(folders) as hidden:
+    records, parent = compare.records(folders, results), folders.published.parent
+    with locked(results), tempfile.TemporaryDirectory(prefix=".results-", dir=parent) as hidden:
         staged = Path(hidden, "results")
         for chapter in chapters(folders).values():
             check_chapter(chapter, results)
             copy_results(chapter, results, staged)
         if again:
-            second, target = run + SECOND_RUN, staged / compare.REPEATED
-            _copy_records(folders, second, results, target, same_machine=True)
+            second = folders.run(run + SECOND_RUN)
+            _check_second_run(folders, second, records)
+            _copy_records(folders, second, staged / compare.REPEATED)
+        machine = compare.machine_of(records)
         if other.is_dir() and compare.machine_of(compare.records(folders, other)) != machine:
             shutil.copytree(other, staged / compare.OTHER_MACHINE)
         shutil.rmtree(folders.published, ignore_errors=True)
@@ -158,56 +160,44 @@ def publish_other_machine(folders: Layout, run: str, console: Console) -> None:
         BookError: The run was on the machine of the published results.
         CompareError, GateError, RecordError: A record is missing or may not be shown.
     """
-    target = folders.published / compare.OTHER_MACHINE
-    with _hidden_folder(folders) as hidden:
-        staged = Path(hidden, "records")
-        machine = _copy_records(folders, run, folders.published, staged, same_machine=False)
-        shutil.rmtree(target, ignore_errors=True)
-        staged.rename(target)
+    results = folders.run(run)
+    machine = compare.machine_of(compare.records(folders, results))
+    if machine == compare.machine_of(compare.records(folders, folders.published)):
+        raise BookError(f"{run} did not run on another machine, but on {machine}")
+    _copy_records(folders, results, folders.published / compare.OTHER_MACHINE)
     write_parts(folders, folders.published, folders.published)
     console.print(f"published the records of {run} ({machine})", highlight=False)
 
 
-def _copy_records(
-    folders: Layout, run: str, other: Path, target: Path, *, same_machine: bool
-) -> str:
-    """Copy the records of a run into `target`.
+def _check_second_run(folders: Layout, second: Path, records: compare.Records) -> None:
+    """Check that a second run is whole, on the same machine, and differs in random seeds alone.
 
     Args:
         folders: Folders of the study.
-        run: Name of the run.
-        other: Folder of the results that it is compared with.
-        target: Folder that does not exist yet.
-        same_machine: Whether it has to be whole, of the same machine and parameters (apart from
-            seeds), or of another machine.
-
-    Returns:
-        The machine of the run, in words.
+        second: Folder of the second run.
+        records: Records of the first run.
     """
-    results = folders.run(run)
-    found, others = compare.records(folders, results), compare.records(folders, other)
+    found, run = compare.records(folders, second), second.name
+    if missing := ", ".join(sorted(records.keys() - found.keys())):
+        command = f"nanorecsys run {run.removesuffix(SECOND_RUN)} --again"
+        raise BookError(f"{run} has not run {missing}", command)
+    if (machine := compare.machine_of(found)) != compare.machine_of(records):
+        raise BookError(f"{run} did not run on the same machine, but on {machine}")
+    for name, chapter in chapters(folders).items():
+        if changed := compare.changed_parameters(chapter, found, records):
+            raise BookError(f"{run}: {name} ran with another {', '.join(changed)}")
+
+
+def _copy_records(folders: Layout, results: Path, target: Path) -> None:
+    """Replace the folder `target` by the records of a run, if its notebooks may be shown."""
+    names = compare.records(folders, results)
     with locked(results):
-        if same_machine and (missing := others.keys() - found.keys()):
-            names = ", ".join(sorted(missing))
-            raise BookError(f"{run} has not run {names}", f"nanorecsys run {other.name} --again")
-        machine = compare.machine_of(found)
-        if (machine == compare.machine_of(others)) != same_machine:
-            expected = "the same" if same_machine else "another"
-            raise BookError(f"{run} did not run on {expected} machine, but on {machine}")
-        for name in found:
-            chapter = chapters(folders)[name]
-            check_chapter(chapter, results)
-            changed = compare.changed_parameters(chapter, found, others)
-            if changed and same_machine:
-                raise BookError(f"{run}: {name} ran with another {', '.join(changed)}")
+        for name in names:
+            check_chapter(chapters(folders)[name], results)
+        shutil.rmtree(target, ignore_errors=True)
+        for name in names:
             (target / name).mkdir(parents=True)
             shutil.copy(results / name / FILE, target / name)
-    return machine
-
-
-def _hidden_folder(folders: Layout) -> tempfile.TemporaryDirectory[str]:
-    """A hidden folder beside the published results, deleted after use."""
-    return tempfile.TemporaryDirectory(prefix=".results-", dir=folders.published.parent)
 
 
 def check_run(folders: Layout, run: str | None) -> list[str]:
