@@ -89,10 +89,6 @@ class OriginalRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     factor: float = 1.0
     agreement: Agreement = "machine"
 
-    def __post_init__(self) -> None:
-        if (self.kind == "comparison") != (self.rule is not None):
-            raise ValueError(f"{self.id}: a comparison has a rule, and no other row has one")
-
     @property
     def target(self) -> str:
         """The rule in words; empty where there is none."""
