@@ -81,15 +81,12 @@ def run(
 
     folders = layout()
     everything = chapters(folders)
-    parameters = resolve(
-        {name: chapter.settable for name, chapter in everything.items()},
-        runner.load_profile(folders, profile),
-        profile,
-        overrides,
-    )
+    settable = {name: chapter.settable for name, chapter in everything.items()}
+    values = runner.load_profile(folders, profile)
+    parameters = resolve(settable, values, profile, overrides)
     if again:
-        parameters = {name: other_seeds(values) for name, values in parameters.items()}
-    for name in (*only, *([first] if first else [])):
+        parameters = {name: other_seeds(own) for name, own in parameters.items()}
+    for name in filter(None, (*only, first)):
         known_chapter(name, everything, "run")
     selected = [
         chapter
@@ -103,8 +100,8 @@ def run(
         for chapter, why in runner.plan(this_run, selected):
             state = runner.state_of(chapter, folder)
             took = runner.clock(state.seconds) if state else "-"
-            values = "\n".join(f"{k}={v!r}" for k, v in parameters[chapter.name].items())
-            table.add_row(chapter.name, f"runs: {why}" if why else "up to date", took, values)
+            shown = "\n".join(f"{k}={v!r}" for k, v in parameters[chapter.name].items())
+            table.add_row(chapter.name, f"runs: {why}" if why else "up to date", took, shown)
         Console().print(table)
         return
     ran = runner.run_chapters(this_run, selected, Console())

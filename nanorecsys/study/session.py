@@ -131,13 +131,11 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
     notebook = nbformat.read(folders.notebooks / f"{name}.ipynb", as_version=4)
     parameters = read_parameters(notebook, name)
     # A reader who changes a parameter runs this again, when the notebook's own names exist too.
-    fresh = {} if STARTED in namespace else dict(namespace)
-    namespace[STARTED] = True
-    for key, value in fresh.items():
-        if key.startswith("_") or key == "In" or key.isupper():
-            continue
-        if isinstance(value, int | float | str | list) and key not in parameters:
+    for key, value in ({} if STARTED in namespace else namespace).items():
+        is_own = key.startswith("_") or key == "In" or key.isupper()
+        if isinstance(value, int | float | str | list) and key not in parameters and not is_own:
             raise unknown(key, parameters, name)
+    namespace[STARTED] = True
     # papermill -p passes a list and a bool as their text
     values = {key: p.parse(namespace[key], name) for key, p in parameters.items()}
     namespace.update(values)
