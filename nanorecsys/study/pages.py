@@ -134,10 +134,13 @@ def _claims(judged: Judged, comparisons: Comparisons, targets: Mapping[str, str]
     rows = []
     for claim_id, target in targets.items():
         own = judged[run][claim_id]
+        claim = html.escape(own.statement)
+        if target:
+            claim = f'<a href="{target}">{claim}</a>'
         beside = f"It said: {own.original}." if own.original else f"Bound: {own.target}."
         cells = [
             f'<td class="verdict">{own.verdict}</td>',
-            f"<td>{_link(target, own.statement)} <small>{html.escape(beside)}</small></td>",
+            f"<td>{claim} <small>{html.escape(beside)}</small></td>",
             f'<td data-side="{html.escape(run)}"><span>{html.escape(figure(own))}</span></td>',
         ]
         for name in others:
@@ -172,11 +175,6 @@ def _middle(claim: JudgedClaim) -> str:
 def _in_unit(claim: JudgedClaim, value: float) -> str:
     style, factor = UNITS.get(claim.unit, ("{:,.4g}", 1))
     return style.format(value * factor)
-
-
-def _link(target: str, text: str) -> str:
-    text = html.escape(text)
-    return f'<a href="{target}">{text}</a>' if target else text
 
 
 def _definition(finding: Finding) -> str:

@@ -131,20 +131,6 @@ def known_chapter(name: str, chapters: Iterable[str], source: str) -> str:
     return name
 
 
-def check_values(
-    parameters: Mapping[str, Parameter], values: Mapping[str, Any], source: str
-) -> dict[str, Value]:
-    """`values` checked against `parameters` by name and type.
-
-    Raises:
-        ParameterError: A name that is not among them, or a value of the wrong type.
-    """
-    for name in values:
-        if name not in parameters:
-            raise unknown(name, parameters, source)
-    return {name: parameters[name].check(value, source) for name, value in values.items()}
-
-
 def is_seed(name: str) -> bool:
     """Whether a parameter is a random seed or a list of them, by its name."""
     return name.endswith(("seed", "seeds"))
@@ -187,9 +173,12 @@ def resolve(
         for name, parameters in chapters.items()
     }
     for chapter, settings in profile.items():
-        source = f"profile {profile_name}"
-        known_chapter(chapter, chapters, source)
-        values[chapter] |= check_values(chapters[chapter], settings or {}, f"{source}, {chapter}")
+        parameters = chapters[known_chapter(chapter, chapters, f"profile {profile_name}")]
+        source = f"profile {profile_name}, {chapter}"
+        for name, value in (settings or {}).items():
+            if name not in parameters:
+                raise unknown(name, parameters, source)
+            values[chapter][name] = parameters[name].check(value, source)
     for override in overrides:
         source = f"-p {override}"
         name, equals, text = override.partition("=")

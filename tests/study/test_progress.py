@@ -39,5 +39,4 @@ def test_a_terminal_shows_one_line_that_is_gone_at_the_end(monkeypatch):
         shown._live.refresh()
     told = console.file.getvalue()
     assert "a  cell 1 of 2  0:00:00 · [red] is no c" in told
-    assert told.count("cell 1 of 2") >= 1
     assert told.endswith("\x1b[2K")  # erased
