@@ -179,7 +179,7 @@ def _check_second_run(folders: Layout, second: Path, records: compare.Records) -
     """
     found, run = compare.records(folders, second), second.name
     if missing := ", ".join(sorted(records.keys() - found.keys())):
-        command = f"nanorecsys run {run.removesuffix(SECOND_RUN)} --again"
+        command = f"nanorecsys run {run}".replace(SECOND_RUN, " --again")
         raise BookError(f"{run} has not run {missing}", command)
     if (machine := compare.machine_of(found)) != compare.machine_of(records):
         raise BookError(f"{run} did not run on the same machine, but on {machine}")

@@ -212,11 +212,10 @@ def run_chapters(run: Run, selected: Iterable[Chapter], console: Console) -> lis
             missing = [n for n in chapter.needs if not (run.upstream / n).is_dir()]
             if missing and not chapter.is_summary:
                 source = run.upstream.name
-                profile = source.removesuffix(SECOND_RUN)
-                again = " --again" * (profile != source)
+                command = f"nanorecsys run {source}".replace(SECOND_RUN, " --again")
                 raise ChapterError(
                     f"{chapter.name} reads {', '.join(missing)}, which has not run in {source}",
-                    f"nanorecsys run {profile}{again} --from {missing[0]}",
+                    f"{command} --from {missing[0]}",
                 )
             message = f"{chapter.name}  runs: {why}"
             console.print(message, highlight=False, markup=False, soft_wrap=True)
