@@ -23,10 +23,10 @@ def test_a_log_gets_a_line_from_time_to_time_and_nothing_that_is_redrawn(monkeyp
         shown.cell(None, 0)
         shown.write("left out")
         monkeypatch.setattr(progress, "PLAIN_INTERVAL_S", 0)
-        shown.write("[1/2] of a note that is longer than the console")
+        shown.write("[1/2] of a note longer than the console")
     assert shown._console.file.getvalue().splitlines() == [
         "a  cell 1 of 2  0:00:00 of about 0:01:00",
-        "a  cell 1 of 2  0:00:00 of about 0:01:00 · [1/2] of a note that is longer than the console",
+        "a  cell 1 of 2  0:00:00 of about 0:01:00 · [1/2] of a note longer than the console",
     ]
 
 
