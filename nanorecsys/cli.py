@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nanorecsys.ann.bundle import bundle
+from nanorecsys.study.layout import layout
 from nanorecsys.system.errors import NanorecsysError
 
 PARAMETER_HELP = (
@@ -76,20 +77,16 @@ def run(
     """
     from nanorecsys.study import runner
     from nanorecsys.study.chapters import chapters
-    from nanorecsys.study.layout import layout
     from nanorecsys.study.parameters import known_chapter, other_seeds, resolve
 
     folders = layout()
     everything = chapters(folders)
-    parameters = resolve(
-        {name: chapter.settable for name, chapter in everything.items()},
-        runner.load_profile(folders, profile),
-        profile,
-        overrides,
-    )
+    settable = {name: chapter.settable for name, chapter in everything.items()}
+    values = runner.load_profile(folders, profile)
+    parameters = resolve(settable, values, profile, overrides)
     if again:
-        parameters = {name: other_seeds(values) for name, values in parameters.items()}
-    for name in (*only, *([first] if first else [])):
+        parameters = {name: other_seeds(own) for name, own in parameters.items()}
+    for name in filter(None, (*only, first)):
         known_chapter(name, everything, "run")
     selected = [
         chapter
@@ -103,8 +100,8 @@ def run(
         for chapter, why in runner.plan(this_run, selected):
             state = runner.state_of(chapter, folder)
             took = runner.clock(state.seconds) if state else "-"
-            values = "\n".join(f"{k}={v!r}" for k, v in parameters[chapter.name].items())
-            table.add_row(chapter.name, f"runs: {why}" if why else "up to date", took, values)
+            shown = "\n".join(f"{k}={v!r}" for k, v in parameters[chapter.name].items())
+            table.add_row(chapter.name, f"runs: {why}" if why else "up to date", took, shown)
         Console().print(table)
         return
     ran = runner.run_chapters(this_run, selected, Console())
@@ -120,7 +117,6 @@ def book(profile: str | None) -> None:
     Every warning is an error. The pages go to _build/PROFILE/html, or to _build/published/html.
     """
     from nanorecsys.study.book import build
-    from nanorecsys.study.layout import layout
 
     build(layout(), profile, Console())
 
@@ -138,7 +134,6 @@ def publish(profile: str, again: bool, other_machine: bool) -> None:
       nanorecsys publish full --other-machine    keeps the published results and adds the records
     """
     from nanorecsys.study import book
-    from nanorecsys.study.layout import layout
 
     if again and other_machine:
         raise click.UsageError("expected --again or --other-machine, got both")
@@ -151,19 +146,18 @@ def publish(profile: str, again: bool, other_machine: bool) -> None:
 @cli.command()
 @click.argument("profile", required=False)
 def check(profile: str | None) -> None:
-    """Check notebooks, records and built pages of the run of PROFILE, or the published results.
+    """Check notebooks and records of the run of PROFILE, or of the published results.
 
     Records that were made under other definitions of their claims than the committed ones fail.
     """
     from nanorecsys.study.book import check_run
-    from nanorecsys.study.layout import layout
 
     problems = check_run(layout(), profile)
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
         sys.exit(1)
-    click.echo("all chapters whole, all records valid, all pages right")
+    click.echo("all chapters whole, all records valid")
 
 
 @cli.command()
@@ -182,7 +176,6 @@ def compare(run: str, other: str | None) -> None:
     """
     from nanorecsys.study import compare as comparing
     from nanorecsys.study.chapters import chapters
-    from nanorecsys.study.layout import layout
 
     folders = layout()
     beside = folders.run(other) if other else folders.published
@@ -200,7 +193,7 @@ def compare(run: str, other: str | None) -> None:
 @cli.command()
 @click.argument("chapter")
 @click.option(
-    "-p", "grid", multiple=True, metavar="NAME=A,B,C", help="Values of a parameter. Repeatable."
+    "-p", "grid", multiple=True, required=True, metavar="NAME=A,B,C", help="Values of a parameter."
 )
 @click.option(
     "--profile", default="quick", show_default=True, help="Profile for all other parameters."
@@ -215,7 +208,6 @@ def sweep(chapter: str, grid: tuple[str, ...], profile: str) -> None:
     Example:
       nanorecsys sweep 01_data -p test_share=0.05,0.1,0.2 -p min_history=3,5
     """
-    from nanorecsys.study.layout import layout
     from nanorecsys.study.sweep import sweep as run_sweep
 
     run_sweep(layout(), profile, chapter, grid, Console())

@@ -1,24 +1,19 @@
-"""The book: assemble its sources with a run's executed notebooks, build it strictly, check it."""
+"""The book: assemble its sources with a run's executed notebooks, and build it strictly."""
 
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-import msgspec
 import yaml
-from bs4 import BeautifulSoup
 from rich.console import Console
 
 from nanorecsys.study import compare
 from nanorecsys.study.chapters import Chapter, chapters
-from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
-from nanorecsys.study.pages import figure, parts
+from nanorecsys.study.pages import parts
 from nanorecsys.study.records import FILE
 from nanorecsys.study.runner import SECOND_RUN, STATE, locked
 from nanorecsys.study.summary import size_mib
@@ -28,41 +23,36 @@ from nanorecsys.system.files import write_atomically
 RESULTS = "book/results"
 SUMMARY = "07_summary"
 STRICT = ("--all", "-W", "-n", "--keep-going")  # warnings are errors, all of them are shown
-RUN_HINT = "nanorecsys run PROFILE, with --again for a second run"
-RESULT_FILES = ("*.json", "*.csv", "*.svg")  # copied into the book; raw rows stay in the run
+RESULT_FILES = (".json", ".csv", ".svg")  # copied into the book; raw rows stay in the run
 
 
 class BookError(NanorecsysError):
-    """The book cannot be built, or what was built is wrong."""
+    """The book cannot be built, or results may not be published."""
 
 
 def build(folders: Layout, run: str | None, console: Console) -> Path:
-    """Build the book over the run called `run`, or over the published results, and check it.
+    """Build the book over the run called `run`, or over the published results.
 
-    The last good pages stay in place until the new ones have passed.
+    The last good pages stay in place until the new ones are complete.
 
     Returns:
         Folder of the pages, `_build/NAME/html`.
 
     Raises:
-        BookError: The run has no summary, Sphinx warns, or a page fails `check_html`.
+        BookError: The run has no summary, or Sphinx warns.
         GateError, RecordError: A notebook may not be shown.
     """
     name = run or compare.PUBLISHED
     results = folders.run(run) if run else folders.published
     if not (results / f"{SUMMARY}.ipynb").exists():
-        raise BookError(
-            f"{name} has no {SUMMARY}: the pages take their numbers from it",
-            f"nanorecsys run {name}" if run else "nanorecsys publish PROFILE",
-        )
+        remedy = f"nanorecsys run {name}" if run else "nanorecsys publish PROFILE"
+        raise BookError(f"{name} has no {SUMMARY}: the pages take their numbers from it", remedy)
     work = folders.build / name
     source, pages = work / "source", work / "html"
     console.print(f"book  builds from {folders.relative(results)}", highlight=False)
     shutil.rmtree(source, ignore_errors=True)
     assemble(folders, results, source)
     html = _sphinx(folders, work)
-    if problems := check_html(html, source / RESULTS):
-        raise BookError("the pages are wrong:\n" + "\n".join(f"    {p}" for p in problems[:30]))
     shutil.rmtree(pages, ignore_errors=True)
     html.rename(pages)
     console.print(f"book  open {folders.relative(pages)}/index.html", highlight=False)
@@ -115,10 +105,9 @@ def copy_results(chapter: Chapter, results: Path, target: Path) -> None:
     """Copy a chapter's executed notebook and result files, without raw rows."""
     (target / chapter.name).mkdir(parents=True, exist_ok=True)
     shutil.copy(results / f"{chapter.name}.ipynb", target)
-    for pattern in RESULT_FILES:
-        for path in sorted((results / chapter.name).glob(pattern)):
-            if path.name != STATE:
-                shutil.copy(path, target / chapter.name)
+    for path in (results / chapter.name).iterdir():
+        if path.suffix in RESULT_FILES and path.name != STATE:
+            shutil.copy(path, target / chapter.name)
 
 
 def write_parts(folders: Layout, results: Path, target: Path) -> None:
@@ -139,20 +128,22 @@ def publish(folders: Layout, run: str, console: Console, *, again: bool = False)
         again: Whether to publish the records of its second run too.
 
     Raises:
-        BookError: The run does not exist, or its second run is not whole.
+        BookError: Its second run is not whole, or of another machine or other parameters.
         CompareError, GateError, RecordError: A record is missing or may not be shown. After any
             of these errors the published results are unchanged.
     """
-    results, other = _existing(folders, run), folders.published / compare.OTHER_MACHINE
-    with locked(results), _hidden_folder(folders) as hidden:
+    results, other = folders.run(run), folders.published / compare.OTHER_MACHINE
+    records, parent = compare.records(folders, results), folders.published.parent
+    with locked(results), tempfile.TemporaryDirectory(prefix=".results-", dir=parent) as hidden:
         staged = Path(hidden, "results")
         for chapter in chapters(folders).values():
             check_chapter(chapter, results)
             copy_results(chapter, results, staged)
         if again:
-            second, target = run + SECOND_RUN, staged / compare.REPEATED
-            _copy_records(folders, second, results, target, same_machine=True)
-        machine = compare.machine_of(compare.records(folders, results))
+            second = folders.run(run + SECOND_RUN)
+            _check_second_run(folders, second, records)
+            _copy_records(folders, second, staged / compare.REPEATED)
+        machine = compare.machine_of(records)
         if other.is_dir() and compare.machine_of(compare.records(folders, other)) != machine:
             shutil.copytree(other, staged / compare.OTHER_MACHINE)
         shutil.rmtree(folders.published, ignore_errors=True)
@@ -166,69 +157,51 @@ def publish_other_machine(folders: Layout, run: str, console: Console) -> None:
     """Publish the records of a run on another machine beside the published results.
 
     Raises:
-        BookError: The run does not exist, or ran on the machine of the published results.
+        BookError: The run was on the machine of the published results.
         CompareError, GateError, RecordError: A record is missing or may not be shown.
     """
-    target = folders.published / compare.OTHER_MACHINE
-    with _hidden_folder(folders) as hidden:
-        staged = Path(hidden, "records")
-        machine = _copy_records(folders, run, folders.published, staged, same_machine=False)
-        shutil.rmtree(target, ignore_errors=True)
-        staged.rename(target)
+    results = folders.run(run)
+    machine = compare.machine_of(compare.records(folders, results))
+    if machine == compare.machine_of(compare.records(folders, folders.published)):
+        raise BookError(f"{run} did not run on another machine, but on {machine}")
+    _copy_records(folders, results, folders.published / compare.OTHER_MACHINE)
     write_parts(folders, folders.published, folders.published)
     console.print(f"published the records of {run} ({machine})", highlight=False)
 
 
-def _copy_records(
-    folders: Layout, run: str, other: Path, target: Path, *, same_machine: bool
-) -> str:
-    """Copy the records of a run into `target`.
+def _check_second_run(folders: Layout, second: Path, records: compare.Records) -> None:
+    """Check that a second run is whole, on the same machine, and differs in random seeds alone.
 
     Args:
         folders: Folders of the study.
-        run: Name of the run.
-        other: Folder of the results that it is compared with.
-        target: Folder that does not exist yet.
-        same_machine: Whether it has to be whole, of the same machine and parameters (apart from
-            seeds), or of another machine.
-
-    Returns:
-        The machine of the run, in words.
+        second: Folder of the second run.
+        records: Records of the first run.
     """
-    results = _existing(folders, run)
+    found, run = compare.records(folders, second), second.name
+    if missing := ", ".join(sorted(records.keys() - found.keys())):
+        command = f"nanorecsys run {run}".replace(SECOND_RUN, " --again")
+        raise BookError(f"{run} has not run {missing}", command)
+    if (machine := compare.machine_of(found)) != compare.machine_of(records):
+        raise BookError(f"{run} did not run on the same machine, but on {machine}")
+    for name, chapter in chapters(folders).items():
+        if changed := compare.changed_parameters(chapter, found, records):
+            raise BookError(f"{run}: {name} ran with another {', '.join(changed)}")
+
+
+def _copy_records(folders: Layout, results: Path, target: Path) -> None:
+    """Replace the folder `target` by the records of a run, if its notebooks may be shown."""
+    names = compare.records(folders, results)
     with locked(results):
-        found, others = compare.records(folders, results), compare.records(folders, other)
-        if same_machine and (missing := others.keys() - found.keys()):
-            raise BookError(f"{run} has not run {', '.join(sorted(missing))}", RUN_HINT)
-        machine = compare.machine_of(found)
-        if (machine == compare.machine_of(others)) != same_machine:
-            expected = "the same" if same_machine else "another"
-            raise BookError(f"{run} did not run on {expected} machine, but on {machine}")
-        for name in found:
-            chapter = chapters(folders)[name]
-            check_chapter(chapter, results)
-            changed = compare.changed_parameters(chapter, found, others)
-            if changed and same_machine:
-                raise BookError(f"{run}: {name} ran with another {', '.join(changed)}")
+        for name in names:
+            check_chapter(chapters(folders)[name], results)
+        shutil.rmtree(target, ignore_errors=True)
+        for name in names:
             (target / name).mkdir(parents=True)
             shutil.copy(results / name / FILE, target / name)
-    return machine
-
-
-def _hidden_folder(folders: Layout) -> tempfile.TemporaryDirectory[str]:
-    """A hidden folder beside the published results, deleted after use."""
-    return tempfile.TemporaryDirectory(prefix=".results-", dir=folders.published.parent)
-
-
-def _existing(folders: Layout, run: str) -> Path:
-    """Folder of a run, checked before anything is locked or written there."""
-    if not folders.run(run).is_dir():
-        raise BookError(f"{run} has not run", RUN_HINT)
-    return folders.run(run)
 
 
 def check_run(folders: Layout, run: str | None) -> list[str]:
-    """Problems of a run or of the published results, and of the pages built over them."""
+    """Problems of a run, or of the published results."""
     results = folders.run(run) if run else folders.published
     problems = []
     for chapter in chapters(folders).values():
@@ -242,64 +215,4 @@ def check_run(folders: Layout, run: str | None) -> list[str]:
                 compare.records(folders, results / part)
             except compare.CompareError as error:
                 problems.append(str(error))
-    pages = folders.build / (run or compare.PUBLISHED) / "html"
-    summary = results / f"{SUMMARY}.ipynb"
-    # pages of an older run are not checked
-    if not problems and pages.is_dir() and pages.stat().st_mtime >= summary.stat().st_mtime:
-        problems += check_html(pages, results)
     return problems
-
-
-def check_html(html: Path, results: Path) -> list[str]:
-    """Problems of built pages: wrong numbers, dead links, requests to other hosts.
-
-    Args:
-        html: Folder of the built pages.
-        results: Result files that they were built from.
-    """
-    paths = (path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts)
-    pages = {path: BeautifulSoup(path.read_text(), "html.parser") for path in paths}
-    problems = list(_check_claims(pages[html / "book" / "claims.html"], results))
-    anchors = {
-        path: {str(tag["id"]) for tag in page.find_all(id=True)} for path, page in pages.items()
-    }
-    for path, page in pages.items():
-        name = path.relative_to(html)
-        problems += (f"{name}: {problem}" for problem in _check_links(path, page, anchors, html))
-    return problems
-
-
-def _check_claims(page: BeautifulSoup, results: Path) -> Iterator[str]:
-    """The row of each claim, which has its id, must show the figures and verdict of claims.json."""
-    content = (results / SUMMARY / "claims.json").read_bytes()
-    for claim in msgspec.json.decode(content, type=list[JudgedClaim]):
-        row = page.find("tr", id=claim.id)
-        if row is None:
-            yield f"claims.html: no row for {claim.id}"
-            continue
-        shown = [cell.get_text(" ", strip=True) for cell in row.find_all("td")]
-        figures = [set(text.split("; ")) for text in shown]  # data sets may come in any order
-        if claim.verdict not in shown or set(figure(claim).split("; ")) not in figures:
-            wanted = f"{figure(claim)} ({claim.verdict})"
-            yield f"claims.html: {claim.id} shows {shown}, claims.json has {wanted}"
-
-
-def _check_links(
-    path: Path, page: BeautifulSoup, anchors: dict[Path, set[str]], html: Path
-) -> Iterator[str]:
-    """Links that lead nowhere, and files that a reader without a network would lack."""
-    for tag in page.find_all(["a", "img", "script", "link", "source", "iframe"]):
-        target = str(tag.get("href" if tag.name in ("a", "link") else "src") or "")
-        if not target or target.startswith(("mailto:", "data:", "javascript:")):
-            continue
-        url = urlsplit(target)
-        if url.scheme or url.netloc:
-            if tag.name != "a":
-                yield f"asks another host for {target}"
-            continue
-        file = (path.parent / unquote(url.path)).resolve() if url.path else path
-        file = file / "index.html" if file.is_dir() else file
-        if not file.is_relative_to(html.resolve()) or not file.exists():
-            yield f"dead link {target}"
-        elif url.fragment and file in anchors and unquote(url.fragment) not in anchors[file]:
-            yield f"dead anchor {target}"

@@ -12,7 +12,6 @@ A chapter is `notebooks/NN_name.ipynb` whose metadata names its subpackage (`{"n
 - `checks() -> list[Check]`, optional: what `nanorecsys doctor` reports for it.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,16 +73,11 @@ def chapters(folders: Layout) -> dict[str, Chapter]:
     """All chapters in their order.
 
     Raises:
-        NanorecsysError: There is no notebook, or one breaks the rules of this module.
+        NanorecsysError: A notebook breaks the rules of this module.
     """
-    paths = sorted(p for p in folders.notebooks.glob("*.ipynb") if re.match(r"\d\d_", p.name))
-    if not paths:
-        raise NanorecsysError(
-            f"expected notebooks NN_name.ipynb in {folders.relative(folders.notebooks)}, found none"
-        )
     found: dict[str, Chapter] = {}
     protocol = read_protocol(folders)
-    for path in paths:
+    for path in sorted(folders.notebooks.glob("[0-9][0-9]_*.ipynb")):
         found[path.stem] = _chapter(path, found, protocol)
     if lost := {finding.chapter for finding in protocol.findings} - found.keys():
         raise NanorecsysError(f"protocol.yaml has findings of {min(lost)}, which is no chapter")
@@ -95,15 +89,13 @@ def _chapter(path: Path, earlier: Mapping[str, Chapter], protocol: Protocol) -> 
     module = chapter_module(notebook, name)
     parameters = read_parameters(notebook, name)
     if RUN_NAME not in parameters:
-        raise NanorecsysError(
-            f"{name}: the parameters cell lacks {RUN_NAME!r}, the run whose chapters it reads"
-        )
+        raise NanorecsysError(f"{name}: the parameters cell lacks {RUN_NAME!r}, the run to read")
     is_summary = module.NEEDS == EARLIER
     needs = tuple(earlier) if is_summary else tuple(module.NEEDS)
     if unmet := [n for n in needs if n not in earlier]:
         raise NanorecsysError(f"{name} needs {', '.join(unmet)}, which does not run before it")
     judges = tuple(c.module.__name__ for c in earlier.values()) if is_summary else ()
-    findings = tuple(protocol.of(name))
+    findings = tuple(finding for finding in protocol.findings if finding.chapter == name)
     unmatched = {finding.name for finding in findings} ^ module.FINDINGS.keys()
     if unmatched:
         raise NanorecsysError(

@@ -20,7 +20,7 @@ Status = Literal["ok", "warning", "fails"]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 DISK_GIB = 2.0  # what `quick` leaves behind at most
 MEMORY_GIB = 3.0  # what `smoke` needs
-LISTED = 5  # packages in a message
+LISTED = 5  # packages in a message, the missing ones first
 # Libraries of indexes that not every host has, with the commands that install them.
 OPTIONAL = {"scann": "pip install scann", "lorann": "pip install 'nanorecsys[lorann]'"}
 
@@ -74,25 +74,14 @@ def _machine(folders: Layout) -> Iterator[Check]:
     available = limits.available_bytes() / 2**30
     free = shutil.disk_usage(folders.root).free / 2**30
     yield Check(name="CPU", value=machine.cpu_model)
-    yield _check(
-        "CPU flags",
-        " ".join(machine.cpu_flags) or "none of " + " ".join(provenance.FLAGS),
-        has_int8_dot_products(),
-        "without VNNI int8 may be slower than fp32; the figures will differ",
-    )
-    yield _check(
-        "cores",
-        str(machine.cores),
-        machine.cores >= 2,
-        "the study is sized for two cores; it will take longer",
-    )
-    yield _check(
-        "memory",
-        f"{machine.memory_gib:.1f} GiB, {available:.1f} available",
-        available >= MEMORY_GIB,
-        f"end other programs: the smallest profile needs {MEMORY_GIB:g} GiB",
-        "fails",
-    )
+    flags = " ".join(machine.cpu_flags) or "none of " + " ".join(provenance.FLAGS)
+    remedy = "without VNNI int8 may be slower than fp32; the figures will differ"
+    yield _check("CPU flags", flags, has_int8_dot_products(), remedy)
+    remedy = "the study is sized for two cores; it will take longer"
+    yield _check("cores", str(machine.cores), machine.cores >= 2, remedy)
+    memory = f"{machine.memory_gib:.1f} GiB, {available:.1f} available"
+    remedy = f"end other programs: the smallest profile needs {MEMORY_GIB:g} GiB"
+    yield _check("memory", memory, available >= MEMORY_GIB, remedy, "fails")
     remedy = f"make room for {DISK_GIB:g} GiB"
     yield _check("disk", f"{free:.1f} GiB free", free >= DISK_GIB, remedy, "fails")
     yield Check(name="system", value=f"{machine.os}, Python {machine.python}")
@@ -101,22 +90,16 @@ def _machine(folders: Layout) -> Iterator[Check]:
 def _packages(folders: Layout) -> Iterator[Check]:
     pinned = pins(folders)
     installed = {canonical(d.name): d.version.partition("+")[0] for d in metadata.distributions()}
-    missing = [name for name in pinned if name not in installed and name not in OPTIONAL]
+    missing = [f"{n} is missing" for n in pinned if n not in installed and n not in OPTIONAL]
     different = [
         f"{name} {installed[name]} instead of {version}"
         for name, version in pinned.items()
         if installed.get(name, version) != version
     ]
-    if missing:
-        message = f"{len(missing)} of constraints.txt missing: {', '.join(missing[:LISTED])}"
-        yield _check("packages", message, False, "make install", "fails")
-    else:
-        yield _check(
-            "packages",
-            "; ".join(different[:LISTED]) or "all as constraints.txt pins them",
-            not different,
-            "make install restores the pinned versions; figures may differ until then",
-        )
+    found = "; ".join([*missing, *different][:LISTED]) or "all as constraints.txt pins them"
+    remedy = "make install restores the pinned versions; figures may differ until then"
+    status: Status = "fails" if missing else "warning"
+    yield _check("packages", found, not missing and not different, remedy, status)
     for name, command in OPTIONAL.items():
         yield Check(name=name, value=installed.get(name, f"not installed, optional: {command}"))
     for name, value in (provenance.versions() | provenance.threads()).items():

@@ -27,9 +27,8 @@ def check_executed(notebook: nbformat.NotebookNode, name: str) -> None:
             continue
         for output in cell.outputs:
             if output.output_type == "error":
-                raise GateError(
-                    f"{name}: cell {number} failed with {output.ename}: {output.evalue}"
-                )
+                failure = f"{output.ename}: {output.evalue}"
+                raise GateError(f"{name}: cell {number} failed with {failure}")
         if cell.execution_count is None:
             raise GateError(f"{name}: cell {number} was not executed")
         if cell.metadata.get("papermill", {}).get("status") != "completed":

@@ -7,6 +7,7 @@ scale. A figure of one machine *cannot be compared*.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from nanorecsys.study.claims import JudgedClaim, OriginalVerdict
@@ -82,24 +83,16 @@ def _at_full_length(read: ReadValues) -> ReadValues:
     return lambda r: read(r) if r.is_study_shape and r.is_full else None
 
 
-def _highest(*names: str) -> ReadValues:
+def _highest(names: tuple[str, ...], r: Any) -> Values | None:
     """Fields of the row of the highest valid rate, if it has enough requests for all of them."""
-
-    def read(r: Any) -> Values | None:
-        values = tuple(getattr(r.highest, name) for name in names) if r.highest else (None,)
-        return None if None in values else values
-
-    return _at_full_length(read)
+    values = tuple(getattr(r.highest, name) for name in names) if r.highest else (None,)
+    return None if None in values else values
 
 
-def _in_kind(stage: str) -> ReadValues:
+def _in_kind(stage: str, r: Any) -> Values | None:
     """P50 and P95 of a stage of the original's optimized server in kind."""
-
-    def read(r: Any) -> Values | None:
-        found = r.in_kind_stages.get(ONNX, {}).get(stage)
-        return (found.p50, found.p95) if found and found.p95 is not None else None
-
-    return _at_study_shape(read)
+    found = r.in_kind_stages.get(ONNX, {}).get(stage)
+    return (found.p50, found.p95) if found and found.p95 is not None else None
 
 
 def _throughput(r: Any) -> Values | None:
@@ -108,14 +101,10 @@ def _throughput(r: Any) -> Values | None:
     return (after / before, before, after) if before and after else None
 
 
-def _cpu_time(before: str, after: str) -> ReadValues:
+def _cpu_time(before: str, after: str, r: Any) -> Values | None:
     """CPU time a request of one server over that of another."""
-
-    def read(r: Any) -> Values | None:
-        times = r.times_cpu(before, after)
-        return (times.middle,) if times else None
-
-    return _at_study_shape(read)
+    times = r.times_cpu(before, after)
+    return (times.middle,) if times else None
 
 
 def _embedding_speed(r: Any) -> Values | None:
@@ -136,32 +125,25 @@ def _stable_computing(r: Any) -> Values | None:
     return (loaded / alone,) if alone and loaded else None
 
 
-def _queueing(field: str) -> ReadValues:
+def _queueing(field: str, r: Any) -> Values | None:
     """A figure of the original's own service times in the queue at its rate."""
-
-    def read(r: Any) -> Values | None:
-        rows = [o for o in r.original if o.hits_wait and o.offered_per_s == ORIGINAL_RATE]
-        return (getattr(rows[0], field),) if rows else None
-
-    return read
+    rows = [o for o in r.original if o.hits_wait and o.offered_per_s == ORIGINAL_RATE]
+    return (getattr(rows[0], field),) if rows else None
 
 
-def _index(family: str) -> ReadValues:
+def _index(family: str, r: Any) -> Values | None:
     """Recall over its floor, recall, and speed relative to Flat, on the original's catalogue.
 
     Args:
         family: Name of the index family in the scale-up chapter.
+        r: Result of that chapter.
     """
-
-    def read(r: Any) -> Values | None:
-        wanted = ("independent", SCALE_UP_ITEMS)
-        rows = {row.family: row for row in reversed(r.rows) if (row.generator, row.n) == wanted}
-        if family not in rows or "Flat" not in rows:
-            return None
-        row, flat = rows[family], rows["Flat"]
-        return row.recall / r.recall_floor, row.recall, flat.p50_ms.middle / row.p50_ms.middle
-
-    return read
+    wanted = ("independent", SCALE_UP_ITEMS)
+    rows = {row.family: row for row in reversed(r.rows) if (row.generator, row.n) == wanted}
+    if family not in rows or "Flat" not in rows:
+        return None
+    row, flat = rows[family], rows["Flat"]
+    return row.recall / r.recall_floor, row.recall, flat.p50_ms.middle / row.p50_ms.middle
 
 
 def _generator(r: Any) -> Values | None:
@@ -178,26 +160,26 @@ def _flat_default(r: Any) -> Values | None:
 READERS: dict[str, ReadValues] = {
     "flat_default": _flat_default,
     "generator": _generator,
-    "pq_independent": _index("IVF, PQ"),
-    "sq_independent": _index("IVF, SQ8"),
+    "pq_independent": partial(_index, "IVF, PQ"),
+    "sq_independent": partial(_index, "IVF, SQ8"),
     "throughput": _at_study_shape(_throughput),
     "embedding_speed": _at_study_shape(_embedding_speed),
-    "efficiency": _cpu_time(TORCH, ONNX),
-    "onnx": _cpu_time(BEST, FINAL),
+    "efficiency": _at_study_shape(partial(_cpu_time, TORCH, ONNX)),
+    "onnx": _at_study_shape(partial(_cpu_time, BEST, FINAL)),
     "thread_pool": _at_full_length(lambda r: (r.thread_gain,) if r.thread_gain else None),
     "transformer": _at_study_shape(_transformer),
     "stable_computing": _at_full_length(_stable_computing),
     "queueing_tail": _at_study_shape(
         lambda r: (r.bands[-1].waiting_share,) if r.highest and r.bands else None
     ),
-    "saturation": _queueing("load"),
-    "queueing_p99": _queueing("p99_ms"),
-    "rate": _at_full_length(lambda r: (r.highest.offered_per_s,) if r.highest else None),
-    "latency": _highest("p50_ms", "p95_ms"),
-    "p99": _highest("p99_ms"),
+    "saturation": partial(_queueing, "load"),
+    "queueing_p99": partial(_queueing, "p99_ms"),
+    "rate": _at_full_length(partial(_highest, ("offered_per_s",))),
+    "latency": _at_full_length(partial(_highest, ("p50_ms", "p95_ms"))),
+    "p99": _at_full_length(partial(_highest, ("p99_ms",))),
     "compute": lambda r: (),
-    "embedding": _in_kind("embedding"),
-    "ranking": _in_kind("ranking"),
-    "retrieval": _in_kind("retrieval"),
-    "computing": _in_kind("compute"),
+    "embedding": _at_study_shape(partial(_in_kind, "embedding")),
+    "ranking": _at_study_shape(partial(_in_kind, "ranking")),
+    "retrieval": _at_study_shape(partial(_in_kind, "retrieval")),
+    "computing": _at_study_shape(partial(_in_kind, "compute")),
 }

@@ -1,5 +1,6 @@
 """What pages of the book include as HTML: claims by machine, and the protocol."""
 
+import contextlib
 import html
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 import yaml
 
 from nanorecsys.study import compare, decide
-from nanorecsys.study.chapters import Chapter, chapters
+from nanorecsys.study.chapters import chapters
 from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.original import address, anchor
@@ -18,8 +19,9 @@ from nanorecsys.study.runner import SECOND_RUN
 from nanorecsys.study.tables import styled
 
 Sides = dict[str, compare.Records]  # by title; the first is the run that the book is built over
-Judged = dict[str, JudgedClaim]  # a claim by side
-Outcomes = dict[str, dict[str, str]]  # by side and the claim's id
+Judged = dict[str, dict[str, JudgedClaim]]  # then by the claim's id
+Comparisons = dict[str, pd.DataFrame]  # of a side with the first one, a row per claim
+NONE = "<p>None.</p>\n"  # where there is nothing to show
 
 # What the pages show of the claims, and where; its comments say what the tables mean.
 _SHOWN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
@@ -32,14 +34,13 @@ def parts(folders: Layout, results: Path) -> dict[str, str]:
     """The parts that the pages of a book over `results` include, by file name."""
     everything, protocol = chapters(folders), read_protocol(folders)
     sides = _sides(folders, results)
-    has_run = next(iter(sides.values()))
-    judged: dict[str, Judged] = {}
-    outcomes: Outcomes = {}
+    run = next(iter(sides))
+    has_run = sides[run]
+    judged: Judged = {}
+    comparisons: Comparisons = {}
     for name, side in sides.items():
-        for claim in compare.judge_all(everything, side):
-            judged.setdefault(claim.id, {})[name] = claim
-        compared = compare.compare(everything, has_run, side)
-        outcomes[name] = dict(zip(compared.claim, compared.outcome, strict=True))
+        judged[name] = {claim.id: claim for claim in compare.judge_all(everything, side)}
+        comparisons[name] = compare.compare(everything, has_run, side).set_index("claim")
     findings = {
         f.id: f"results/{f.chapter}.html#{anchor(SECTIONS.get(f.id, ''))}" * (f.chapter in has_run)
         for f in protocol.findings
@@ -50,13 +51,13 @@ def parts(folders: Layout, results: Path) -> dict[str, str]:
         if row.chapter in everything
     }
     rows = [(r.claim, r.original, r.target, r.source, r.kind) for r in ORIGINAL]
-    claims = {claim_id: str(next(iter(of.values()))) for claim_id, of in judged.items()}
+    claims = {claim_id: str(claim) for claim_id, claim in judged[run].items()}
     amendments = pd.DataFrame(protocol.amendments)
     return {
-        "machines.html": _machines(everything, sides),
-        "headlines.html": _headlines(sides, judged),
-        "findings.html": _claims(sides, judged, findings, outcomes),
-        "original.html": _claims(sides, judged, original, outcomes),
+        "machines.html": _machines(sides, comparisons),
+        "headlines.html": _headlines(judged),
+        "findings.html": _claims(judged, comparisons, findings),
+        "original.html": _claims(judged, comparisons, original),
         "decide.html": _decisions(sides),
         "definitions.html": "".join(map(_definition, protocol.findings)),
         "families.html": _terms(protocol.families),
@@ -69,16 +70,13 @@ def parts(folders: Layout, results: Path) -> dict[str, str]:
 
 def _decisions(sides: Sides) -> str:
     """The tables of the page for someone who has to decide, one for each machine."""
-    texts = []
-    for name, side in sides.items():
-        if side:
-            title = html.escape(f"{name}: {compare.machine_of(side)}")
-            texts += [
-                f"<h3>{title}</h3>\n",
-                _table(decide.choices(side)),
-                _table(decide.table(side)),
-            ]
-    return "".join(texts) or "<p>None.</p>\n"
+    texts = [
+        f"<h3>{html.escape(f'{name}: {compare.machine_of(side)}')}</h3>\n"
+        f"{_table(decide.choices(side))}{_table(decide.table(side))}"
+        for name, side in sides.items()
+        if side
+    ]
+    return "".join(texts) or NONE
 
 
 def _sides(folders: Layout, results: Path) -> Sides:
@@ -88,67 +86,66 @@ def _sides(folders: Layout, results: Path) -> Sides:
         places = [results, results / compare.REPEATED, results / compare.OTHER_MACHINE]
     found: Sides = {compare.title(folders, results): {}}
     for place in places:
-        try:
+        # there may be none, or one that was made under other definitions
+        with contextlib.suppress(compare.CompareError):
             found[compare.title(folders, place)] = compare.records(folders, place)
-        except compare.CompareError:  # there is none, or it was made under other definitions
-            continue
     return found
 
 
-def _machines(everything: Mapping[str, Chapter], sides: Sides) -> str:
+def _machines(sides: Sides, comparisons: Comparisons) -> str:
     """What each side was measured on, and how many of its claims agree with the first's."""
+    run = next(iter(sides))
     texts = []
     for name, side in sides.items():
         if side:
-            texts.append(f"{name}: {compare.machine_of(side)}")
-            first = next(iter(sides.values()))
-            if side is not first:
-                compared = compare.compare(everything, first, side)
-                texts[-1] += f"; {compare.counts(compared)}"
-    return "".join(f"<p>{html.escape(text)}.</p>\n" for text in texts) or "<p>None.</p>\n"
+            counts = "" if name == run else f"; {compare.counts(comparisons[name])}"
+            text = f"{name}: {compare.machine_of(side)}{counts}"
+            texts.append(f"<p>{html.escape(text)}.</p>\n")
+    return "".join(texts) or NONE
 
 
-def _headlines(sides: Sides, judged: Mapping[str, Judged]) -> str:
+def _headlines(judged: Judged) -> str:
     """Cards of the landing page: the figures of the protocol's headlines, on each side."""
+    run, *others = judged
     cards = []
     for title, ids in HEADLINES.items():
         lines = [f"<h3>{title}</h3>"]
-        for of_sides in (judged[claim_id] for claim_id in ids if claim_id in judged):
-            own, *others = (of_sides[name] for name in sides)
+        for own in (judged[run][claim_id] for claim_id in ids if claim_id in judged[run]):
             lines.append(f'<p class="figure">{html.escape(_middle(own))}</p>')
             lines.append(f"<p><b>{own.verdict}:</b> {html.escape(own.statement)}</p>")
-            for name, other in zip(list(sides)[1:], others, strict=True):
+            for name in others:
+                other = judged[name][own.id]
                 text = f"{name}: {_middle(other)}, {other.verdict}"
                 lines.append(f'<p class="side">{html.escape(text)}</p>')
         cards.append('<div class="card">' + "\n".join(lines) + "</div>")
     return '<div class="cards">\n' + "\n".join(cards) + "\n</div>\n"
 
 
-def _claims(
-    sides: Sides, judged: Mapping[str, Judged], targets: Mapping[str, str], outcomes: Outcomes
-) -> str:
+def _claims(judged: Judged, comparisons: Comparisons, targets: Mapping[str, str]) -> str:
     """A table of claims, one sentence each, with a column for each side; cards on a phone.
 
     Args:
-        sides: Records by side.
-        judged: Each claim on each side, by its id.
+        judged: Every claim on each side.
+        comparisons: How the claims of each side compare with the first's.
         targets: Address of the section that shows a claim, by the claim's id; "" for none.
-        outcomes: How a claim of a further side compares with the first's, by side and id.
     """
-    run, *others = sides
-    heads = "".join(f"<th>{html.escape(text)}</th>" for text in ("verdict", "claim", *sides))
+    run, *others = judged
+    heads = "".join(f"<th>{html.escape(text)}</th>" for text in ("verdict", "claim", *judged))
     rows = []
     for claim_id, target in targets.items():
-        own = judged[claim_id][run]
+        own = judged[run][claim_id]
+        claim = html.escape(own.statement)
+        if target:
+            claim = f'<a href="{target}">{claim}</a>'
         beside = f"It said: {own.original}." if own.original else f"Bound: {own.target}."
         cells = [
             f'<td class="verdict">{own.verdict}</td>',
-            f"<td>{_link(target, own.statement)} <small>{html.escape(beside)}</small></td>",
+            f"<td>{claim} <small>{html.escape(beside)}</small></td>",
             f'<td data-side="{html.escape(run)}"><span>{html.escape(figure(own))}</span></td>',
         ]
         for name in others:
-            other = judged[claim_id][name]
-            outcome = outcomes[name][claim_id]
+            other = judged[name][claim_id]
+            outcome = comparisons[name].outcome[claim_id]
             judged_too = f" ({outcome})" if outcome in ("agrees", "differs") else ""
             text = f"{other.verdict}: {figure(other)}{judged_too}" if other.value else other.verdict
             cells.append(f'<td data-side="{html.escape(name)}">{html.escape(text)}</td>')
@@ -180,11 +177,6 @@ def _in_unit(claim: JudgedClaim, value: float) -> str:
     return style.format(value * factor)
 
 
-def _link(target: str, text: str) -> str:
-    text = html.escape(text)
-    return f'<a href="{target}">{text}</a>' if target else text
-
-
 def _definition(finding: Finding) -> str:
     """Everything that defines a finding, under its question as a heading."""
     fields = msgspec.structs.asdict(finding)
@@ -200,4 +192,4 @@ def _terms(texts: Mapping[str, str]) -> str:
 
 
 def _table(frame: pd.DataFrame) -> str:
-    return "<p>None.</p>\n" if frame.empty else styled(frame).to_html() + "\n"
+    return NONE if frame.empty else styled(frame).to_html() + "\n"

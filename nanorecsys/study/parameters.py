@@ -6,6 +6,7 @@ bool or list.
 """
 
 import ast
+import contextlib
 import difflib
 import importlib
 import io
@@ -58,15 +59,12 @@ class Parameter:
             f"{self.name}: {self.help} (default {self.default!r})",
         )
 
-    def parse(self, text: str, source: str) -> Value:
-        """The value that command-line `text` means: text for a str, otherwise a YAML literal."""
-        if self.type == "str":
-            return text
-        try:
-            # YAML 1.1 reads 1e-3 as text
-            value: Any = float(text) if self.type == "float" else yaml.safe_load(text)
-        except (ValueError, yaml.YAMLError):
-            value = text
+    def parse(self, value: Any, source: str) -> Value:
+        """`value` as this parameter's type; a text means a YAML literal, unless the type is str."""
+        if isinstance(value, str) and self.type != "str":
+            with contextlib.suppress(ValueError, yaml.YAMLError):  # `check` refuses such a text
+                # YAML 1.1 reads 1e-3 as text
+                value = float(value) if self.type == "float" else yaml.safe_load(value)
         return self.check(value, source)
 
 
@@ -95,8 +93,7 @@ def read_parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Par
             line = source.splitlines()[node.lineno - 1]
             raise ParameterError(
                 f"{name}: {line!r} in the parameters cell is not a parameter",
-                "write one a line: name: type = literal  # meaning (without =), with type one of "
-                + ", ".join(TYPES),
+                f"write name: type = literal  # meaning (without =); types: {', '.join(TYPES)}",
             ) from error
         found[key] = parameter
     return found
@@ -132,20 +129,6 @@ def known_chapter(name: str, chapters: Iterable[str], source: str) -> str:
     if name not in chapters:
         raise unknown(name, chapters, source, "chapter")
     return name
-
-
-def check_values(
-    parameters: Mapping[str, Parameter], values: Mapping[str, Any], source: str
-) -> dict[str, Value]:
-    """`values` checked against `parameters` by name and type.
-
-    Raises:
-        ParameterError: A name that is not among them, or a value of the wrong type.
-    """
-    for name in values:
-        if name not in parameters:
-            raise unknown(name, parameters, source)
-    return {name: parameters[name].check(value, source) for name, value in values.items()}
 
 
 def is_seed(name: str) -> bool:
@@ -190,9 +173,12 @@ def resolve(
         for name, parameters in chapters.items()
     }
     for chapter, settings in profile.items():
-        source = f"profile {profile_name}"
-        known_chapter(chapter, chapters, source)
-        values[chapter] |= check_values(chapters[chapter], settings or {}, f"{source}, {chapter}")
+        parameters = chapters[known_chapter(chapter, chapters, f"profile {profile_name}")]
+        source = f"profile {profile_name}, {chapter}"
+        for name, value in (settings or {}).items():
+            if name not in parameters:
+                raise unknown(name, parameters, source)
+            values[chapter][name] = parameters[name].check(value, source)
     for override in overrides:
         source = f"-p {override}"
         name, equals, text = override.partition("=")

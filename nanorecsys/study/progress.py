@@ -1,19 +1,20 @@
 """Progress of a running chapter in one line: redrawn on a terminal, a new line elsewhere."""
 
-import threading
 import time
+from datetime import timedelta
+from typing import Any
 
 import click
 from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
-TERMINAL_INTERVAL_S, PLAIN_INTERVAL_S = 1.0, 10.0
+PLAIN_INTERVAL_S = 10.0  # shortest time between two lines where none can be redrawn
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    """Seconds as h:mm:ss."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 class ChapterProgress:
@@ -22,56 +23,55 @@ class ChapterProgress:
     Args:
         console: Console to draw on.
         title: Name of the chapter.
+        n_cells: Number of cells that run.
         expected_s: Seconds that it took last time, None if it has not run before.
     """
 
-    def __init__(self, console: Console, title: str, expected_s: float | None) -> None:
-        self._console = console
-        self._title = title
+    def __init__(
+        self, console: Console, title: str, n_cells: int, expected_s: float | None
+    ) -> None:
+        self._console, self._title, self._n_cells = console, title, n_cells
         self._expected = f" of about {clock(expected_s)}" if expected_s else ""
         self._started = time.monotonic()
-        self._position = "starts"
-        self._note = ""
-        self._stop = threading.Event()
-        self._ticker = threading.Thread(target=self._tick, daemon=True)
+        self._printed = float("-inf")
+        self._position, self._note = "starts", ""
+        self._live = Live(
+            console=console, get_renderable=self._line, refresh_per_second=1, transient=True
+        )
 
     def __enter__(self) -> "ChapterProgress":
-        self._ticker.start()
+        self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._ticker.join()
+        self._live.stop()
 
     @property
     def seconds(self) -> float:
         """Seconds since the chapter began."""
         return time.monotonic() - self._started
 
-    def cell(self, index: int, count: int) -> None:
-        """Note that cell `index` (from 0) of `count` begins."""
-        self._position, self._note = f"cell {index + 1} of {count}", ""
+    def cell(self, cell: Any, cell_index: int) -> None:
+        """Note that the cell of this index (from 0) begins."""
+        self._position, self._note = f"cell {cell_index + 1} of {self._n_cells}", ""
+        self._print()
 
     def write(self, text: str) -> None:
         """Take the kernel's output: its last line, such as a progress bar, becomes the note."""
         lines = click.unstyle(text).replace("\r", "\n").splitlines()  # a bar moves the cursor
         self._note = next((line.strip() for line in reversed(lines) if line.strip()), self._note)
+        self._print()
 
     def flush(self) -> None:
         """Do nothing; no output is held back."""
 
-    def _line(self) -> str:
+    def _line(self) -> Text:
         note = f" · {self._note}" if self._note else ""
-        return f"{self._title}  {self._position}  {clock(self.seconds)}{self._expected}{note}"
+        line = f"{self._title}  {self._position}  {clock(self.seconds)}{self._expected}{note}"
+        return Text(line, no_wrap=True, overflow="crop")
 
-    def _tick(self) -> None:
-        redraws, width = self._console.is_terminal, self._console.width
-        interval = TERMINAL_INTERVAL_S
-        while not self._stop.wait(interval):
-            if redraws:
-                print(f"\r{self._line()[: width - 1]:<{width - 1}}", end="", flush=True)
-            else:
-                print(self._line(), file=self._console.file, flush=True)
-                interval = PLAIN_INTERVAL_S
-        if redraws:
-            print("\r" + " " * (width - 1), end="\r", flush=True)
+    def _print(self) -> None:
+        """Print the line where it cannot be redrawn, unless another was printed just before."""
+        if not self._console.is_terminal and self.seconds - self._printed >= PLAIN_INTERVAL_S:
+            self._printed = self.seconds
+            self._console.out(self._line().plain, highlight=False)

@@ -89,10 +89,6 @@ class OriginalRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     factor: float = 1.0
     agreement: Agreement = "machine"
 
-    def __post_init__(self) -> None:
-        if (self.kind == "comparison") != (self.rule is not None):
-            raise ValueError(f"{self.id}: a comparison has a rule, and no other row has one")
-
     @property
     def target(self) -> str:
         """The rule in words; empty where there is none."""
@@ -105,10 +101,6 @@ class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     families: dict[str, str]
     findings: list[Finding]
     amendments: list[dict[str, str]] = []
-
-    def of(self, chapter: str) -> list[Finding]:
-        """The findings of a chapter."""
-        return [finding for finding in self.findings if finding.chapter == chapter]
 
     def sha256(self, chapter: str) -> str:
         """Hash of every row that defines a finding or a row of the original for `chapter`.

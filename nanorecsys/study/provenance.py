@@ -97,8 +97,7 @@ def commit(root: Path) -> str:
     try:
         if _git(root, "rev-parse", "--show-prefix"):
             return "none"
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
-        return _git(root, "rev-parse", "--short=12", "HEAD") + "+" * bool(changes)
+        return _git(root, "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+")
     except (OSError, subprocess.CalledProcessError):
         return "none"
 

@@ -19,9 +19,7 @@ import click
 import msgspec
 import nbformat
 import papermill
-import yaml
 from nbclient.exceptions import DeadKernelError
-from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from rich.console import Console
 
@@ -95,26 +93,6 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, int]
 
 
-class _Engine(NBClientEngine):
-    """papermill's own engine, which also says which cell begins."""
-
-    @classmethod
-    def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, *, progress: ChapterProgress, **options: Any
-    ):
-        cell_start = nb_man.cell_start
-
-        def announced(cell: Any, cell_index: int, **more: Any) -> None:
-            progress.cell(cell_index, len(nb_man.nb.cells))
-            cell_start(cell, cell_index, **more)
-
-        nb_man.cell_start = announced
-        return super().execute_managed_notebook(nb_man, kernel_name, **options)
-
-
-papermill_engines.register("nanorecsys", _Engine)
-
-
 def load_profile(folders: Layout, name: str) -> dict[str, dict[str, Any] | None]:
     """The parameters that profile `name` sets, by chapter.
 
@@ -124,10 +102,9 @@ def load_profile(folders: Layout, name: str) -> dict[str, dict[str, Any] | None]
     path = folders.profiles / f"{name}.yaml"
     if not path.exists():
         raise unknown(name, (p.stem for p in folders.profiles.glob("*.yaml")), "run", "profile")
-    content = yaml.safe_load(path.read_text()) or {}
     try:
-        return msgspec.convert(content, dict[str, dict[str, Any] | None])
-    except msgspec.ValidationError as error:
+        return msgspec.yaml.decode(path.read_bytes(), type=dict[str, dict[str, Any] | None])
+    except msgspec.DecodeError as error:
         message = f"{folders.relative(path)}: expected chapters, each with its parameters"
         raise ParameterError(message) from error
 
@@ -192,13 +169,10 @@ def require(estimates: Mapping[str, Estimate], folder: Path) -> None:
     Raises:
         ResourceError: Names the chapter, what it needs and what is available.
     """
-    memory = limits.available_bytes() / 2**30
-    disk = shutil.disk_usage(folder).free / 2**30
+    memory, disk = limits.available_bytes() / 2**30, shutil.disk_usage(folder).free / 2**30
     for name, estimate in estimates.items():
-        for kind, needed, available in (
-            ("memory", estimate.memory_gib, memory),
-            ("disk", estimate.disk_gib, disk),
-        ):
+        needs = {"memory": (estimate.memory_gib, memory), "disk": (estimate.disk_gib, disk)}
+        for kind, (needed, available) in needs.items():
             if needed > available:
                 raise ResourceError(
                     f"{name} needs about {needed:.1f} GiB of {kind}, "
@@ -238,11 +212,10 @@ def run_chapters(run: Run, selected: Iterable[Chapter], console: Console) -> lis
             missing = [n for n in chapter.needs if not (run.upstream / n).is_dir()]
             if missing and not chapter.is_summary:
                 source = run.upstream.name
-                profile = source.removesuffix(SECOND_RUN)
-                again = " --again" * (profile != source)
+                command = f"nanorecsys run {source}".replace(SECOND_RUN, " --again")
                 raise ChapterError(
                     f"{chapter.name} reads {', '.join(missing)}, which has not run in {source}",
-                    f"nanorecsys run {profile}{again} --from {missing[0]}",
+                    f"{command} --from {missing[0]}",
                 )
             message = f"{chapter.name}  runs: {why}"
             console.print(message, highlight=False, markup=False, soft_wrap=True)
@@ -251,7 +224,10 @@ def run_chapters(run: Run, selected: Iterable[Chapter], console: Console) -> lis
             _clear_work(folder, chapter, keep=None if run.force else work)
             work.mkdir(parents=True, exist_ok=True)
             last = state_of(chapter, folder)
-            with ChapterProgress(console, chapter.name, last.seconds if last else None) as progress:
+            expected_s = last.seconds if last else None
+            # papermill adds a cell with the parameters
+            n_cells = len(nbformat.read(chapter.notebook, as_version=4).cells) + 1
+            with ChapterProgress(console, chapter.name, n_cells, expected_s) as progress:
                 _execute(chapter, run, work, progress)
             _finish(work, chapter, now, progress.seconds, run.folders)
             seal(work, folder)
@@ -285,8 +261,7 @@ def _execute(chapter: Chapter, run: Run, work: Path, progress: ChapterProgress) 
                 chapter.notebook,
                 output,
                 parameters={**run.parameters[chapter.name], RUN_NAME: upstream},
-                engine_name="nanorecsys",
-                progress=progress,
+                on_cell_start=progress.cell,
                 stdout_file=progress,
                 stderr_file=progress,
                 progress_bar=False,
@@ -320,13 +295,7 @@ def _finish(
 ) -> None:
     """Complete a work folder: remove this machine's paths, write the state, mark it ready."""
     path = work / f"{chapter.name}.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.papermill.update(
-        input_path=folders.relative(chapter.notebook),
-        output_path=path.name,
-        environment_variables={},
-    )
-    content = nbformat.writes(notebook).replace(str(folders.root), ".")
+    content = path.read_text().replace(str(folders.root), ".")
     write_atomically(path, content.encode())
     sizes = _sizes(work, chapter.name)
     state = RunState(fingerprint=now, seconds=round(seconds, 2), files=sizes)

@@ -18,18 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import msgspec
 import nbformat
 
 from nanorecsys.study import provenance, records
 from nanorecsys.study.layout import Layout, layout
-from nanorecsys.study.parameters import (
-    RUN_NAME,
-    chapter_module,
-    check_values,
-    read_parameters,
-    unknown,
-)
+from nanorecsys.study.parameters import RUN_NAME, chapter_module, read_parameters, unknown
 from nanorecsys.study.protocol import read_protocol
 from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.files import write_atomically
@@ -37,7 +30,7 @@ from nanorecsys.system.files import write_atomically
 OUT_VARIABLE = "NANORECSYS_OUT"
 BY_HAND = "by-hand"
 STARTED = "_chapter_started"  # in a notebook's globals once it has called `start`
-ATTEMPT = ".attempt"  # in a chapter's folder while it runs, and after it was killed
+ATTEMPT = ".spent"  # in a chapter's folder from its start to its end: seconds spent before
 T = TypeVar("T")
 
 
@@ -51,14 +44,6 @@ class Upstream(Generic[T]):
     def path(self, name: str) -> Path:
         """Path of the file that the record calls `name`."""
         return self.folder / self.record.files[name]
-
-
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """An unfinished run of a chapter: its start, and the seconds of killed runs that it resumes."""
-
-    parameters: dict[str, Any]
-    started: float
-    spent: float
 
 
 @dataclass(frozen=True)
@@ -146,41 +131,33 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
     notebook = nbformat.read(folders.notebooks / f"{name}.ipynb", as_version=4)
     parameters = read_parameters(notebook, name)
     # A reader who changes a parameter runs this again, when the notebook's own names exist too.
-    fresh = {} if STARTED in namespace else dict(namespace)
-    namespace[STARTED] = True
-    for key, value in fresh.items():
-        if key.startswith("_") or key == "In" or key.isupper():
-            continue
-        if isinstance(value, int | float | str | list) and key not in parameters:
+    for key, value in ({} if STARTED in namespace else namespace).items():
+        is_own = key.startswith("_") or key == "In" or key.isupper()
+        if isinstance(value, int | float | str | list) and key not in parameters and not is_own:
             raise unknown(key, parameters, name)
-    values = {key: namespace[key] for key in parameters}
-    for key, value in values.items():
-        if parameters[key].type in ("list", "bool") and isinstance(value, str):
-            values[key] = parameters[key].parse(value, name)  # papermill -p passes their text
-    values = check_values(parameters, values, name)
+    namespace[STARTED] = True
+    # papermill -p passes a list and a bool as their text
+    values = {key: p.parse(namespace[key], name) for key, p in parameters.items()}
     namespace.update(values)
     out = Path(os.environ.get(OUT_VARIABLE) or folders.run(BY_HAND)) / name
     plots.use_house_style()
     result = chapter_module(notebook, name).Result
-    return Session(name, out, values, result, folders, spent=begin(out, values))
+    return Session(name, out, values, result, folders, spent=begin(out))
 
 
-def begin(out: Path, parameters: dict[str, Any]) -> float:
+def begin(out: Path) -> float:
     """Note in the folder `out` that a chapter begins.
 
     A killed attempt counts up to the last file that it wrote, since later work is done again.
 
     Returns:
-        Seconds that killed attempts with the same parameters have spent.
+        Seconds that killed attempts in this folder have spent.
     """
-    spent, path = 0.0, out / ATTEMPT
-    if path.exists():
-        before = msgspec.json.decode(path.read_bytes(), type=Attempt)
-        if before.parameters == parameters:
-            last = max(file.stat().st_mtime for file in out.rglob("*"))
-            spent = before.spent + max(0.0, last - before.started)
-    attempt = Attempt(parameters=parameters, started=time.time(), spent=spent)
-    write_atomically(path, msgspec.json.encode(attempt))
+    spent, note = 0.0, out / ATTEMPT
+    if note.exists():
+        last = max(file.stat().st_mtime for file in out.rglob("*"))
+        spent = float(note.read_text()) + last - note.stat().st_mtime
+    write_atomically(note, str(spent).encode())
     return spent
 
 

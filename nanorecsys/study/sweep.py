@@ -3,7 +3,6 @@
 import itertools
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -36,22 +35,18 @@ def grid_points(grid: Iterable[str]) -> list[dict[str, str]]:
         if not given.strip() or name in values:
             raise ParameterError(f"-p {text}: expected name=value,value,... once for each name")
         values[name] = re.split(r",(?![^\[]*\])", given)  # commas outside brackets
-    if not values:
-        raise ParameterError("sweep: expected at least one -p name=value,value,...")
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
 def sweep(
     folders: Layout, profile: str, chapter_name: str, grid: Iterable[str], console: Console
-) -> Path:
+) -> None:
     """Run `chapter_name` at every point of the grid.
 
-    Returns:
-        Folder of sweep.csv, one row per point, one column per parameter or figure.
+    It writes sweep.csv: one row per point, one column per parameter or figure.
 
     Raises:
-        ParameterError: An unknown chapter or name, a wrong value, or a point twice; before anything
-            runs.
+        ParameterError: An unknown chapter or name, or a wrong value; before anything runs.
         ChapterError: A point failed; the points before it are kept.
     """
     everything = chapters(folders)
@@ -65,10 +60,7 @@ def sweep(
     for texts in texts_by_point:
         overrides = [f"{chapter_name}.{name}={text}" for name, text in texts.items()]
         parameters = resolve(settable, values, profile, overrides)[chapter_name]
-        name = point_name({name: parameters[name] for name in swept})
-        if name in points:
-            raise ParameterError(f"sweep: the point {name} is given twice")
-        points[name] = parameters
+        points[point_name({name: parameters[name] for name in swept})] = parameters
     rows = []
     for number, (name, parameters) in enumerate(points.items(), 1):
         console.print(f"point {number} of {len(points)}: {name}", highlight=False, markup=False)
@@ -83,7 +75,6 @@ def sweep(
     changing = [name for name in frame if name in swept or frame[name].astype(str).nunique() > 1]
     console.print(frame[changing].to_string(index=False), highlight=False, markup=False)
     console.print(f"the whole table: {folders.relative(folder / 'sweep.csv')}", highlight=False)
-    return folder
 
 
 def point_name(point: dict[str, Any]) -> str:

@@ -13,13 +13,11 @@ LONG_TEXT = 30  # characters; columns of longer texts are wide enough for a sent
 def cell(value: Any) -> str:
     """The text of one cell: separators for whole numbers, four significant digits for fractions.
 
-    >>> cell(1234567), cell(0.123456), cell(None)
-    ('1,234,567', '0.1235', '-')
+    >>> cell(1234567), cell(0.123456), cell(True)
+    ('1,234,567', '0.1235', 'yes')
     """
     if hasattr(value, "item"):
         value = value.item()
-    if value is None:
-        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):

@@ -25,6 +25,7 @@ from nanorecsys.study.original import ORIGINAL
 from nanorecsys.study.pages import HEADLINES, SECTIONS, figure
 from nanorecsys.study.protocol import read_protocol
 from nanorecsys.study.records import read_record
+from tests.book.html_check import check_html
 
 FOLDERS = layout()
 RUN = FOLDERS.run("smoke")
@@ -80,7 +81,7 @@ def loaded(pages, name):
 
 
 def test_the_built_pages_pass_the_check(pages):
-    assert book.check_html(pages, RUN) == []
+    assert check_html(pages, RUN) == []
     assert {
         p.relative_to(pages / "book").with_suffix("").as_posix()
         for p in (pages / "book").rglob("*.html")
@@ -169,7 +170,7 @@ def test_the_check_finds_what_is_wrong(pages, tmp_path):
         )
     )
     (broken / "book" / "runs.html").unlink()
-    problems = "\n".join(book.check_html(broken, RUN))
+    problems = "\n".join(check_html(broken, RUN))
     assert "dead link runs.html" in problems
     for told in (
         f"{wrong.id} shows",
@@ -250,7 +251,7 @@ def test_plain_jupyter_book_renders_the_published_results(tmp_path):
     ]
     done = subprocess.run([*command, "--all", "--keep-going"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert book.check_html(tmp_path / "_build" / "html", FOLDERS.published) == []
+    assert check_html(tmp_path / "_build" / "html", FOLDERS.published) == []
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -16,6 +16,7 @@ from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.layout import layout
 from nanorecsys.study.protocol import ORIGINAL, read_protocol
 from nanorecsys.study.records import FILE, FORMAT, Record, write_record
+from nanorecsys.system.errors import NanorecsysError
 from tests.records import example_provenance
 
 QUIET = Console(quiet=True)
@@ -229,7 +230,7 @@ def test_run_again_and_publish_both(mini):
     book.publish(mini, "quick", QUIET)
     assert not repeat.exists()
     shutil.rmtree(second)
-    refused(mini, "quick-again has not run")
+    refused(mini, "'quick-again' has no results")
 
 
 def test_the_claims_page_has_a_column_for_each_published_machine(mini):
@@ -268,7 +269,7 @@ def refused(folders, message):
     """Publishing with the second run fails, and changes nothing, although the run has changed."""
     (folders.published / "01_alpha.ipynb").write_text("published")
     before = {path: path.read_bytes() for path in folders.root.glob("book/**/*.*")}
-    with pytest.raises(book.BookError, match=message):
+    with pytest.raises(NanorecsysError, match=message):
         book.publish(folders, "quick", QUIET, again=True)
     assert {path: path.read_bytes() for path in folders.root.glob("book/**/*.*")} == before
 
@@ -321,8 +322,8 @@ def test_a_second_run_reads_its_own_chapters(mini):
 
 
 def test_publishing_a_run_that_does_not_exist_leaves_nothing(mini):
-    with pytest.raises(book.BookError, match="quicker has not run"):
+    with pytest.raises(compare.CompareError, match="'quicker' has no results"):
         book.publish(mini, "quicker", QUIET)
-    with pytest.raises(book.BookError, match="quicker has not run"):
+    with pytest.raises(compare.CompareError, match="'quicker' has no results"):
         book.publish_other_machine(mini, "quicker", QUIET)
     assert not mini.run("quicker").exists()

@@ -3,7 +3,7 @@
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from nanorecsys.study.parameters import ParameterError, check_values, read_parameters
+from nanorecsys.study.parameters import ParameterError, read_parameters, resolve
 
 GOOD = """n_items: int = 27278  # catalogue size
 rate: float = 1e-3  # a step
@@ -88,10 +88,10 @@ def test_refuses_a_value_of_another_type(name, text):
         read_parameters(notebook(GOOD), "x")[name].parse(text, "-p")
 
 
-def test_values_are_checked_by_name_and_type():
-    parameters = read_parameters(notebook(GOOD), "x")
-    assert check_values(parameters, {"rate": 1}, "here") == {"rate": 1.0}
+def test_the_values_of_a_profile_are_checked_by_name_and_type():
+    chapters = {"x": read_parameters(notebook(GOOD), "x")}
+    assert resolve(chapters, {"x": {"rate": 1}}, "small")["x"]["rate"] == 1.0
     with pytest.raises(ParameterError, match="did you mean n_items"):
-        check_values(parameters, {"n_itmes": 1}, "here")
-    with pytest.raises(ParameterError, match="here: n_items is int"):
-        check_values(parameters, {"n_items": True}, "here")
+        resolve(chapters, {"x": {"n_itmes": 1}}, "small")
+    with pytest.raises(ParameterError, match="profile small, x: n_items is int"):
+        resolve(chapters, {"x": {"n_items": True}}, "small")

@@ -188,13 +188,10 @@ def test_the_machine_has_the_flags_that_matter(monkeypatch):
 
 
 def test_a_chapter_that_was_killed_counts_what_it_goes_on_from(tmp_path):
-    assert session.begin(tmp_path, {"n": 1}) == 0
+    assert session.begin(tmp_path) == 0
     later = (tmp_path / session.ATTEMPT).stat().st_mtime + 100
     (tmp_path / "checkpoint").touch()
     os.utime(tmp_path / "checkpoint", (later, later))
-    spent = session.begin(tmp_path, {"n": 1})
+    spent = session.begin(tmp_path)
     assert spent == pytest.approx(100, abs=1)
-    assert session.begin(tmp_path, {"n": 1}) == pytest.approx(
-        2 * spent, abs=1
-    )  # killed a second time
-    assert session.begin(tmp_path, {"n": 2}) == 0  # other parameters start from nothing
+    assert session.begin(tmp_path) == pytest.approx(2 * spent, abs=1)  # killed a second time

@@ -27,7 +27,7 @@ def test_runs_in_order_then_skips_everything(mini):
     assert mini.result("01_alpha")["result"] == {"total": 8.0}
     assert mini.result("02_beta")["result"] == {"total": 8.5}
     # plain progress lines, since this is no terminal
-    assert re.search(r"of 3  \d+:\d\d\n", first.stdout)
+    assert re.search(r"of 3  \d+:\d\d:\d\d\n", first.stdout)
     assert first.stderr == ""  # a kernel would log its own shutdown there
     repeated = mini.cli("run")
     assert mini.executions() == []

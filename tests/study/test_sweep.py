@@ -35,11 +35,9 @@ def test_grids_are_checked_before_anything_runs(mini):
         (["extra=1,a"], "extra is float, not 'a'"),
         (["extra="], "expected name=value,value"),
         (["extra"], "expected name=value,value"),
-        (["extra=1,1.0"], "is given twice"),
         (["extra=1", "extra=2"], "once for each name"),
         (["run_name=a"], "no parameter 'run_name'"),
         (["extr=1"], "did you mean extra"),
-        ([], "expected at least one"),
     ):
         with pytest.raises(ParameterError) as error:
             sweep(mini, "quick", "02_beta", grid, Console(quiet=True))
