@@ -88,5 +88,5 @@ def _read(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path}: not a whole parquet file ({str(error).partition(chr(10))[0]})",
-            "Prepare the data again: run the data chapter, 01_data.",
+            "Delete it and prepare the data again: run the data chapter, 01_data.",
         ) from error

@@ -60,7 +60,8 @@ def leave_one_out(interactions: Interactions, min_history: int = 3) -> Split:
             part).
 
     Raises:
-        DataError: `min_history` below 3, or all timestamps equal (no last event then).
+        DataError: `min_history` below 3, no user long enough, or all timestamps equal (no last
+            event then).
     """
     if min_history < 3:
         raise DataError(
@@ -70,6 +71,11 @@ def leave_one_out(interactions: Interactions, min_history: int = 3) -> Split:
     _require_time(interactions)
     counts = np.bincount(interactions.user)
     last = (np.cumsum(counts) - 1)[counts >= min_history]
+    if not len(last):
+        raise DataError(
+            f"no user has {min_history} events or more: leave-one-out has nothing to test",
+            f"Bring longer histories: the longest here is {counts.max()}.",
+        )
     part = np.full(len(interactions), TRAIN, np.int8)
     part[last] = TEST
     part[last - 1] = VALIDATION

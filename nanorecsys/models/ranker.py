@@ -49,8 +49,8 @@ def item_features(items: pd.DataFrame, counts: np.ndarray) -> np.ndarray:
     popularity = np.log1p(counts) / max(np.log1p(counts.max(initial=0)), 1e-9)
     years = items["year"].to_numpy(np.float32, na_value=np.nan)
     columns = [popularity, np.nan_to_num((years - 1980) / 20), np.isnan(years)]
-    for genre in sorted(set(chain.from_iterable(items["genres"]))):
-        columns.append(np.array([genre in found for found in items["genres"]]))
+    genres = sorted(set(chain.from_iterable(items["genres"])))
+    columns += [np.array([genre in found for found in items["genres"]]) for genre in genres]
     return np.stack(columns, 1).astype(np.float32)
 
 

@@ -48,7 +48,8 @@ class RetrieverConfig:
     def __post_init__(self) -> None:
         if self.d % (2 * self.heads):
             raise ModelError(
-                f"d = {self.d} cannot be cut into {self.heads} even heads", "Make d a multiple of 2 x heads."
+                f"d = {self.d} cannot be cut into {self.heads} even heads",
+                "Make d a multiple of 2 x heads.",
             )
         if self.positions not in ("rotary", "absolute"):
             raise ModelError(f"positions are {self.positions!r}", 'Use "rotary" or "absolute".')

@@ -12,7 +12,6 @@ from nanorecsys.data import (
     SECOND_DATASET,
     TEST,
     TRAIN,
-    DataError,
     Dataset,
     Interactions,
     Split,

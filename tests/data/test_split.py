@@ -173,6 +173,8 @@ def test_splits_refuse_degenerate_input() -> None:
         with pytest.raises(DataError, match="all 4 timestamps are equal"):
             split(same_time)
     short = interactions((1, 10, 5), (1, 20, 6), (2, 10, 5))
+    with pytest.raises(DataError, match="no user has 3 events or more"):
+        leave_one_out(short)
     with pytest.raises(DataError, match="min_history is 2"):
         leave_one_out(short, min_history=2)
     with pytest.raises(DataError, match="equal timestamps leave a part empty"):
