@@ -39,7 +39,8 @@ class Interactions:
     def take(self, rows: np.ndarray) -> "Interactions":
         """The events of a mask, bool (n,), or in an order of their indices, int (n,)."""
         columns = (self.user, self.item, self.rating, self.timestamp)
-        return Interactions(*(column[rows] for column in columns), self.ids_sha256)
+        user, item, rating, timestamp = (column[rows] for column in columns)
+        return Interactions(user, item, rating, timestamp, self.ids_sha256)
 
 
 @dataclass(frozen=True, eq=False)

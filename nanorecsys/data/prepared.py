@@ -74,8 +74,8 @@ def load_prepared(directory: Path | str) -> Prepared:
     recorded = json.loads(events.schema.metadata[_METADATA])
     # Copies: torch warns of arrays that are not writable.
     arrays = {name: events[name].to_numpy().copy() for name in (*_COLUMNS, *recorded["splits"])}
-    columns = (arrays[name] for name in _COLUMNS)
-    interactions = Interactions(*columns, ids_sha256=recorded["ids_sha256"])
+    user, item, rating, timestamp = (arrays[name] for name in _COLUMNS)
+    interactions = Interactions(user, item, rating, timestamp, recorded["ids_sha256"])
     splits = {
         name: Split(name, arrays[name], sha256) for name, sha256 in recorded["splits"].items()
     }

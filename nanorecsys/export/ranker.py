@@ -68,8 +68,12 @@ def export_ranker(fitted: FittedRanker, path: Path) -> None:
     temperature = graph.weight("temperature", np.float32(ranker.config.temperature))
     logit = graph.add("Div", logit, temperature)
     scores = graph.add("Squeeze", graph.add("Add", logit, h), last)
-    users, items = (TensorProto.FLOAT, ["B", ranker.config.d]), (TensorProto.INT64, ["B", "C"])
-    model = graph.model({"users": users, "items": items}, ("scores", ["B", "C"]), scores)
+    d = ranker.config.d
+    model = graph.model(
+        {"users": (TensorProto.FLOAT, ["B", d]), "items": (TensorProto.INT64, ["B", "C"])},
+        ("scores", ["B", "C"]),
+        scores,
+    )
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as part:
         onnx.save(model, part)

@@ -14,6 +14,7 @@ the machine slows all of them. The rate counts targets: a padding place costs wo
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,9 @@ def measure(
         torch.manual_seed(training.seed)
         return Retriever(model, np.ones(task.n_items, bool), content).to(device).train()
 
-    precisions = ("fp32", "bf16") if has_bf16(device) else ("fp32",)
+    precisions: list[Literal["fp32", "bf16"]] = ["fp32"]
+    if has_bf16(device):
+        precisions.append("bf16")
     loops = {
         f"{rows}, {precision}": step(fresh(), histories, replace(training, precision=precision))
         for precision in precisions
