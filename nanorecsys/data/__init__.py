@@ -5,15 +5,7 @@ from nanorecsys.data.interactions import Dataset, Histories, Interactions, expan
 from nanorecsys.data.load import check_size, load_dataset, load_second, sample_users
 from nanorecsys.data.prepared import load_prepared, save_prepared
 from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, SECOND_DATASET
-from nanorecsys.data.split import (
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Split,
-    global_temporal,
-    leave_one_out,
-    warm,
-)
+from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split, global_temporal, leave_one_out
 
 __all__ = [
     "DATASETS",
@@ -37,5 +29,4 @@ __all__ = [
     "load_second",
     "sample_users",
     "save_prepared",
-    "warm",
 ]

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Interactions
 from nanorecsys.data.split import TEST, TRAIN, Split
 
@@ -59,19 +58,11 @@ def future_shares(interactions: Interactions, split: Split) -> np.ndarray:
 
     Returns:
         float64 (n_test,), in the order of the test events.
-
-    Raises:
-        DataError: a single user has all training events.
     """
     is_train, is_test = split.part == TRAIN, split.part == TEST
     train_time = interactions.timestamp[is_train]
     own = np.bincount(interactions.user[is_train], minlength=interactions.n_users)
     of_others = len(train_time) - own[interactions.user[is_test]]
-    if not of_others.all():
-        raise DataError(
-            f"split {split.name}: one user has all training events, others have none",
-            "Split so that two users or more have training events.",
-        )
     times = interactions.timestamp[is_test]
     later = len(train_time) - np.searchsorted(np.sort(train_time), times, side="right")
     return later / of_others

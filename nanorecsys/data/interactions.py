@@ -36,6 +36,12 @@ class Interactions:
     def n_items(self) -> int:
         return int(self.item.max()) + 1 if len(self) else 0
 
+    def take(self, rows: np.ndarray) -> "Interactions":
+        """The events of a mask, bool (n,), or in an order of their indices, int (n,)."""
+        columns = (self.user, self.item, self.rating, self.timestamp)
+        user, item, rating, timestamp = (column[rows] for column in columns)
+        return Interactions(user, item, rating, timestamp, self.ids_sha256)
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -14,8 +14,7 @@ import pyarrow.parquet as parquet
 
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Dataset, Interactions
-from nanorecsys.data.load import ids_sha256
-from nanorecsys.data.split import Split, split_sha256
+from nanorecsys.data.split import Split
 from nanorecsys.system.files import atomic_path
 
 _METADATA = b"nanorecsys"
@@ -33,11 +32,7 @@ class Prepared:
 def save_prepared(directory: Path | str, dataset: Dataset, splits: Iterable[Split]) -> None:
     """Write a data set and its splits into a folder; other files there stay.
 
-    Each file is whole or not there. A save that is killed between two files leaves a folder that
-    `load_prepared` refuses, because the hashes in one do not fit the others.
-
-    Raises:
-        DataError: the folder cannot be written.
+    Each file is whole or not there.
     """
     directory = Path(directory)
     columns = {name: getattr(dataset.interactions, name) for name in _COLUMNS}
@@ -51,72 +46,47 @@ def save_prepared(directory: Path | str, dataset: Dataset, splits: Iterable[Spli
         "splits": hashes,
     }
     events = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(metadata)})
-    try:
-        with atomic_path(directory / "users.parquet") as part:
-            dataset.users.to_parquet(part, index=False)
-        with atomic_path(directory / "items.parquet") as part:
-            dataset.items.to_parquet(part, index=False)
-        with atomic_path(directory / "interactions.parquet") as part:
-            # a quarter faster than dictionaries with compression, and no larger
-            encoding = dict.fromkeys(("user", "item", "timestamp"), "DELTA_BINARY_PACKED")
-            coded = [name for name in columns if name not in encoding]
-            parquet.write_table(
-                events, part, use_dictionary=coded, column_encoding=encoding, compression="none"
-            )
-    except OSError as error:
-        raise DataError(
-            f"{directory}: cannot save the prepared data: {error.strerror or error}",
-            "Free space there, or name another folder.",
-        ) from error
+    with atomic_path(directory / "users.parquet") as part:
+        dataset.users.to_parquet(part, index=False)
+    with atomic_path(directory / "items.parquet") as part:
+        dataset.items.to_parquet(part, index=False)
+    with atomic_path(directory / "interactions.parquet") as part:
+        # a quarter faster than dictionaries with compression, and no larger
+        encoding = dict.fromkeys(("user", "item", "timestamp"), "DELTA_BINARY_PACKED")
+        coded = [name for name in columns if name not in encoding]
+        parquet.write_table(
+            events, part, use_dictionary=coded, column_encoding=encoding, compression="none"
+        )
 
 
 def load_prepared(directory: Path | str) -> Prepared:
-    """Load the folder that `save_prepared` wrote, and check it against its hashes.
+    """Load the folder that `save_prepared` wrote.
 
     Raises:
-        DataError: a file is missing, damaged, or not of the same save as the others; names the
-            file.
+        DataError: a file is missing or damaged; names the file.
     """
     directory = Path(directory)
-    path = directory / "interactions.parquet"
     events, users, item_table = (
         _read(directory / f"{name}.parquet") for name in ("interactions", "users", "items")
     )
     items = item_table.to_pandas()
-    try:
-        recorded = json.loads(events.schema.metadata[_METADATA])
-        items["genres"] = item_table["genres"].to_pylist()  # lists, where pandas gives arrays
-        # Copies: torch warns of arrays that are not writable.
-        arrays = {name: events[name].to_numpy().copy() for name in (*_COLUMNS, *recorded["splits"])}
-        ids = ids_sha256(users["user_id"].to_pandas(), items["item_id"])
-    except (KeyError, TypeError) as error:
-        raise _damaged(path, f"not as the data chapter writes it ({error})") from error
-    if ids != recorded["ids_sha256"]:
-        raise _damaged(
-            path, "its ids are not those of users.parquet and items.parquet: a save did not end"
-        )
-    interactions = Interactions(**{name: arrays[name] for name in _COLUMNS}, ids_sha256=ids)
+    items["genres"] = item_table["genres"].to_pylist()  # lists, where pandas gives arrays
+    recorded = json.loads(events.schema.metadata[_METADATA])
+    # Copies: torch warns of arrays that are not writable.
+    arrays = {name: events[name].to_numpy().copy() for name in (*_COLUMNS, *recorded["splits"])}
+    user, item, rating, timestamp = (arrays[name] for name in _COLUMNS)
+    interactions = Interactions(user, item, rating, timestamp, recorded["ids_sha256"])
     splits = {
         name: Split(name, arrays[name], sha256) for name, sha256 in recorded["splits"].items()
     }
-    for split in splits.values():
-        if split_sha256(interactions, split.part) != split.sha256:
-            raise _damaged(
-                path, f"the events of the split {split.name} do not have its hash {split.sha256}"
-            )
     return Prepared(Dataset(recorded["dataset"], interactions, users.to_pandas(), items), splits)
 
 
 def _read(path: Path) -> pa.Table:
-    if not path.is_file():
-        raise _damaged(path, "no such file")
     try:
         return parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, str(error).partition("\n")[0]) from error
-
-
-def _damaged(path: Path, what: str) -> DataError:
-    return DataError(
-        f"{path}: {what}", "Delete it and prepare the data again: run the data chapter, 01_data."
-    )
+        raise DataError(
+            f"{path}: not a whole parquet file ({str(error).partition(chr(10))[0]})",
+            "Delete it and prepare the data again: run the data chapter, 01_data.",
+        ) from error

@@ -119,7 +119,7 @@ class EventTable:
 # ---------------------------------------------------------------- files and columns
 
 
-def find_events(path: Path, columns: str | None) -> tuple[list[DataFile], DataFile | None]:
+def find_events(path: Path) -> tuple[list[DataFile], DataFile | None]:
     """Find the files of events and, if any, the movies file of a folder or zip.
 
     The events are in one ratings file in MovieLens layout, or in the parts of one table as Spark
@@ -127,17 +127,16 @@ def find_events(path: Path, columns: str | None) -> tuple[list[DataFile], DataFi
     is left on disk.
 
     Raises:
-        DataError: no such file, several ratings files, `columns` for MovieLens, or a zip that is
-            truncated or damaged.
+        DataError: no such file, several ratings files, or a zip that is truncated or damaged.
     """
     if path.is_dir():
         files = {f.relative_to(path).as_posix(): f for f in (*path.glob("*"), *path.glob("*/*"))}
-        events, movies = _layout(path, list(files), columns)
+        events, movies = _layout(path, list(files))
         found = [DataFile(str(files[name]), files[name]) for name in (*events, *movies)]
     else:
         try:
             with zipfile.ZipFile(path) as archive:
-                events, movies = _layout(path, archive.namelist(), columns)
+                events, movies = _layout(path, archive.namelist())
                 members = {name: archive.read(name) for name in (*events, *movies)}
         # RuntimeError: an encrypted zip
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
@@ -157,16 +156,15 @@ def estimate_rows(path: Path) -> int:
     """
     try:
         if path.is_dir():
-            events, _ = find_events(path, None)
+            events, _ = find_events(path)
             return sum(estimate_rows(Path(file.label)) for file in events)
         if path.suffix.lower() == ".parquet":
             return parquet.read_metadata(path).num_rows
         size = path.stat().st_size
         if path.suffix.lower() == ".zip":
             with zipfile.ZipFile(path) as archive:
-                (name, *_), _ = _layout(path, archive.namelist(), None)
-                size = archive.getinfo(name).file_size
-                head = archive.open(name).read(SAMPLE_BYTES)
+                (name, *_), _ = _layout(path, archive.namelist())
+                size, head = archive.getinfo(name).file_size, archive.open(name).read(SAMPLE_BYTES)
         else:
             with DataFile(str(path), path).open() as stream:
                 head = stream.read(SAMPLE_BYTES)
@@ -177,7 +175,7 @@ def estimate_rows(path: Path) -> int:
     return lines if len(head) < SAMPLE_BYTES else size * lines // len(head)
 
 
-def _layout(path: Path, names: list[str], columns: str | None) -> tuple[list[str], list[str]]:
+def _layout(path: Path, names: list[str]) -> tuple[list[str], list[str]]:
     """The names of the files of events and, where it is there, of the movies file beside them."""
     ratings = sorted(filter(RATINGS_FILE.fullmatch, names))
     parts = sorted(filter(PART_FILE.fullmatch, names))
@@ -190,11 +188,6 @@ def _layout(path: Path, names: list[str], columns: str | None) -> tuple[list[str
             "at its top or one folder deep, expected one",
             "Give a folder or zip with one data set in MovieLens layout or with parquet parts, or "
             f"any other table as a .csv or .parquet file. {NAME_COLUMNS}",
-        )
-    if columns is not None:
-        raise DataError(
-            f"columns={columns!r} was given with {path}, whose columns are MovieLens' own",
-            "Leave columns out, or give the .csv or .parquet file itself.",
         )
     file = PurePosixPath(ratings[0])
     movies = file.with_name(file.name.replace("rating", "movie").replace("u.data", "u.item"))
@@ -281,7 +274,7 @@ def _parquet_header(source: DataFile) -> tuple[str, ...]:
         with source.open() as stream:
             return tuple(parquet.read_schema(stream).names)
     except (pa.ArrowException, OSError) as error:
-        found = f"not a whole parquet file ({_reason(error)})"
+        found = f"not a whole parquet file ({str(error).splitlines()[0]})"
         raise source.error(found, "Write it again, or fetch it again.") from error
 
 
@@ -299,15 +292,10 @@ def read_events(table: EventTable) -> pa.Table:
     Raises:
         DataError: names file and line, the value found there, and the remedy.
     """
-    parts = []
-    try:
-        for part in (table, *table.more):
-            read = _read_parquet if part.format == "parquet" else _read_text
-            parts.append(pa.table(read(part)))
-        events = pa.concat_tables(parts)
-    except pa.ArrowException as error:
-        found = f"unreadable ({_reason(error)})"
-        raise table.source.error(found, "Check that it is the file you meant.") from error
+    events = pa.concat_tables(
+        pa.table(_read_parquet(part) if part.format == "parquet" else _read_text(part))
+        for part in (table, *table.more)
+    )
     if not len(events):
         remedy = "Give a file with the events of two users or more."
         raise table.source.error("the table is empty, it has no events", remedy)
@@ -339,20 +327,12 @@ def _read_parquet(table: EventTable) -> Columns:
         column = read[name]
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        is_time = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
-        if pa.types.is_integer(column.type):
-            types.setdefault(role, pa.int64())
-        elif role == "timestamp" and is_time:
+        if role in ("user", "item") and _is_text(column) and not table.integer_ids:
+            types[role] = pa.string()
+        elif role == "timestamp" and pa.types.is_temporal(column.type):
             types[role] = pa.timestamp("ns")
-        elif role in ("user", "item") and _is_text(column):
-            types[role] = pa.int64() if table.integer_ids else pa.string()
-        elif role != "rating":
-            expected = "a whole number of seconds or a date"
-            if role != "timestamp":
-                expected = "a whole number or text"
-            found = f"column {name!r} has type {column.type}, not {expected}"
-            raise table.source.error(found, "Cast the column and write the file again.")
         columns[role] = column
+        types.setdefault(role, pa.int64())
     return _checked(table, columns, types)
 
 
@@ -394,9 +374,8 @@ def _parse(table: EventTable, types: Types) -> Columns:
     with table.source.open() as stream:
         if not is_quoted:  # Arrow takes a separator of one byte
             stream = io.BytesIO(stream.read().replace(b"::", b"\x1f"))
-        text = _CountedLines(stream)
         read = arrow_csv.read_csv(
-            text,
+            stream,
             arrow_csv.ReadOptions(column_names=numbers, skip_rows=skip, block_size=BLOCK_BYTES),
             arrow_csv.ParseOptions(
                 delimiter=table.separator if is_quoted else "\x1f",
@@ -406,30 +385,19 @@ def _parse(table: EventTable, types: Types) -> Columns:
             ),
             arrow_csv.ConvertOptions(column_types=kinds, include_columns=kinds, null_values=[""]),
         )
-    if len(read) != text.lines - skip and len(read) != sum(1 for _ in table.rows()):
+    if len(read) != _line_count(table.source) - skip and len(read) != sum(1 for _ in table.rows()):
         raise pa.ArrowInvalid("its quotes are not those of RFC 4180")
     return {role: read[place] for role, place in places.items()}
 
 
-class _CountedLines(io.RawIOBase):
-    """A stream that counts the lines which were read from it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._breaks, self._tail = stream, 0, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        block = self._stream.read(size)
-        self._breaks += int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
-        self._tail = (self._tail + block[-HEAD_BYTES:])[-HEAD_BYTES:]
-        return block
-
-    @property
-    def lines(self) -> int:
-        """Number of lines up to the last that is not blank."""
-        return self._breaks + 1 - self._tail[len(self._tail.rstrip(b"\r\n")) :].count(b"\n")
+def _line_count(source: DataFile) -> int:
+    """Number of lines up to the last that is not blank."""
+    lines, tail = 1, b""
+    with source.open() as stream:
+        while block := stream.read(BLOCK_BYTES):
+            lines += block.count(b"\n")
+            tail = (tail + block)[-HEAD_BYTES:]
+    return lines - tail[len(tail.rstrip(b"\r\n")) :].count(b"\n")
 
 
 def _rows(source: DataFile, lines: Rows, width: int, first_line: int) -> Rows:
@@ -546,18 +514,12 @@ def _problem(name: str, role: str, text: str, final: pa.DataType) -> tuple[str, 
         return f"{found}, not a whole number as in MovieLens", remedy
     if final != pa.int64():
         return f"{found}, not a date and time from 1970 to 2099 like the first one", CORRECT
-    if not whole:
-        remedy = "Write all of them as seconds since 1970-01-01 UTC or like 2005-04-02 23:53:47."
-        return f"{found}, not a whole number of seconds", remedy
-    seconds = int(whole[1])
     for unit, factor in FINER_UNITS.items():
-        if EARLIEST_LIKELY <= seconds / factor <= LATEST_TIMESTAMP:
-            remedy = (
-                f"Divide the column by {factor:,}: timestamps are seconds since 1970-01-01 UTC."
-            )
-            return f"{name} is {seconds}, which is {unit}, not seconds", remedy
-    when = "before 1970" if seconds < 0 else "after the year 2100"
-    return f"{name} is {seconds}, {when}", "Timestamps are seconds since 1970-01-01 UTC."
+        if whole and EARLIEST_LIKELY <= int(whole[1]) / factor <= LATEST_TIMESTAMP:
+            remedy = "Divide the column by {:,}: timestamps are seconds since 1970-01-01 UTC."
+            return f"{found}, which is {unit}, not seconds", remedy.format(factor)
+    remedy = "Write all of them as seconds since 1970-01-01 UTC or like 2005-04-02 23:53:47."
+    return f"{found}, not a whole number of seconds from 1970 to 2099", remedy
 
 
 def _as_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -572,10 +534,6 @@ def _as_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _is_text(column: pa.ChunkedArray) -> bool:
     return column.type in (pa.string(), pa.large_string(), pa.string_view())
-
-
-def _reason(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 # ---------------------------------------------------------------- titles

@@ -5,7 +5,7 @@ import numpy as np
 
 from nanorecsys.data import describe
 from nanorecsys.data.interactions import Dataset
-from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split, warm
+from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split
 from nanorecsys.study.spread import Interval
 
 # Tokens to which the earlier benchmark is assumed to pad every history; its document does not say.
@@ -64,18 +64,17 @@ class DataResult(msgspec.Struct, frozen=True, kw_only=True):
 def split_result(dataset: Dataset, split: Split) -> SplitResult:
     """The part of the record about one split."""
     interactions = dataset.interactions
-    is_test = split.part == TEST
+    is_train, is_test = split.part == TRAIN, split.part == TEST
     users, items = np.unique(interactions.user[is_test]), np.unique(interactions.item[is_test])
-    warm_users, warm_items = warm(interactions, split)
     return SplitResult(
         sha256=split.sha256,
-        train_events=int((split.part == TRAIN).sum()),
+        train_events=int(is_train.sum()),
         validation_events=int((split.part == VALIDATION).sum()),
         test_events=int(is_test.sum()),
         test_users=len(users),
-        test_warm_users=int(warm_users[users].sum()),
+        test_warm_users=int(np.isin(users, interactions.user[is_train]).sum()),
         test_items=len(items),
-        test_warm_items=int(warm_items[items].sum()),
+        test_warm_items=int(np.isin(items, interactions.item[is_train]).sum()),
         item_seen_only_later_share=describe.item_seen_only_later_share(interactions, split),
     )
 

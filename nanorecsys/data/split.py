@@ -70,13 +70,11 @@ def leave_one_out(interactions: Interactions, min_history: int = 3) -> Split:
         )
     _require_time(interactions)
     counts = np.bincount(interactions.user)
-    last = np.cumsum(counts) - 1
-    last = last[counts >= min_history]
+    last = (np.cumsum(counts) - 1)[counts >= min_history]
     if not len(last):
         raise DataError(
             f"no user has {min_history} events or more: leave-one-out has nothing to test",
-            "Lower min_history (3 at least), or bring longer histories: "
-            f"the longest here is {counts.max()}.",
+            f"Bring longer histories: the longest here is {counts.max()}.",
         )
     part = np.full(len(interactions), TRAIN, np.int8)
     part[last] = TEST
@@ -92,8 +90,7 @@ def global_temporal(
     The borders are the timestamps at the quantiles 1 - validation - test and 1 - test of all
     events. An event at a border belongs to the later part, with all events of the same second:
     equal timestamps never straddle a border, and nothing in a part lies before anything in an
-    earlier one. Users and items of the later parts may be unknown to training: `warm` marks those
-    that are not.
+    earlier one. Users and items of the later parts may be unknown to training.
 
     Args:
         interactions: n events.
@@ -122,16 +119,6 @@ def global_temporal(
             "Take other shares, or bring timestamps of a finer unit (seconds rather than days).",
         )
     return Split("global_temporal", part, split_sha256(interactions, part))
-
-
-def warm(interactions: Interactions, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Which users and items have a training event, bool (n_users,) and bool (n_items,)."""
-    train = split.part == TRAIN
-    users = np.zeros(interactions.n_users, bool)
-    items = np.zeros(interactions.n_items, bool)
-    users[interactions.user[train]] = True
-    items[interactions.item[train]] = True
-    return users, items
 
 
 def _require_time(interactions: Interactions) -> None:

@@ -5,7 +5,6 @@ from statistics import NormalDist
 import msgspec
 import numpy as np
 
-from nanorecsys.evaluation.errors import EvaluationError
 from nanorecsys.study.spread import Interval
 
 # Number of resampled indices in memory at a time.
@@ -53,17 +52,12 @@ def mean_interval(
         resamples: Number of bootstrap samples.
         seed: Random seed.
 
-    Raises:
-        EvaluationError: no values.
-
     Example:
         >>> mean_interval(np.array([0.0, 1.0, 1.0, 0.0]))
         Interval(estimate=0.5, low=0.0, high=1.0)
     """
     rows = np.atleast_2d(values)
     s, m = rows.shape
-    if not m:
-        raise EvaluationError("there is no mean of no values", "Give the values of some users.")
     rng = np.random.default_rng(seed)
     seeds = rng.integers(0, s, (s, resamples))
     means = np.empty(resamples)

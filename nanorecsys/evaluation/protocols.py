@@ -21,7 +21,6 @@ class Task:
     """A question that every model is asked.
 
     Args:
-        name: Split and stage, for tables.
         known: The events that a model may fit on. A user's known events are also the history that
             the model reads, and the seen items.
         seen: CSR of the same events, in time order.
@@ -29,7 +28,6 @@ class Task:
         n_users, n_items: Sizes of the whole data set; some users or items may have no known event.
     """
 
-    name: str
     known: Interactions
     seen: Histories
     targets: Histories
@@ -64,14 +62,7 @@ def make_task(
             "Use data with more events, or without repeats.",
         )
     return Task(
-        name=f"{split.name}/{stage}",
-        known=replace(
-            interactions,
-            user=interactions.user[known],
-            item=interactions.item[known],
-            rating=interactions.rating[known],
-            timestamp=interactions.timestamp[known],
-        ),
+        known=interactions.take(known),
         seen=histories(interactions, known),
         targets=histories(interactions, target),
         n_users=interactions.n_users,

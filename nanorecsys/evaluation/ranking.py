@@ -68,14 +68,7 @@ class Evaluation:
         Args:
             keep: bool (t,), aligned with `rank`; `mask[result.users[result.target_row]]` selects
                 users by a mask.
-
-        Raises:
-            EvaluationError: no target is left.
         """
-        if not keep.any():
-            raise EvaluationError(
-                "no target is left", "Restrict to targets that this evaluation has."
-            )
         kept_users, row = np.unique(self.target_row[keep], return_inverse=True)
         return replace(
             self,
@@ -109,9 +102,8 @@ def evaluate(
         k_max: length of the lists kept, at most the catalogue's size.
 
     Raises:
-        EvaluationError: a target is among its user's seen items, an item is outside the catalogue,
-            the users of `targets` and `seen` differ, no user has a target, or the scores have the
-            wrong shape or dtype, or a score is NaN or infinite.
+        EvaluationError: a target is among its user's seen items, the scores have the wrong shape or
+            dtype, or a score is NaN or infinite.
 
     Example:
         >>> import numpy as np
@@ -124,64 +116,22 @@ def evaluate(
         >>> evaluate(scorer, targets=csr([1], [3]), seen=csr([0], []), n_items=4).rank.tolist()
         [1.0, 3.5]
     """
-    _check(targets, seen, n_items)
-    n_targets = np.diff(targets.offsets)
-    users = np.flatnonzero(n_targets).astype(np.int32)
-    target_row = np.repeat(np.arange(len(users)), n_targets[users])
-    first_target = np.concatenate([[0], np.cumsum(n_targets[users])])
+    users = np.flatnonzero(targets.lengths).astype(np.int32)
+    target_row = np.repeat(np.arange(len(users)), targets.lengths[users])
     k = min(k_max, n_items)
     rank = np.empty(len(target_row), np.float64)
     top = np.empty((len(users), k), np.int32)
 
     block = max(1, BLOCK_BYTES // (4 * n_items))
     for start in range(0, len(users), block):
-        stop = min(start + block, len(users))
-        scores = _scores(score, users[start:stop], n_items)
-        row, entry = expand(seen.offsets[users[start:stop]], seen.offsets[users[start:stop] + 1])
+        some = users[start : start + block]
+        scores = _scores(score, some, n_items)
+        row, entry = expand(seen.offsets[some], seen.offsets[some + 1])
         scores[row, seen.items[entry]] = -np.inf
-        part = slice(first_target[start], first_target[stop])
+        part = slice(targets.offsets[some[0]], targets.offsets[some[-1] + 1])
         rank[part] = _mean_ranks(scores, target_row[part] - start, targets.items[part], block)
-        top[start:stop] = top_items(scores, k)
-    return Evaluation(
-        users=users,
-        target_row=target_row,
-        target_item=targets.items,
-        rank=rank,
-        top=top,
-    )
-
-
-def _check(targets: Histories, seen: Histories, n_items: int) -> None:
-    if len(targets.offsets) != len(seen.offsets):
-        raise EvaluationError(
-            f"targets cover {len(targets.offsets) - 1} users, seen items {len(seen.offsets) - 1}",
-            "Build both over the same users.",
-        )
-    if not len(targets.items):
-        raise EvaluationError("no user has a target", "Use a split that leaves events to predict.")
-    for name, csr in (("target", targets), ("seen item", seen)):
-        if len(csr.items) and not (csr.items.min() >= 0 and csr.items.max() < n_items):
-            raise EvaluationError(
-                f"a {name} lies outside the catalogue of {n_items} items",
-                "Pass the whole catalogue's size.",
-            )
-    wanted = np.sort(_keys(targets, n_items))
-    if (wanted[1:] == wanted[:-1]).any():
-        raise EvaluationError("a user has the same target twice", "Keep each target once.")
-    had = _keys(seen, n_items)
-    place = np.searchsorted(wanted, had)  # takes less memory than isin, which sorts both
-    n_repeats = np.count_nonzero(wanted[np.minimum(place, len(wanted) - 1)] == had)
-    if n_repeats:
-        raise EvaluationError(
-            f"{n_repeats} targets are among their user's seen items, which are never recommended",
-            "Build targets with nanorecsys.evaluation.make_task, which leaves repeats out.",
-        )
-
-
-def _keys(csr: Histories, n_items: int) -> np.ndarray:
-    """One int64 for each (user, item) pair of a CSR."""
-    users = np.repeat(np.arange(len(csr.offsets) - 1), np.diff(csr.offsets))
-    return users * n_items + csr.items
+        top[start : start + block] = top_items(scores, k)
+    return Evaluation(users, target_row, targets.items, rank, top)
 
 
 def _scores(score: Scorer, users: np.ndarray, n_items: int) -> np.ndarray:
@@ -210,6 +160,11 @@ def _mean_ranks(scores: np.ndarray, row: np.ndarray, item: np.ndarray, chunk: in
         part = slice(start, start + chunk)
         candidates = scores[row[part]]
         mine = scores[row[part], item[part]][:, None]
+        if np.isneginf(mine).any():
+            raise EvaluationError(
+                "a target is among its user's seen items, which are never recommended",
+                "Build targets with nanorecsys.evaluation.make_task, which leaves repeats out.",
+            )
         higher = np.count_nonzero(candidates > mine, axis=1)
         same = np.count_nonzero(candidates == mine, axis=1)
         rank[part] = 1 + higher + (same - 1) / 2

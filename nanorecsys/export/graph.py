@@ -50,13 +50,6 @@ class Graph:
         """Add a linear layer without bias."""
         return self.add("MatMul", x, self.weight(name, layer.weight.T))
 
-    def norm(self, x: str, name: str, layer: nn.RMSNorm) -> str:
-        """Add a root mean square norm."""
-        weight = self.weight(name, layer.weight)
-        return self.add(
-            "SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=EPSILON, stash_type=1
-        )
-
     def add_and_norm(self, x: str, added: str, name: str, layer: nn.RMSNorm) -> tuple[str, str]:
         """Add `x + added` and its norm; returns the sum, then the norm."""
         norm, total = f"{name}_norm", f"{name}_sum"
@@ -74,13 +67,15 @@ class Graph:
         inputs: Mapping[str, tuple[int, Sequence[int | str]]],
         output: tuple[str, Sequence[int | str]],
         result: str,
+        kind: int = TensorProto.FLOAT,
     ) -> onnx.ModelProto:
         """Make the model.
 
         Args:
             inputs: Element type and shape by name; symbolic dimensions are names.
-            output: Name and shape of the float output.
+            output: Name and shape of the output.
             result: Value that becomes the output.
+            kind: Element type of the output.
         """
         name, shape = output
         self.nodes.append(helper.make_node("Identity", [result], [name], name=name))
@@ -88,13 +83,13 @@ class Graph:
             self.nodes,
             "tower",
             [helper.make_tensor_value_info(n, *described) for n, described in inputs.items()],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(name, kind, shape)],
             [numpy_helper.from_array(np.asarray(v, order="C"), n) for n, v in self.weights.items()],
         )
         # ONNX cannot infer the types of ONNX Runtime's own operators, and quantizers skip values
         # without a type.
         for node in self.nodes:
-            if node.domain or node.op_type.startswith("Simplified"):
+            if node.domain:
                 graph.value_info.extend(
                     helper.make_tensor_value_info(value, TensorProto.FLOAT, None)
                     for value in filter(None, node.output)
@@ -111,7 +106,7 @@ def fused_tower(encoder: UserEncoder, *, by_row: bool = False) -> onnx.ModelProt
     The last layer is computed at the last position only.
 
     Args:
-        encoder: The trained encoder.
+        encoder: The trained encoder, with rotary positions.
         by_row: Whether to divide the input of each feed-forward's last product by the largest value
             of its position, and to multiply the output. In fp32 this changes nothing. In int8 it
             matters: a gate's output has outliers at some positions, and one scale for all of them
@@ -127,11 +122,7 @@ def fused_tower(encoder: UserEncoder, *, by_row: bool = False) -> onnx.ModelProt
     one = g.weight("one", np.ones(1, np.int64))
     table = encoder.table * config.d**0.5  # as `UserTower.begin` scales it
     x = g.add("Gather", g.weight("table", table), "items")
-    if tower.positions is None:
-        rotate, project = _rotary(g, encoder), _looked_up(g, table, blocks[0])
-    else:
-        x, rotate = _add_positions(g, x, tower.positions), _as_it_is
-        project = _multiplied(g, g.norm(x, "norm_0", blocks[0].attention_norm), 0, blocks[0])
+    rotate, project = _rotary(g, encoder), _looked_up(g, table, blocks[0])
     for i, block in enumerate(blocks):
         k, v = rotate(project("key"), None), project("value")
         if block is blocks[-1]:
@@ -181,13 +172,6 @@ def _multiplied(g: Graph, h: str, i: int, block: Block) -> Callable[..., str]:
     return project
 
 
-def _add_positions(g: Graph, x: str, positions: Tensor) -> str:
-    """Add the learned vectors of the first L positions to x (B, L, d)."""
-    start, one = g.weight("start", np.zeros(1, np.int64)), g.weight("one", np.ones(1, np.int64))
-    length = g.add("Gather", g.add("Shape", "items"), one)
-    return g.add("Add", x, g.add("Slice", g.weight("positions", positions), start, length))
-
-
 def _rotary(g: Graph, encoder: UserEncoder) -> Callable[[str, str | None], str]:
     """Rotation of (B, L, d) by position: 0, 1, ... where positions int64 (B, L) are None."""
     tower, heads = encoder.tower, encoder.tower.config.heads
@@ -201,10 +185,6 @@ def _rotary(g: Graph, encoder: UserEncoder) -> Callable[[str, str | None], str]:
         )
 
     return rotate
-
-
-def _as_it_is(x: str, positions: str | None) -> str:
-    return x
 
 
 def _take(g: Graph, x: str, position: str, d: int) -> str:

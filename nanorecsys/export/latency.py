@@ -13,8 +13,7 @@ from nanorecsys.serving.encoder import Encode, Encoder
 from nanorecsys.serving.padding import padded
 from nanorecsys.study.spread import Spread, spread
 
-# A cell of the grid is repeated for about this long, within these numbers of repeats.
-CELL_MS, FEWEST_REPEATS, MOST_REPEATS = 150.0, 3, 30
+REPEATS = 7  # timed calls of a cell of the grid, after a warm-up
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -54,21 +53,15 @@ def grid(
         items = rng.integers(1, n_items + 1, (batch, length))
         ends = np.full(batch, length)
         timed = [v for v in variants if not v.padded or length == max(lengths)]
-        # the first call warms up, and says how many repeats fit
-        first_ms = {v.name: _time_ms(v.encode[n], items, ends) for v in timed}
-        repeats = {
-            name: int(np.clip(CELL_MS / ms, FEWEST_REPEATS, MOST_REPEATS))
-            for name, ms in first_ms.items()
-        }
-        for repeat in range(max(repeats.values())):
+        for repeat in range(REPEATS + 1):
             for variant in timed:
-                if repeat < repeats[variant.name]:
-                    ms = _time_ms(variant.encode[n], items, ends)
-                    rows.append((variant.name, n, batch, length, repeat, ms))
+                ms = _time_ms(variant.encode[n], items, ends)
+                rows.append((variant.name, n, batch, length, repeat, ms))
         for variant in timed:
             if isinstance(run := variant.encode[n], Encoder):
                 run.release()
-    return pd.DataFrame(rows, columns=["variant", "threads", "batch", "length", "repeat", "ms"])
+    frame = pd.DataFrame(rows, columns=["variant", "threads", "batch", "length", "repeat", "ms"])
+    return frame[frame["repeat"] > 0]
 
 
 def real_histories(

@@ -5,16 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from nanorecsys.evaluation import (
-    Change,
-    DotProduct,
-    Evaluation,
-    Task,
-    evaluate,
-    paired_change,
-    some_users,
-    values,
-)
+from nanorecsys.evaluation.bootstrap import Change, paired_change
+from nanorecsys.evaluation.metrics import values
+from nanorecsys.evaluation.protocols import Task, some_users
+from nanorecsys.evaluation.ranking import DotProduct, Evaluation, evaluate
 from nanorecsys.export.errors import ExportError
 from nanorecsys.export.result import Parity, VariantResult
 from nanorecsys.serving.encoder import Encode, encode_users
@@ -138,11 +132,9 @@ def overlaps(top: np.ndarray, other: np.ndarray) -> np.ndarray:
     >>> overlaps(np.array([[1, 2, 3, 4]]), np.array([[4, 3, 9, 8]])).tolist()
     [0.5]
     """
-    shared = [
-        np.isin(a[a >= 0], b).sum() / max((a >= 0).sum(), 1)
-        for a, b in zip(top, other, strict=True)
-    ]
-    return np.array(shared)
+    kept = top >= 0
+    shared = kept & (top[:, :, None] == other[:, None]).any(axis=2)
+    return shared.sum(axis=1) / np.maximum(kept.sum(axis=1), 1)
 
 
 def rank_frame(ranked: Mapping[str, Evaluation]) -> pd.DataFrame:

@@ -68,21 +68,18 @@ def export_ranker(fitted: FittedRanker, path: Path) -> None:
     temperature = graph.weight("temperature", np.float32(ranker.config.temperature))
     logit = graph.add("Div", logit, temperature)
     scores = graph.add("Squeeze", graph.add("Add", logit, h), last)
-    _save(graph, path, ranker.config.d, scores)
+    d = ranker.config.d
+    model = graph.model(
+        {"users": (TensorProto.FLOAT, ["B", d]), "items": (TensorProto.INT64, ["B", "C"])},
+        ("scores", ["B", "C"]),
+        scores,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    with atomic_path(path) as part:
+        onnx.save(model, part)
 
 
 def _rows(graph: Graph, n_items: int) -> str:
     """The rows to gather: ONNX counts negative numbers from the end, here they are out of range."""
     n, zero = graph.weight("n_items", np.int64(n_items)), graph.weight("zero", np.int64(0))
     return graph.add("Where", graph.add("Less", "items", zero), n, "items")
-
-
-def _save(graph: Graph, path: Path, d: int, scores: str) -> None:
-    inputs: dict[str, tuple[int, list[int | str]]] = {
-        "users": (TensorProto.FLOAT, ["B", d]),
-        "items": (TensorProto.INT64, ["B", "C"]),
-    }
-    model = graph.model(inputs, ("scores", ["B", "C"]), scores)
-    onnx.checker.check_model(model, full_check=True)
-    with atomic_path(path) as part:
-        onnx.save(model, part)

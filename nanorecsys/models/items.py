@@ -35,8 +35,8 @@ class ItemContent:
         names: Names of the features, such as "genre:Comedy", "year:1995", "word:toy".
     """
 
-    offsets: np.ndarray
-    features: np.ndarray
+    offsets: Tensor
+    features: Tensor
     names: tuple[str, ...]
 
     @property
@@ -80,7 +80,7 @@ def item_content(items: pd.DataFrame) -> ItemContent:
     number = {name: i for i, name in enumerate(vocabulary)}
     offsets = np.cumsum([0, *map(len, features)], dtype=np.int64)
     numbers = np.array([number[name] for found in features for name in found], np.int64)
-    return ItemContent(offsets, numbers, tuple(vocabulary))
+    return ItemContent(torch.from_numpy(offsets), torch.from_numpy(numbers), tuple(vocabulary))
 
 
 class ItemTable(nn.Module):
@@ -95,7 +95,6 @@ class ItemTable(nn.Module):
         known: Whether an item has training events, bool (n_items,).
         d: Size of a vector.
         content: Features of the items; None for ids alone.
-        id_dropout: Probability that training drops an item's id in a step; only with content.
     """
 
     keep: Tensor
@@ -104,37 +103,37 @@ class ItemTable(nn.Module):
     bags: Tensor
     weights: Tensor
 
-    def __init__(
-        self, known: np.ndarray, d: int, content: ItemContent | None, id_dropout: float
-    ) -> None:
+    def __init__(self, known: np.ndarray, d: int, content: ItemContent | None) -> None:
         super().__init__()
-        self.content, self.id_dropout = content, id_dropout
+        self.content = content
         scale = ID_SCALE if content else CONTENT_SCALE
         self.ids = nn.Parameter(torch.randn(len(known) + 1, d) * scale)
         self.features: nn.Parameter | None = None
-        counts = np.diff(content.offsets) if content else np.zeros(len(known), np.int64)
+        counts = content.offsets.diff().numpy() if content else np.zeros(len(known), np.int64)
         # An item without features keeps its id, or nothing would be left.
         self.register_buffer("keep", _column(known | (counts == 0), first=True))
         if content is not None:
             self.features = nn.Parameter(torch.randn(len(content.names), d) * CONTENT_SCALE)
-            # The padding row has no features.
-            offsets = np.concatenate([[0], content.offsets[:-1]])
             weights = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts).astype(np.float32)
             for name, buffer in (
                 ("has_content", _column(counts > 0, first=False)),
-                ("offsets", torch.from_numpy(offsets)),
-                ("bags", torch.from_numpy(content.features)),
+                ("offsets", functional.pad(content.offsets[:-1], (1, 0))),  # none of the padding
+                ("bags", content.features),
                 ("weights", torch.from_numpy(weights)),
             ):
                 self.register_buffer(name, buffer, persistent=False)
 
-    def forward(self) -> Tensor:
-        """Unit vectors (n_items + 1, d)."""
+    def forward(self, id_dropout: float = 0.0) -> Tensor:
+        """Unit vectors (n_items + 1, d).
+
+        Args:
+            id_dropout: Probability that an item's id is dropped in training; only with content.
+        """
         if self.features is None:
             return functional.normalize(self.ids, dim=-1)
         keep = self.keep
-        if self.training and self.id_dropout:
-            dropped = torch.rand(len(keep), 1, device=keep.device) < self.id_dropout
+        if id_dropout:
+            dropped = torch.rand(len(keep), 1, device=keep.device) < id_dropout
             keep = keep & ~(dropped & self.has_content)
         return functional.normalize(self.ids * keep + self._content(self.features), dim=-1)
 

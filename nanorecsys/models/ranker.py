@@ -1,7 +1,7 @@
 """The ranker: a small network that puts the retriever's candidates in order."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch.nn import functional
 from nanorecsys.models.errors import ModelError
 from nanorecsys.system.files import atomic_path
 
-# Columns of `item_features` before the genres.
-POPULARITY, YEAR, NO_YEAR = 0, 1, 2
+# Column of `item_features`, before the year, its flag and the genres.
+POPULARITY = 0
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class RankerConfig:
     temperature: float = 0.1
 
 
-def item_features(items: pd.DataFrame, counts: np.ndarray, genres: Sequence[str]) -> np.ndarray:
-    """The ranker's input about an item beside its vector, float32 (n_items, 3 + len(genres)).
+def item_features(items: pd.DataFrame, counts: np.ndarray) -> np.ndarray:
+    """The ranker's input about an item beside its vector, float32 (n_items, 3 + genres).
 
     Popularity is log(1 + events) over that of the most popular item. The year is (year - 1980) /
     20, or 0 and a flag where it is unknown.
@@ -45,11 +45,11 @@ def item_features(items: pd.DataFrame, counts: np.ndarray, genres: Sequence[str]
     Args:
         items: One row per item with year and genres, see `nanorecsys.data.Dataset`.
         counts: Training events of each item, int (n_items,).
-        genres: Genres of the last columns.
     """
     popularity = np.log1p(counts) / max(np.log1p(counts.max(initial=0)), 1e-9)
     years = items["year"].to_numpy(np.float32, na_value=np.nan)
     columns = [popularity, np.nan_to_num((years - 1980) / 20), np.isnan(years)]
+    genres = sorted(set(chain.from_iterable(items["genres"])))
     columns += [np.array([genre in found for found in items["genres"]]) for genre in genres]
     return np.stack(columns, 1).astype(np.float32)
 
@@ -133,7 +133,6 @@ class FittedRanker:
 
     ranker: Ranker
     items: ItemSide
-    genres: tuple[str, ...]
 
 
 def save_ranker(path: Path, fitted: FittedRanker) -> None:
@@ -142,7 +141,6 @@ def save_ranker(path: Path, fitted: FittedRanker) -> None:
         "config": asdict(fitted.ranker.config),
         "weights": fitted.ranker.state_dict(),
         "items": vars(fitted.items),
-        "genres": list(fitted.genres),
     }
     with atomic_path(path) as part:
         torch.save(state, part)
@@ -159,7 +157,7 @@ def load_ranker(path: Path) -> FittedRanker:
         ranker = Ranker(RankerConfig(**state["config"]))
         ranker.load_state_dict(state["weights"])
         items = ItemSide(**state["items"])
-        return FittedRanker(ranker.eval(), items, tuple(state["genres"]))
+        return FittedRanker(ranker.eval(), items)
     except Exception as error:  # torch raises half a dozen types for a damaged file
         raise ModelError(
             f"{path} is not a saved ranker: {error}", "Run the training chapter again."

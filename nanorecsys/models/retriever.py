@@ -30,7 +30,7 @@ class RetrieverConfig:
             from the first event that is read.
         dropout: Dropout on the input and on the output of each half block.
         content: Whether items have content beside their ids.
-        id_dropout: See `ItemTable`.
+        id_dropout: See `ItemTable.forward`.
         temperature: Divisor of the inner products before the softmax.
     """
 
@@ -48,15 +48,13 @@ class RetrieverConfig:
     def __post_init__(self) -> None:
         if self.d % (2 * self.heads):
             raise ModelError(
-                f"d = {self.d} cannot be cut into {self.heads} heads of even size",
+                f"d = {self.d} cannot be cut into {self.heads} even heads",
                 "Make d a multiple of 2 x heads.",
             )
         if self.positions not in ("rotary", "absolute"):
             raise ModelError(f"positions are {self.positions!r}", 'Use "rotary" or "absolute".')
         if min(self.layers, self.hidden, self.window) < 1:
-            raise ModelError(
-                "layers, hidden and window must be at least 1", "Raise the one that is not."
-            )
+            raise ModelError("layers, hidden and window must be at least 1", "Raise the others.")
 
 
 class Block(nn.Module):
@@ -210,30 +208,30 @@ class UserTower(nn.Module):
         x = last_block.at(x, lengths[:, None, None] - 1, rotation)
         return self.end(x)[:, 0]
 
-    def everywhere(self, x: Tensor, segments: Tensor) -> Tensor:
+    def everywhere(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         """Vectors at every position of rows that hold several histories each.
 
         Args:
             x: Unit vectors of the items, (B, L, D).
             segments: int64 (B, L), non-decreasing; a position attends only to positions of the same
-                segment, up to itself.
+                segment, up to itself. None if a row is one history.
 
         Returns:
             unit vectors (B, L, D).
         """
-        place = torch.arange(x.shape[1], device=x.device)
-        # Rotations depend on differences only; learned positions count from the start of the
-        # segment.
-        within = place
-        if self.positions is not None:
-            within = place - torch.searchsorted(segments, segments)
+        place = within = torch.arange(x.shape[1], device=x.device)
+        mask = None
+        if segments is not None:
+            if self.positions is not None:
+                # Learned positions count from the start of the segment; rotations depend on
+                # differences only.
+                within = place - torch.searchsorted(segments, segments)
+            same = segments[:, :, None] == segments[:, None]  # (B, L, L)
+            visible = same & (place[:, None] >= place)
+            autocast = torch.is_autocast_enabled(x.device.type)
+            dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+            mask = torch.where(visible[:, None], 0.0, -torch.inf).to(dtype)
         x, rotation = self.begin(x, within)
-        same = segments[:, :, None] == segments[:, None]  # (B, L, L)
-        visible = same & (place[:, None] >= place)
-        dtype = x.dtype
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-        mask = torch.where(visible[:, None], 0.0, -torch.inf).to(dtype)
         for block in self.blocks:
             x = block(x, rotation, mask)
         return self.end(x)
@@ -291,15 +289,8 @@ class Retriever(nn.Module):
         self, config: RetrieverConfig, known: np.ndarray, content: ItemContent | None = None
     ) -> None:
         super().__init__()
-        if config.content and (content is None or content.n_items != len(known)):
-            raise ModelError(
-                f"expected content of {len(known)} items, got {content.n_items if content else 0}",
-                "Pass item_content(dataset.items), or content=False.",
-            )
         self.config = config
-        self.items = ItemTable(
-            known, config.d, content if config.content else None, config.id_dropout
-        )
+        self.items = ItemTable(known, config.d, content)
         self.tower = UserTower(config)
 
     def forward(self, items: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
@@ -312,7 +303,7 @@ class Retriever(nn.Module):
         Returns:
             unit vectors (B, L, D) and (n_items + 1, D).
         """
-        table = self.items()
+        table = self.items(self.config.id_dropout if self.training else 0.0)
         return self.tower.everywhere(functional.embedding(items, table), segments), table
 
     @torch.no_grad()
@@ -322,19 +313,13 @@ class Retriever(nn.Module):
         Args:
             content_only: Whether to leave out the ids.
         """
-        table = self.items.content_only() if content_only else self._table()
+        table = self.items.content_only() if content_only else self.items()
         return table[1:].cpu().numpy()
 
+    @torch.no_grad()
     def encoder(self) -> UserEncoder:
         """The user encoder with the current table, in evaluation mode; it shares the tower."""
-        return UserEncoder(self.tower, self._table()).eval()
-
-    @torch.no_grad()
-    def _table(self) -> Tensor:
-        training = self.items.training
-        table = self.items.eval()()
-        self.items.train(training)
-        return table
+        return UserEncoder(self.tower, self.items()).eval()
 
 
 class EveryPosition(nn.Module):
@@ -355,27 +340,19 @@ class EveryPosition(nn.Module):
             items: Vocabulary numbers, padded on the right, int64 (B, window).
             lengths: int64 (B,).
         """
-        tower = self.encoder.tower
-        places = torch.arange(items.shape[1], device=items.device)
-        x, rotation = tower.begin(functional.embedding(items, self.encoder.table), places)
-        for block in tower.blocks:
-            x = block(x, rotation, None)
-        x = tower.end(x)
+        x = self.encoder.tower.everywhere(functional.embedding(items, self.encoder.table))
         return x.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]
 
 
 def save_retriever(path: Path, model: Retriever) -> None:
     """Write weights, sizes and content as one file."""
-    content = model.items.content
-    saved = content and {
-        "offsets": torch.from_numpy(content.offsets),
-        "features": torch.from_numpy(content.features),
-        "names": list(content.names),
+    state = {
+        "config": asdict(model.config),
+        "weights": model.state_dict(),
+        "content": model.items.content and vars(model.items.content),
     }
     with atomic_path(path) as part:
-        torch.save(
-            {"config": asdict(model.config), "weights": model.state_dict(), "content": saved}, part
-        )
+        torch.save(state, part)
 
 
 def load_retriever(path: Path) -> Retriever:
@@ -386,11 +363,7 @@ def load_retriever(path: Path) -> Retriever:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        content = state["content"]
-        if content is not None:
-            content = ItemContent(
-                content["offsets"].numpy(), content["features"].numpy(), tuple(content["names"])
-            )
+        content = state["content"] and ItemContent(**state["content"])
         known = state["weights"]["items.keep"][1:, 0].numpy()
         model = Retriever(RetrieverConfig(**state["config"]), known, content)
         model.load_state_dict(state["weights"])

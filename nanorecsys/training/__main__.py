@@ -23,15 +23,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--dataset", default=DEFAULT_DATASET, help="name of a data set, a folder or a file"
-    )
-    parser.add_argument(
-        "--columns", help="column names of a file, such as user=uid,item=sku,timestamp=t"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for retriever.pt and checkpoint.pt"
-    )
+    parser.add_argument("--dataset", default=DEFAULT_DATASET, help="name, folder or file")
+    parser.add_argument("--columns", help="column names, as user=uid,item=sku,timestamp=t")
+    parser.add_argument("--out", type=Path, required=True, help="folder for model and checkpoint")
     for config in (RetrieverConfig, TrainingConfig):
         for field in fields(config):
             if not isinstance(field.default, bool):

@@ -9,19 +9,11 @@ from tqdm import tqdm
 
 from nanorecsys.data import Interactions, Split
 from nanorecsys.data.prepared import Prepared
-from nanorecsys.evaluation import (
-    Change,
-    Evaluation,
-    EvaluationError,
-    Scorer,
-    Task,
-    last_events,
-    make_task,
-    mean_interval,
-    paired_change,
-    value,
-    values,
-)
+from nanorecsys.evaluation.bootstrap import Change, mean_interval, paired_change
+from nanorecsys.evaluation.errors import EvaluationError
+from nanorecsys.evaluation.metrics import value, values
+from nanorecsys.evaluation.protocols import Task, last_events, make_task
+from nanorecsys.evaluation.ranking import Evaluation, Scorer
 from nanorecsys.models.ranker import FittedRanker
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.study.spread import Interval
@@ -308,8 +300,7 @@ def ablate(
 def ties_reversed(interactions: Interactions) -> Interactions:
     """The same events, with simultaneous events of a user in the opposite order (falling item)."""
     order = np.lexsort((-interactions.item, interactions.timestamp, interactions.user))
-    columns = ("user", "item", "rating", "timestamp")
-    return replace(interactions, **{name: getattr(interactions, name)[order] for name in columns})
+    return interactions.take(order)
 
 
 def changed_targets(task: Task, other: Task) -> float:

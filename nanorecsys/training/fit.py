@@ -1,6 +1,6 @@
 """The retriever on a task: fit it, encode users with it, score items for the evaluator."""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,10 +10,8 @@ from nanorecsys.data import Histories
 from nanorecsys.evaluation import DotProduct, Evaluation, Scorer, Task, evaluate, value
 from nanorecsys.models.items import item_content
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
-from nanorecsys.serving.padding import padded_batches
+from nanorecsys.serving import encoder as serving
 from nanorecsys.training.loop import Trained, TrainingConfig, train
-
-ENCODED_TOKENS = 8192  # places of a batch of users to encode
 
 
 def fit_retriever(
@@ -23,9 +21,7 @@ def fit_retriever(
     training: TrainingConfig,
     *,
     validate: bool = False,
-    stop_after: int | None = None,
-    checkpoint_path: Path | None = None,
-    progress: bool = True,
+    **options: Any,
 ) -> Trained:
     """Fit a retriever on the known events of a task.
 
@@ -39,7 +35,7 @@ def fit_retriever(
         training: Training schedule.
         validate: Rank the task's targets after each epoch, and keep the weights with the best
             NDCG@10.
-        stop_after, checkpoint_path, progress: Options of `loop.train`.
+        options: Other options of `loop.train`: stop_after, checkpoint_path, progress.
 
     Raises:
         TrainingError: See `loop.train`.
@@ -52,15 +48,8 @@ def fit_retriever(
     def validation(model: Retriever) -> float:
         return value(rank_by(scorer(model, task), task, k_max=10), "ndcg@10")
 
-    return train(
-        retriever,
-        task.seen,
-        training,
-        validate=validation if validate else None,
-        stop_after=stop_after,
-        checkpoint_path=checkpoint_path,
-        progress=progress,
-    )
+    score = validation if validate else None
+    return train(retriever, task.seen, training, validate=score, **options)
 
 
 def encode_users(
@@ -77,17 +66,14 @@ def encode_users(
         users: Users to encode, int (B,); all by default.
         events: Number of last events to read from each history; the model's window by default.
     """
-    users = np.arange(len(histories.offsets) - 1) if users is None else users
-    vectors = np.empty((len(users), model.config.d), np.float32)
-    device = next(model.parameters()).device
-    encoder = model.encoder()
-    with torch.inference_mode():
-        for batch, *arrays in padded_batches(
-            histories, users, events or model.config.window, ENCODED_TOKENS
-        ):
-            items, lengths = (torch.from_numpy(array).to(device) for array in arrays)
-            vectors[batch] = encoder(items, lengths).cpu().numpy()
-    return vectors
+    encoder, device = model.encoder(), next(model.parameters()).device
+
+    @torch.inference_mode()
+    def encode(items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        arrays = (torch.from_numpy(array).to(device) for array in (items, lengths))
+        return encoder(*arrays).cpu().numpy()
+
+    return serving.encode_users(encode, histories, events or model.config.window, users)
 
 
 def scorer(model: Retriever, task: Task, events: int | None = None) -> DotProduct:

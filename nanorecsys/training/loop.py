@@ -119,10 +119,8 @@ def train(
         progress: Whether to show a progress bar.
 
     Raises:
-        TrainingError: nothing to train on, a loss that is not finite, a checkpoint of another run.
+        TrainingError: a loss that is not finite, a checkpoint of another run.
     """
-    if not len(histories.items):
-        raise TrainingError("there is no event to train on", "Use a split that leaves some.")
     run = TrainingRun(model.to(best_device()), histories, config, validate)
     if checkpoint_path and checkpoint_path.exists():
         run.restore(checkpoint_path)
@@ -280,11 +278,9 @@ class TrainingRun:
     @cached_property
     def fingerprint(self) -> str:
         """Identity of the run: sha256 over its settings and training events."""
-        settings = repr((self.config, self.model.config, self.validate is not None))
-        digest = hashlib.sha256(settings.encode())
-        digest.update(self.histories.offsets.tobytes())
-        digest.update(self.histories.items.tobytes())
-        return digest.hexdigest()
+        settings = repr((self.config, self.model.config, self.validate is not None)).encode()
+        events = self.histories.offsets.tobytes() + self.histories.items.tobytes()
+        return hashlib.sha256(settings + events).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; a kill midway leaves the last one as it was."""
@@ -301,16 +297,10 @@ class TrainingRun:
         """Go back to a checkpoint.
 
         Raises:
-            TrainingError: the file is not a checkpoint, or belongs to another run.
+            TrainingError: the file belongs to another run.
         """
-        try:
-            state = torch.load(path, weights_only=True)
-            saved = state["run"]
-        except Exception as error:  # torch raises half a dozen types for a damaged file
-            raise TrainingError(
-                f"{path} is not a checkpoint: {error}", "Delete it to start over."
-            ) from error
-        if saved != self.fingerprint:
+        state = torch.load(path, weights_only=True)
+        if state["run"] != self.fingerprint:
             raise TrainingError(
                 f"{path} belongs to a run with other settings or other data",
                 "Delete it to start over, or undo the change.",

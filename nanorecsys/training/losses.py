@@ -60,7 +60,6 @@ class Loss(ABC):
         """
 
 
-@dataclass(frozen=True)
 class FullSoftmax(Loss):
     """Cross entropy over the catalogue without H: l = log sum_{j not in H} exp s_j - s_t.
 
@@ -106,7 +105,6 @@ class _FullSoftmax(torch.autograd.Function):
         return users_grad.to(ctx.dtype) * grad, items_grad * grad, None, None, None, None
 
 
-@dataclass(frozen=True)
 class SampledSoftmax(Loss):
     """Cross entropy over the target and k uniform negatives S that the batch shares:
 
@@ -116,15 +114,12 @@ class SampledSoftmax(Loss):
     large target vocabulary for neural machine translation, section 3, with a uniform proposal).
     """
 
-    k: int = 1024
-
     def __call__(self, users, table, targets, had, weights, candidates, counts):
         positive, negative = _logits(users, table, targets, had, candidates)
         correction = torch.tensor((len(table) - 1) / self.k).log()
         return _cross_entropy(positive, negative + correction, weights)
 
 
-@dataclass(frozen=True)
 class InBatch(Loss):
     """InfoNCE over the batch's own targets B, logQ-corrected since popular items occur more often:
 
@@ -144,7 +139,6 @@ class InBatch(Loss):
         return _cross_entropy(positive, negative - expected.log(), weights)
 
 
-@dataclass(frozen=True)
 class BCE(Loss):
     """Binary cross entropy against k uniform negatives S that the batch shares, averaged:
 
@@ -163,7 +157,7 @@ class BCE(Loss):
 
 LOSSES: dict[str, Loss] = {
     "full_softmax": FullSoftmax(),
-    "sampled_softmax": SampledSoftmax(),
+    "sampled_softmax": SampledSoftmax(k=1024),
     "in_batch": InBatch(),
     "bce": BCE(),
 }

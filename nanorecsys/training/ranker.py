@@ -7,7 +7,6 @@ unknown. So the ranker learns to place new items.
 """
 
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from nanorecsys.data import Histories, expand
 from nanorecsys.evaluation import Scorer, Task
 from nanorecsys.models.ranker import FittedRanker, ItemSide, Ranker, RankerConfig, item_features
 from nanorecsys.models.retriever import Retriever
-from nanorecsys.serving.padding import alike, padded
+from nanorecsys.serving.padding import padded_batches
 from nanorecsys.training.errors import TrainingError
 
 BLOCK = 4 * 2**20  # scores held at once while candidates are mined
@@ -90,11 +89,8 @@ def mine(model: Retriever, histories: Histories, lists: int, depth: int) -> List
     table = model.encoder().get_buffer("table")
     device = table.device
     found = []
-    for batch in alike(np.minimum(histories.lengths[users], window + 1), MINED_TOKENS):
-        items, lengths = (
-            torch.from_numpy(array).to(device)
-            for array in padded(histories, users[batch], window + 1)
-        )
+    for batch, *arrays in padded_batches(histories, users, window + 1, MINED_TOKENS):
+        items, lengths = (torch.from_numpy(array).to(device) for array in arrays)
         place = torch.arange(items.shape[1] - 1, device=device)
         end = lengths[:, None] - 1
         row, column = torch.nonzero((place < end) & (place >= end - latest), as_tuple=True)
@@ -111,18 +107,12 @@ def mine(model: Retriever, histories: Histories, lists: int, depth: int) -> List
             positive = items[row[part], column[part] + 1] - 1
             found.append((vectors[part].cpu(), positive.cpu(), candidates.cpu()))
     if not found:
-        raise TrainingError(
-            "no user has two events: the ranker has nothing to learn from",
-            "Bring longer histories.",
-        )
+        raise TrainingError("no user has two events to learn from", "Bring longer histories.")
     return Lists(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def fit_ranker(
-    model: Retriever,
-    task: Task,
-    items: pd.DataFrame,
-    config: RankerTraining,
+    model: Retriever, task: Task, items: pd.DataFrame, config: RankerTraining
 ) -> FittedRanker:
     """Fit a ranker for a retriever that was fitted on the same task.
 
@@ -138,12 +128,11 @@ def fit_ranker(
         TrainingError: no user has two events.
     """
     lists = mine(model, task.seen, config.lists, config.depth)
-    genres = tuple(sorted(set(chain.from_iterable(items["genres"]))))
     counts = np.bincount(task.known.item, minlength=task.n_items)
     side = ItemSide(
         torch.from_numpy(model.item_vectors()),
         torch.from_numpy(model.item_vectors(content_only=True)),
-        torch.from_numpy(item_features(items, counts, genres)),
+        torch.from_numpy(item_features(items, counts)),
         torch.from_numpy(counts > 0),
     )
     torch.manual_seed(config.seed)
@@ -171,7 +160,7 @@ def fit_ranker(
                 optimizer.zero_grad(set_to_none=True)
                 schedule.step()
                 bar.update()
-    return FittedRanker(ranker.eval(), side, genres)
+    return FittedRanker(ranker.eval(), side)
 
 
 def draw(lists: Lists, part: Tensor, config: RankerTraining, n_items: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ the machine slows all of them. The rate counts targets: a padding place costs wo
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -30,20 +31,12 @@ from nanorecsys.training import batches
 from nanorecsys.training.loop import TrainingConfig, TrainingRun, autocast, best_device, has_bf16
 
 STEPS = 3  # steps of each loop in a repeat
-PADDED_FP32, PACKED_FP32 = "padded, fp32", "packed, fp32"
-PADDED_BF16, PACKED_BF16 = "padded, bf16", "packed, bf16"
-# The loop that a packed one is compared with.
-BESIDE = {PACKED_FP32: PADDED_FP32, PACKED_BF16: PADDED_BF16}
 
 Step = Callable[[], int]
 
 
 def measure(
-    task: Task,
-    items: pd.DataFrame,
-    model: RetrieverConfig,
-    training: TrainingConfig,
-    repeats: int,
+    task: Task, items: pd.DataFrame, model: RetrieverConfig, training: TrainingConfig, repeats: int
 ) -> pd.DataFrame:
     """Raw timings, one row per repeat of a loop: loop, repeat, tokens, seconds.
 
@@ -61,15 +54,15 @@ def measure(
         torch.manual_seed(training.seed)
         return Retriever(model, np.ones(task.n_items, bool), content).to(device).train()
 
-    fp32, bf16 = (replace(training, precision=name) for name in ("fp32", "bf16"))
-    loops = {
-        PADDED_FP32: _padded_step(fresh(), histories, fp32),
-        PACKED_FP32: _packed_step(fresh(), histories, fp32),
-    }
+    precisions: list[Literal["fp32", "bf16"]] = ["fp32"]
     if has_bf16(device):
-        loops[PADDED_BF16] = _padded_step(fresh(), histories, bf16)
-        loops[PACKED_BF16] = _packed_step(fresh(), histories, bf16)
-    rows = []
+        precisions.append("bf16")
+    loops = {
+        f"{rows}, {precision}": step(fresh(), histories, replace(training, precision=precision))
+        for precision in precisions
+        for rows, step in (("padded", _padded_step), ("packed", _packed_step))
+    }
+    timed = []
     for repeat in tqdm(range(repeats + 1), desc="throughput"):
         for name, step in loops.items():
             start = time.perf_counter_ns()
@@ -77,8 +70,8 @@ def measure(
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = (time.perf_counter_ns() - start) / 1e9
-            rows.append({"loop": name, "repeat": repeat, "tokens": tokens, "seconds": seconds})
-    timings = pd.DataFrame(rows)
+            timed.append({"loop": name, "repeat": repeat, "tokens": tokens, "seconds": seconds})
+    timings = pd.DataFrame(timed)
     return timings[timings["repeat"] > 0]
 
 
@@ -91,7 +84,7 @@ def summarise(timings: pd.DataFrame) -> pd.DataFrame:
     """
     rated = timings.assign(rate=timings["tokens"] / timings["seconds"])
     rates = rated.pivot(index="repeat", columns="loop", values="rate")[rated["loop"].unique()]
-    beside = [BESIDE.get(loop, loop) for loop in rates]
+    beside = [loop.replace("packed", "padded") for loop in rates]
     return pd.DataFrame(
         {
             "tokens_per_s": rates.median(),
@@ -121,23 +114,20 @@ def _padded_step(model: Retriever, histories: Histories, training: TrainingConfi
     config, device = model.config, best_device()
     rng = np.random.default_rng(training.seed)
     size = max(1, training.batch_tokens // config.window)
-    users = np.flatnonzero(histories.lengths > 1)
-    places = torch.arange(config.window, device=device)
+    known = np.flatnonzero(histories.lengths > 1)
     optimizer = torch.optim.AdamW(
         model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
 
     def step() -> int:
-        rows, _ = padded(histories, rng.choice(users, size), config.window + 1)
+        rows, _ = padded(histories, rng.choice(known, size), config.window + 1)
         rows = np.pad(rows, ((0, 0), (0, config.window + 1 - rows.shape[1])))
         items = torch.from_numpy(rows[:, :-1]).to(device)
         targets = torch.from_numpy(rows[:, 1:]).to(device)
         with autocast(device, training.precision):
-            table = model.items()
-            x, rotation = model.tower.begin(table[items], places)
-            for block in model.tower.blocks:
-                x = block(x, rotation, None)
-            logits = model.tower.end(x) @ table.T / config.temperature  # (B, L, V + 1)
+            table = model.items(config.id_dropout)
+            users = model.tower.everywhere(table[items])
+            logits = users @ table.T / config.temperature  # (B, L, V + 1)
             loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)

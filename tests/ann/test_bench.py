@@ -46,7 +46,7 @@ def task():
     known = Interactions(
         user, seen.items, np.ones(len(user), np.float32), np.tile(np.arange(8), USERS)
     )
-    return Task("leave_one_out/test", known, seen, targets, USERS, N)
+    return Task(known, seen, targets, USERS, N)
 
 
 @pytest.fixture(scope="module")

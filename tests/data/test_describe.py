@@ -12,7 +12,6 @@ from nanorecsys.data import (
     SECOND_DATASET,
     TEST,
     TRAIN,
-    DataError,
     Dataset,
     Interactions,
     Split,
@@ -89,14 +88,6 @@ def test_the_temporal_split_does_not_leak() -> None:
     split = global_temporal(events)
     assert describe.future_shares(events, split).max() == 0
     assert describe.item_seen_only_later_share(events, split) == 0
-
-
-def test_one_user_with_all_training_events_is_refused(events: Interactions) -> None:
-    split = Split("own", np.where(events.user == 0, TRAIN, TEST).astype(np.int8), "")
-    part = split.part.copy()
-    part[3] = TEST
-    with pytest.raises(DataError, match="one user has all training events"):
-        describe.future_shares(events, Split("own", part, ""))
 
 
 def test_the_record_counts_warm_users_and_items_of_the_test(events: Interactions) -> None:

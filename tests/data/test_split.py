@@ -17,7 +17,6 @@ from nanorecsys.data import (
     global_temporal,
     leave_one_out,
     load_dataset,
-    warm,
 )
 from nanorecsys.data.load import build_dataset
 from nanorecsys.data.read import DataFile, EventTable
@@ -80,13 +79,6 @@ def test_global_temporal_keeps_a_second_together() -> None:
     split = global_temporal(events, validation=0.3, test=0.1)
     by_time = sorted(zip(events.timestamp.tolist(), split.part.tolist(), strict=True))
     assert [part for _, part in by_time] == [TRAIN] * 6 + [VALIDATION] * 3 + [TEST]
-
-
-def test_warm_marks_users_and_items_with_training_events() -> None:
-    events = interactions((1, 10, 0), (1, 20, 1), (1, 10, 2), (2, 10, 3), (2, 30, 9))
-    users, items = warm(events, global_temporal(events, validation=0.2, test=0.2))
-    assert users.tolist() == [True, False]
-    assert items.tolist() == [True, True, False]
 
 
 @given(rows, st.sampled_from(["leave_one_out", "global_temporal"]))

@@ -136,8 +136,6 @@ def test_restricting_the_targets_leaves_their_users_and_lists():
     direct = evaluate(scorer(scores), csr([[0], [], [2]]), csr([[], [], []]), 9, k_max=2)
     for name in ("users", "target_row", "target_item", "rank", "top"):
         assert np.array_equal(getattr(rest, name), getattr(direct, name)), name
-    with pytest.raises(EvaluationError, match="no target is left"):
-        found.restricted(found.target_item == 8)
 
 
 def test_dot_product_scores_are_the_products():
@@ -173,20 +171,12 @@ def test_scores_that_are_not_finite_are_refused(bad, item):
 
 
 @pytest.mark.parametrize(
-    ("targets", "seen", "scores", "message"),
-    [
-        ([[1]], [[1]], np.zeros((1, 4)), "among their user's seen items"),
-        ([[1, 1]], [[]], np.zeros((1, 4)), "same target twice"),
-        ([[4]], [[]], np.zeros((1, 4)), "outside the catalogue"),
-        ([[1]], [[9]], np.zeros((1, 4)), "outside the catalogue"),
-        ([[]], [[1]], np.zeros((1, 4)), "no user has a target"),
-        ([[1]], [[], []], np.zeros((1, 4)), "targets cover 1 users"),
-        ([[1]], [[]], np.zeros((1, 5)), "must return float32"),
-    ],
+    ("seen", "n_scores", "message"),
+    [([[1]], 4, "among its user's seen items"), ([[]], 5, "must return float32")],
 )
-def test_bad_input_is_refused(targets, seen, scores, message):
+def test_bad_input_is_refused(seen, n_scores, message):
     with pytest.raises(EvaluationError, match=message):
-        evaluate(scorer(scores), csr(targets), csr(seen), 4)
+        evaluate(scorer(np.zeros((1, n_scores))), csr([[1]]), csr(seen), 4)
 
 
 def test_scores_of_another_dtype_are_refused():

@@ -25,7 +25,6 @@ def fitted(n_items=N_ITEMS, d=D, features=F, hidden=(12, 8), seed=0):
     return FittedRanker(
         ranker,
         ItemSide(vectors, content, torch.rand(n_items, features), torch.rand(n_items) < 0.8),
-        (),
     )
 
 
@@ -93,7 +92,6 @@ def test_unknown_items_are_read_from_their_content(ranker, runner):
     everything_known = FittedRanker(
         ranker.ranker,
         ItemSide(side.vectors, side.content_vectors, side.features, side.known | True),
-        (),
     )
     assert (np.abs(scores - by_torch(everything_known, users, unknown[None])) > 1e-3).all()
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanorecsys.export import quantize, variants
-from nanorecsys.export.errors import ExportError
 from nanorecsys.export.graph import Graph, feed_forward, fused_tower
 from nanorecsys.export.variants import EXPORTED, IN_PYTORCH, INT8_ROWS, INT8_STATIC, TORCH_COMPILED
 from nanorecsys.models.retriever import EveryPosition
@@ -18,10 +17,8 @@ from nanorecsys.serving.encoder import Encoder, encode_users, session
 from nanorecsys.serving.errors import ServingError
 from tests.export.conftest import CALIBRATION, N_ITEMS, histories, small_encoder
 
-TORCH = {positions: small_encoder(positions=positions) for positions in ("rotary", "absolute")}
-ONNX = {
-    positions: Encoder(fused_tower(model).SerializeToString()) for positions, model in TORCH.items()
-}
+TORCH = small_encoder()
+ONNX = Encoder(fused_tower(TORCH).SerializeToString())
 
 
 def in_torch(encoder, items, lengths):
@@ -29,24 +26,21 @@ def in_torch(encoder, items, lengths):
         return encoder(torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
 
 
-@pytest.mark.parametrize("positions", TORCH)
 @given(rows=st.lists(st.lists(st.integers(0, N_ITEMS - 1), max_size=25), min_size=1, max_size=5))
 @settings(max_examples=40, deadline=None)
-def test_the_fused_graph_equals_torch_on_any_histories(positions, rows):
+def test_the_fused_graph_equals_torch_on_any_histories(rows):
     """Empty, one item, repeats, longer than the window, and in any batch."""
-    model, run = TORCH[positions], ONNX[positions]
     csr = histories(*rows)
-    together = encode_users(run, csr, 10)
-    alone = encode_users(run, csr, 10, batch_tokens=1)
-    expected = encode_users(lambda items, lengths: in_torch(model, items, lengths), csr, 10)
+    together = encode_users(ONNX, csr, 10)
+    alone = encode_users(ONNX, csr, 10, batch_tokens=1)
+    expected = encode_users(lambda items, lengths: in_torch(TORCH, items, lengths), csr, 10)
     np.testing.assert_allclose(together, expected, atol=1e-5)
     np.testing.assert_allclose(alone, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("positions", ["rotary", "absolute"])
-def test_few_layers(layers, positions, batch):
-    model = small_encoder(layers=layers, positions=positions)
+def test_few_layers(layers, batch):
+    model = small_encoder(layers=layers)
     found = Encoder(fused_tower(model).SerializeToString())(*batch)
     np.testing.assert_allclose(found, in_torch(model, *batch), atol=1e-5)
 
@@ -170,22 +164,6 @@ def test_with_scales_found_beforehand_the_batch_changes_nothing(built, batch):
         alone = [encode(i[None, :n], np.array([n])) for i, n in zip(*batch, strict=True)]
         changed[name] = np.abs(encode(*batch) - np.concatenate(alone)).max()
     assert changed[INT8_STATIC] < 1e-6 < 1e-4 < changed[INT8_ROWS]
-
-
-def test_a_quantizer_that_finds_nothing_is_an_error(tmp_path):
-    nothing = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [onnx.helper.make_node("Identity", ["x"], ["y"])],
-            "g",
-            [onnx.helper.make_tensor_value_info("x", 1, [1])],
-            [onnx.helper.make_tensor_value_info("y", 1, [1])],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", 21)],
-        ir_version=10,
-    )
-    onnx.save(nothing, tmp_path / "nothing.onnx")
-    with pytest.raises(ExportError, match="no quantized node"):
-        quantize.dynamic(tmp_path / "nothing.onnx", tmp_path / "out.onnx", per_channel=True)
 
 
 def agree_with_pytorch(built, encoder, batch):

@@ -41,16 +41,16 @@ def test_content_of_items_without_any_feature():
         pd.DataFrame({"title": ["a"], "year": [None], "genres": [[]]}).astype(ITEMS.dtypes)
     )
     assert (content.n_items, content.names) == (1, ())
-    assert ItemTable(np.array([True]), 4, content, 0.5)().shape == (2, 4)
+    assert ItemTable(np.array([True]), 4, content)(0.5).shape == (2, 4)
 
 
-def table(id_dropout=0.0):
+def table():
     torch.manual_seed(0)
-    return ItemTable(KNOWN, 8, item_content(ITEMS), id_dropout)
+    return ItemTable(KNOWN, 8, item_content(ITEMS))
 
 
 def test_rows_are_unit_vectors():
-    for items in (table(), ItemTable(KNOWN, 8, None, 0.0)):
+    for items in (table(), ItemTable(KNOWN, 8, None)):
         torch.testing.assert_close(items().norm(dim=1), torch.ones(5))
 
 
@@ -62,10 +62,10 @@ def test_an_unknown_item_is_its_content_and_one_without_content_its_id():
     assert not items.content_only()[4].any()
 
 
-def test_id_dropout_is_for_training_only():
-    items = table(id_dropout=1.0)
-    torch.testing.assert_close(items()[1:4], items.content_only()[1:4])
-    assert not torch.allclose(items.eval()()[1], items.content_only()[1])
+def test_id_dropout_leaves_the_content():
+    items = table()
+    torch.testing.assert_close(items(1.0)[1:4], items.content_only()[1:4])
+    assert not torch.allclose(items()[1], items.content_only()[1])
 
 
 def test_content_is_the_scaled_sum_of_the_features():
@@ -76,7 +76,7 @@ def test_content_is_the_scaled_sum_of_the_features():
 
 @pytest.mark.parametrize("content", [True, False])
 def test_gradients_reach_ids_and_content(content):
-    items = table() if content else ItemTable(KNOWN, 8, None, 0.0)
+    items = table() if content else ItemTable(KNOWN, 8, None)
     items()[1:, 0].sum().backward()
     assert items.ids.grad[1].any()
     # Unknown: content alone.

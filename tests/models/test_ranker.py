@@ -59,7 +59,7 @@ def test_item_features():
     items = pd.DataFrame(
         {"year": pd.array([2000, None], dtype="Int16"), "genres": [["a", "b"], []]}
     )
-    features = item_features(items, np.array([7, 0]), ["a", "b", "c"])
-    np.testing.assert_allclose(features, [[1, 1, 0, 1, 1, 0], [0, 0, 1, 0, 0, 0]])
+    features = item_features(items, np.array([7, 0]))
+    np.testing.assert_allclose(features, [[1, 1, 0, 1, 1], [0, 0, 1, 0, 0]])
     assert features.dtype == np.float32
-    assert not item_features(items, np.array([0, 0]), [])[:, 0].any()
+    assert not item_features(items, np.array([0, 0]))[:, 0].any()

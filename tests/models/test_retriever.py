@@ -191,11 +191,6 @@ def test_impossible_shapes_are_named_errors(change, message):
         replace(SMALL, **change)
 
 
-def test_missing_content_is_a_named_error():
-    with pytest.raises(ModelError, match="expected content of 12 items, got 0"):
-        Retriever(replace(SMALL, content=True), np.ones(N_ITEMS, bool))
-
-
 def test_encoder_exports_with_symbolic_batch_and_length():
     model = retriever()
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=SMALL.window)

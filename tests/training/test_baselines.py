@@ -219,14 +219,6 @@ def test_a_baseline_that_is_too_large_is_left_out(monkeypatch, capsys):
     assert tuning.test_chosen(both | larger, known, split, items).keys() == {"popularity"}
 
 
-@pytest.mark.parametrize("n_users", [N_USERS, 100])  # either form
-def test_ease_without_a_penalty_is_named(n_users):
-    known = random_events()
-    one_item = Interactions(known.user, np.zeros_like(known.item), known.rating, known.timestamp)
-    with pytest.raises(TrainingError, match="penalty 0"):
-        EASE(penalty=0).fit(one_item, n_users, N_ITEMS)
-
-
 def test_ials_solves_for_the_weighted_history(monkeypatch):
     known = random_events()
     items = np.random.default_rng(0).standard_normal((N_ITEMS, 4)).astype(np.float32)

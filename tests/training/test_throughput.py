@@ -6,15 +6,11 @@ import torch
 
 from nanorecsys.data import leave_one_out
 from nanorecsys.evaluation import make_task
-from nanorecsys.training.throughput import (
-    PACKED_BF16,
-    PACKED_FP32,
-    PADDED_BF16,
-    PADDED_FP32,
-    measure,
-    summarise,
-)
+from nanorecsys.training.throughput import measure, summarise
 from tests.training.sequences import SHORT, SMALL, titles, walks
+
+PADDED_FP32, PACKED_FP32 = "padded, fp32", "packed, fp32"
+PADDED_BF16, PACKED_BF16 = "padded, bf16", "packed, bf16"
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -16,7 +16,7 @@ from nanorecsys.training.baselines.matrices import (
     user_item,
     with_fallback,
 )
-from nanorecsys.training.errors import TooLargeError, TrainingError
+from nanorecsys.training.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,14 @@ class EASE:
         """Solve for the smaller side of X: the cost is cubic in it.
 
         Raises:
-            TooLargeError: the dense matrices would take more than max_gib.
-            TrainingError: the penalty is too small.
+            TrainingError: the dense matrices would take more than max_gib.
         """
         n_rows = n_users if self.features is None else n_users + self.features.shape[1]
         few_rows = n_rows <= n_items
         floats = n_rows * (n_rows + 3 * n_items) if few_rows else n_items * n_items
         gib = 4 * floats / 2**30
         if gib > self.max_gib:
-            raise TooLargeError(
+            raise TrainingError(
                 f"EASE on {n_users} users and {n_items} items takes {gib:.1f} GiB, "
                 f"above {self.max_gib:g}",
                 "Raise max_gib if the machine has the memory, or leave EASE out at this size.",
@@ -69,14 +68,7 @@ class EASE:
             below = self.features.T * np.float32(np.sqrt(self.content))
             x = sparse.vstack([x, below], format="csr")
         weights = user_item(known, n_users, n_items, recency_weights(known, n_users, self.recency))
-        try:
-            score = (_by_rows if few_rows else _by_items)(x, weights, self.penalty)
-        except scipy.linalg.LinAlgError as error:
-            raise TrainingError(
-                f"EASE with penalty {self.penalty:g} has no solution: "
-                "its normal equations are singular",
-                "Use a larger penalty.",
-            ) from error
+        score = (_by_rows if few_rows else _by_items)(x, weights, self.penalty)
         return with_fallback(score, known, n_users, n_items)
 
 

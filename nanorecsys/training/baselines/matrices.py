@@ -77,7 +77,7 @@ def content_features(items: pd.DataFrame) -> sparse.csr_array:
     content = item_content(items)
     shape = content.n_items, len(content.names)
     ones = np.ones(len(content.features), np.float32)
-    has = sparse.csr_array((ones, content.features, content.offsets), shape)
+    has = sparse.csr_array((ones, content.features.numpy(), content.offsets.numpy()), shape)
     has = has[:, np.flatnonzero([not name.startswith("word:") for name in content.names])]
     weighted = has @ sparse.diags_array(np.log(content.n_items / has.sum(axis=0)))
     norm = np.sqrt(weighted.power(2).sum(axis=1))

@@ -15,7 +15,7 @@ from nanorecsys.evaluation import Evaluation, Scorer, Task, make_task, value
 from nanorecsys.training.baselines.counts import ItemKNN, Markov, Popularity, RecentPopularity
 from nanorecsys.training.baselines.linear import EASE, ImplicitALS
 from nanorecsys.training.baselines.matrices import content_features
-from nanorecsys.training.errors import TooLargeError
+from nanorecsys.training.errors import TrainingError
 from nanorecsys.training.fit import rank_by
 
 
@@ -146,7 +146,7 @@ def tune_and_test(
         try:
             model, rows = tune(name, validation, trials, features)
             tuned[name] = Tuned(model, rows, fit_and_evaluate(model, test))
-        except TooLargeError as error:
+        except TrainingError as error:
             print(f"{name} is left out: {error.message}")
     return tuned
 
@@ -170,6 +170,6 @@ def test_chosen(
             model = replace(model, features=features)
         try:
             evaluations[name] = fit_and_evaluate(model, test)
-        except TooLargeError as error:
+        except TrainingError as error:
             print(f"{name} is left out: {error.message}")
     return evaluations
