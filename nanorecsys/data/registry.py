@@ -1,12 +1,13 @@
-"""The data sets known by name: their checksums and published sizes, and their download."""
+"""The data sets known by name: their files, checksums and published counts, and their download."""
 
 import hashlib
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
+import requests
+from tqdm import tqdm
 
 from nanorecsys.data.errors import DataError
 
@@ -19,16 +20,13 @@ TIMEOUT_S = 30  # without a byte
 
 @dataclass(frozen=True)
 class Registered:
-    """A data set that is fetched by name, as NAME.zip at the base URL, or in data/ where bundled.
+    """A data set that is fetched by name, with the counts that its README publishes."""
 
-    Args:
-        checksum: algorithm:hex, the form that pooch takes.
-        ratings: Number of ratings that its README publishes.
-        bundled: Whether the file is in the repository.
-    """
-
-    checksum: str
+    file: str  # name at the base URL, or in data/ where bundled
+    checksum: str  # algorithm:hex, the form that pooch takes
     ratings: int
+    users: int
+    movies: int  # in the movies file, rated or not
     bundled: bool = False
 
 
@@ -36,22 +34,50 @@ DATASETS = {
     # The release of October 2016 lists 9,125 movies; the bundled file lists the 9,066 that have a
     # rating.
     "ml-latest-small-2016": Registered(
-        "sha256:1eeb0beb42db9308da2fc9cc8fe5b66edd7115983e52646c3cdfb319a2add47c", 100_004, True
+        "ml-latest-small-2016.zip",
+        "sha256:1eeb0beb42db9308da2fc9cc8fe5b66edd7115983e52646c3cdfb319a2add47c",
+        ratings=100_004,
+        users=671,
+        movies=9_125,
+        bundled=True,
     ),
     # The first 2,148 users of the release of July 2023, and the movies that they rated.
     "ml-latest-2023-head": Registered(
-        "sha256:579f38f036187398ae45d13e9d50a0d6eed90d735004969b11335e2af2ff79c0", 206_423, True
+        "ml-latest-2023-head.zip",
+        "sha256:579f38f036187398ae45d13e9d50a0d6eed90d735004969b11335e2af2ff79c0",
+        ratings=206_423,
+        users=2_148,
+        movies=13_049,
+        bundled=True,
     ),
     # The release of September 2018. GroupLens publishes no fixed checksum of this file; TensorFlow
     # Datasets pins this one (tensorflow_datasets/url_checksums/movielens.txt, 978,202 bytes).
     "ml-latest-small": Registered(
-        "sha256:696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436", 100_836
+        "ml-latest-small.zip",
+        "sha256:696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
+        ratings=100_836,
+        users=610,
+        movies=9_742,
     ),
-    "ml-1m": Registered("md5:c4d9eecfca2ab87c1945afe126590906", 1_000_209),
-    "ml-20m": Registered("md5:cd245b17a1ae2cc31bb14903e1204af3", 20_000_263),
-    "ml-25m": Registered("md5:6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095),
-    "ml-32m": Registered("md5:d472be332d4daa821edc399621853b57", 32_000_204),
+    # The README says "approximately 3,900 movies"; movies.dat lists 3,883.
+    "ml-1m": Registered(
+        "ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906", 1_000_209, 6_040, 3_883
+    ),
+    "ml-20m": Registered(
+        "ml-20m.zip", "md5:cd245b17a1ae2cc31bb14903e1204af3", 20_000_263, 138_493, 27_278
+    ),
+    "ml-25m": Registered(
+        "ml-25m.zip", "md5:6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095, 162_541, 62_423
+    ),
+    "ml-32m": Registered(
+        "ml-32m.zip", "md5:d472be332d4daa821edc399621853b57", 32_000_204, 200_948, 87_585
+    ),
 }
+
+
+def cache_directory() -> Path:
+    """The folder of downloads: NANORECSYS_DOWNLOADS, or data/cache of the repository."""
+    return Path(os.environ.get("NANORECSYS_DOWNLOADS") or ROOT / "data" / "cache")
 
 
 def fetch(name: str) -> Path:
@@ -59,43 +85,71 @@ def fetch(name: str) -> Path:
 
     A download gets its final name in the cache only once its checksum is right, so a failed or
     killed one is never taken for the data set. NANORECSYS_DATA_URL names a mirror to use in place
-    of GroupLens' server, and NANORECSYS_DOWNLOADS a folder in place of data/cache.
+    of GroupLens' server.
 
     Raises:
         DataError: no network, refused, dropped, wrong checksum, cache not writable; with the
             remedy.
     """
-    registered, file = DATASETS[name], f"{name}.zip"
+    registered = DATASETS[name]
     if registered.bundled:
-        return _bundled(file, registered.checksum)
+        return _bundled(registered)
     base_url = (os.environ.get("NANORECSYS_DATA_URL") or BASE_URL).rstrip("/") + "/"
-    url = base_url + file
-    cache = Path(os.environ.get("NANORECSYS_DOWNLOADS") or ROOT / "data" / "cache")
+    url, cache = base_url + registered.file, cache_directory()
+    by_hand = (
+        f"Get {registered.file} by other means and put it into {cache}, "
+        "or set NANORECSYS_DATA_URL to a mirror."
+    )
     pooch.get_logger().setLevel("WARNING")  # the progress bar says the rest
     repository = pooch.create(
-        cache, base_url, registry={file: registered.checksum}, retry_if_failed=ATTEMPTS - 1
-    )
-    download = pooch.HTTPDownloader(
-        progressbar=sys.stderr.isatty(), chunk_size=2**16, timeout=TIMEOUT_S
+        cache,
+        base_url,
+        registry={registered.file: registered.checksum},
+        retry_if_failed=ATTEMPTS - 1,
     )
     try:
-        return Path(repository.fetch(file, downloader=download))
-    except (OSError, ValueError) as error:  # pooch raises ValueError for a wrong checksum
+        return Path(repository.fetch(registered.file, downloader=_download))
+    except requests.HTTPError as error:
+        reason = str(error).partition(" for url")[0]
+        raise DataError(f"{url}: the server answered {reason}", by_hand) from error
+    except requests.RequestException as error:
         raise DataError(
-            f"{url}: no whole download in {ATTEMPTS} attempts ({_cause(error)})",
-            f"Check the network and the space for {cache}, and run again. Or get {file} by other "
-            "means and put it there, or set NANORECSYS_DATA_URL to a mirror.",
+            f"{url}: no complete download in {ATTEMPTS} attempts ({_cause(error)})",
+            f"Check the network and run again. {by_hand}",
+        ) from error
+    except ValueError as error:  # what pooch raises for a wrong checksum
+        raise DataError(
+            f"{url}: the checksum of the download is not {registered.checksum}",
+            f"The file has changed, or was damaged on its way: run again. {by_hand}",
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{cache}: cannot keep {registered.file} there: {error.strerror or error}",
+            "Free space there, or set NANORECSYS_DOWNLOADS to another folder.",
         ) from error
 
 
-def _bundled(file: str, checksum: str) -> Path:
-    path = ROOT / "data" / file
-    content = path.read_bytes() if path.is_file() else b""
-    if "sha256:" + hashlib.sha256(content).hexdigest() != checksum:
-        raise DataError(
-            f"{path}: the bundled data set is not there, or its checksum is wrong",
-            f"Restore it from the repository: git checkout -- data/{file}",
-        )
+def _download(url: str, output_file: str, _: pooch.Pooch) -> None:
+    """Download a file; unlike pooch's HTTPDownloader, close the connection after a failure."""
+    with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
+        response.raise_for_status()
+        size = int(response.headers.get("Content-Length", 0)) or None
+        name = url.rsplit("/", 1)[1]
+        progress = tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=None)
+        with progress, open(output_file, "wb") as stream:
+            for chunk in response.iter_content(1 << 16):
+                stream.write(chunk)
+                progress.update(len(chunk))
+
+
+def _bundled(registered: Registered) -> Path:
+    path = ROOT / "data" / registered.file
+    restore = f"Restore it from the repository: git checkout -- data/{registered.file}"
+    if not path.is_file():
+        raise DataError(f"{path}: the bundled data set is not there", restore)
+    found = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != registered.checksum:
+        raise DataError(f"{path}: checksum {found}, expected {registered.checksum}", restore)
     return path
 
 

@@ -68,10 +68,10 @@ def test_a_damaged_cached_file_is_fetched_again(cache: Path, server: Server) -> 
 @pytest.mark.parametrize(
     ("plan", "content", "said"),
     [
-        (["drop"] * 3, SMALL, "no whole download in 3 attempts"),
-        (["missing"] * 3, SMALL, "404 Client Error: Not Found"),
-        ([], SMALL + b"x", "MD5 hash of downloaded file"),
-        ([], b"", "MD5 hash of downloaded file"),
+        (["drop"] * 3, SMALL, "no complete download in 3 attempts"),
+        (["missing"] * 3, SMALL, "the server answered 404 Client Error: Not Found"),
+        ([], SMALL + b"x", "the checksum of the download is not md5:"),
+        ([], b"", "the checksum of the download is not md5:"),
     ],
 )
 def test_a_failed_download_is_named_and_leaves_nothing(
@@ -90,7 +90,7 @@ def test_a_failed_download_keeps_the_file_that_is_there(cache: Path, server: Ser
     cache.mkdir()
     (cache / "ml-1m.zip").write_bytes(SMALL[:100])
     server.plan = ["drop"] * 3
-    with pytest.raises(DataError, match="no whole download"):
+    with pytest.raises(DataError, match="no complete download"):
         registry.fetch("ml-1m")
     assert (cache / "ml-1m.zip").read_bytes() == SMALL[:100]
 
@@ -100,7 +100,7 @@ def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     monkeypatch.setenv("NANORECSYS_DATA_URL", f"http://127.0.0.1:{port}/")
-    with pytest.raises(DataError, match=r"no whole download in 3 attempts \(.*refused") as error:
+    with pytest.raises(DataError, match=r"no complete download in 3 attempts \(.*refused") as error:
         load_dataset("ml-1m")
     assert "Check the network" in error.value.remedy
     assert list(cache.iterdir()) == []
@@ -117,7 +117,7 @@ def test_a_cache_that_cannot_be_made(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("NANORECSYS_DOWNLOADS", str(tmp_path / "file" / "cache"))
-    with pytest.raises(DataError, match=r"ml-1m\.zip: no whole download"):
+    with pytest.raises(DataError, match=r"cannot keep ml-1m\.zip there"):
         registry.fetch("ml-1m")
 
 
@@ -131,21 +131,25 @@ def test_a_bundled_zip_is_checked(
     assert "git checkout" in error.value.remedy
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / f"{name}.zip").write_bytes(SMALL)
-    with pytest.raises(DataError, match="its checksum is wrong"):
+    with pytest.raises(DataError, match="checksum sha256:"):
         load_dataset(name)
 
 
 @pytest.mark.parametrize(
-    ("name", "users", "items", "without_year"),
-    [(DEFAULT_DATASET, 671, 9_066, 5), (SECOND_DATASET, 2_148, 13_049, 42)],
+    ("name", "items", "unrated", "without_year"),
+    [(DEFAULT_DATASET, 9_066, 59, 5), (SECOND_DATASET, 13_049, 0, 42)],
 )
 def test_a_bundled_data_set_has_the_published_counts(
-    name: str, users: int, items: int, without_year: int
+    name: str, items: int, unrated: int, without_year: int
 ) -> None:
     data = load_dataset(name)
-    assert len(data.interactions) == DATASETS[data.name].ratings
-    assert data.interactions.n_users == users
+    published = DATASETS[data.name]
+    assert (len(data.interactions), data.interactions.n_users) == (
+        published.ratings,
+        published.users,
+    )
     assert data.interactions.n_items == items
+    assert published.movies - items == unrated
     assert data.items["year"].isna().sum() == without_year
     pair = data.interactions.user.astype(int) * items + data.interactions.item
     assert len(set(pair)) == len(pair)  # no user rated a film twice
