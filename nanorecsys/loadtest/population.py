@@ -35,12 +35,9 @@ def bootstrap_histories(
 
     Args:
         histories: Real histories; empty ones are not drawn.
-        n_users: Number of users, at most; at most the real ones gives the first of them.
+        n_users: Number of users, at most; more than the real ones.
         seed: Random seed.
         window: Number of last events that the model sees.
-
-    Raises:
-        PopulationError: No users are asked for, or there is no event to draw.
 
     >>> real = Histories(np.array([0, 3, 7]), np.array([5, 6, 7, 1, 2, 3, 4], np.int32))
     >>> many = bootstrap_histories(real, 8, seed=0)
@@ -48,13 +45,6 @@ def bootstrap_histories(
     ([5, 6, 7, 1, 2, 3, 4], [3, 4])
     """
     n_real = len(histories.lengths)
-    if n_users < 1:
-        raise PopulationError(f"expected at least one user, got {n_users}", "Ask for more users.")
-    if n_users <= n_real:
-        offsets = histories.offsets[: n_users + 1]
-        return Histories(offsets, histories.items[: offsets[-1]])
-    if not len(histories.items):
-        raise PopulationError("no user has an event to draw from", "Use a data set with events.")
     rng = np.random.default_rng(seed)
     starts, lengths = _draw_stretches(histories, n_users - n_real, rng)
     ends = np.cumsum(lengths)
@@ -152,17 +142,14 @@ class Workload:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cold_share <= 1:
-            raise PopulationError(
-                f"expected a cold share from 0 to 1, got {self.cold_share}",
-                "The original's is 0.3.",
-            )
         most = math.ceil(MOST_HOT * self.n_users)
         object.__setattr__(self, "hot_users", min(self.hot_users, most))
-        if self.n_users < 2 or self.hot_users < int(self.cold_share < 1):
+        least = int(self.cold_share < 1)
+        if not 0 <= self.cold_share <= 1 or self.n_users < 2 or self.hot_users < least:
             raise PopulationError(
-                f"expected a hot set and cold users, got {self.hot_users} hot of {self.n_users}",
-                "Use one hot user at least, or cold users alone (cold_share 1), and more users.",
+                "expected a share from 0 to 1 of cold users, and a hot set, got a share of "
+                f"{self.cold_share}, and {self.hot_users} hot of {self.n_users} users",
+                "The original's share is 0.3. Cold users alone (a share of 1) need no hot set.",
             )
 
     @cached_property
@@ -199,8 +186,7 @@ class Workload:
         hot = rng.random(n) >= self.cold_share
         cold = n - int(hot.sum())
         users = np.empty(n, np.int32)
-        if cold < n:
-            users[hot] = rng.choice(self.hot, n - cold)
+        users[hot] = rng.choice(self.hot, n - cold)
         places = (cold_used + np.arange(cold)) % max(self.n_cold, 1)
         users[~hot] = self.order[self.hot_users + places]
         return users, hot
