@@ -86,10 +86,7 @@ async def search_items(request: web.Request) -> web.Response:
     A title matches if it has every word of `q`, whole or as a prefix. The most popular items come
     first. Case, accents and punctuation do not count.
     """
-    try:
-        search = msgspec.convert(dict(request.query), schema.Search, strict=False)
-    except msgspec.ValidationError as error:
-        raise ProblemError(422, "Invalid query", str(error)) from None
+    search = msgspec.convert(dict(request.query), schema.Search, strict=False)
     return _json(schema.Found(request.app[SERVICE].engine.find(search.q, search.limit)))
 
 
@@ -176,8 +173,8 @@ async def _read(request: web.Request, decode: Callable[[bytes], T]) -> T:
     """Read the request's JSON as a checked struct.
 
     Raises:
-        ProblemError: 400 if the body is not JSON, 408 if it is too slow, 413 if it is too large,
-            415 if its type is wrong, 422 if a field is wrong.
+        ProblemError: 408 if the body is too slow, 415 if it is not declared as JSON.
+        msgspec.DecodeError: It is not JSON, or a field is wrong.
     """
     if request.content_type != JSON or "Content-Encoding" in request.headers:
         detail = f"expected {JSON}, not compressed, got {request.content_type!r:.99}"
@@ -189,13 +186,9 @@ async def _read(request: web.Request, decode: Callable[[bytes], T]) -> T:
         else:
             async with asyncio.timeout(request.app[SERVICE].settings.read_timeout_s):
                 body = await request.read()
-        return decode(body)
     except TimeoutError:
         raise ProblemError(408, "Request too slow", "the body did not come in time") from None
-    except msgspec.ValidationError as error:
-        raise ProblemError(422, "Invalid request", str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProblemError(400, "Malformed JSON", str(error)) from None
+    return decode(body)
 
 
 @web.middleware
@@ -210,6 +203,10 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         detail = f"{request.method} {request.path:.99}: {text}"
         allowed = {name: value for name, value in error.headers.items() if name == "Allow"}
         response = _problem(error.status, error.reason, detail, allowed)
+    except msgspec.ValidationError as error:
+        response = _problem(422, "Invalid request", str(error), {})
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        response = _problem(400, "Malformed JSON", str(error), {})
     except (ConnectionResetError, web.RequestPayloadError):
         # The client is gone, so no one reads this answer, and the server did not fail.
         response = _problem(400, "Connection lost", "the request ended early", {})

@@ -103,13 +103,12 @@ def _make_distinct(
     histories: Histories, n_real: int, window: int, rng: np.random.Generator
 ) -> None:
     """Exchange neighbouring events of drawn users, in place, until no window is seen twice."""
-    users = np.arange(len(histories.lengths))
-    keys = window_keys(histories, users, window)
+    drawn = np.arange(n_real, len(histories.lengths))
+    keys = window_keys(histories, np.arange(len(histories.lengths)), window)
     items = histories.items
     for _ in range(ROUNDS):
-        repeated = np.ones(len(users), bool)
-        repeated[np.unique(keys, return_index=True)[1]] = False  # the first user of each key stays
-        changed = users[repeated & (users >= n_real)]
+        first = np.unique(keys, return_index=True)[1]  # the first user of each key stays
+        changed = np.setdiff1d(drawn, first, assume_unique=True)
         if not len(changed):
             return
         single = changed[histories.lengths[changed] == 1]
