@@ -47,11 +47,10 @@ def bootstrap_histories(
     n_real = len(histories.lengths)
     rng = np.random.default_rng(seed)
     starts, lengths = _draw_stretches(histories, n_users - n_real, rng)
-    ends = np.cumsum(lengths)
-    within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    stretches = [histories.items[start:][:n] for start, n in zip(starts, lengths, strict=True)]
     drawn = Histories(
-        np.concatenate([histories.offsets, histories.offsets[-1] + ends]),
-        np.concatenate([histories.items, histories.items[np.repeat(starts, lengths) + within]]),
+        np.concatenate([histories.offsets, histories.offsets[-1] + np.cumsum(lengths)]),
+        np.concatenate([histories.items, *stretches]),
     )
     _make_distinct(drawn, n_real, window, rng)
     distinct = distinct_users(drawn, window)
@@ -69,21 +68,11 @@ def distinct_users(histories: Histories, window: int = WINDOW) -> np.ndarray:
 
 
 def window_keys(histories: Histories, users: np.ndarray, window: int = WINDOW) -> np.ndarray:
-    """Hash each user's last `window` items to 64 bits, uint64 (len(users),).
-
-    The key is a sum of items times random odd numbers by place.
-    """
-    places = np.random.default_rng(0).integers(0, 2**63, window + 1, dtype=np.uint64) * 2 + 1
-    lengths = np.minimum(histories.lengths[users], window)
+    """Hash each user's last `window` items to 64 bits, int64 (len(users),)."""
     ends = histories.offsets[users + 1]
-    first = np.cumsum(lengths) - lengths
-    back = np.repeat(lengths + first, lengths) - np.arange(lengths.sum())  # 1 for the last event
-    values = (histories.items[np.repeat(ends, lengths) - back].astype(np.uint64) + 1) * places[back]
-    keys = np.zeros(len(users), np.uint64)
-    has_events = lengths > 0
-    if has_events.any():
-        keys[has_events] = np.add.reduceat(values, first[has_events])
-    return keys
+    starts = ends - np.minimum(histories.lengths[users], window)
+    seen = zip(starts.tolist(), ends.tolist(), strict=True)
+    return np.array([hash(histories.items[start:end].tobytes()) for start, end in seen], np.int64)
 
 
 def _draw_stretches(
