@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from server import metrics, schema
 from server.engine import Engine, Ranked, Timings
-from server.openapi import TAGS, Handler, Route, document
+from server.openapi import Handler, Route, document
 from server.schema import OverloadedError, ProblemError
 from server.service import Service
 from server.settings import Settings
@@ -128,19 +128,16 @@ async def openapi(request: web.Request) -> web.Response:
     return web.Response(body=DOCUMENT, content_type=JSON)
 
 
-ASK, OPERATE, PAGES = TAGS
 ROUTES = (
-    Route("post", "/recommend", recommend, ASK, schema.Answer, schema.Request),
-    Route("post", "/events", append_event, ASK, schema.Accepted, schema.Event, status=201),
-    Route(
-        "get", "/items/search", search_items, ASK, schema.Found, query=schema.Search, errors=(422,)
-    ),
-    Route("get", "/healthz", healthz, OPERATE, schema.Health),
-    Route("get", "/readyz", readyz, OPERATE, schema.Ready, errors=(503,)),
-    Route("get", "/metrics", read_metrics, OPERATE, "text/plain"),
-    Route("get", "/openapi.json", openapi, PAGES, JSON),
-    Route("get", "/docs", docs, PAGES, "text/html"),
-    Route("get", "/", try_it, PAGES, "text/html"),
+    Route("post", "/recommend", recommend, schema.Answer, schema.Request),
+    Route("post", "/events", append_event, schema.Accepted, schema.Event, status=201),
+    Route("get", "/items/search", search_items, schema.Found, query=schema.Search, errors=(422,)),
+    Route("get", "/healthz", healthz, schema.Health),
+    Route("get", "/readyz", readyz, schema.Ready, errors=(503,)),
+    Route("get", "/metrics", read_metrics, "text/plain"),
+    Route("get", "/openapi.json", openapi, JSON),
+    Route("get", "/docs", docs, "text/html"),
+    Route("get", "/", try_it, "text/html"),
 )
 DOCUMENT = msgspec.json.encode(document(ROUTES))
 

@@ -16,11 +16,6 @@ from server import schema
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SCHEMAS = "#/components/schemas/"
-TAGS = {
-    "recommendations": "Ask for items, report events, find items.",
-    "operation": "For supervisors and monitors.",
-    "pages": "For people.",
-}
 # Errors of a route with a body.
 ERRORS = {
     400: "The body is not JSON.",
@@ -51,7 +46,6 @@ class Route:
         method: HTTP method in lower case.
         path: Path of the route.
         handler: aiohttp handler; its docstring describes the operation.
-        tag: Section of the document.
         answer: Struct that is returned as JSON, or a media type.
         body: Struct of the request's JSON.
         query: Struct of the query parameters.
@@ -62,7 +56,6 @@ class Route:
     method: str
     path: str
     handler: Handler
-    tag: str
     answer: type[msgspec.Struct] | str
     body: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None
@@ -94,7 +87,6 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "."}],  # where this document is, so a proxy may add a prefix
-        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": {route.path: {route.method: _operation(route)} for route in routes},
         "components": {"schemas": schemas},
     }
@@ -112,7 +104,6 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": route.handler.__name__,
         "summary": summary.rstrip("."),
         "description": " ".join(description.split()) or summary,
-        "tags": [route.tag],
         "responses": {str(route.status): answer, **errors},
     }
     if route.query:
