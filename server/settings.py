@@ -1,6 +1,5 @@
 """The settings of the server, read by click from the command line, else from the environment."""
 
-import dataclasses
 import inspect
 import re
 from collections.abc import Callable
@@ -157,13 +156,12 @@ class _Command(click.Command):
 def make_command(serve: Callable[[Settings], None]) -> click.Command:
     """Make the command line that calls `serve` with the settings; its docstring is the help."""
     types = get_type_hints(Settings, include_extras=True)
-    texts = {name: text for group in _groups().values() for name, text in group.items()}
     options: list[click.Parameter] = []
-    for field in dataclasses.fields(Settings):
-        name, [kind] = field.name.replace("_", "-"), types[field.name].__metadata__
-        flags = f"--{name}/--no-{name}" if kind is click.BOOL else f"--{name}"
-        text = texts[field.name]
-        options.append(click.Option([flags], type=kind, default=field.default, help=text))
+    for name, text in (setting for group in _groups().values() for setting in group.items()):
+        flag, [kind] = name.replace("_", "-"), types[name].__metadata__
+        flags = f"--{flag}/--no-{flag}" if kind is click.BOOL else f"--{flag}"
+        default = getattr(Settings, name)
+        options.append(click.Option([flags], type=kind, default=default, help=text))
     context = {"auto_envvar_prefix": "NANORECSYS", "show_default": True, "max_content_width": 100}
     return _Command(
         "python -m server",
