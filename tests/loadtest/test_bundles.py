@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nanorecsys.loadtest.bundles import CHOSEN, IN_KIND, SERVED, build_bundles
+from nanorecsys.loadtest.bundles import CHOSEN, FP32, IN_KIND, SERVED, build_bundles
 from nanorecsys.loadtest.population import window_keys
 from nanorecsys.serving.bundle import RANKER, check_bundle, open_bundle
 from nanorecsys.serving.padding import padded
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timed  # they share the bundles with tests that need th
 
 
 def test_every_bundle_is_complete_and_has_all_users(served):
-    assert list(served.folders) == [IN_KIND, CHOSEN, SERVED]
+    assert list(served.folders) == [IN_KIND, FP32, CHOSEN, SERVED]
     for folder in served.folders.values():
         manifest = check_bundle(folder)
         assert (manifest.n_users, manifest.events_read) == (MANY, EVENTS_READ)
@@ -29,7 +29,7 @@ def test_user_ids_count_from_one_and_no_two_users_are_alike(served):
 
 
 def test_the_original_in_kind_has_the_ranker_that_the_study_does_not_serve(served):
-    in_kind, chosen, final = (check_bundle(folder).files for folder in served.folders.values())
+    in_kind, _, chosen, final = (check_bundle(folder).files for folder in served.folders.values())
     assert RANKER in in_kind
     assert chosen.keys() == final.keys() == in_kind.keys() - {RANKER}
     assert in_kind["tower.onnx"].sha256 != chosen["tower.onnx"].sha256
@@ -41,7 +41,7 @@ def test_the_original_tower_is_int8_and_gives_nearly_the_same_vectors(served):
     users = np.arange(30)
     items, lengths = padded(served.served.histories, users, served.served.window)
     items = np.pad(items, ((0, 0), (0, served.served.window - items.shape[1])))
-    original, chosen, final = (
+    original, _, chosen, final = (
         open_bundle(folder).encoder(items, lengths) for folder in served.folders.values()
     )
     assert np.abs(chosen - final).max() < 1e-5
