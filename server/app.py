@@ -5,7 +5,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import msgspec
@@ -26,8 +26,6 @@ JSON = "application/json"
 PID = str(os.getpid())  # A worker imports this module after the fork.
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-_decode_request = msgspec.json.Decoder(schema.Request).decode
-_decode_event = msgspec.json.Decoder(schema.Event).decode
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -52,7 +50,7 @@ async def recommend(request: web.Request) -> web.StreamResponse:
     milliseconds of each stage, and their CPU time as `cpu`.
     """
     start = time.perf_counter_ns()
-    asked = await _read(request, _decode_request)
+    asked = await _read(request, schema.Request)
     service = request.app[SERVICE]
     timings: Timings = {}
     try:
@@ -75,7 +73,7 @@ async def append_event(request: web.Request) -> web.Response:
 
     The answer comes when the event is on the disk. The user's next recommendation depends on it.
     """
-    event = await _read(request, _decode_event)
+    event = await _read(request, schema.Event)
     stored = await request.app[SERVICE].append(event.user_id, event.item_id)
     return _json(schema.Accepted(event.user_id, stored), status=201)
 
@@ -166,7 +164,7 @@ def _server_timing(timings: Timings) -> str:
     )
 
 
-async def _read(request: web.Request, decode: Callable[[bytes], T]) -> T:
+async def _read(request: web.Request, kind: type[T]) -> T:
     """Read the request's JSON as a checked struct.
 
     Raises:
@@ -185,7 +183,7 @@ async def _read(request: web.Request, decode: Callable[[bytes], T]) -> T:
                 body = await request.read()
     except TimeoutError:
         raise ProblemError(408, "Request too slow", "the body did not come in time") from None
-    return decode(body)
+    return msgspec.json.decode(body, type=kind)
 
 
 @web.middleware
