@@ -254,10 +254,7 @@ def bands(rows: pd.DataFrame) -> list[Band]:
 
 
 def overload(
-    rows: pd.DataFrame,
-    phases: Sequence[tuple[float, float]],
-    verdict: str,
-    highest: LoadRow,
+    rows: pd.DataFrame, phases: Sequence[tuple[float, float]], verdict: str, highest: LoadRow
 ) -> Overload:
     """Summarize a run that goes beyond the capacity and falls back.
 
