@@ -223,8 +223,9 @@ class LoadedServer:
             min_requests: Number of requests before which the run does not end.
         """
         n = int(CLOSED_PER_S * (WARM_UP_S + seconds)) + min_requests
-        load = {"clients": clients, "seconds": seconds, "min_requests": min_requests}
-        return self._run(scenario, None, n, cold_share, warm_up_s=WARM_UP_S, **load)
+        load: dict[str, Any] = {"clients": clients, "min_requests": min_requests}
+        load |= {"warm_up_s": WARM_UP_S, "seconds": seconds}
+        return self._run(scenario, None, n, cold_share, **load)
 
     def _run(
         self,
