@@ -18,8 +18,9 @@ from server import metrics
 log = logging.getLogger("server")
 REDIS_TIMEOUT_S = 0.25  # far above Redis's own time: both may wait for a busy processor
 REDIS_PAUSE_S = 1.0  # pause after a failure
-REDIS_CONNECTIONS = 8  # calls under way at most; the others wait for their turn
 CONNECTION = "connection"
+
+_Call = tuple[tuple[Any, ...], asyncio.Future]  # a command and its answer
 
 
 class Cache:
@@ -55,7 +56,10 @@ class MemoryCache(Cache):
 
 
 class RedisCache(Cache):
-    """Shared by workers and hosts, over a few connections that any number of calls share.
+    """Shared by workers and hosts, over one connection.
+
+    Calls that come while others are under way are sent together when those are done. Any number of
+    clients needs no further connection, and a call costs less under load.
 
     After a failure Redis is not asked for a second. If Redis itself answers with an error, as when
     its memory is full, only that command pauses.
@@ -73,7 +77,8 @@ class RedisCache(Cache):
             socket_connect_timeout=REDIS_TIMEOUT_S,
         )
         self._ttl_ms = int(ttl_s * 1000)
-        self._turns = asyncio.Semaphore(REDIS_CONNECTIONS)
+        self._waiting: list[_Call] = []
+        self._sending: asyncio.Task | None = None
         self._paused: dict[str, float] = {}  # when to ask again, by command or CONNECTION
 
     async def get(self, key: bytes) -> bytes | None:
@@ -83,31 +88,55 @@ class RedisCache(Cache):
         await self._call("SET", key, value, "PX", self._ttl_ms)
 
     async def _call(self, *command: Any) -> bytes | None:
-        async with self._turns:
-            until = max(self._paused.get(name, 0.0) for name in (command[0], CONNECTION))
-            if time.monotonic() < until:
-                return None
-            try:
-                answer = await self._client.execute_command(*command)
-            except ResponseError as error:
-                self._pause(command[0], error)
-            except Exception as error:  # redis-py passes on half a dozen of asyncio's errors too
-                self._pause(CONNECTION, error)
-            else:
-                for recovered in self._paused.keys() & {command[0], CONNECTION}:
-                    del self._paused[recovered]
-                    log.info("Redis %s works again", recovered)
-                return answer
-        return None
+        until = max(self._paused.get(name, 0.0) for name in (command[0], CONNECTION))
+        if time.monotonic() < until:
+            return None
+        call: _Call = command, asyncio.get_running_loop().create_future()
+        self._waiting.append(call)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+        return await call[1]
 
-    def _pause(self, failed: str, error: Exception) -> None:
-        """Ask again later. The log has a line for the first failure and one for the recovery."""
-        if failed not in self._paused:
-            reason = str(error) or repr(error)
-            log.warning("Redis %s fails, answers are computed: %s", failed, reason)
-        if self._paused.get(failed, 0) <= (now := time.monotonic()):
-            metrics.CACHE_FAILURES.inc()
-            self._paused[failed] = now + REDIS_PAUSE_S
+    async def _send(self) -> None:
+        """Send calls until none waits."""
+        while self._waiting:
+            calls, self._waiting = self._waiting, []
+            answers: list[Any]
+            try:
+                answers = await self._ask([command for command, _ in calls])
+            except ResponseError as error:
+                answers = [error]
+            except Exception as error:  # redis-py passes on half a dozen of asyncio's errors too
+                calls, self._waiting = calls + self._waiting, []
+                answers = [error] * len(calls)
+            for (command, future), answer in zip(calls, answers, strict=True):
+                self._note(command[0], answer)
+                if not future.done():
+                    future.set_result(None if isinstance(answer, Exception) else answer)
+        self._sending = None
+
+    async def _ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        if len(commands) == 1:  # cheaper without a pipeline
+            return [await self._client.execute_command(*commands[0])]
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
+
+    def _note(self, command: str, answer: Any) -> None:
+        """Pause after a failure. The log has a line for the first one, and one for the recovery."""
+        if isinstance(answer, Exception):
+            failed = command if isinstance(answer, ResponseError) else CONNECTION
+            if failed not in self._paused:
+                reason = str(answer) or repr(answer)
+                log.warning("Redis %s fails, answers are computed: %s", failed, reason)
+            if self._paused.get(failed, 0) <= (now := time.monotonic()):
+                metrics.CACHE_FAILURES.inc()
+                self._paused[failed] = now + REDIS_PAUSE_S
+        elif self._paused:
+            for recovered in self._paused.keys() & {command, CONNECTION}:
+                del self._paused[recovered]
+                log.info("Redis %s works again", recovered)
 
     async def close(self) -> None:
         await self._client.aclose()
