@@ -5,7 +5,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import msgspec
@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from server import metrics, schema
 from server.engine import Engine, Ranked, Timings
-from server.openapi import TAGS, Handler, Route, document
+from server.openapi import Handler, Route, document
 from server.schema import OverloadedError, ProblemError
 from server.service import Service
 from server.settings import Settings
@@ -26,8 +26,6 @@ JSON = "application/json"
 PID = str(os.getpid())  # A worker imports this module after the fork.
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-_decode_request = msgspec.json.Decoder(schema.Request).decode
-_decode_event = msgspec.json.Decoder(schema.Event).decode
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -52,7 +50,7 @@ async def recommend(request: web.Request) -> web.StreamResponse:
     milliseconds of each stage, and their CPU time as `cpu`.
     """
     start = time.perf_counter_ns()
-    asked = await _read(request, _decode_request)
+    asked = await _read(request, schema.Request)
     service = request.app[SERVICE]
     timings: Timings = {}
     try:
@@ -75,7 +73,7 @@ async def append_event(request: web.Request) -> web.Response:
 
     The answer comes when the event is on the disk. The user's next recommendation depends on it.
     """
-    event = await _read(request, _decode_event)
+    event = await _read(request, schema.Event)
     stored = await request.app[SERVICE].append(event.user_id, event.item_id)
     return _json(schema.Accepted(event.user_id, stored), status=201)
 
@@ -86,10 +84,7 @@ async def search_items(request: web.Request) -> web.Response:
     A title matches if it has every word of `q`, whole or as a prefix. The most popular items come
     first. Case, accents and punctuation do not count.
     """
-    try:
-        search = msgspec.convert(dict(request.query), schema.Search, strict=False)
-    except msgspec.ValidationError as error:
-        raise ProblemError(422, "Invalid query", str(error)) from None
+    search = msgspec.convert(dict(request.query), schema.Search, strict=False)
     return _json(schema.Found(request.app[SERVICE].engine.find(search.q, search.limit)))
 
 
@@ -131,19 +126,16 @@ async def openapi(request: web.Request) -> web.Response:
     return web.Response(body=DOCUMENT, content_type=JSON)
 
 
-ASK, OPERATE, PAGES = TAGS
 ROUTES = (
-    Route("post", "/recommend", recommend, ASK, schema.Answer, schema.Request),
-    Route("post", "/events", append_event, ASK, schema.Accepted, schema.Event, status=201),
-    Route(
-        "get", "/items/search", search_items, ASK, schema.Found, query=schema.Search, errors=(422,)
-    ),
-    Route("get", "/healthz", healthz, OPERATE, schema.Health),
-    Route("get", "/readyz", readyz, OPERATE, schema.Ready, errors=(503,)),
-    Route("get", "/metrics", read_metrics, OPERATE, "text/plain"),
-    Route("get", "/openapi.json", openapi, PAGES, JSON),
-    Route("get", "/docs", docs, PAGES, "text/html"),
-    Route("get", "/", try_it, PAGES, "text/html"),
+    Route("post", "/recommend", recommend, schema.Answer, schema.Request),
+    Route("post", "/events", append_event, schema.Accepted, schema.Event, status=201),
+    Route("get", "/items/search", search_items, schema.Found, query=schema.Search, errors=(422,)),
+    Route("get", "/healthz", healthz, schema.Health),
+    Route("get", "/readyz", readyz, schema.Ready, errors=(503,)),
+    Route("get", "/metrics", read_metrics, "text/plain"),
+    Route("get", "/openapi.json", openapi, JSON),
+    Route("get", "/docs", docs, "text/html"),
+    Route("get", "/", try_it, "text/html"),
 )
 DOCUMENT = msgspec.json.encode(document(ROUTES))
 
@@ -172,12 +164,12 @@ def _server_timing(timings: Timings) -> str:
     )
 
 
-async def _read(request: web.Request, decode: Callable[[bytes], T]) -> T:
+async def _read(request: web.Request, kind: type[T]) -> T:
     """Read the request's JSON as a checked struct.
 
     Raises:
-        ProblemError: 400 if the body is not JSON, 408 if it is too slow, 413 if it is too large,
-            415 if its type is wrong, 422 if a field is wrong.
+        ProblemError: 408 if the body is too slow, 415 if it is not declared as JSON.
+        msgspec.DecodeError: It is not JSON, or a field is wrong.
     """
     if request.content_type != JSON or "Content-Encoding" in request.headers:
         detail = f"expected {JSON}, not compressed, got {request.content_type!r:.99}"
@@ -189,13 +181,9 @@ async def _read(request: web.Request, decode: Callable[[bytes], T]) -> T:
         else:
             async with asyncio.timeout(request.app[SERVICE].settings.read_timeout_s):
                 body = await request.read()
-        return decode(body)
     except TimeoutError:
         raise ProblemError(408, "Request too slow", "the body did not come in time") from None
-    except msgspec.ValidationError as error:
-        raise ProblemError(422, "Invalid request", str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProblemError(400, "Malformed JSON", str(error)) from None
+    return msgspec.json.decode(body, type=kind)
 
 
 @web.middleware
@@ -210,6 +198,10 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         detail = f"{request.method} {request.path:.99}: {text}"
         allowed = {name: value for name, value in error.headers.items() if name == "Allow"}
         response = _problem(error.status, error.reason, detail, allowed)
+    except msgspec.ValidationError as error:
+        response = _problem(422, "Invalid request", str(error), {})
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        response = _problem(400, "Malformed JSON", str(error), {})
     except (ConnectionResetError, web.RequestPayloadError):
         # The client is gone, so no one reads this answer, and the server did not fail.
         response = _problem(400, "Connection lost", "the request ended early", {})

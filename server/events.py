@@ -3,17 +3,20 @@
 Ids are the data set's own, so that the log outlives a bundle.
 
 Most users have no event, and asking SQLite about each of them would cost a tenth of a cached
-answer. So every worker knows the users with events, and asks SQLite for those alone. The number of
-the latest event stands in a small mapped file, which tells the other workers of a new event.
+answer. So every worker knows the users with events, and asks SQLite for those alone. It looks for
+new ones when the file of SQLite's write-ahead log has changed, and each second in any case: the
+time of a change is coarse.
 """
 
-import mmap
+import os
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from nanorecsys.serving.errors import ServingError
 
+LOOK_S = 1.0  # age of the last look for new users at which a worker looks again
 # With the write-ahead log readers and writers do not wait for each other. FULL syncs each event to
 # the disk.
 _SCHEMA = """
@@ -25,6 +28,8 @@ CREATE TABLE IF NOT EXISTS events (
 );
 CREATE INDEX IF NOT EXISTS by_user ON events (user_id, number, item_id);
 """
+# By number: the index, in the order of users, would be read as a whole.
+_NEW = "SELECT user_id, MAX(number) FROM events NOT INDEXED WHERE number > ? GROUP BY user_id"
 
 
 class EventLog:
@@ -38,25 +43,23 @@ class EventLog:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer, self._reader = _connect(path, timeout_s=10.0), _connect(path, 1.0)
-            self._latest = _mapped_number(path.with_name(f"{path.name}-latest"))
         except (sqlite3.Error, OSError) as error:
             remedy = "Name another file: --events."
             raise ServingError(f"{path}: cannot keep events there: {error}", remedy) from error
+        self._ahead = f"{path.resolve()}-wal"
         self._users: set[int | str] = set()
-        self._known = -1  # latest event when the users were read
+        self._latest = 0  # number of the latest event when the users were read
+        self._changed, self._look_at = (0, 0), 0.0
 
     def append(self, user_id: int | str, item_id: int | str) -> None:
         """Store an event. It is on the disk when this returns."""
         statement = "INSERT INTO events (user_id, item_id, unix_s) VALUES (?, ?, ?)"
-        written = self._writer.execute(statement, (user_id, item_id, time.time()))
-        self._latest[0] = written.lastrowid or 0
+        self._writer.execute(statement, (user_id, item_id, time.time()))
+        self._users.add(user_id)
 
     def of_user(self, user_id: int | str) -> list[int | str]:
         """Item ids of a user's events, oldest first, from all workers."""
-        if (latest := self._latest[0]) != self._known:
-            statement = "SELECT DISTINCT user_id FROM events WHERE number > ?"
-            self._users.update(user for (user,) in self._reader.execute(statement, (self._known,)))
-            self._known = latest
+        self._look()
         if user_id not in self._users:
             return []
         statement = "SELECT item_id FROM events WHERE user_id = ? ORDER BY number"
@@ -66,7 +69,18 @@ class EventLog:
         """Close the file."""
         self._writer.close()
         self._reader.close()
-        self._latest.release()
+
+    def _look(self) -> None:
+        """Read the users with new events if there may be some."""
+        changed, now = self._changed, time.monotonic()
+        with suppress(OSError):  # then time decides alone
+            status = os.stat(self._ahead)
+            changed = status.st_mtime_ns, status.st_size
+        if changed != self._changed or now > self._look_at:
+            found = dict(self._reader.execute(_NEW, (self._latest,)).fetchall())
+            self._users.update(found)
+            self._latest = max(found.values(), default=self._latest)
+            self._changed, self._look_at = changed, now + LOOK_S
 
 
 def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
@@ -75,11 +89,3 @@ def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
     )
     connection.executescript(_SCHEMA)
     return connection
-
-
-def _mapped_number(path: Path) -> memoryview:
-    """An integer in a file that processes share; 0 in a new one."""
-    path.touch()
-    with path.open("r+b") as file:
-        file.truncate(8)
-        return memoryview(mmap.mmap(file.fileno(), 8)).cast("q")

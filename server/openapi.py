@@ -16,11 +16,6 @@ from server import schema
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SCHEMAS = "#/components/schemas/"
-TAGS = {
-    "recommendations": "Ask for items, report events, find items.",
-    "operation": "For supervisors and monitors.",
-    "pages": "For people.",
-}
 # Errors of a route with a body.
 ERRORS = {
     400: "The body is not JSON.",
@@ -32,22 +27,14 @@ ERRORS = {
     422: "A value is missing, of the wrong type or out of bounds.",
     503: "The worker is overloaded or about to end. `Retry-After` has seconds.",
 }
-# Examples of each struct, by title.
+# Examples of bodies, by title.
 EXAMPLES: dict[type, dict[str, Any]] = {
     schema.Request: {
         "A history": {"history": [1, 260, 1196], "k": 3},
         "A user": {"user_id": 5, "k": 3},
         "Seen items too, no titles": {"user_id": 5, "exclude_seen": False, "include_titles": False},
     },
-    schema.Answer: {
-        "An item": schema.Answer([schema.Item(1, 3.4, "Alien")], "model", "3f2a9c01d4be")
-    },
     schema.Event: {"An event": {"user_id": 5, "item_id": 1}},
-    schema.Accepted: {"The first event": schema.Accepted(5, 1)},
-    schema.Found: {"An item": schema.Found([schema.FoundItem(1, "Alien", 1979, ["Horror"])])},
-    schema.Health: {"Alive": schema.Health()},
-    schema.Ready: {"Ready": schema.Ready("3f2a9c01d4be", "onnx")},
-    schema.Problem: {"Too large": schema.Problem("Invalid request", 422, "Expected `int` <= 9")},
 }
 
 
@@ -59,7 +46,6 @@ class Route:
         method: HTTP method in lower case.
         path: Path of the route.
         handler: aiohttp handler; its docstring describes the operation.
-        tag: Section of the document.
         answer: Struct that is returned as JSON, or a media type.
         body: Struct of the request's JSON.
         query: Struct of the query parameters.
@@ -70,7 +56,6 @@ class Route:
     method: str
     path: str
     handler: Handler
-    tag: str
     answer: type[msgspec.Struct] | str
     body: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None
@@ -80,7 +65,9 @@ class Route:
 
 def document(routes: tuple[Route, ...]) -> dict[str, Any]:
     """Make the document (OpenAPI 3.1) as plain dicts, lists and scalars."""
-    _, schemas = msgspec.json.schema_components(EXAMPLES, ref_template=SCHEMAS + "{name}")
+    named = [kind for route in routes for kind in (route.body, route.answer, schema.Problem)]
+    structs = [kind for kind in named if isinstance(kind, type)]
+    _, schemas = msgspec.json.schema_components(structs, ref_template=SCHEMAS + "{name}")
     # The struct checks this in code: one of the two is given, and null means not given.
     schemas["Request"]["oneOf"] = [
         {"title": title, "required": [name], "properties": {name: {"type": types}}}
@@ -100,7 +87,6 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "."}],  # where this document is, so a proxy may add a prefix
-        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": {route.path: {route.method: _operation(route)} for route in routes},
         "components": {"schemas": schemas},
     }
@@ -118,7 +104,6 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": route.handler.__name__,
         "summary": summary.rstrip("."),
         "description": " ".join(description.split()) or summary,
-        "tags": [route.tag],
         "responses": {str(route.status): answer, **errors},
     }
     if route.query:
@@ -136,7 +121,6 @@ def _content(kind: type | str, media_type: str = "application/json") -> dict[str
     if isinstance(kind, str):
         return {kind: {"schema": {} if kind == media_type else {"type": "string"}}}
     examples = {
-        title.replace(" ", "_"): {"summary": title, "value": msgspec.to_builtins(value)}
-        for title, value in EXAMPLES[kind].items()
+        title: {"summary": title, "value": value} for title, value in EXAMPLES.get(kind, {}).items()
     }
     return {media_type: {"schema": {"$ref": SCHEMAS + kind.__name__}, "examples": examples}}

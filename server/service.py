@@ -97,8 +97,7 @@ class Service:
     def _load(self) -> Engine:
         s = self.settings
         models = s.models if s.engine != "onnx" else None
-        options = (s.candidates, s.read_events, s.pad, s.compile)
-        return Engine(s.bundle, s.engine, models, *options)
+        return Engine(s.bundle, s.engine, models, s.candidates, s.read_events, s.pad, s.compile)
 
     async def check(self) -> None:
         """Check that queries are computed: compute one unless one was computed just now.
@@ -170,9 +169,8 @@ class Service:
         # A separate task: when the first client leaves, the others still get the answer.
         answer = self.batcher.compute(engine, query)
         work = asyncio.ensure_future(self._keep(key, answer, timings))
-        if self.settings.coalesce:
-            self._in_flight[key] = work
-            work.add_done_callback(lambda _: self._in_flight.pop(key, None))
+        self._in_flight[key] = work
+        work.add_done_callback(lambda _: self._in_flight.pop(key, None))
         return await asyncio.shield(work)
 
     async def _keep(self, key: bytes, answer: Computing, timings: Timings) -> Ranked:

@@ -1,6 +1,5 @@
 """The settings of the server, read by click from the command line, else from the environment."""
 
-import dataclasses
 import inspect
 import re
 from collections.abc import Callable
@@ -46,7 +45,6 @@ class Settings:
         read_events: Latest events of a history to encode, at most the model's window; 0 for the
             bundle's own number.
         pad: Pad every history to the whole window, as the earlier benchmark does.
-        coalesce: Compute equal concurrent requests once.
 
     Overload:
         max_queue: Requests that may wait in a worker; beyond it 503.
@@ -82,7 +80,6 @@ class Settings:
     candidates: Annotated[int, click.IntRange(100, 10_000)] = 100
     read_events: Annotated[int, click.IntRange(0)] = 0
     pad: Annotated[bool, click.BOOL] = False
-    coalesce: Annotated[bool, click.BOOL] = True
 
     max_queue: Annotated[int, click.IntRange(1, 1_000_000)] = 64
     deadline_ms: Annotated[float, click.FloatRange(1, 3_600_000)] = 150.0
@@ -113,7 +110,7 @@ def read_settings(**values: Any) -> Settings:
     """
     for name, value in values.items():
         if value != value:  # click's ranges accept NaN
-            raise click.BadParameter("NaN is not a number", param_hint=_flag(name))
+            raise click.BadParameter("NaN is not a number", param_hint=name)
     settings = Settings(**values)
     if settings.engine != "onnx" and settings.models is None:
         raise click.UsageError(
@@ -135,10 +132,6 @@ def read_settings(**values: Any) -> Settings:
         )
         raise click.BadParameter(missing, param_hint="--bundle")
     return settings
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _groups() -> dict[str, dict[str, str]]:
@@ -163,13 +156,12 @@ class _Command(click.Command):
 def make_command(serve: Callable[[Settings], None]) -> click.Command:
     """Make the command line that calls `serve` with the settings; its docstring is the help."""
     types = get_type_hints(Settings, include_extras=True)
-    texts = {name: text for group in _groups().values() for name, text in group.items()}
     options: list[click.Parameter] = []
-    for field in dataclasses.fields(Settings):
-        flag, [kind] = _flag(field.name), types[field.name].__metadata__
-        flags = f"{flag}/--no-{flag[2:]}" if kind is click.BOOL else flag
-        text = texts[field.name]
-        options.append(click.Option([flags], type=kind, default=field.default, help=text))
+    for name, text in (setting for group in _groups().values() for setting in group.items()):
+        flag, [kind] = name.replace("_", "-"), types[name].__metadata__
+        flags = f"--{flag}/--no-{flag}" if kind is click.BOOL else f"--{flag}"
+        default = getattr(Settings, name)
+        options.append(click.Option([flags], type=kind, default=default, help=text))
     context = {"auto_envvar_prefix": "NANORECSYS", "show_default": True, "max_content_width": 100}
     return _Command(
         "python -m server",

@@ -85,7 +85,7 @@ class Bench:
         self.user_ids: list[Any] = np.asarray(self.bundles.served.user_ids).tolist()
         n_users = len(self.user_ids)
         self.workload = Workload(n_users, self.hot_users, self.cold_share, self.seed)
-        self.generator = _start_generator()
+        self.generator = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
         self.runs: list[LoadRun] = []
         self.servers: list[LoadedServer] = []
 
@@ -111,7 +111,7 @@ class Bench:
         return server
 
     def send(self, load: Load) -> Sent:
-        """Send a load from the generator's process, which is replaced where it has ended.
+        """Send a load from the generator's process.
 
         Raises:
             LoadTestError: The process ended, or a connection was refused before the start.
@@ -119,12 +119,8 @@ class Bench:
         try:
             return self.generator.submit(generate, load).result()
         except (BrokenProcessPool, OSError) as error:
-            self.generator.shutdown()
-            self.generator = _start_generator()
-            raise LoadTestError(
-                f"the load generator failed: {error}",
-                "Look into the server's log and at the free memory, then start again.",
-            ) from error
+            remedy = "Look into the server's log and at the free memory, then start again."
+            raise LoadTestError(f"the load generator failed: {error}", remedy) from error
 
     def close(self) -> None:
         """Stop the servers that still run, and end the generator's process."""
@@ -198,26 +194,13 @@ class LoadedServer:
             attempts: Number of attempts while the generator is late; the last one is kept.
             stop_early: Whether the run ends when too many requests were refused, failed or slow.
         """
-        self.bench.report(f"{self.rung.name}: {scenario} at {rate:.0f}/s")
         if due_ns is None:
             due_ns = poisson(rate, warm_up_s + seconds, self.bench.seed + len(self.bench.runs))
         requests = rate * seconds if stop_early else math.inf
-        for _ in range(attempts):
-            run = self._measure(
-                scenario,
-                rate,
-                len(due_ns),
-                cold_share,
-                due_ns=due_ns,
-                warm_up_s=warm_up_s,
-                seconds=seconds,
-                max_failed=self.bench.refused_share * requests,
-                bound_ms=self.bench.bound_ms,
-                max_slow=SLOW_SHARE * requests,
-            )
-            if run.row.verdict != VOID:
-                break
-        return self._keep(run)
+        load: dict[str, Any] = {"due_ns": due_ns, "warm_up_s": warm_up_s, "seconds": seconds}
+        load["max_failed"] = self.bench.refused_share * requests
+        load["max_slow"], load["bound_ms"] = SLOW_SHARE * requests, self.bench.bound_ms
+        return self._run(scenario, rate, len(due_ns), cold_share, attempts, **load)
 
     def closed_loop(
         self,
@@ -239,56 +222,45 @@ class LoadedServer:
             cold_share: Share of the requests from cold users; the bench's by default.
             min_requests: Number of requests before which the run does not end.
         """
-        self.bench.report(f"{self.rung.name}: {scenario}")
-        run = self._measure(
-            scenario,
-            None,
-            int(CLOSED_PER_S * (WARM_UP_S + seconds)) + min_requests,
-            cold_share,
-            clients=clients,
-            warm_up_s=WARM_UP_S,
-            seconds=seconds,
-            min_requests=min_requests,
-        )
-        return self._keep(run)
+        n = int(CLOSED_PER_S * (WARM_UP_S + seconds)) + min_requests
+        load: dict[str, Any] = {"clients": clients, "min_requests": min_requests}
+        load |= {"warm_up_s": WARM_UP_S, "seconds": seconds}
+        return self._run(scenario, None, n, cold_share, **load)
 
-    def _measure(
+    def _run(
         self,
         scenario: str,
-        offered_per_s: float | None,
+        rate: float | None,
         n: int,
         cold_share: float | None,
+        attempts: int = 1,
         *,
         warm_up_s: float,
         **load: Any,
     ) -> LoadRun:
-        workload = self.bench.workload
+        """Send a load, again where the generator was late, and keep the last run."""
+        bench, workload, begin_ns = self.bench, self.bench.workload, int(warm_up_s * 1e9)
+        bench.report(f"{self.rung.name}: {scenario}" + (f" at {rate:.0f}/s" if rate else ""))
         if cold_share is not None:
             workload = dataclasses.replace(workload, cold_share=cold_share)
-        users, hot = workload.draw(n, self.cold_used)
-        sent = self._send(users, warm_up_s=warm_up_s, **load)
-        n_sent = len(sent.status)
-        self.cold_used += int((~hot[:n_sent]).sum())
-        begin_ns = int(warm_up_s * 1e9)
-        rows = frame_of(sent, users[:n_sent], hot[:n_sent], begin_ns)
-        bounds = self.bench.bound_ms, self.bench.refused_share
-        row = summarize(sent, rows, begin_ns, scenario, self.rung.name, offered_per_s, *bounds)
-        return LoadRun(row, rows)
-
-    def _keep(self, run: LoadRun) -> LoadRun:
-        short = run.row.scenario.startswith(SEARCH)
-        self.bench.runs.append(LoadRun(run.row, run.rows.head(0)) if short else run)
-        return self.bench.runs[-1]
+        bounds = bench.bound_ms, bench.refused_share
+        for _ in range(attempts):
+            users, hot = workload.draw(n, self.cold_used)
+            sent = self._send(users, warm_up_s=warm_up_s, **load)
+            n_sent = len(sent.status)
+            self.cold_used += int((~hot[:n_sent]).sum())
+            rows = frame_of(sent, users[:n_sent], hot[:n_sent], begin_ns)
+            row = summarize(sent, rows, begin_ns, scenario, self.rung.name, rate, *bounds)
+            if row.verdict != VOID:
+                break
+        bench.runs.append(LoadRun(row, rows.head(0) if scenario.startswith(SEARCH) else rows))
+        return bench.runs[-1]
 
     def _send(self, users: np.ndarray, **load: Any) -> Sent:
         user_ids = [self.bench.user_ids[user] for user in users.tolist()]
         pid = self.process.process.pid
         whole = Load(port=self.process.port, user_ids=user_ids, server_pid=pid, **load)
         return self.bench.send(whole)
-
-
-def _start_generator() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
 
 
 def find_highest(
@@ -312,13 +284,8 @@ def find_highest(
     mix = "" if cold_share is None else f", {cold_share:.0%} cold"
 
     def holds(rate: float, scenario: str = SEARCH, seconds: float = 0.0) -> bool:
-        run = server.open_loop(
-            scenario + mix,
-            rate,
-            seconds or search.seconds(rate),
-            cold_share=cold_share,
-            stop_early=True,
-        )
+        name, seconds = scenario + mix, seconds or search.seconds(rate)
+        run = server.open_loop(name, rate, seconds, cold_share=cold_share, stop_early=True)
         return run.row.verdict == VALID
 
     rate = climb(holds, first, search.precision) or 0.0
@@ -348,13 +315,10 @@ def measure_round(bench: Bench, rung: Rung, search: Search, first: float | None 
     with bench.start(rung) as server:
         enough = search.min_requests // 2
         busy = server.closed_loop("kept busy", CLIENTS, search.try_s, min_requests=enough).row
-        found = find_highest(server, search, first or BUSY_SHARE * busy.goodput_per_s)
-    return Round(
-        cpu_ms=busy.server_cpu_ms,
-        busy_per_s=busy.goodput_per_s,
-        highest_per_s=found[1],
-        limit=found[2],
-    )
+        first = first or BUSY_SHARE * busy.goodput_per_s
+        _, rate, limit = find_highest(server, search, first)
+    busy_per_s = busy.goodput_per_s
+    return Round(cpu_ms=busy.server_cpu_ms, busy_per_s=busy_per_s, highest_per_s=rate, limit=limit)
 
 
 def measure(

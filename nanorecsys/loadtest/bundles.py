@@ -95,14 +95,10 @@ def build_bundles(
         CHOSEN: dataclasses.replace(flat, ranker=ranker),
         SERVED: dataclasses.replace(served, ranker=ranker),
     }
+    folders = {name: folder / name for name in parts}
     for name in progress(list(parts)):
-        build_bundle(folder / name, parts[name])
-    return Bundles(
-        folders={name: folder / name for name in parts},
-        parts=parts,
-        bootstrapped=bootstrapped,
-        models=run / TRAINING,
-    )
+        build_bundle(folders[name], parts[name])
+    return Bundles(folders, parts, bootstrapped, models=run / TRAINING)
 
 
 def _original_tower(models: Path, window: int, folder: Path) -> Path:

@@ -10,9 +10,9 @@ import pandas as pd
 from nanorecsys.ann.limits import Limits
 from nanorecsys.export.arithmetic import operator_times, peaks
 from nanorecsys.loadtest.result import Floor
+from nanorecsys.loadtest.summary import COMPUTED
 from nanorecsys.serving.bundle import RANKER, TOWER_FP32, open_bundle
 
-STAGES = ("encode", "retrieve", "rank")  # stages whose CPU time the server tells
 CANDIDATES = 100  # items that the server retrieves
 
 
@@ -57,11 +57,11 @@ def find(
 def stage_cpu_ms(rows: pd.DataFrame) -> dict[str, float]:
     """CPU milliseconds a computed request by stage; each request tells those of its whole batch."""
     found = rows[~rows.warm_up & (rows.status == 200) & rows.encode_ms.notna()]
-    columns = [f"{stage}_cpu_ms" for stage in STAGES]
+    columns = [f"{stage}_cpu_ms" for stage in COMPUTED]
     # Equal times to the microsecond in every stage are those of one batch.
-    batches = found.drop_duplicates([*columns, *(f"{stage}_ms" for stage in STAGES)])
+    batches = found.drop_duplicates([*columns, *(f"{stage}_ms" for stage in COMPUTED)])
     spent = (batches[columns].sum() / len(found)).tolist()
-    return {stage: ms for stage, ms in zip(STAGES, spent, strict=True) if ms}
+    return {stage: ms for stage, ms in zip(COMPUTED, spent, strict=True) if ms}
 
 
 def _weights(path: Path) -> int:

@@ -326,16 +326,13 @@ class _Generator:
             if self.intended[self.next] > now:
                 self.timer.set(self.start + self.intended[self.next])
                 return
-            self._send_or_skip(self.next)
+            request, self.next = self.next, self.next + 1
+            if len(self.busy) < self.load.max_in_flight:
+                self._send(request)
+            else:
+                self.status[request] = SKIPPED
+                self._count_failure(request)
         self._end_if_over()
-
-    def _send_or_skip(self, request: int) -> None:
-        self.next = request + 1
-        if len(self.busy) >= self.load.max_in_flight:
-            self.status[request] = SKIPPED
-            self._count_failure(request)
-        else:
-            self._send(request)
 
     def _count_failure(self, request: int, slow: bool = False) -> None:
         if self.intended[request] >= self.begin_ns:

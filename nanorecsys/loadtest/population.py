@@ -35,12 +35,9 @@ def bootstrap_histories(
 
     Args:
         histories: Real histories; empty ones are not drawn.
-        n_users: Number of users, at most; at most the real ones gives the first of them.
+        n_users: Number of users, at most; more than the real ones.
         seed: Random seed.
         window: Number of last events that the model sees.
-
-    Raises:
-        PopulationError: No users are asked for, or there is no event to draw.
 
     >>> real = Histories(np.array([0, 3, 7]), np.array([5, 6, 7, 1, 2, 3, 4], np.int32))
     >>> many = bootstrap_histories(real, 8, seed=0)
@@ -48,20 +45,12 @@ def bootstrap_histories(
     ([5, 6, 7, 1, 2, 3, 4], [3, 4])
     """
     n_real = len(histories.lengths)
-    if n_users < 1:
-        raise PopulationError(f"expected at least one user, got {n_users}", "Ask for more users.")
-    if n_users <= n_real:
-        offsets = histories.offsets[: n_users + 1]
-        return Histories(offsets, histories.items[: offsets[-1]])
-    if not len(histories.items):
-        raise PopulationError("no user has an event to draw from", "Use a data set with events.")
     rng = np.random.default_rng(seed)
     starts, lengths = _draw_stretches(histories, n_users - n_real, rng)
-    ends = np.cumsum(lengths)
-    within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    stretches = [histories.items[start:][:n] for start, n in zip(starts, lengths, strict=True)]
     drawn = Histories(
-        np.concatenate([histories.offsets, histories.offsets[-1] + ends]),
-        np.concatenate([histories.items, histories.items[np.repeat(starts, lengths) + within]]),
+        np.concatenate([histories.offsets, histories.offsets[-1] + np.cumsum(lengths)]),
+        np.concatenate([histories.items, *stretches]),
     )
     _make_distinct(drawn, n_real, window, rng)
     distinct = distinct_users(drawn, window)
@@ -79,21 +68,11 @@ def distinct_users(histories: Histories, window: int = WINDOW) -> np.ndarray:
 
 
 def window_keys(histories: Histories, users: np.ndarray, window: int = WINDOW) -> np.ndarray:
-    """Hash each user's last `window` items to 64 bits, uint64 (len(users),).
-
-    The key is a sum of items times random odd numbers by place.
-    """
-    places = np.random.default_rng(0).integers(0, 2**63, window + 1, dtype=np.uint64) * 2 + 1
-    lengths = np.minimum(histories.lengths[users], window)
+    """Hash each user's last `window` items to 64 bits, int64 (len(users),)."""
     ends = histories.offsets[users + 1]
-    first = np.cumsum(lengths) - lengths
-    back = np.repeat(lengths + first, lengths) - np.arange(lengths.sum())  # 1 for the last event
-    values = (histories.items[np.repeat(ends, lengths) - back].astype(np.uint64) + 1) * places[back]
-    keys = np.zeros(len(users), np.uint64)
-    has_events = lengths > 0
-    if has_events.any():
-        keys[has_events] = np.add.reduceat(values, first[has_events])
-    return keys
+    starts = ends - np.minimum(histories.lengths[users], window)
+    seen = zip(starts.tolist(), ends.tolist(), strict=True)
+    return np.array([hash(histories.items[start:end].tobytes()) for start, end in seen], np.int64)
 
 
 def _draw_stretches(
@@ -113,13 +92,12 @@ def _make_distinct(
     histories: Histories, n_real: int, window: int, rng: np.random.Generator
 ) -> None:
     """Exchange neighbouring events of drawn users, in place, until no window is seen twice."""
-    users = np.arange(len(histories.lengths))
-    keys = window_keys(histories, users, window)
+    drawn = np.arange(n_real, len(histories.lengths))
+    keys = window_keys(histories, np.arange(len(histories.lengths)), window)
     items = histories.items
     for _ in range(ROUNDS):
-        repeated = np.ones(len(users), bool)
-        repeated[np.unique(keys, return_index=True)[1]] = False  # the first user of each key stays
-        changed = users[repeated & (users >= n_real)]
+        first = np.unique(keys, return_index=True)[1]  # the first user of each key stays
+        changed = np.setdiff1d(drawn, first, assume_unique=True)
         if not len(changed):
             return
         single = changed[histories.lengths[changed] == 1]
@@ -152,17 +130,14 @@ class Workload:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cold_share <= 1:
-            raise PopulationError(
-                f"expected a cold share from 0 to 1, got {self.cold_share}",
-                "The original's is 0.3.",
-            )
         most = math.ceil(MOST_HOT * self.n_users)
         object.__setattr__(self, "hot_users", min(self.hot_users, most))
-        if self.n_users < 2 or self.hot_users < int(self.cold_share < 1):
+        least = int(self.cold_share < 1)
+        if not 0 <= self.cold_share <= 1 or self.n_users < 2 or self.hot_users < least:
             raise PopulationError(
-                f"expected a hot set and cold users, got {self.hot_users} hot of {self.n_users}",
-                "Use one hot user at least, or cold users alone (cold_share 1), and more users.",
+                "expected a share from 0 to 1 of cold users, and a hot set, got a share of "
+                f"{self.cold_share}, and {self.hot_users} hot of {self.n_users} users",
+                "The original's share is 0.3. Cold users alone (a share of 1) need no hot set.",
             )
 
     @cached_property
@@ -199,8 +174,7 @@ class Workload:
         hot = rng.random(n) >= self.cold_share
         cold = n - int(hot.sum())
         users = np.empty(n, np.int32)
-        if cold < n:
-            users[hot] = rng.choice(self.hot, n - cold)
+        users[hot] = rng.choice(self.hot, n - cold)
         places = (cold_used + np.arange(cold)) % max(self.n_cold, 1)
         users[~hot] = self.order[self.hot_users + places]
         return users, hot

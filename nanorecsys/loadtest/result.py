@@ -175,17 +175,13 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         low, high: The quantiles.
-        requests: Number of requests.
         mean_ms: Mean latency.
-        computed_share: Share that was computed, not answered from the cache.
         parts_ms: Mean time in each part, see `summary.PARTS`.
     """
 
     low: float
     high: float
-    requests: int
     mean_ms: float
-    computed_share: float
     parts_ms: dict[str, float]
 
     @property
@@ -215,18 +211,14 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
     """One round of a load beyond the capacity.
 
     Args:
-        offered_per_s: Offered rate.
-        computed_per_s, cached_per_s: Good answers a second in the overload by where they came from.
-        computed_share, cached_share: These over their peaks, those at the highest rate.
+        computed_share, cached_share: Good answers a second in the overload by where they came from,
+            over their peaks, those at the highest rate.
         p99_ms: 99th percentile of latency of the good answers.
         refused_cold, refused_hot: Shares of the cold and hot users' requests answered with 503.
         lost_share: Share of the requests that failed otherwise or were skipped.
         verdict: VOID where the generator was late, otherwise VALID.
     """
 
-    offered_per_s: float
-    computed_per_s: float
-    cached_per_s: float
     computed_share: float
     cached_share: float
     p99_ms: float | None

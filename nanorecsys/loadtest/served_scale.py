@@ -100,6 +100,5 @@ def operate(bench: Bench, rung: Rung) -> Operated:
 
 def p99_ms(runs: Sequence[LoadRun], rung: Rung) -> list[float]:
     """List the 99th percentiles of the runs that confirmed the highest rates of a server."""
-    rows = [run.row for run in runs if run.row.server == rung.name]
-    confirmed = [row for row in rows if row.scenario == CONFIRM and row.verdict == VALID]
-    return [row.p99_ms for row in confirmed if row.p99_ms is not None]
+    rows = [run.row for run in runs if (run.row.server, run.row.scenario) == (rung.name, CONFIRM)]
+    return [row.p99_ms for row in rows if row.verdict == VALID and row.p99_ms is not None]

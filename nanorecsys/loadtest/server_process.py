@@ -18,6 +18,7 @@ from nanorecsys.loadtest.errors import ServerStartError
 START_S, STOP_S = 180.0, 20.0  # longest waits; a start may compile PyTorch models
 # The server ends with the process that started it, also where that is killed. Linux only.
 _END_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
+_COMMAND = (sys.executable, "-m", "server")
 
 
 def free_port() -> int:
@@ -37,21 +38,14 @@ class ServerProcess:
         arguments: Arguments of the server; its --port is added.
         log: File for its output.
         command: Command that the arguments are added to.
-        start_s: Longest wait until it is ready.
     """
 
     def __init__(
-        self,
-        arguments: Sequence[object],
-        log: Path,
-        *,
-        command: Sequence[str] = (sys.executable, "-m", "server"),
-        start_s: float = START_S,
+        self, arguments: Sequence[object], log: Path, *, command: Sequence[str] = _COMMAND
     ) -> None:
         self.port = free_port()
         self.command = [*command, *map(str, arguments), "--port", str(self.port)]
         self.log = log
-        self.start_s = start_s
 
     def __enter__(self) -> Self:
         self.start()
@@ -115,12 +109,12 @@ class ServerProcess:
         """Send a signal to the process that was started."""
         self.process.send_signal(number)
 
-    def stop(self, within_s: float = STOP_S) -> int:
+    def stop(self) -> int:
         """Send SIGTERM, later SIGKILL to all that is left, and return the exit status."""
         family = self.processes()
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(within_s)
+            self.process.wait(STOP_S)
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -130,7 +124,7 @@ class ServerProcess:
         began = time.monotonic()
         while not self.ready():
             status = self.process.poll()
-            late = time.monotonic() - began > self.start_s
+            late = time.monotonic() - began > START_S
             if status is not None or late:
                 ended = f"ended with status {status}" if status is not None else "was not ready"
                 raise ServerStartError(

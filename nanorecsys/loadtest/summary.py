@@ -221,7 +221,6 @@ def parts(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "latency_ms": fine.latency_ms,
-            "computed": fine.source == "model",
             "generator": (fine.sent_ns - fine.intended_ns) / 1e6,
             "queue": fine.queue_ms,
             **cpu,
@@ -247,9 +246,7 @@ def bands(rows: pd.DataFrame) -> list[Band]:
             Band(
                 low=low,
                 high=high,
-                requests=len(band),
                 mean_ms=float(band.latency_ms.mean()),
-                computed_share=float(band.computed.mean()),
                 parts_ms={name: float(band[name].mean()) for name in PARTS},
             )
         )
@@ -257,10 +254,7 @@ def bands(rows: pd.DataFrame) -> list[Band]:
 
 
 def overload(
-    rows: pd.DataFrame,
-    phases: Sequence[tuple[float, float]],
-    verdict: str,
-    highest: LoadRow,
+    rows: pd.DataFrame, phases: Sequence[tuple[float, float]], verdict: str, highest: LoadRow
 ) -> Overload:
     """Summarize a run that goes beyond the capacity and falls back.
 
@@ -270,7 +264,7 @@ def overload(
         verdict: Verdict on the run.
         highest: The run at the highest rate, where goodput has its peaks.
     """
-    (_, before_s), (rate, during_s), _ = phases
+    (_, before_s), (_, during_s), _ = phases
     begin_ns, end_ns = int(before_s * 1e9), int((before_s + during_s) * 1e9)
     during = rows[rows.intended_ns.between(begin_ns, end_ns)]
     refused = (during.status == 503).groupby(during.hot).mean()
@@ -279,9 +273,6 @@ def overload(
     computed_per_s = len(came) / during_s - cached_per_s
     peak = highest.goodput_per_s
     return Overload(
-        offered_per_s=rate,
-        computed_per_s=computed_per_s,
-        cached_per_s=cached_per_s,
         computed_share=_share(computed_per_s, peak * (1 - highest.hit_share)),
         cached_share=_share(cached_per_s, peak * highest.hit_share),
         p99_ms=percentile(good(during).latency_ms, 99),

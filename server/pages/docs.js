@@ -161,10 +161,7 @@ function show() {
   at("contents").append(element("ul", {}, operations.map(({ path, method, operation }) =>
     element("li", {}, text("span", method.toUpperCase(), `method ${method}`),
       element("a", { href: `#${operation.operationId}`, textContent: path }), text("span", operation.summary, "quiet")))));
-  for (const tag of whole.tags) {
-    at("operations").append(text("h2", tag.name[0].toUpperCase() + tag.name.slice(1)), text("p", tag.description, "quiet"),
-      ...operations.filter(({ operation }) => operation.tags.includes(tag.name)).map(({ path, method, operation }) => operationCard(path, method, operation)));
-  }
+  at("operations").append(text("h2", "Requests"), ...operations.map(({ path, method, operation }) => operationCard(path, method, operation)));
   at("operations").append(text("h2", "Schemas"), ...Object.entries(whole.components.schemas).filter(([name]) => !at(`schema-${name}`)).map(([name, schema]) =>
     element("section", { id: `schema-${name}`, className: "card" }, text("h3", name), schema.description ? prose(schema.description) : null, fields(schema))));
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();

@@ -40,9 +40,6 @@ def server(name, cpu_ms, rates=(90.0,), before="", workers=1, threads=1):
 
 def overload_round(computed_share, p99_ms, verdict="VALID"):
     return Overload(
-        offered_per_s=2200.0,
-        computed_per_s=400.0,
-        cached_per_s=800.0,
         computed_share=computed_share,
         cached_share=1.1,
         p99_ms=p99_ms,
@@ -115,9 +112,7 @@ GOOD = LoadtestResult(
         Band(
             low=0.99,
             high=1.0,
-            requests=100,
             mean_ms=60.0,
-            computed_share=1.0,
             parts_ms=dict.fromkeys(PARTS, 1.0) | {"queue": 53.0},
         )
     ],

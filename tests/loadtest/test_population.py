@@ -126,27 +126,9 @@ def test_users_alike_to_the_model_are_one() -> None:
     assert distinct_users(own, window=2).tolist() == [0, 1, 4]
 
 
-def test_fewer_users_than_real_ones_are_the_first_of_them(real: Histories) -> None:
-    assert lists(bootstrap_histories(real, 7, seed=0)) == lists(real)[:7]
-
-
 def test_empty_histories_are_not_drawn() -> None:
     many = bootstrap_histories(histories([[], [1, 2, 3, 4, 5, 6, 7]]), 50, seed=0)
     assert (many.lengths[1:] == 7).all()
-
-
-@pytest.mark.parametrize(
-    ("items", "n_users", "message"),
-    [
-        ([[1, 2]], 0, "at least one user"),
-        ([[], []], 3, "no user has an event"),
-    ],
-)
-def test_histories_that_cannot_be_drawn_are_an_error(
-    items: list[list[int]], n_users: int, message: str
-) -> None:
-    with pytest.raises(PopulationError, match=message):
-        bootstrap_histories(histories(items), n_users, seed=0)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.integers(0, 300))
@@ -203,9 +185,9 @@ def test_cold_users_alone_need_no_hot_set() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"cold_share": 1.5}, "cold share from 0 to 1"),
-        ({"cold_share": 0.3, "hot_users": 0}, "a hot set and cold users, got 0 hot of 10"),
-        ({"cold_share": 0.3, "n_users": 1}, "a hot set and cold users, got 1 hot of 1"),
+        ({"cold_share": 1.5}, "got a share of 1.5"),
+        ({"cold_share": 0.3, "hot_users": 0}, "0 hot of 10 users"),
+        ({"cold_share": 0.3, "n_users": 1}, "1 hot of 1 users"),
     ],
 )
 def test_a_bad_mix_is_an_error(arguments: dict, message: str) -> None:

@@ -8,6 +8,7 @@ import sys
 import psutil
 import pytest
 
+from nanorecsys.loadtest import server_process
 from nanorecsys.loadtest.errors import ServerStartError
 from nanorecsys.loadtest.server_process import ServerProcess
 
@@ -65,17 +66,19 @@ def test_a_server_that_ends_at_once_shows_its_output(log):
         pass
 
 
-def test_a_server_that_is_not_ready_in_time_is_ended(log):
-    server = ServerProcess([], log, command=command("import time; time.sleep(60)"), start_s=0.3)
+def test_a_server_that_is_not_ready_in_time_is_ended(log, monkeypatch):
+    monkeypatch.setattr(server_process, "START_S", 0.3)
+    server = ServerProcess([], log, command=command("import time; time.sleep(60)"))
     with pytest.raises(ServerStartError, match="was not ready after"), server:
         pass
     assert server.process.returncode is not None
 
 
-def test_a_server_that_ignores_sigterm_is_killed(log):
+def test_a_server_that_ignores_sigterm_is_killed(log, monkeypatch):
+    monkeypatch.setattr(server_process, "STOP_S", 0.2)
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     with ServerProcess([], log, command=command(deaf)) as server:
-        assert server.stop(within_s=0.2) == -signal.SIGKILL
+        assert server.stop() == -signal.SIGKILL
 
 
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv, as outside Linux")

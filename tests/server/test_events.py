@@ -1,8 +1,12 @@
 """Events are on the disk when acknowledged, and every worker sees them. 1 s."""
 
+import sqlite3
+import time
+
 import pytest
 
 from nanorecsys.serving.errors import ServingError
+from server import events
 from server.events import EventLog
 
 
@@ -21,9 +25,9 @@ def test_an_event_is_seen_by_all_and_kept(tmp_path):
     again.close()
 
 
-def test_sqlite_is_asked_only_for_users_with_events(tmp_path):
+def test_sqlite_is_asked_only_for_users_with_events(tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "LOOK_S", 1e9)
     EventLog(tmp_path / "log").append(7, "a")
-    (tmp_path / "log-latest").unlink()  # an older version did not have it
     log, other = EventLog(tmp_path / "log"), EventLog(tmp_path / "log")
     assert log.of_user(7) == ["a"]
     asked: list[str] = []
@@ -34,6 +38,26 @@ def test_sqlite_is_asked_only_for_users_with_events(tmp_path):
     assert log.of_user(3) == ["b"]
     assert log.of_user(4) == []
     assert len(asked) == 2  # who has events now, and those of user 3
+
+
+def test_an_event_that_the_file_does_not_tell_of_is_seen_after_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "LOOK_S", 0.3)
+    log, other = EventLog(tmp_path / "log"), EventLog(tmp_path / "log")
+    log._ahead = str(tmp_path / "nowhere")
+    assert log.of_user(7) == []
+    other.append(7, "a")
+    assert log.of_user(7) == []
+    time.sleep(0.4)
+    assert log.of_user(7) == ["a"]
+
+
+def test_a_truncated_file_is_an_error_and_ends_no_process(tmp_path):
+    log = EventLog(tmp_path / "log")
+    log.append(7, "a")
+    assert {file.name for file in tmp_path.iterdir()} == {"log", "log-wal", "log-shm"}
+    (tmp_path / "log-wal").write_bytes(b"")
+    with pytest.raises(sqlite3.Error):
+        log.of_user(7)
 
 
 def test_a_file_that_is_something_else_is_refused(tmp_path):

@@ -29,13 +29,13 @@ def test_the_command_line_wins_over_the_environment_and_that_over_defaults(bundl
         ("BUNDLE", bundle),
         ("MAX_QUEUE", "7"),
         ("PORT", "9000"),
-        ("COALESCE", "off"),
+        ("COMPILE", "on"),
     ):
         monkeypatch.setenv(f"NANORECSYS_{name}", value)
     settings = read("--port", "9001", "--pad")
     assert (settings.bundle, settings.max_queue, settings.port) == (Path(bundle), 7, 9001)
-    assert (settings.coalesce, settings.pad, settings.workers) == (False, True, Settings.workers)
-    assert read("--coalesce").coalesce
+    assert (settings.compile, settings.pad, settings.workers) == (True, True, Settings.workers)
+    assert not read("--no-compile").compile
     assert read().host == "127.0.0.1"
 
 
@@ -69,7 +69,7 @@ def test_a_wrong_value_is_named(bundle, arguments, message):
 
 
 def test_a_wrong_environment_variable_is_named(bundle, monkeypatch):
-    monkeypatch.setenv("NANORECSYS_COALESCE", "perhaps")
+    monkeypatch.setenv("NANORECSYS_PAD", "perhaps")
     with pytest.raises(click.UsageError, match="perhaps"):
         read("--bundle", bundle)
 
