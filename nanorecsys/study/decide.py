@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from nanorecsys.study.compare import Records
-from nanorecsys.study.spread import Interval
 
 COLD_SHARES = (0.05, 0.3, 1.0)
 NEEDED = ("04_ann", "05_scaleup", "06_loadtest")
@@ -22,28 +21,31 @@ def choices(records: Records) -> pd.DataFrame:
     if "02_training" in records:
         trained = records["02_training"].result
         read = f"the last {trained.events_read} of at most {trained.reads[0].events} events"
-        cost = trained.events_change[trained.dataset].relative
+        cost = trained.events_change[trained.dataset]
         rows.append(("history", read, _change(cost), "time of every encode"))
         ranker = "serves" if trained.serves_ranker else "left out"
-        gain = trained.ranker_change[trained.dataset].relative
+        gain = trained.ranker_change[trained.dataset]
         rows.append(("ranker", ranker, f"with it {_change(gain)}", "a stage of every cold request"))
     if "03_export" in records:
         exported = records["03_export"].result
         times = exported.times_torch
-        cost = exported.variants[exported.chosen].parity.ndcg.relative
+        cost = exported.variants[exported.chosen].parity.ndcg
         saved = f"{times.middle:.1f}x faster than the best PyTorch"
         rows.append(("encoder", exported.chosen, _change(cost), saved))
     if "04_ann" in records:
         ann = records["04_ann"].result
         best = ann.recommended
-        cost = ann.served[ann.dataset].ndcg.relative
+        cost = ann.served[ann.dataset].ndcg
         saved = f"{best.times_flat.middle:.1f}x faster than exact search of {ann.n_items:,} items"
         rows.append(("index", best.family, _change(cost), saved))
     return pd.DataFrame(rows, columns=["part", "choice", "change of NDCG@10", "saves"])
 
 
-def _change(relative: Interval) -> str:
-    """A relative change in percent, with its interval."""
+def _change(change: Any) -> str:
+    """A relative change in percent, with its interval, or that no user's item was found."""
+    if not change.base:
+        return "not known, nothing found"
+    relative = change.relative
     return f"{relative.estimate:+.1%} ({relative.low:+.1%} to {relative.high:+.1%})"
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace as Fake
 
 import pytest
 
+from nanorecsys.evaluation.bootstrap import Change
 from nanorecsys.study import decide
 
 
@@ -61,3 +62,13 @@ def test_each_size_has_the_fastest_index_that_keeps_the_recall(records):
 def test_without_a_load_test_there_is_no_table(records):
     del records["06_loadtest"]
     assert decide.table(records).empty
+
+
+@pytest.mark.parametrize(
+    ("base", "told"), [(0.1, "+1.0% (-2.0% to +4.0%)"), (0.0, "not known, nothing found")]
+)
+def test_a_choice_has_its_relative_cost_where_there_is_one(base, told):
+    ndcg = Change(base=base, change=0.001, low=-0.002, high=0.004)
+    best = Fake(family="ScaNN", times_flat=Fake(middle=20.0))
+    ann = Fake(dataset="films", served={"films": Fake(ndcg=ndcg)}, recommended=best, n_items=9_000)
+    assert decide.choices({"04_ann": Fake(result=ann)})["change of NDCG@10"].tolist() == [told]
