@@ -34,7 +34,7 @@ from nanorecsys.scaleup.specs import ORIGINAL, parse_specification
 from nanorecsys.study.spread import Interval
 
 CODED = "Users32,IVF(PQ16x4fs,RFlat),PQ16x4fsr,Refine(SQ8)"
-OTHER = "lorann:clusters=32,dims=64,rank=16,vectors=16"
+OTHER = "scann:leaves=32,block=2"
 INDEXES = ("IVF,SQ8", OTHER, CODED)
 OPTIONS = TrainingOptions(points=32, iterations=4)
 
@@ -121,8 +121,8 @@ def test_every_family_is_judged_by_both_metrics(verdicts):
 def test_rows_are_kept_for_every_training_and_user(verdicts):
     counts = verdicts.rows.groupby("generator").size()
     assert counts["independent"] == counts["recombined"] == counts[REAL]
-    own = verdicts.rows.query("generator == @REAL and family == 'LoRANN' and metric == 'all'")
-    settings = [f"clusters={c},rerank=400" for c in (1, 2, 4, 8, 16, 32)]
+    own = verdicts.rows.query("generator == @REAL and family == 'ScaNN' and metric == 'all'")
+    settings = [f"leaves={c},rerank=400" for c in (1, 2, 4, 8, 16, 32)]
     assert own["setting"].unique().tolist() == settings
     np.testing.assert_allclose(verdicts.recalls.mean(axis=2).ravel(), verdicts.rows["recall"])
     assert verdicts.recalls.shape[2] == 80
