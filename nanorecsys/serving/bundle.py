@@ -596,9 +596,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def _require_replaceable(target: Path, versions: Path) -> None:
-    """Refuse a target that is not the link of a bundle."""
-    is_ours = target.is_symlink() and target.resolve().parent == versions.resolve()
-    if os.path.lexists(target) and not is_ours:
+    """Refuse a target that is neither our link nor a folder with a bundle's own files, a copy."""
+    if target.is_symlink() and target.resolve().parent == versions.resolve():
+        return
+    if not os.path.lexists(target):
+        return
+    is_folder = target.is_dir() and not target.is_symlink()
+    held = {path.name for path in target.iterdir()} if is_folder else set()
+    if MANIFEST not in held or not held <= {MANIFEST, *FILES, *MAY_BE_ABSENT}:
         raise BundleError(
             f"{target}: expected a serving bundle or nothing at the target, found something else",
             "Name another folder, or move away what is there.",
@@ -625,6 +630,8 @@ def _publish(part: Path, target: Path, version: Path) -> None:
     part.rename(version)
     link = part.with_name("link")
     link.symlink_to(Path(version.parent.name) / version.name)
+    if not target.is_symlink() and target.is_dir():  # a copy of a bundle
+        target.rename(part)
     os.replace(link, target)
 
 

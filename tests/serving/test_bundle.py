@@ -734,3 +734,9 @@ def test_item_vectors_of_another_size_than_the_index(copy: Path) -> None:
     np.save(copy / "item_vectors.npy", item_vectors()[:, :4])
     rewrite(copy)
     refused(copy, "item_vectors.npy: expected <f4 (20, 8), found <f4 (20, 4)")
+
+
+def test_a_copy_of_a_bundle_is_replaced(parts: Parts, copy: Path) -> None:
+    manifest = build_bundle(copy, dataclasses.replace(parts, dataset="other"))
+    assert check_bundle(copy).dataset == "other"
+    assert names(copy.parent / "bundle.d") == {manifest.id}
