@@ -24,6 +24,7 @@ from nanorecsys.serving.retrieval import library
 # Indexes of the earlier benchmark, beside Flat. Its document names the types; lists and bytes are
 # assumed.
 ORIGINAL = ("IVF4096,PQ32np", "IVF2048,SQ8")
+BESIDE_FAISS = ("scann:vectors=8", "lorann:rank=64,vectors=16")
 OTHERS = {"scann": "ScaNN", "lorann": "LoRANN"}  # family of each other library
 ITEMS_PER_LIST = 32  # at least, on average
 MOST_LISTS = 4096

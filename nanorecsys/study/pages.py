@@ -109,7 +109,7 @@ def _headlines(judged: Judged) -> str:
     run, *others = judged
     cards = []
     for title, ids in HEADLINES.items():
-        lines = [f"<h3>{title}</h3>"]
+        lines = [f"<h2>{title}</h2>"]
         for own in (judged[run][claim_id] for claim_id in ids if claim_id in judged[run]):
             lines.append(f'<p class="figure">{html.escape(_middle(own))}</p>')
             lines.append(f"<p><b>{own.verdict}:</b> {html.escape(own.statement)}</p>")

@@ -217,6 +217,8 @@ def test_publish_takes_a_whole_run_or_nothing(tmp_path):
     assert names == {
         *(f"{chapter}.ipynb" for chapter in chapters),
         *(f"{chapter}/result.json" for chapter in chapters),
+        *("04_ann/points.csv", "05_scaleup/points.csv", "06_loadtest/floor.csv"),
+        *("06_loadtest/served_scale.csv", "06_loadtest/rounds.csv"),
         *("02_training/qualities.csv", "07_summary/claims.json", "07_summary/results.csv"),
         "07_summary/what_each_change_bought.svg",
         *(f"{part}.html" for part in PARTS),

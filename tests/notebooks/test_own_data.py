@@ -144,7 +144,7 @@ def test_the_users_are_enough_to_fit_choose_and_report(task):
 
 def test_the_held_out_test_runs_every_family_that_the_catalogue_can_train(vectors, task):
     listed = ["IVF(PQ16x4fs,RFlat),PQ16x4fsr,Refine(SQ8)", "IVF4096,PQ16np", "IVF64,SQ8"]
-    families = large.by_family(listed, max(8000, len(vectors)), len(vectors))
+    families = large.families(listed, max(8000, len(vectors)), len(vectors))
     assert len(families) == (3 if len(vectors) >= 256 else 2)
     users = np.flatnonzero(task.targets.lengths)[:10]
     real = RealCatalogue("own", vectors, unit(10, seed=3), task.seen.take(users), unit(20, seed=4))
