@@ -110,7 +110,7 @@ def read_settings(**values: Any) -> Settings:
     """
     for name, value in values.items():
         if value != value:  # click's ranges accept NaN
-            raise click.BadParameter("NaN is not a number", param_hint=name)
+            raise click.BadParameter("NaN is not a number", param_hint=_flag(name))
     settings = Settings(**values)
     if settings.engine != "onnx" and settings.models is None:
         raise click.UsageError(
@@ -132,6 +132,10 @@ def read_settings(**values: Any) -> Settings:
         )
         raise click.BadParameter(missing, param_hint="--bundle")
     return settings
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _groups() -> dict[str, dict[str, str]]:
@@ -158,8 +162,8 @@ def make_command(serve: Callable[[Settings], None]) -> click.Command:
     types = get_type_hints(Settings, include_extras=True)
     options: list[click.Parameter] = []
     for name, text in (setting for group in _groups().values() for setting in group.items()):
-        flag, [kind] = name.replace("_", "-"), types[name].__metadata__
-        flags = f"--{flag}/--no-{flag}" if kind is click.BOOL else f"--{flag}"
+        flag, [kind] = _flag(name), types[name].__metadata__
+        flags = f"{flag}/--no-{flag[2:]}" if kind is click.BOOL else flag
         default = getattr(Settings, name)
         options.append(click.Option([flags], type=kind, default=default, help=text))
     context = {"auto_envvar_prefix": "NANORECSYS", "show_default": True, "max_content_width": 100}

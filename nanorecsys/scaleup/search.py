@@ -17,10 +17,9 @@ import pandas as pd
 
 from nanorecsys.ann.bench import Searcher, percentiles
 from nanorecsys.ann.exact import Exact
-from nanorecsys.ann.specs import parse_setting
 from nanorecsys.evaluation import mean_interval
 from nanorecsys.scaleup.catalogue import BLOCK, CatalogueFile
-from nanorecsys.serving.retrieval import FaissIndex, Index
+from nanorecsys.serving.retrieval import FaissIndex, Index, parse_setting
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.memory import resident_bytes
 

@@ -100,12 +100,27 @@ class FaissIndex:
         faiss.write_index(self.index, str(path))
 
 
-class LorannIndex:
-    """An index of LoRANN.
+class _Partitioned:
+    """An index of parts, of which some are searched. A subclass names its parts in `PARTS`.
 
-    Its settings are `clusters`, the clusters searched, and `rerank`, the candidates compared
-    exactly, which are at least two for each neighbour asked for.
+    Its settings are the number of parts searched, and `rerank`, the candidates compared exactly,
+    which are at least two for each neighbour asked for.
     """
+
+    PARTS: str
+    _most: int
+
+    def set(self, search: str) -> None:
+        """See `Index`."""
+        if search:
+            found = parse_setting(search, (self.PARTS, "rerank"))
+            self._searched, self._rerank = min(found[self.PARTS], self._most), found["rerank"]
+
+
+class LorannIndex(_Partitioned):
+    """An index of LoRANN, whose parts are clusters."""
+
+    PARTS = "clusters"
 
     def __init__(self, index: Any) -> None:
         self.index = index
@@ -114,25 +129,19 @@ class LorannIndex:
         self._most = index.get_n_clusters()
         self.set(f"clusters={max(1, self._most // 4)},rerank=400")
 
-    def set(self, search: str) -> None:
-        """See `Index`."""
-        if search:
-            found = parse_setting(search, ("clusters", "rerank"))
-            self._clusters, self._rerank = min(found["clusters"], self._most), found["rerank"]
-
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Index`."""
         queries = _checked(queries, self.shape)
         given = bfloat16(queries) if self._half else queries
         rerank = max(self._rerank, 2 * k)
         if len(given) == 1:  # not handed to other threads
-            items, distances = self.index.search(given[0], k, self._clusters, rerank, 1, 1)
+            items, distances = self.index.search(given[0], k, self._searched, rerank, 1, 1)
             items, distances = items[None], distances[None]
         else:
-            items, distances = self.index.search(given, k, self._clusters, rerank, 1, -1)
+            items, distances = self.index.search(given, k, self._searched, rerank, 1, -1)
         items, scores = items.astype(np.int64), (-distances).astype(np.float32)
         # LoRANN does not sort an answer that takes all candidates, as few clusters may give.
-        few = self._clusters * self.shape[0] < 8 * k * self._most
+        few = self._searched * self.shape[0] < 8 * k * self._most
         if few or (items[:, -1] < 0).any():
             order = np.argsort(-scores, axis=1, kind="stable")
             items, scores = (np.take_along_axis(part, order, axis=1) for part in (items, scores))
@@ -143,12 +152,10 @@ class LorannIndex:
         self.index.save(str(path))
 
 
-class ScannIndex:
-    """An index of ScaNN.
+class ScannIndex(_Partitioned):
+    """An index of ScaNN, whose parts are the leaves of a tree."""
 
-    Its settings are `leaves`, the leaves of the tree that are searched, and `rerank`, the
-    candidates compared exactly, which are at least two for each neighbour asked for.
-    """
+    PARTS = "leaves"
 
     def __init__(self, index: Any) -> None:
         self.index = index
@@ -157,16 +164,10 @@ class ScannIndex:
         self.shape = index.size(), int(config.partition("input_dim: ")[2].split()[0])
         self.set(f"leaves={max(1, self._most // 5)},rerank=400")
 
-    def set(self, search: str) -> None:
-        """See `Index`."""
-        if search:
-            found = parse_setting(search, ("leaves", "rerank"))
-            self._leaves, self._rerank = min(found["leaves"], self._most), found["rerank"]
-
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Index`."""
         queries = _checked(queries, self.shape)
-        searcher, given = self.index.searcher, (k, max(self._rerank, 2 * k), self._leaves)
+        searcher, given = self.index.searcher, (k, max(self._rerank, 2 * k), self._searched)
         if len(queries) == 1:
             items, scores = (found[None] for found in searcher.search(queries[0], *given))
         else:

@@ -20,7 +20,7 @@ from nanorecsys.study.tables import styled
 
 Sides = dict[str, compare.Records]  # by title; the first is the run that the book is built over
 Judged = dict[str, dict[str, JudgedClaim]]  # then by the claim's id
-Comparisons = dict[str, pd.DataFrame]  # of a side with the first one, a row per claim
+Comparisons = dict[str, pd.DataFrame]  # by title; each compares a side with the first
 NONE = "<p>None.</p>\n"  # where there is nothing to show
 
 # What the pages show of the claims, and where; its comments say what the tables mean.

@@ -45,7 +45,7 @@ def test_the_command_line_wins_over_the_environment_and_that_over_defaults(bundl
         (["--port", "x"], "'x' is not a valid integer"),
         (["--port", "70000"], "70000 is not in the range 0<=x<=65535"),
         (["--workers", "0"], "0 is not in the range"),
-        (["--deadline-ms", "nan"], "NaN is not a number"),
+        (["--deadline-ms", "nan"], "--deadline-ms: NaN is not a number"),
         (["--drain-s", "inf"], "inf is not in the range"),
         (["--engine", "tensorflow"], "'tensorflow' is not one of 'onnx', 'torch', 'torch-padded'"),
         (["--engine", "torch"], "reads PyTorch models"),
