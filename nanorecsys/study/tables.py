@@ -7,7 +7,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 from pandas.io.formats.style import Styler
 
-LONG_TEXT = 30  # characters; columns of longer texts are wide enough for a sentence, and wrap
+LONG_TEXT = 30  # characters; columns of longer texts are wide enough for a sentence
+LONG_WORD = 20  # characters; a column with a longer word, such as an index, breaks it
 
 
 def cell(value: Any) -> str:
@@ -38,8 +39,12 @@ def styled(frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> Sty
     shown = shown.format_index(escape="html", axis="columns")
     styles = {}
     for name in frame:
-        side = "right" if is_numeric_dtype(frame[name]) else "left"
-        is_long = frame[name].astype(str).str.len().max() > LONG_TEXT
-        width = "min-width: 7rem; overflow-wrap: anywhere" if is_long else "min-width: 3rem"
-        styles[name] = [{"selector": "", "props": f"text-align: {side}; {width}"}]
+        is_number = is_numeric_dtype(frame[name])
+        side = "right" if is_number else "left"
+        texts = [] if is_number else [str(value) for value in frame[name]]
+        width = "7rem" if any(len(text) > LONG_TEXT for text in texts) else "3rem"
+        words = [word for text in texts for word in text.split()]
+        wrap = "anywhere" if any(len(word) > LONG_WORD for word in words) else "normal"
+        props = f"text-align: {side}; min-width: {width}; overflow-wrap: {wrap}"
+        styles[name] = [{"selector": "", "props": props}]
     return shown.set_table_styles(styles)

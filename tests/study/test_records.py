@@ -179,6 +179,16 @@ def test_a_styled_frame_formats_and_aligns_its_columns():
     assert dict(flatten({"a": {"b": 1, "c": [1, 2]}, "d": "x"})) == {"a.b": 1, "d": "x"}
 
 
+@pytest.mark.parametrize(
+    ("text", "breaks"),
+    [("IVF128,PQ128x4fs,Refine(SQfp16)", True), ("a sentence of many short words, for one", False)],
+)
+def test_only_a_long_word_breaks_in_a_table(text, breaks):
+    shown = styled(pd.DataFrame({"index": [text], "x": [0.12345678901234567]})).to_html()
+    assert shown.count("overflow-wrap: anywhere") == breaks
+    assert shown.count("min-width: 7rem") == 1
+
+
 def test_the_machine_has_the_flags_that_matter(monkeypatch):
     found = ("Some CPU", frozenset({"fpu", "avx512_vnni", "avx2"}))
     monkeypatch.setattr(provenance, "processor", lambda: found)
