@@ -215,7 +215,9 @@ def test_tries_keep_their_row_and_confirmations_all_requests(bench):
         run, rate, _ = find_highest(server, search, 40.0)
     assert {row.scenario for row in bench.rows()} == {SEARCH, CONFIRM}
     assert rate > 0
-    assert len(bench.frame()) == len(run.rows) > 0
+    confirming = [row for row in bench.rows() if row.scenario == CONFIRM]
+    assert set(bench.frame().run) == {n for n, row in enumerate(bench.rows()) if row in confirming}
+    assert (bench.frame().run == bench.runs.index(run)).sum() == len(run.rows) > 0
 
 
 def test_arrivals_follow_the_phases():
