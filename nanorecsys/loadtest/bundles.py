@@ -1,8 +1,7 @@
 """Serving bundles for the load test: the original's in kind, and those of the study's own ladder.
 
 Their users are as many as the original had. Where the data set has fewer, they are bootstrapped
-from the real histories and numbered from 1. Of users whose histories the model cannot tell apart,
-one is served, since a cache would answer the others.
+from the real histories and numbered from 1.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ from nanorecsys.ann.bundle import TRAINING, gather
 from nanorecsys.export.quantize import dynamic
 from nanorecsys.export.torch_export import export_encoder
 from nanorecsys.export.variants import EARLIER_OPSET
-from nanorecsys.loadtest.population import bootstrap_histories, distinct_users
+from nanorecsys.loadtest.population import bootstrap_histories
 from nanorecsys.models.retriever import EveryPosition, load_retriever
 from nanorecsys.serving.bundle import Parts, build_bundle
 
@@ -62,7 +61,7 @@ def build_bundles(
     Args:
         run: Folder of a run whose chapters 01 to 04 are read.
         folder: Folder for the bundles.
-        n_users: Number of users of each bundle; fewer where histories are too short to differ.
+        n_users: Least number of users of each bundle.
         seed: Random seed of the bootstrap.
         serves_ranker: Whether the study serves the ranker.
         progress: Wraps the names to show progress.
@@ -74,12 +73,8 @@ def build_bundles(
     served = gather(run, with_ranker=True)
     bootstrapped = len(served.user_ids) < n_users
     if bootstrapped:
-        users = bootstrap_histories(served.histories, n_users, seed, served.events_read)
-        user_ids = np.arange(1, len(users.lengths) + 1)
-    else:
-        own = distinct_users(served.histories, served.events_read)
-        users, user_ids = served.histories.take(own), served.user_ids[own]
-    served = dataclasses.replace(served, histories=users, user_ids=user_ids)
+        users = bootstrap_histories(served.histories, n_users, seed)
+        served = dataclasses.replace(served, histories=users, user_ids=np.arange(1, n_users + 1))
     flat = dataclasses.replace(served, index=None, index_factory="Flat", index_search="")
     ranker = served.ranker if serves_ranker else None
     parts = {

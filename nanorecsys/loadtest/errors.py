@@ -7,9 +7,5 @@ class LoadTestError(NanorecsysError):
     """A load test cannot run as asked."""
 
 
-class PopulationError(LoadTestError):
-    """Users cannot be drawn, or there are too few of them."""
-
-
 class ServerStartError(LoadTestError):
     """The server ended before it was ready, or was not ready in time."""

@@ -21,7 +21,7 @@ def parts_of(bundle: Path) -> Parts:
     """Parts of a bundle, with an index that the index chapter might recommend.
 
     Some users are left out: who has seen nearly everything leaves no candidates to compare, who
-    has no history gets a fallback, and copies of a very short history cannot be made distinct.
+    has no history gets a fallback, and very short histories have copies with the same answer.
     """
     opened = open_bundle(bundle)
     m, lengths = opened.manifest, opened.histories.lengths

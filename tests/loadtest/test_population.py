@@ -1,20 +1,13 @@
 """Bootstrapped users and the mix in which they ask. 3 s."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanorecsys.data import Histories
-from nanorecsys.loadtest.errors import PopulationError
-from nanorecsys.loadtest.population import (
-    Workload,
-    bootstrap_histories,
-    distinct_users,
-    window_keys,
-)
+from nanorecsys.loadtest.errors import LoadTestError
+from nanorecsys.loadtest.population import Workload, bootstrap_histories
 
 
 def histories(lists: list[list[int]]) -> Histories:
@@ -44,10 +37,6 @@ def test_real_users_come_first_and_stay_as_they_are(real: Histories, many: Histo
     assert (many.items.dtype, many.offsets.dtype) == (np.int32, np.int64)
 
 
-def test_the_model_sees_no_two_users_alike(many: Histories) -> None:
-    assert len({tuple(items[-200:]) for items in lists(many)}) == 5000
-
-
 def test_lengths_are_distributed_as_the_real_ones(real: Histories, many: Histories) -> None:
     drawn = many.lengths[40:]
     assert set(drawn.tolist()) <= set(real.lengths.tolist())
@@ -56,74 +45,25 @@ def test_lengths_are_distributed_as_the_real_ones(real: Histories, many: Histori
     assert far.max() < 0.03  # 1.6 / sqrt(4960) is the 99 % bound
 
 
-def test_items_are_a_stretch_of_a_real_history(real: Histories, many: Histories) -> None:
+def test_items_are_a_stretch_of_a_real_history_in_its_order(
+    real: Histories, many: Histories
+) -> None:
     known = lists(real)
     for items in lists(many)[40::97]:
-        wanted = sorted(items)
         stretches = (k[i : i + len(items)] for k in known for i in range(len(k) - len(items) + 1))
-        assert any(sorted(s) == wanted for s in stretches)
+        assert items in stretches
 
 
-def test_most_stretches_keep_their_order(real: Histories, many: Histories) -> None:
-    follows = {pair for items in lists(real) for pair in pairwise(items)}
-    pairs = [pair for items in lists(many)[40:] for pair in pairwise(items)]
-    assert np.mean([pair in follows for pair in pairs]) > 0.9
+def test_short_histories_give_as_many_users_as_asked_for() -> None:
+    many = bootstrap_histories(histories([[1, 2], [3]]), 300, seed=0)
+    assert {tuple(items) for items in lists(many)} == {(1, 2), (1,), (2,), (3,)}
+    assert len(many.lengths) == 300
 
 
 def test_the_seed_decides_the_users(real: Histories, many: Histories) -> None:
     same, other = bootstrap_histories(real, 5000, seed=1), bootstrap_histories(real, 5000, seed=2)
     assert np.array_equal(many.items, same.items)
     assert lists(many)[40:60] != lists(other)[40:60]
-
-
-def test_copies_of_one_history_are_made_distinct() -> None:
-    many = bootstrap_histories(histories([[1, 2, 3, 4, 5, 6]]), 300, seed=0)
-    assert len({tuple(items) for items in lists(many)}) == 300
-    assert all(sorted(items) == [1, 2, 3, 4, 5, 6] for items in lists(many))
-
-
-def test_histories_that_differ_only_before_the_window_are_made_distinct_in_it() -> None:
-    many = bootstrap_histories(histories([[9, 1, 2, 3, 4], [8, 1, 2, 3, 4]]), 20, seed=0, window=4)
-    assert lists(many)[0] == [9, 1, 2, 3, 4]
-    assert len({tuple(items[-4:]) for items in lists(many)}) == len(many.lengths) == 19
-
-
-def test_keys_depend_on_the_window_only() -> None:
-    keys = window_keys(
-        histories([[7, 1, 2, 3], [8, 1, 2, 3], [1, 2, 3], [3, 2, 1], [], [2, 3]]),
-        np.arange(6),
-        window=3,
-    )
-    assert keys[0] == keys[1] == keys[2]
-    assert len(set(keys.tolist())) == 4
-
-
-@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=2, max_size=30))
-def test_histories_too_short_to_differ_give_fewer_users(items: list[list[int]]) -> None:
-    """So many users cannot differ, whatever their neighbours exchange."""
-    drawn = lists(bootstrap_histories(histories(items), 500, seed=1))
-    assert 0 < len({*map(tuple, drawn)}) == len(drawn) < 500
-    assert {*map(sorted_tuple, drawn)} <= {
-        sorted_tuple(own[i:j]) for own in items for j in range(5) for i in range(j)
-    }
-
-
-def sorted_tuple(items: list[int]) -> tuple[int, ...]:
-    return tuple(sorted(items))
-
-
-def test_fewer_users_have_the_real_distribution_of_lengths() -> None:
-    """Two thirds have one event of thirty items, so thirty of them differ."""
-    rng = np.random.default_rng(0)
-    real = [rng.permutation(30)[: 1 if user % 3 else 20].tolist() for user in range(300)]
-    many = bootstrap_histories(histories(real), 10_000, seed=1)
-    assert 30 < len(many.lengths) < 70
-    assert 0.5 < (many.lengths == 1).mean() < 0.8
-
-
-def test_users_alike_to_the_model_are_one() -> None:
-    own = histories([[1, 2], [3], [9, 1, 2], [3], [2, 1]])
-    assert distinct_users(own, window=2).tolist() == [0, 1, 4]
 
 
 def test_empty_histories_are_not_drawn() -> None:
@@ -191,5 +131,5 @@ def test_cold_users_alone_need_no_hot_set() -> None:
     ],
 )
 def test_a_bad_mix_is_an_error(arguments: dict, message: str) -> None:
-    with pytest.raises(PopulationError, match=message):
+    with pytest.raises(LoadTestError, match=message):
         Workload(**{"n_users": 10, "hot_users": 5} | arguments)
