@@ -6,7 +6,6 @@ A bundle without a ranker is served in the retriever's order, with the retriever
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from nanorecsys.serving.encoder import Encode
 from nanorecsys.serving.ranker import best_first
 from server.schema import MAX_K, FoundItem
 from server.search import TitleSearch
+from server.settings import Settings
 
 STAGES = ("encode", "retrieve", "rank")
 WARM_UP_LENGTHS = (1, 20, 70, 200)
@@ -60,42 +60,30 @@ class Engine:
     """An open bundle and the models that compute with it. Any number of threads may call it.
 
     Args:
-        path: Folder of the bundle, which is verified.
-        kind: Kind of engine, see `Settings.engine`.
-        models: Folder of PyTorch models; None for `onnx`.
-        candidates: Number of items retrieved.
-        read_events: Number of latest events encoded; 0 for the bundle's own number.
-        pad: Whether every history is padded to the whole window, which `torch-padded` always does.
-        compiled: Whether PyTorch compiles the encoder.
+        settings: Bundle, engine and sizes; `torch-padded` always pads to the whole window.
 
     Raises:
         ServingError: The bundle or a model is missing, damaged or of another shape.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        kind: str = "onnx",
-        models: Path | None = None,
-        candidates: int = 100,
-        read_events: int = 0,
-        pad: bool = False,
-        compiled: bool = False,
-    ) -> None:
-        bundle = self.bundle = open_bundle(path)
+    def __init__(self, settings: Settings) -> None:
+        bundle = self.bundle = open_bundle(settings.bundle)
         self.encode: Encode = bundle.encoder
         self.rank: Rank | None = bundle.ranker
-        if models is not None:
+        kind = settings.engine
+        pad = settings.pad or kind == "torch-padded"
+        if kind != "onnx":
             from server.torch_models import TorchModels
 
-            pad = pad or kind == "torch-padded"
-            torch_models = TorchModels(models, bundle, kind == "torch-padded", compiled)
-            self.encode = torch_models.encode
-            self.rank = torch_models.rank if bundle.ranker else None
+            assert settings.models is not None  # `read_settings` checks it
+            every_position = kind == "torch-padded"
+            models = TorchModels(settings.models, bundle, every_position, settings.compile)
+            self.encode = models.encode
+            self.rank = models.rank if bundle.ranker else None
         manifest = bundle.manifest
         self.id, self.window, self.pad = manifest.id, manifest.window, pad
-        self.candidates = min(candidates, manifest.n_items)
-        read_events = self.window if pad else read_events or manifest.events_read
+        self.candidates = min(settings.candidates, manifest.n_items)
+        read_events = self.window if pad else settings.read_events or manifest.events_read
         self.read_events = min(read_events, self.window)
         # Everything but the request that an answer depends on.
         self.cache_id = f"{self.id}:{kind}:{self.candidates}:{self.read_events}:{pad:d}"

@@ -27,7 +27,6 @@ PROBE = Query(np.zeros(1, np.int64), exclude_seen=True)
 # get several for the work of one answer, and take the processor from computing.
 REJECTION_GAP_S = 0.002
 REJECTION_DELAY_S = 0.5
-REJECTIONS_DELAYED = 4096  # at most
 COLLECT_AFTER = (20_000, 20, 50)  # thresholds of the garbage collector's generations
 
 
@@ -35,15 +34,13 @@ class Rejections:
     """Spaces rejections: at once at a low rate, up to half a second later at a high one."""
 
     def __init__(self) -> None:
-        self._next, self._places = 0.0, asyncio.Semaphore(REJECTIONS_DELAYED)
+        self._next = 0.0
 
     async def wait(self) -> None:
         """Wait for the turn of a rejection."""
         now = time.perf_counter()
         self._next = min(max(now, self._next + REJECTION_GAP_S), now + REJECTION_DELAY_S)
-        if self._next > now and not self._places.locked():
-            async with self._places:
-                await asyncio.sleep(self._next - now)
+        await asyncio.sleep(self._next - now)
 
 
 class Service:
@@ -68,7 +65,9 @@ class Service:
         Raises:
             ServingError: One of them cannot be opened.
         """
-        self.engine = await asyncio.get_running_loop().run_in_executor(self._disk, self._load)
+        self.engine = await asyncio.get_running_loop().run_in_executor(
+            self._disk, Engine, self.settings
+        )
         self.batcher.start()
         self.events = EventLog(self.settings.events_path)
         settle_memory()
@@ -84,7 +83,7 @@ class Service:
         """Open the bundle that the path names now. If it is broken, the old one stays."""
         loop = asyncio.get_running_loop()
         try:
-            engine = await loop.run_in_executor(self._disk, self._load)
+            engine = await loop.run_in_executor(self._disk, Engine, self.settings)
         except ServingError as error:
             log.error("reload refused, bundle %s stays: %s", self.engine.id, error)
             metrics.RELOADS.labels("refused").inc()
@@ -93,11 +92,6 @@ class Service:
         self.engine = engine
         await loop.run_in_executor(self._disk, settle_memory)
         metrics.RELOADS.labels("taken").inc()
-
-    def _load(self) -> Engine:
-        s = self.settings
-        models = s.models if s.engine != "onnx" else None
-        return Engine(s.bundle, s.engine, models, s.candidates, s.read_events, s.pad, s.compile)
 
     async def check(self) -> None:
         """Check that queries are computed: compute one unless one was computed just now.

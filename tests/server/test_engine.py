@@ -15,12 +15,19 @@ from nanorecsys.serving.errors import ServingError
 from server.engine import Engine, Query, Ranked
 from server.schema import MAX_K
 from server.service import COLLECT_AFTER, settle_memory
+from server.settings import Settings
 from tests.server.conftest import N_ITEMS, WINDOW, Small, build_small
+
+
+def open_engine(
+    bundle: Path, engine: str = "onnx", models: Path | None = None, **settings
+) -> Engine:
+    return Engine(Settings(bundle=bundle, engine=engine, models=models, **settings))
 
 
 @pytest.fixture(scope="module")
 def engine(small):
-    return Engine(small.bundle)
+    return open_engine(small.bundle)
 
 
 def directly(small: Small, items: np.ndarray, exclude_seen: bool = True, candidates: int = 100):
@@ -90,7 +97,7 @@ def test_only_the_window_counts_but_all_of_the_history_is_left_out(small, engine
 
 
 def test_padding_changes_nothing_but_the_work(small, engine):
-    padded = Engine(small.bundle, pad=True)
+    padded = open_engine(small.bundle, pad=True)
     query = Query(np.array([3, 1, 4]), exclude_seen=True)
     assert (engine.length(query), padded.length(query)) == (3, WINDOW)
     np.testing.assert_allclose(
@@ -103,20 +110,20 @@ def test_fewer_events_are_read_where_bundle_or_setting_say_so_and_all_where_padd
     _write_manifest(fewer, msgspec.structs.replace(check_bundle(fewer), events_read=4))
     items = np.arange(30, 30 + WINDOW)
     query = Query(items, exclude_seen=True)
-    (last,), _ = Engine(small.bundle)([Query(items[-4:], exclude_seen=False)])
-    for engine in (Engine(fewer), Engine(small.bundle, read_events=4)):
+    (last,), _ = open_engine(small.bundle)([Query(items[-4:], exclude_seen=False)])
+    for engine in (open_engine(fewer), open_engine(small.bundle, read_events=4)):
         assert engine.length(query) == 4
         (ranked,), _ = engine([Query(items, exclude_seen=False)])
         np.testing.assert_allclose(ranked.scores, last.scores, atol=1e-5)
         assert not set(engine([query])[0][0].items) & set(
             items
         )  # what is not read is left out all the same
-    (whole,), _ = Engine(small.bundle)([query])
+    (whole,), _ = open_engine(small.bundle)([query])
     for engine in (
-        Engine(fewer, read_events=WINDOW),
-        Engine(fewer, read_events=10 * WINDOW),
-        Engine(fewer, pad=True),
-        Engine(fewer, "torch-padded", small.models),
+        open_engine(fewer, read_events=WINDOW),
+        open_engine(fewer, read_events=10 * WINDOW),
+        open_engine(fewer, pad=True),
+        open_engine(fewer, "torch-padded", small.models),
     ):
         assert engine.length(query) == WINDOW
         np.testing.assert_allclose(engine([query])[0][0].scores, whole.scores, atol=1e-4)
@@ -124,7 +131,7 @@ def test_fewer_events_are_read_where_bundle_or_setting_say_so_and_all_where_padd
 
 @pytest.mark.parametrize("kind", ["torch", "torch-padded"])
 def test_torch_gives_the_same(small, engine, kind):
-    torch_engine = Engine(small.bundle, kind, small.models)
+    torch_engine = open_engine(small.bundle, kind, small.models)
     assert torch_engine.pad is (kind == "torch-padded")
     for history in small.histories[2:12]:
         query = Query(history.astype(np.int64), exclude_seen=True)
@@ -137,7 +144,7 @@ def test_torch_gives_the_same(small, engine, kind):
 def test_best_pytorch_reads_what_the_bundle_says_at_its_own_length(small, tmp_path):
     fewer = Path(shutil.copytree(small.bundle, tmp_path / "fewer"))
     _write_manifest(fewer, msgspec.structs.replace(check_bundle(fewer), events_read=4))
-    best = Engine(fewer, "torch", small.models)
+    best = open_engine(fewer, "torch", small.models)
     widths = []
 
     def encode(items, lengths, encode=best.encode):
@@ -148,7 +155,7 @@ def test_best_pytorch_reads_what_the_bundle_says_at_its_own_length(small, tmp_pa
     queries = [Query(np.arange(length), exclude_seen=True) for length in (2, WINDOW)]
     assert [best.length(query) for query in queries] == [2, 4]
     for query in queries:
-        (a,), _ = Engine(fewer)([query])
+        (a,), _ = open_engine(fewer)([query])
         (b,), _ = best([query])
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-3)
     assert widths == [2, 4]
@@ -157,8 +164,8 @@ def test_best_pytorch_reads_what_the_bundle_says_at_its_own_length(small, tmp_pa
 def test_without_a_compiler_pytorch_stays_eager_and_the_log_says_so(small, monkeypatch, caplog):
     monkeypatch.setenv("CXX", "no-such-compiler")
     query = Query(np.arange(5), exclude_seen=True)
-    (eager,), _ = Engine(small.bundle, "torch", small.models)([query])
-    (asked,), _ = Engine(small.bundle, "torch", small.models, compiled=True)([query])
+    (eager,), _ = open_engine(small.bundle, "torch", small.models)([query])
+    (asked,), _ = open_engine(small.bundle, "torch", small.models, compile=True)([query])
     np.testing.assert_array_equal(asked.items, eager.items)
     [message] = caplog.messages
     assert "not compiled" in message
@@ -168,7 +175,7 @@ def test_without_a_compiler_pytorch_stays_eager_and_the_log_says_so(small, monke
 @pytest.mark.parametrize("kind", ["onnx", "torch", "torch-padded"])
 def test_without_a_ranker_the_order_and_scores_are_the_retrievers(unranked, small, tmp_path, kind):
     (tmp_path / "retriever.pt").symlink_to(small.models / "retriever.pt")  # and no ranker.pt
-    engine = Engine(unranked, kind, None if kind == "onnx" else tmp_path)
+    engine = open_engine(unranked, kind, None if kind == "onnx" else tmp_path)
     bundle = open_bundle(unranked)
     for history in small.histories[:1] + small.histories[2:12]:
         (ranked,), stages = engine([Query(history.astype(np.int64), exclude_seen=True)])
@@ -187,20 +194,20 @@ def test_torch_models_of_another_catalogue_are_refused(small, tmp_path):
 
     assert OTHER != N_ITEMS
     with pytest.raises(ServingError, match="expected models with"):
-        Engine(build(tmp_path), "torch", small.models)
+        open_engine(build(tmp_path), "torch", small.models)
 
 
 def test_another_bundle_has_another_id(small, engine, tmp_path):
-    assert Engine(small.bundle).id == engine.id
-    assert Engine(build_small(tmp_path, seed=1).bundle).id != engine.id
+    assert open_engine(small.bundle).id == engine.id
+    assert open_engine(build_small(tmp_path, seed=1).bundle).id != engine.id
 
 
 def test_every_setting_that_changes_an_answer_is_in_the_key_of_the_cache(small, engine):
     others = [{"candidates": 7}, {"read_events": 3}, {"pad": True}]
-    others += [{"kind": kind, "models": small.models} for kind in ("torch", "torch-padded")]
-    keys = {Engine(small.bundle, **settings).cache_id for settings in others}
+    others += [{"engine": kind, "models": small.models} for kind in ("torch", "torch-padded")]
+    keys = {open_engine(small.bundle, **settings).cache_id for settings in others}
     assert len(keys | {engine.cache_id}) == 6
-    assert Engine(small.bundle).cache_id == engine.cache_id
+    assert open_engine(small.bundle).cache_id == engine.cache_id
 
 
 def test_bytes_keep_everything():

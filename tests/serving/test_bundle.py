@@ -40,6 +40,7 @@ from nanorecsys.serving.retrieval import LIBRARIES, FaissIndex, LorannIndex, Sca
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.processor import has_int8_dot_products
 from server.engine import Engine, Query
+from server.settings import Settings
 from tests.libraries import NEEDS, remove
 from tests.serving import small_bundle
 from tests.serving.small_bundle import (
@@ -282,7 +283,7 @@ def test_an_index_of_another_library_serves(two_choices: tuple[str, Path]) -> No
     bundle = open_bundle(path)
     assert library(bundle.manifest.index_factory) == name
     assert isinstance(bundle.index, {"scann": ScannIndex, "lorann": LorannIndex}[name])
-    answers, _ = Engine(path)([Query(np.array([3, 1]), exclude_seen=True)])
+    answers, _ = Engine(Settings(bundle=path))([Query(np.array([3, 1]), exclude_seen=True)])
     exact = bundle.item_vectors @ bundle.encoder(np.array([[4, 2]]), np.array([2]))[0]
     exact[[3, 1]] = -np.inf
     assert set(answers[0].items) == set(range(N_ITEMS)) - {1, 3}
@@ -297,7 +298,7 @@ def test_without_its_library_the_second_choice_serves_with_a_warning(
     name, path = two_choices
     with_library = open_bundle(path).index.search(item_vectors()[:4], N_ITEMS)[1]
     remove(name, monkeypatch)
-    for read in (check_bundle, open_bundle, Engine):
+    for read in (check_bundle, open_bundle, lambda path: Engine(Settings(bundle=path))):
         caplog.clear()
         opened = read(path)
         (record,) = caplog.records
