@@ -163,7 +163,7 @@ class LoadedServer:
         for _ in range(WARM_PASSES):
             users = rng.permutation(self.bench.workload.hot)
             sent = self._send(users, clients=16, seconds=60.0)
-            if sent.sources.count("cache") >= WARM_SHARE * len(users):
+            if (sent.rows.source == "cache").sum() >= WARM_SHARE * len(users):
                 return
         raise LoadTestError(
             f"the cache of {self.rung.name} does not hold the hot set after {WARM_PASSES} passes",
@@ -196,10 +196,9 @@ class LoadedServer:
         """
         if due_ns is None:
             due_ns = poisson(rate, warm_up_s + seconds, self.bench.seed + len(self.bench.runs))
-        requests = rate * seconds if stop_early else math.inf
         load: dict[str, Any] = {"due_ns": due_ns, "warm_up_s": warm_up_s, "seconds": seconds}
-        load["max_failed"] = self.bench.refused_share * requests
-        load["max_slow"], load["bound_ms"] = SLOW_SHARE * requests, self.bench.bound_ms
+        load["max_slow"] = SLOW_SHARE * rate * seconds if stop_early else math.inf
+        load["bound_ms"] = self.bench.bound_ms
         return self._run(scenario, rate, len(due_ns), cold_share, attempts, **load)
 
     def closed_loop(
@@ -247,7 +246,7 @@ class LoadedServer:
         for _ in range(attempts):
             users, hot = workload.draw(n, self.cold_used)
             sent = self._send(users, warm_up_s=warm_up_s, **load)
-            n_sent = len(sent.status)
+            n_sent = len(sent.rows)
             self.cold_used += int((~hot[:n_sent]).sum())
             rows = frame_of(sent, users[:n_sent], hot[:n_sent], begin_ns)
             row = summarize(sent, rows, begin_ns, scenario, self.rung.name, rate, *bounds)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import psutil
 import uvloop
 
@@ -54,11 +55,9 @@ class Load:
         connections: Connections opened before the start; more are opened when all are in use.
         max_in_flight: Requests in flight beyond which an open loop skips a request.
         timeout_s: Longest wait for a connection or an answer.
-        max_failed: Requests of the measured part that may fail, be refused or skipped; with one
-            more the run ends.
         bound_ms: Latency beyond which an answer is slow.
-        max_slow: Requests of the measured part that may be slow or fail; with one more the run
-            ends.
+        max_slow: Requests of the measured part that may be slow, fail, be refused or skipped; with
+            one more the run ends.
     """
 
     port: int
@@ -72,31 +71,25 @@ class Load:
     connections: int = 64
     max_in_flight: int = 512
     timeout_s: float = 30.0
-    max_failed: float = math.inf
     bound_ms: float = math.inf
     max_slow: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sent:
-    """What became of the requests that were due, n of them, in order.
+    """What became of the requests that were due.
 
     Args:
-        intended_ns, sent_ns, done_ns: Times from the start, int64; -1 where there is none.
-        status: HTTP status, int16; 0 for a broken connection or a timeout, -1 for a skipped one.
-        heads: Headers of each response.
-        sources: Source of each answer: model, cache, fallback, or empty.
+        rows: One row for each request, in order: intended_ns, sent_ns, done_ns, int64 from the
+            start, -1 where there is none; status of HTTP, int16, 0 for a broken connection or a
+            timeout, -1 for a skipped one; head, the headers of the response; source of the answer:
+            model, cache, fallback, or empty.
         end_ns: End of the measured part.
         cpu_s: CPU seconds of the generator from the start of the measured part to the last answer.
         server_cpu_s: CPU seconds of the server in the same time.
     """
 
-    intended_ns: np.ndarray
-    sent_ns: np.ndarray
-    done_ns: np.ndarray
-    status: np.ndarray
-    heads: list[str]
-    sources: list[str]
+    rows: pd.DataFrame
     end_ns: int
     cpu_s: float
     server_cpu_s: float
@@ -242,7 +235,7 @@ class _Generator:
         # Requests in flight, each with its connection or the task that opens one.
         self.busy: dict[int, _Connection | asyncio.Task] = {}
         self.next = 0
-        self.failures = self.slow = self.measured = 0
+        self.slow = self.measured = 0
         self.stopped = False
         self.begin_ns = int(load.warm_up_s * 1e9)
         self.bound_ns = load.bound_ms * 1e6
@@ -279,13 +272,16 @@ class _Generator:
             end_ns = max(end_ns, last_ns)
         if self.stopped or load.due_ns is None:
             end_ns = min(end_ns, last_ns)
+        rows = {
+            "intended_ns": np.array(self.intended[:n], np.int64),
+            "sent_ns": np.array(self.sent_ns[:n], np.int64),
+            "done_ns": np.array(self.done_ns[:n], np.int64),
+            "status": np.array(self.status[:n], np.int16),
+            "head": [head.decode("latin-1") for head in self.heads[:n]],
+            "source": [source.decode() for source in self.sources[:n]],
+        }
         return Sent(
-            intended_ns=np.array(self.intended[:n], np.int64),
-            sent_ns=np.array(self.sent_ns[:n], np.int64),
-            done_ns=np.array(self.done_ns[:n], np.int64),
-            status=np.array(self.status[:n], np.int16),
-            heads=[head.decode("latin-1") for head in self.heads[:n]],
-            sources=[source.decode() for source in self.sources[:n]],
+            rows=pd.DataFrame(rows),
             end_ns=max(end_ns, self.begin_ns),
             cpu_s=self.cpu_s,
             server_cpu_s=self.server_cpu_s,
@@ -301,10 +297,9 @@ class _Generator:
             start = body.rfind(_SOURCE) + len(_SOURCE)
             if start >= len(_SOURCE):
                 self.sources[request] = body[start : body.index(b'"', start)]
-        if self.status[request] != 200:
-            self._count_failure(request)
-        elif self.done_ns[request] - self.intended[request] > self.bound_ns:
-            self._count_failure(request, slow=True)
+        latency_ns = self.done_ns[request] - self.intended[request]
+        if self.status[request] != 200 or latency_ns > self.bound_ns:
+            self._count_slow(request)
         if self.load.due_ns is None:
             self._send_next()
         self._end_if_over()
@@ -331,15 +326,12 @@ class _Generator:
                 self._send(request)
             else:
                 self.status[request] = SKIPPED
-                self._count_failure(request)
+                self._count_slow(request)
         self._end_if_over()
 
-    def _count_failure(self, request: int, slow: bool = False) -> None:
-        if self.intended[request] >= self.begin_ns:
-            self.slow += slow
-            self.failures += not slow
-        over = self.failures + self.slow > self.load.max_slow
-        self.stopped = over or self.failures > self.load.max_failed
+    def _count_slow(self, request: int) -> None:
+        self.slow += self.intended[request] >= self.begin_ns
+        self.stopped = self.slow > self.load.max_slow
 
     def _send_next(self) -> None:
         """Send the next request of a closed loop unless it has run long enough."""

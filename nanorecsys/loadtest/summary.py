@@ -26,6 +26,12 @@ MIN_BEYOND = 100  # values beyond a percentile, at least
 SLOW_SHARE = 0.01  # share of the requests that may be slower than the bound of P99
 COMPUTED = ("encode", "retrieve", "rank")  # stages whose CPU time the server tells
 STAGES = ("queue", *COMPUTED, "total")
+# The server's own times of a response, by column.
+TIMING = r"(?i)server-timing:" + "".join(
+    rf"(?:.*?\b{stage};dur=(?P<{stage}_ms>[0-9.]+)"
+    + (rf"(?:;cpu=(?P<{stage}_cpu_ms>[0-9.]+))?)?" if stage in COMPUTED else ")?")
+    for stage in STAGES
+)
 NO_CORE = "waiting for a core"
 # Where the time of a request goes; the parts add up to its latency.
 PARTS = ("generator", "queue", *COMPUTED, NO_CORE, "event loop", "outside")
@@ -45,26 +51,9 @@ def frame_of(sent: Sent, users: np.ndarray, hot: np.ndarray, begin_ns: int) -> p
         hot: Whether each was drawn from the hot set, bool (n,).
         begin_ns: Start of the measured part.
     """
-    timing = pd.Series(sent.heads, dtype=object).str.extract(r"(?i)server-timing: *([^\r]*)")[0]
-    columns = {
-        "intended_ns": sent.intended_ns,
-        "sent_ns": sent.sent_ns,
-        "done_ns": sent.done_ns,
-        "status": sent.status,
-        "source": sent.sources,
-        "user": users,
-        "hot": hot,
-        "warm_up": sent.intended_ns < begin_ns,
-    }
-    for stage in STAGES:
-        columns[f"{stage}_ms"] = _number(timing, rf"(?:^|[ ,]){stage};dur=([0-9.]+)")
-    for stage in COMPUTED:
-        columns[f"{stage}_cpu_ms"] = _number(timing, rf"{stage};dur=[0-9.]+;cpu=([0-9.]+)")
-    return pd.DataFrame(columns)
-
-
-def _number(timing: pd.Series, pattern: str) -> pd.Series:
-    return timing.str.extract(pattern)[0].astype("float32")
+    rows = sent.rows.drop(columns="head")
+    rows = rows.assign(user=users, hot=hot, warm_up=rows.intended_ns < begin_ns)
+    return rows.join(sent.rows["head"].str.extract(TIMING).astype("float32"))
 
 
 def good(rows: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +111,7 @@ def summarize(
     lag_limit_ms = min(LAG_MS, LAG_SHARE * bound_ms)
     late = (was_sent.sent_ns - was_sent.intended_ns) / 1e6 > lag_limit_ms
     late_share = int(late.sum()) / max(len(was_sent), 1)
-    last_ns = max(sent.end_ns, int(sent.done_ns.max(initial=0)))
+    last_ns = max(sent.end_ns, int(rows.done_ns.to_numpy().max(initial=0)))
     cores_s = machine().cores * max(last_ns - begin_ns, 1) / 1e9
     busy_share = (sent.server_cpu_s + sent.cpu_s) / cores_s
     reasons = {}

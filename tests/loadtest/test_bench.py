@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nanorecsys.loadtest import bench as bench_module
@@ -139,14 +140,14 @@ def test_a_generator_that_fails_or_dies_is_a_named_error(bench):
         bench.send(load)
     with SmallServer(at_once) as server:
         sent = bench.send(Load(port=server.port, user_ids=[1], seconds=0.1))
-    assert sent.status.tolist() == [200]
+    assert sent.rows.status.tolist() == [200]
     os.kill(bench.generator.submit(os.getpid).result(), signal.SIGKILL)
     with pytest.raises(LoadTestError, match="generator failed: A process"):
         bench.send(load)
 
 
 def test_a_server_whose_cache_does_not_fill_is_stopped(bench, monkeypatch):
-    process, cold = Mock(), SimpleNamespace(sources=["model"])
+    process, cold = Mock(), SimpleNamespace(rows=pd.DataFrame({"source": ["model"]}))
     monkeypatch.setattr(bench_module, "ServerProcess", Mock(return_value=process))
     monkeypatch.setattr(LoadedServer, "_send", lambda self, users, **load: cold)
     with pytest.raises(LoadTestError, match="does not hold the hot set"):

@@ -73,18 +73,9 @@ def load_row(**values):
     return LoadRow(**given | values)
 
 
-def sent_of(frame, end_ns=10_000 * MS, heads=()):
-    return Sent(
-        intended_ns=frame.intended_ns.to_numpy(),
-        sent_ns=frame.sent_ns.to_numpy(),
-        done_ns=frame.done_ns.to_numpy(),
-        status=frame.status.to_numpy(),
-        heads=list(heads),
-        sources=frame.source.tolist(),
-        end_ns=end_ns,
-        cpu_s=0.5,
-        server_cpu_s=2.0,
-    )
+def sent_of(frame, end_ns=10_000 * MS, heads=""):
+    told = frame[["intended_ns", "sent_ns", "done_ns", "status", "source"]].assign(head=heads)
+    return Sent(rows=told, end_ns=end_ns, cpu_s=0.5, server_cpu_s=2.0)
 
 
 def summarize(frame, begin_ns=0, offered_per_s=100.0, bound_ms=1000.0, refused_share=0.001):
