@@ -21,52 +21,48 @@ SCALE_ITEMS = 3_000_000
 COLD_SHARE, BOUND_MS, REFUSED_SHARE, OVERLOAD = 0.3, 100.0, 0.001, 1.5
 
 
-def _is_defined(result: LoadtestResult) -> bool:
-    """Whether model, catalogue and load are those of the findings' definitions."""
-    load = result.cold_share, result.p99_bound_ms, result.refused_share, result.overload_times
-    return result.is_study_shape and load == (COLD_SHARE, BOUND_MS, REFUSED_SHARE, OVERLOAD)
+def _values(find: Callable[[LoadtestResult], Spread | None]) -> Callable[[LoadtestResult], Values]:
+    """The median of the rounds and their range, whose worse end decides.
+
+    There is none where model, catalogue or load are not those of the findings' definitions.
+    """
+
+    def values(result: LoadtestResult) -> Values:
+        load = result.cold_share, result.p99_bound_ms, result.refused_share, result.overload_times
+        is_defined = result.is_study_shape and load == (
+            COLD_SHARE,
+            BOUND_MS,
+            REFUSED_SHARE,
+            OVERLOAD,
+        )
+        found = find(result) if is_defined else None
+        return {result.dataset: found.interval} if found else None
+
+    return values
 
 
-def _interval(result: LoadtestResult, values: Spread) -> Values:
-    """The median of the rounds and their range, whose worse end decides."""
-    if not _is_defined(result):
-        return None
-    return {result.dataset: values.interval}
-
-
-def _rate(result: LoadtestResult) -> Values:
-    rate = result.final.highest_per_s
-    return _interval(result, rate) if result.is_full and rate else None
-
-
-def _baseline(result: LoadtestResult) -> Values:
-    times = result.times_cpu(BASELINE, LAST)
-    return _interval(result, times) if times else None
-
-
-def _computed_goodput(result: LoadtestResult) -> Values:
+def _computed_goodput(result: LoadtestResult) -> Spread | None:
     shares = [found.computed_share for found in result.overload_rounds]
-    return _interval(result, spread(np.array(shares))) if shares else None
+    return spread(np.array(shares)) if shares else None
 
 
-def _overload_p99(result: LoadtestResult) -> Values:
-    over = [found.p99_ms / BOUND_MS for found in result.overload_rounds if found.p99_ms is not None]
-    is_whole = 0 < len(over) == len(result.overload_rounds)
-    return _interval(result, spread(np.array(over))) if is_whole else None
+def _overload_p99(result: LoadtestResult) -> Spread | None:
+    p99s_ms = np.array([found.p99_ms for found in result.overload_rounds], float)
+    is_whole = len(p99s_ms) > 0 and not np.isnan(p99s_ms).any()
+    return spread(p99s_ms / BOUND_MS) if is_whole else None
 
 
-def _served_scale(result: LoadtestResult) -> Values:
+def _served_scale(result: LoadtestResult) -> Spread | None:
     found = result.served_scale
-    ratio = found.ratio if found.index.n == SCALE_ITEMS else None
-    return _interval(result, ratio) if result.is_full and ratio else None
+    return found.ratio if result.is_full and found.index.n == SCALE_ITEMS else None
 
 
 FINDINGS: dict[str, Callable[[LoadtestResult], Values]] = {
-    "rate": _rate,
-    "baseline": _baseline,
-    "computed_goodput": _computed_goodput,
-    "overload_p99": _overload_p99,
-    "served_scale": _served_scale,
+    "rate": _values(lambda result: result.final.highest_per_s if result.is_full else None),
+    "baseline": _values(lambda result: result.times_cpu(BASELINE, LAST)),
+    "computed_goodput": _values(_computed_goodput),
+    "overload_p99": _values(_overload_p99),
+    "served_scale": _values(_served_scale),
 }
 
 

@@ -67,16 +67,6 @@ def measured(rows: pd.DataFrame) -> pd.DataFrame:
     return good(rows[~rows.warm_up])
 
 
-def computed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Select the measured good answers that were computed; `compute_ms` and its CPU are added."""
-    found = measured(rows)
-    found = found[found.encode_ms.notna()]
-    return found.assign(
-        compute_ms=found[[f"{stage}_ms" for stage in COMPUTED]].sum(axis=1),
-        compute_cpu_ms=found[[f"{stage}_cpu_ms" for stage in COMPUTED]].sum(axis=1),
-    )
-
-
 def summarize(
     sent: Sent,
     rows: pd.DataFrame,
@@ -175,16 +165,17 @@ def stages(rows: pd.DataFrame) -> dict[str, Percentiles]:
 
     `total` is the latency of all answers, everything else is of computed ones.
     """
-    cold = computed(rows)
+    fine = measured(rows)
+    cold = fine[fine.encode_ms.notna()]
     columns = {
-        "total": measured(rows).latency_ms,
+        "total": fine.latency_ms,
         "total, computed": cold.latency_ms,
         "queue": cold.queue_ms,
         "embedding": cold.encode_ms,
         "ranking": cold.rank_ms,
         "retrieval": cold.retrieve_ms,
-        "compute": cold.compute_ms,
-        "compute, CPU time": cold.compute_cpu_ms,
+        "compute": cold[[f"{stage}_ms" for stage in COMPUTED]].sum(axis=1),
+        "compute, CPU time": cold[[f"{stage}_cpu_ms" for stage in COMPUTED]].sum(axis=1),
     }
     return {
         name: Percentiles(
