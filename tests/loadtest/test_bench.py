@@ -1,4 +1,4 @@
-"""The bench, on real servers with small models and on simulated ones. 30 s."""
+"""The bench, on real servers with small models and on simulated ones. 15 s."""
 
 import os
 import signal
@@ -20,12 +20,13 @@ from nanorecsys.loadtest.bench import (
     arrivals,
     find_highest,
     measure,
+    measure_round,
     rate_of,
 )
 from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.generator import Load
-from nanorecsys.loadtest.ladder import FINAL, INDEX, ORIGINAL_ONNX, ORIGINAL_PYTORCH, THREAD
-from nanorecsys.loadtest.result import Search
+from nanorecsys.loadtest.ladder import FINAL, INDEX, ORIGINAL_ONNX, ORIGINAL_PYTORCH
+from nanorecsys.loadtest.result import Round, Search
 from nanorecsys.loadtest.server_process import free_port
 from nanorecsys.loadtest.summary import VALID
 from tests.loadtest.small_server import SmallServer, at_once
@@ -35,12 +36,14 @@ pytestmark = pytest.mark.timed
 
 
 def test_runs_have_their_own_cold_users_and_are_kept(bench):
-    with bench.start(FINAL) as server:
-        runs = [
-            server.open_loop("steady", 60, 0.6),
-            server.closed_loop("single stream", 1, 0.2, cold_share=0.1),
-            server.open_loop("cold", 60, 0.5, cold_share=1.0),
-        ]
+    server = bench.start(FINAL)
+    runs = [
+        server.open_loop("steady", 60, 0.6),
+        server.closed_loop("single stream", 1, 0.2, cold_share=0.1),
+        server.open_loop("cold", 60, 0.5, cold_share=1.0),
+    ]
+    bench.close()
+    assert server.process.process.poll() == 0
     assert bench.runs == runs
     assert [row.offered_per_s for row in bench.rows()] == [60, None, 60]
     assert {row.failed for row in bench.rows()} == {0}
@@ -57,43 +60,59 @@ def test_runs_have_their_own_cold_users_and_are_kept(bench):
     assert runs[2].row.hit_share == 0
 
 
-def test_the_originals_server_in_kind_serves_and_its_ranker_has_a_stage(bench):
-    with bench.start(ORIGINAL_PYTORCH) as server:
+@pytest.mark.parametrize("rung", [ORIGINAL_PYTORCH, ORIGINAL_ONNX])
+def test_the_originals_servers_in_kind_refuse_nothing_and_their_ranker_has_a_stage(bench, rung):
+    with bench.start(rung) as server:
+        busy = server.closed_loop("busy", 24, 0.2, cold_share=1.0).row
         run = server.closed_loop("single stream", 1, 0.0, cold_share=1.0, min_requests=250)
+    assert busy.refused == 0
+    assert busy.answered > 0
     assert run.row.verdict == VALID
     assert (run.row.requests, run.row.hit_share) == (250, 0)
     assert summary.stages(run.rows)["ranking"].p50 > 0
 
 
-@pytest.mark.parametrize("rung", [ORIGINAL_ONNX, FINAL.then("other", "patient")])
-def test_clients_keep_a_compared_server_busy_with_answers(bench, rung):
-    with bench.start(rung) as server:
-        busy = server.closed_loop("busy", 24, 0.5, cold_share=1.0).row
-    assert busy.refused == 0
-    assert busy.answered > 0
-
-
 def test_cold_users_who_return_after_all_others_are_cold_again(bench):
+    """With one worker: of two, one with few of the connections would keep its answers longer."""
     n_cold = bench.workload.n_cold
-    with bench.start(FINAL) as server:
+    with bench.start(INDEX) as server:
         for cold_used in (0, n_cold // 2, n_cold):
             server.cold_used = cold_used
             run = server.closed_loop("cold", 1, 0.0, cold_share=1.0, min_requests=n_cold // 2)
-            assert run.row.hit_share < 0.1
+            assert run.row.hit_share == 0
+
+
+def test_a_round_keeps_a_server_busy_then_searches_and_keeps_the_requests_that_confirm(
+    bench, monkeypatch
+):
+    monkeypatch.setattr(summary, "LAG_MS", 100.0)  # a busy machine delays the generator too
+    monkeypatch.setattr(bench_module, "climb", lambda holds, first, precision: first * holds(first))
+    search = Search(try_s=0.2, min_requests=100, confirm_s=0.3, precision=0.5)
+    found = measure_round(bench, INDEX, search, first=40.0)
+    busy, *tried = bench.rows()
+    assert busy.requests >= 50
+    assert (found.cpu_ms, found.busy_per_s) == (busy.server_cpu_ms, busy.goodput_per_s)
+    assert [row.scenario for row in tried[:2]] == [SEARCH, CONFIRM]
+    assert found.highest_per_s == tried[-1].rate > 0
+    kept = [n for n, row in enumerate(bench.rows()) if row.scenario != SEARCH]
+    assert bench.frame().run.unique().tolist() == kept
+    assert (bench.frame().run == kept[-1]).sum() == len(bench.runs[-1].rows) > 0
 
 
 def test_servers_take_turns_and_the_rounds_are_recorded(bench, monkeypatch):
-    monkeypatch.setattr(bench_module, "BUSY_SHARE", 0.05)
-    monkeypatch.setattr(bench_module, "climb", lambda holds, first, precision: first)
-    search = Search(try_s=0.2, min_requests=100, confirm_s=0.3, precision=0.5)
-    found = measure(bench, [INDEX, FINAL, INDEX], search, rounds=2)
-    order = [row.server for row in bench.rows() if row.scenario == "kept busy"]
-    assert order == [INDEX.name, FINAL.name, FINAL.name, INDEX.name]
+    asked = []
+
+    def measure_round(bench, rung, search, first):
+        asked.append((rung, first))
+        n = float(len(asked))
+        return Round(cpu_ms=n, busy_per_s=n, highest_per_s=n, limit="")
+
+    monkeypatch.setattr(bench_module, "measure_round", measure_round)
+    found = measure(bench, [INDEX, FINAL, INDEX], Search(), rounds=2)
+    assert asked == [(INDEX, None), (FINAL, None), (FINAL, 2.0), (INDEX, 1.0)]
+    assert found[INDEX].rates == [1.0, 4.0]
+    assert found[FINAL].rates == [2.0, 3.0]
     for rung, server in found.items():
-        busy = [r for r in bench.rows() if (r.server, r.scenario) == (rung.name, "kept busy")]
-        assert [r.cpu_ms for r in server.rounds] == [row.server_cpu_ms for row in busy]
-        assert [r.busy_per_s for r in server.rounds] == [row.goodput_per_s for row in busy]
-        assert min(row.requests for row in busy) >= 50
         assert (server.name, server.before) == (rung.name, rung.before)
         assert (server.workers, server.threads) == (rung.workers, rung.threads)
 
@@ -155,12 +174,6 @@ def test_a_server_whose_cache_does_not_fill_is_stopped(bench, monkeypatch):
     process.stop.assert_called_once_with()
 
 
-def test_a_closed_bench_leaves_no_server(bench):
-    processes = [bench.start(FINAL).process.process for _ in range(2)]
-    bench.close()
-    assert [process.poll() for process in processes] == [0, 0]
-
-
 def tried(server, scenario):
     return [run.row for run in server.bench.runs if run.row.scenario == scenario]
 
@@ -208,17 +221,6 @@ def test_a_generator_that_is_late_is_the_limit_and_never_a_rate_of_zero():
     assert limit.startswith("generator at")
     server = SimulatedServer(1000, void_above=0)
     assert find_highest(server, Search(), 100.0)[:2] == (None, None)
-
-
-def test_tries_keep_their_row_and_confirmations_all_requests(bench):
-    with bench.start(THREAD) as server:
-        search = Search(try_s=0.2, min_requests=1, confirm_s=0.2, precision=9.0)
-        run, rate, _ = find_highest(server, search, 40.0)
-    assert {row.scenario for row in bench.rows()} == {SEARCH, CONFIRM}
-    assert rate > 0
-    confirming = [row for row in bench.rows() if row.scenario == CONFIRM]
-    assert set(bench.frame().run) == {n for n, row in enumerate(bench.rows()) if row in confirming}
-    assert (bench.frame().run == bench.runs.index(run)).sum() == len(run.rows) > 0
 
 
 def test_arrivals_follow_the_phases():

@@ -8,6 +8,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from nanorecsys.data import Histories
+from nanorecsys.loadtest import bundles
 from nanorecsys.loadtest.bundles import CHOSEN, FP32, IN_KIND, SERVED, build_bundles
 from nanorecsys.serving.bundle import RANKER, build_bundle, check_bundle, open_bundle
 from nanorecsys.serving.padding import padded
@@ -70,7 +71,9 @@ def test_the_original_tower_is_int8_and_gives_nearly_the_same_vectors(served):
         assert (cosines < 1 - 1e-6).any()
 
 
-def test_a_ranker_that_is_served_is_in_every_bundle(run, tmp_path):
+def test_a_ranker_that_is_served_is_in_every_bundle(run, served, tmp_path, monkeypatch):
+    tower = served.parts[IN_KIND].tower  # its export takes seconds
+    monkeypatch.setattr(bundles, "_original_tower", lambda models, window, folder: tower)
     found = build_bundles(run, tmp_path / "some", 20, seed=0, serves_ranker=True)
     assert all(RANKER in check_bundle(folder).files for folder in found.folders.values())
     assert not found.bootstrapped
