@@ -88,6 +88,8 @@ class Service:
             log.error("reload refused, bundle %s stays: %s", self.engine.id, error)
             metrics.RELOADS.labels("refused").inc()
             return
+        if self.draining:  # its threads may be gone
+            return
         log.info("bundle %s takes over from %s", engine.id, self.engine.id)
         self.engine = engine
         await loop.run_in_executor(self._disk, settle_memory)

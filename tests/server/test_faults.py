@@ -211,6 +211,19 @@ def test_files_overwritten_under_a_server_do_not_reach_it(small, tmp_path):
     assert "reload refused" in log
 
 
+def test_a_reload_that_ends_while_its_worker_stops_is_dropped_without_a_word(client):
+    async def check(client, service):
+        engine = service.engine
+        reload = asyncio.create_task(service.reload())
+        await asyncio.sleep(0)
+        service.draining = True
+        service._disk.shutdown()
+        await reload
+        assert service.engine is engine
+
+    client(check)
+
+
 def has_ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6) as probe:
