@@ -1,7 +1,8 @@
 """Every tier of tests, cheapest first, with the seconds of each; `make test` and `.ci/run` call it.
 
 Arguments go to every pytest of the first tiers: `python tests/tiers.py -k splits`. `--lint` runs
-only the checks of style, types and imports, as `make lint` does.
+only the checks of style, types and imports, as `make lint` does. `--own-data` runs only what is too
+long for every run: all chapters on four generated data sets, ten minutes.
 """
 
 import os
@@ -23,6 +24,7 @@ ONE_A_FILE = [*TWO, "--dist", "loadfile"]  # the cells of a notebook need one ke
 NBVAL = ["--nbval-lax", "--nbval-cell-timeout", "300", "-x", "-W", "default"]
 TWICE = "tests/notebooks/twice.py"
 OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
+OWN_DATA = [*PYTEST, "-m", "own_data", "tests/notebooks/test_own_data.py"]
 LINT = [
     ("style", [str(BIN / "ruff"), "check", "."], {}),
     ("format", [str(BIN / "ruff"), "format", "--check", "."], {}),
@@ -35,6 +37,8 @@ def main(arguments: list[str]) -> int:
     """Run the tiers; the first failure ends it. Returns the exit code."""
     if arguments == ["--lint"]:
         return run(LINT, [])
+    if arguments == ["--own-data"]:
+        return run([("every chapter on four generated data sets", OWN_DATA, {})], [])
     doctests = ["--doctest-modules", "nanorecsys", "server"]
     again = ROOT / "data" / "runs" / "nbval"
     nbval = ONE_THREAD | {"NANORECSYS_OUT": str(again)}
@@ -54,7 +58,7 @@ def main(arguments: list[str]) -> int:
             ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
             (
                 "notebooks under papermill, the book in a browser",
-                [*PYTEST, *ONE_A_FILE, *OF_A_RUN, *arguments],
+                [*PYTEST, *ONE_A_FILE, "-m", "not own_data", *OF_A_RUN, *arguments],
                 ONE_THREAD,
             ),
             ("copies with every cell twice", [sys.executable, TWICE, "data/runs/smoke", again], {}),

@@ -1,8 +1,8 @@
 """A reader's own data of four shapes: chapter 01 under the runner, then what later chapters size.
 
-The later chapters take minutes on each shape. Here the functions that divide a data set among
-samples, splits, indexes and users get the same data, with random vectors in place of a model's.
-60 s.
+The later chapters take two minutes on each shape: `python tests/tiers.py --own-data` runs them, as
+does CI every week. In every run of the tests, the functions that divide a data set among samples,
+splits, indexes and users get the same data, with random vectors in place of a model's. 60 s.
 """
 
 import os
@@ -56,29 +56,37 @@ def write_events(path: Path, shape: str) -> None:
     table.to_csv(path, index=False)
 
 
-@pytest.fixture(scope="module", params=SHAPES)
-def prepared(request, tmp_path_factory) -> data.prepared.Prepared:
-    """The data set as chapter 01 leaves it, run by the command line in a copy of the clone."""
-    folders = Layout(tmp_path_factory.mktemp(request.param))
+def run_smoke(root: Path, shape: str, *arguments: str) -> Layout:
+    """Run smoke on a shape by the command line, in a folder that has the clone's code."""
+    folders = Layout(root)
     for name in ("nanorecsys", "notebooks", "book", "server"):
         (folders.root / name).symlink_to(FOLDERS.root / name)
-    path = folders.root / f"{request.param}.csv"
-    write_events(path, request.param)
-    command = [sys.executable, "-c", "from nanorecsys.cli import main; main()"]
-    command += [
-        "run",
-        "smoke",
-        "--only",
-        "01_data",
-        "-p",
-        f"dataset={path}",
-        "-p",
-        "sample_users=0",
-    ]
-    command += ["-p", "columns=user=uid,item=sku,timestamp=t", "-p", "second_dataset="]
+    path = folders.root / f"{shape}.csv"
+    write_events(path, shape)
+    command = [sys.executable, "-c", "from nanorecsys.cli import main; main()", "run", "smoke"]
+    command += ["-p", f"dataset={path}", "-p", "columns=user=uid,item=sku,timestamp=t"]
+    command += ["-p", "sample_users=0", "-p", "second_dataset=", *arguments]
     variables = {"NANORECSYS_ROOT": str(folders.root), "PYTHONPATH": str(FOLDERS.root)}
     done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    return folders
+
+
+@pytest.mark.own_data
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_chapter_runs(shape, tmp_path):
+    folders = run_smoke(tmp_path, shape)
+    chapters = [source.stem for source in sorted(FOLDERS.notebooks.glob("*.ipynb"))]
+    left = [c for c in chapters if not (folders.run("smoke") / c / "result.json").is_file()]
+    assert len(chapters) == 7
+    assert left == []
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def prepared(request, tmp_path_factory) -> data.prepared.Prepared:
+    """The data set as chapter 01 leaves it."""
+    root = tmp_path_factory.mktemp(request.param)
+    folders = run_smoke(root, request.param, "--only", "01_data")
     return data.load_prepared(folders.run("smoke") / "01_data")
 
 
