@@ -178,7 +178,7 @@ def users_projection(
         SpecificationError: There are no users' vectors, or more directions than d.
         VectorsError: The users' vectors are not finite or not of unit norm.
     """
-    kind, written = PROJECTED.match(factory).groups()
+    [(kind, written)] = PROJECTED.findall(factory)
     users, count = (users if kind == "Users" else vectors), int(written)
     if count > vectors.shape[1]:
         raise SpecificationError(
