@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 from nanorecsys.scaleup import GENERATORS, generate, write_catalogue
-from nanorecsys.scaleup.generators.distributions import normalised
+from nanorecsys.scaleup.generators import normalised
 from nanorecsys.study.provenance import machine, threads
 from nanorecsys.system.errors import NanorecsysError
 

@@ -10,13 +10,13 @@ import hashlib
 import multiprocessing
 import os
 import pickle
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,6 @@ import pandas as pd
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-from nanorecsys.ann.corpus import Corpus
 from nanorecsys.ann.errors import AnnError, CrashError, Failure
 from nanorecsys.ann.exact import Exact, Queries, exact_neighbours
 from nanorecsys.ann.indexes import build_index
@@ -42,62 +41,43 @@ LARGE_BATCH, SMALL_BATCH = 1000, 32
 SMALL_BATCHES = 4  # calls per round
 WARM_UP = 20  # queries before each timed series
 TURN = 25  # queries per turn where settings take turns
+CHILD_VARIABLES = {
+    # Waiting threads sleep: spinning ones slow k-means tenfold where another process has work.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # FAISS's memory is in large pages, as numpy's arrays are: lists and codes lie all over it, and
+    # each small page would cost a look-up.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 T = TypeVar("T")
 
 
-def in_child(
-    work: Callable[..., T],
-    *arguments: Any,
-    threads: int,
-    variables: Mapping[str, str] | None = None,
-) -> T:
+def in_child(work: Callable[..., T], *arguments: Any, threads: int) -> T:
     """Call a function in a new process and return its result.
 
     Args:
         work: Function of a module that does not import torch.
         arguments: Arguments of the function.
         threads: Size of the thread pools of OpenMP and BLAS.
-        variables: Further environment variables of the process.
 
     Raises:
         CrashError: The process died before it returned.
         Exception: The function raised it.
     """
+    variables = dict.fromkeys(THREAD_VARIABLES, str(threads)) | CHILD_VARIABLES
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    # Waiting threads sleep: spinning ones slow k-means tenfold where another process has work.
-    pools = dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
-    with tempfile.NamedTemporaryFile() as messages:
-        given = (sender, messages.name, work, arguments)
-        process = context.Process(target=_send_result, args=given, daemon=True)
+    with environment(variables), ProcessPoolExecutor(1, context, silence) as pool:
         try:
-            with environment(pools | dict(variables or {})):
-                process.start()
-            sender.close()
-            result = receiver.recv()
-        except (EOFError, BrokenPipeError) as error:
-            if process.pid is not None:  # None: it died while it read its arguments
-                process.join()
-            last = messages.read().decode(errors="replace").strip()[-300:]
+            return pool.submit(work, *arguments).result()
+        except BrokenProcessPool as error:
             raise CrashError(
-                f"{work.__name__} died in its process with status {process.exitcode} {last}",
-                "Status -9 means that memory ran out: use fewer vectors.",
+                f"{work.__name__} died in its process",
+                "Most often memory ran out: use fewer vectors.",
             ) from error
-        process.join()
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
-def _send_result(
-    sender: Connection, messages: str, work: Callable[..., Any], arguments: Sequence[Any]
-) -> None:
-    os.dup2(os.open(messages, os.O_WRONLY), 2)  # libraries warn of small samples
-    try:
-        result = work(*arguments)
-    except Exception as error:
-        result = error
-    sender.send(result)
+def silence() -> None:
+    """Drop what libraries write to a worker's standard error, such as warnings of small samples."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def fingerprint(*inputs: Any) -> str:
@@ -149,9 +129,7 @@ class BuildCosts:
     peak_bytes: int
 
 
-def build(
-    path: Path, make: Callable[..., Index], *arguments: Any, threads: int, **child: Any
-) -> BuildCosts:
+def build(path: Path, make: Callable[..., Index], *arguments: Any, threads: int) -> BuildCosts:
     """Build an index in a child process and save it, unless `path` is there already.
 
     Args:
@@ -159,10 +137,9 @@ def build(
         make: Function that returns the index.
         arguments: Arguments of `make`.
         threads: Threads of the build.
-        child: Further arguments of `in_child`.
     """
     task = (_build, path, threads, make, arguments)
-    return call_once(path.with_suffix(".costs"), in_child, *task, threads=threads, **child)
+    return call_once(path.with_suffix(".costs"), in_child, *task, threads=threads)
 
 
 def _build(
@@ -198,23 +175,18 @@ class Searcher:
         faiss.omp_set_num_threads(threads)
         self._pools.limit(limits=threads)
 
-    def latencies(self, sample: np.ndarray) -> np.ndarray:
-        """Time a sample of queries one at a time, ns, int64 (len(sample),)."""
-        single = [self.queries[i : i + 1] for i in sample]
-        taken = np.empty(len(single), np.int64)
+    def round(self, number: int, sample: np.ndarray, warm_up: int = WARM_UP) -> pd.DataFrame:
+        """Time single queries on one thread. The frame has the columns round, query and ns."""
+        self.use_threads(1)
+        timed = [self.queries[i : i + 1] for i in (*sample[:warm_up], *sample)]
+        taken = np.empty(len(timed), np.int64)
         clock, search, k = time.perf_counter_ns, self.index.search, self.k
-        for i, query in enumerate(single):
+        for i, query in enumerate(timed):
             start = clock()
             search(query, k)
             taken[i] = clock() - start
-        return taken
-
-    def round(self, number: int, sample: np.ndarray, warm_up: int = WARM_UP) -> pd.DataFrame:
-        """Time one round on one thread. The frame has the columns round, query and ns."""
-        self.use_threads(1)
-        self.latencies(sample[:warm_up])
-        taken = self.latencies(sample)
-        return pd.DataFrame({"round": number, "query": sample.astype(np.int32), "ns": taken})
+        query, ns = sample.astype(np.int32), taken[-len(sample) :]
+        return pd.DataFrame({"round": number, "query": query, "ns": ns})
 
     def batches(self, size: int, threads: int, calls: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
         """Time searches of batches of queries.
@@ -297,20 +269,20 @@ class Measurements:
 def measure_table(
     folder: Path,
     specs: Sequence[Specification],
-    corpus: Corpus,
+    vectors: np.ndarray,
     queries: np.ndarray,
     exact: Exact,
     settings: BenchSettings,
     users: np.ndarray | None = None,
 ) -> Measurements:
-    """Build every specification, then search all of them in another random order in each round.
+    """Build every specification and search it, each in child processes.
 
     One that fails is recorded by its error's name.
 
     Args:
         folder: Folder of the index files. Those of a killed run with the same vectors are used.
         specs: Specifications, Flat first.
-        corpus: Vectors to search.
+        vectors: float32 (n, d), unit norm.
         queries: float32 (q, d), one per user.
         exact: Their exact neighbours.
         settings: How much to measure.
@@ -319,86 +291,64 @@ def measure_table(
     Raises:
         AnnError: Flat, the baseline, failed.
     """
-    n = len(corpus.vectors)
-    rng = np.random.default_rng(settings.seed)
-    built: list[pd.DataFrame] = []
+    n, inputs = len(vectors), fingerprint(vectors, users)
     failures: list[Failure] = []
-    inputs = fingerprint(corpus.vectors, users)
-    for spec in tqdm(specs, "builds"):
+    rows: defaultdict[str, list[pd.DataFrame]] = defaultdict(list)
+    for spec in tqdm(specs, "indexes"):
         path = folder / f"{spec.factory}-{inputs}.index"
         with recorded(failures, spec.factory):
-            given = (spec.factory, corpus.vectors, users)
+            given = (spec.factory, vectors, users)
             costs = build(path, build_index, *given, threads=settings.threads)
-            own = pd.DataFrame({"search": search_settings(spec.factory, settings.points, n)})
-            own["point"] = (own.index + sum(map(len, built))).astype(np.int32)
-            built.append(
-                own.assign(
-                    factory=spec.factory,
-                    family=spec.family,
-                    file=path.name,
-                    build_s=costs.build_s,
-                    save_s=costs.save_s,
-                    bytes_a_vector=costs.index_bytes / n,
-                    peak_rss_mib=max(costs.peak_bytes - costs.base_bytes, 0) / 2**20,
-                )
+            points = pd.DataFrame({"search": search_settings(spec.factory, settings.points, n)})
+            points.index += sum(map(len, rows["points"]))
+            points = points.rename_axis("point").reset_index().astype({"point": np.int32})
+            points = points.assign(
+                factory=spec.factory,
+                family=spec.family,
+                file=path.name,
+                build_s=costs.build_s,
+                save_s=costs.save_s,
+                bytes_a_vector=costs.index_bytes / n,
+                peak_rss_mib=max(costs.peak_bytes - costs.base_bytes, 0) / 2**20,
             )
-    rows: defaultdict[str, list[pd.DataFrame]] = defaultdict(list)
-    for number in range(settings.rounds):
-        sample = rng.permutation(len(queries))[: settings.queries]
-        for place in tqdm(rng.permutation(len(built)), f"round {number + 1}"):
-            own = built[place].sample(frac=1, random_state=rng)
-            factory, file = own[["factory", "file"]].iloc[0]
-            if factory in {failure.factory for failure in failures}:
-                continue
-            with recorded(failures, factory):
-                task = (folder / file, own, number, sample, queries, exact, settings)
-                for name, frame in in_child(_measure, *task, threads=settings.threads).items():
-                    rows[name].append(frame)
-    points = pd.concat(built).set_index("point", drop=False)
-    points = points[~points["factory"].isin([failure.factory for failure in failures])]
+            task = (path, points, queries, exact, settings)
+            for name, frame in in_child(_measure, *task, threads=settings.threads).items():
+                rows[name].append(frame)
     found = {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
-    found = {name: frame[frame["point"].isin(points.index)] for name, frame in found.items()}
-    loaded = found.pop("points").groupby("point").median()
-    return Measurements(points.join(loaded).reset_index(drop=True), found, failures)
+    return Measurements(found.pop("points"), found, failures)
 
 
 def _measure(
-    path: Path,
-    points: pd.DataFrame,
-    number: int,
-    sample: np.ndarray,
-    queries: np.ndarray,
-    exact: Exact,
-    settings: BenchSettings,
+    path: Path, points: pd.DataFrame, queries: np.ndarray, exact: Exact, settings: BenchSettings
 ) -> dict[str, pd.DataFrame]:
-    """Measure the points of an index in one round; the first one measures recall as well."""
+    """Measure the points of an index; settings take turns, in another random order each round."""
     gc.disable()
     load_library(library(points["factory"].iloc[0]))
     before, start = resident_bytes(), time.perf_counter()
     index = load_index(path)
     load_ms, rss_mib = 1e3 * (time.perf_counter() - start), (resident_bytes() - before) / 2**20
-    searcher = Searcher(index, queries, settings.k)
+    searcher, rng = Searcher(index, queries, settings.k), np.random.default_rng(settings.seed)
     rows: defaultdict[str, list[pd.DataFrame]] = defaultdict(list)
-    for point, search in zip(points["point"], points["search"], strict=True):
+    settled = list(zip(points["point"], points["search"], strict=True))
+    for point, search in settled:
         index.set(search)
-        own = _accuracy(searcher, exact, settings) if number == 0 else {}
-        own["points"] = pd.DataFrame({"load_ms": [load_ms], "rss_mib": rss_mib})
-        own["latency"] = searcher.round(number, sample)
-        batches = [searcher.batches(SMALL_BATCH, 1, SMALL_BATCHES)[0]]
-        if number == 0:
-            batches += [own["batches"], searcher.batches(LARGE_BATCH, 1, calls=1)[0]]
-        own["batches"] = pd.concat(batches)
-        for name, frame in own.items():
-            rows[name].append(frame.assign(point=np.int32(point)))
-    return {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
-
-
-def _accuracy(searcher: Searcher, exact: Exact, settings: BenchSettings) -> dict[str, pd.DataFrame]:
-    """Recall of every query, and throughput."""
-    searcher.batches(WARM_UP, settings.threads, calls=1)
-    batches, found = searcher.batches(LARGE_BATCH, settings.threads)
-    accuracy = {"query": np.arange(len(found), dtype=np.int32), "recall_k": exact.recall(found)}
-    return {"accuracy": pd.DataFrame(accuracy), "batches": batches}
+        searcher.batches(WARM_UP, settings.threads, calls=1)
+        batches, items = searcher.batches(LARGE_BATCH, settings.threads)
+        query = np.arange(len(items), dtype=np.int32)
+        accuracy = pd.DataFrame({"query": query, "recall_k": exact.recall(items)})
+        single = searcher.batches(LARGE_BATCH, 1, calls=1)[0]
+        rows["accuracy"].append(accuracy.assign(point=point))
+        rows["batches"] += [batches.assign(point=point), single.assign(point=point)]
+    for number in range(settings.rounds):
+        sample = rng.permutation(len(queries))[: settings.queries]
+        for turn in rng.permutation(len(settled)):
+            point, search = settled[turn]
+            index.set(search)
+            small = searcher.batches(SMALL_BATCH, 1, SMALL_BATCHES)[0]
+            rows["batches"].append(small.assign(point=point))
+            rows["latency"].append(searcher.round(number, sample).assign(point=point))
+    found = {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
+    return found | {"points": points.assign(load_ms=load_ms, rss_mib=rss_mib)}
 
 
 def time_in_turns(
@@ -465,8 +415,8 @@ def measure_served(
         users: Other users' vectors that projections are fitted on.
 
     Returns:
-        One row per user: user, recall of the k exact neighbours, and the mean ranks of the held-out
-        item in the index's answer and in the exact one.
+        One row per user: user, recall of the k exact neighbours, and the ranks of the held-out item
+        in the index's answer and in the exact one, see `Queries.ranks`.
     """
     n = len(vectors)
     k, (factory, search) = min(k, n), fitted(factory, search, n)

@@ -70,7 +70,7 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
     import numpy as np
 
     from nanorecsys.ann.indexes import build_index
-    from nanorecsys.ann.specs import fitted, needs_users
+    from nanorecsys.ann.specs import fitted
     from nanorecsys.data import histories, load_prepared
     from nanorecsys.serving.bundle import Parts, SecondChoice
     from nanorecsys.serving.retrieval import library
@@ -90,7 +90,7 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
         ann = _chapter(run, ANN)
         first = ann.record.result["recommended"]
         second = ann.record.result.get("second_choice", second)
-        if any(needs_users(choice["factory"]) for choice in (first, second)):
+        if any(choice["factory"].startswith("Users") for choice in (first, second)):
             users = np.load(_file(ann, "training_queries"))
     dataset = load_prepared(run / DATA).dataset
     item_vectors = np.load(_file(training, "item_vectors"))
@@ -141,14 +141,9 @@ def show(manifest: "Manifest", folder: Path) -> None:
 
 
 def _chapter(run: Path, name: str) -> "Upstream[dict[str, Any]]":
-    from nanorecsys.study.records import FILE, read_record
+    from nanorecsys.study.records import read_record
     from nanorecsys.study.session import Upstream
 
-    if not (run / name / FILE).exists():
-        raise NanorecsysError(
-            f"a bundle is made from {name}, which has no result in run {run.name!r}",
-            f"nanorecsys run {run.name}",
-        )
     return Upstream(run / name, read_record(run / name, dict[str, Any]))
 
 

@@ -22,16 +22,14 @@ def _at_study_size(result: AnnResult) -> bool:
 
 def _recall_99(result: AnnResult) -> Values:
     """P50 of Flat over that of the fastest index at the floor, range over the rounds."""
-    if not _at_study_size(result) or result.recall_floor != 0.99:
-        return None
-    return {result.dataset: result.fastest.times_flat.interval}
+    is_measured = _at_study_size(result) and result.recall_floor == 0.99
+    return {result.dataset: result.fastest.times_flat.interval} if is_measured else None
 
 
 def _recall_999(result: AnnResult) -> Values:
     """The same for the fastest index with a recall of 0.999."""
-    if not _at_study_size(result):
-        return None
-    return {result.dataset: result.fastest_999.times_flat.interval}
+    times = {result.dataset: result.fastest_999.times_flat.interval}
+    return times if _at_study_size(result) else None
 
 
 def _on_both(value: Callable[[Served], Interval]) -> Callable[[AnnResult], Values]:

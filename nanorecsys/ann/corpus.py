@@ -1,7 +1,6 @@
 """Item vectors, real and generated, and the vectors of real users as queries."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,65 +12,36 @@ from nanorecsys.evaluation import Task
 TRAINING_USERS = 0.2  # share of the users on whose vectors indexes are fitted
 
 
-@dataclass(frozen=True, eq=False)
-class Corpus:
-    """Item vectors float32 (n, d), unit norm. The first `real` ones are the catalogue's own."""
-
-    vectors: np.ndarray
-    real: int
-    generator: str
-
-    def __str__(self) -> str:
-        """Describe the vectors in one line, for captions."""
-        n, d = self.vectors.shape
-        origin = "all of them real"
-        if n > self.real:
-            origin = f"{n - self.real:,} of them synthetic ({self.generator})"
-        return f"{n:,} vectors of {d} dimensions, {origin}"
-
-
-def expand_corpus(
-    real: np.ndarray,
-    n_items: int,
-    generator: str,
-    generate: Callable[..., np.ndarray],
-    seed: int = 0,
-) -> Corpus:
-    """Add generated vectors to the catalogue's until there are `n_items`.
+def described(vectors: np.ndarray, real: int, generator: str) -> str:
+    """Describe vectors in one line, for captions.
 
     Args:
-        real: float32 (items, d), unit norm.
-        n_items: Total number of vectors. A larger catalogue stays as it is, and so does any for 0.
-        generator: Name of the generator.
-        generate: `nanorecsys.scaleup.generate` or a function with its signature.
-        seed: Random seed of the generator.
+        vectors: float32 (n, d), the catalogue's own first.
+        real: Number of its own.
+        generator: Name of the generator of the others.
 
-    Raises:
-        VectorsError: The vectors are not finite and of unit norm.
+    >>> described(np.zeros((80, 32)), 50, "local")
+    '80 vectors of 32 dimensions, 30 of them synthetic (local)'
     """
-    check_vectors(real)
-    if n_items <= len(real):
-        return Corpus(real, len(real), "")
-    vectors = generate(real, n_items, generator=generator, seed=seed)
-    return Corpus(vectors, len(real), generator)
+    n, d = vectors.shape
+    made = f"{n - real:,} of them synthetic ({generator})" if n > real else "all of them real"
+    return f"{n:,} vectors of {d} dimensions, {made}"
 
 
-def split_users(
-    task: Task, share: float, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split_users(task: Task, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Split users at random into those who fit, those who choose and those who measure indexes.
+
+    `TRAINING_USERS` of the users with a target fit indexes, and the others are halved.
 
     Args:
         task: Test task.
-        share: Share of the users with a target that indexes are fitted on; 0 for none. The others
-            are halved.
         seed: Random seed of the draw.
 
     Returns:
         Three ascending int32 arrays without a common user.
     """
     users = np.flatnonzero(task.targets.lengths).astype(np.int32)
-    count = round(share * len(users))
+    count = round(TRAINING_USERS * len(users))
     shuffled = np.random.default_rng(seed).permutation(users)
     apart, choosing, reporting = np.split(shuffled, [count, (count + len(users)) // 2])
     return np.sort(apart), np.sort(choosing), np.sort(reporting)

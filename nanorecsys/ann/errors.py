@@ -14,16 +14,8 @@ class CrashError(AnnError):
     """A child process died before it returned a result, for example because memory ran out."""
 
 
-class FactoryError(SpecificationError):
-    """The factory string is unknown or does not fit the dimensions, or its users are missing."""
-
-
 class VectorsError(SpecificationError):
     """Vectors are not float32 (n, d), not finite or not of unit norm."""
-
-
-class NeighboursError(SpecificationError):
-    """A search asks for more neighbours than there are vectors."""
 
 
 class Failure(msgspec.Struct, frozen=True):

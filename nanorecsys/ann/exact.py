@@ -3,7 +3,7 @@
 All is computed in numpy and not by the library whose indexes are judged.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +67,7 @@ def exact_neighbours(
             k other items has a recall below 1 at best.
 
     Raises:
-        NeighboursError: k is above n.
+        SpecificationError: k is above n.
 
     Example:
         >>> twins = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
@@ -112,70 +112,38 @@ class Queries:
     seen: Histories
     targets: np.ndarray
 
-    def ranks(self, search: Search, n: int) -> np.ndarray:
-        """Rank each held-out item by a search of n items, float64 (u,); infinite if not found."""
-        found = np.empty(len(self.targets))
-        for rows, scores, items in search_unseen(search, self.vectors, self.seen, n):
-            found[rows] = target_ranks(scores, items, self.seen.take(rows), self.targets[rows], n)
-        return found
+    def ranks(self, search: Search, n: int, cutoff: int = 10) -> np.ndarray:
+        """Rank each held-out item by a search of n items, float64 (u,); infinite below `cutoff`."""
+        items = unseen_items(search, self.vectors, self.seen, n, cutoff)
+        is_target = items == self.targets[:, None]
+        return np.where(is_target.any(axis=1), 1.0 + is_target.argmax(axis=1), np.inf)
 
 
-def search_unseen(
+def unseen_items(
     search: Search, queries: np.ndarray, seen: Histories, n: int, cutoff: int = 10
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Search n items for as many neighbours of each query that `cutoff` unseen ones are left.
-
-    Yields:
-        Rows of queries that ask for equally many, and the search's scores and items of them.
-    """
-    wanted = list_lengths(seen.lengths, n, cutoff)
-    for length in np.unique(wanted):
-        rows = np.flatnonzero(wanted == length)
-        yield rows, *search(queries[rows], int(length))
-
-
-def target_ranks(
-    scores: np.ndarray, items: np.ndarray, seen: Histories, targets: np.ndarray, n: int
 ) -> np.ndarray:
-    """Rank each user's held-out item in a search's answer without the seen items, float64 (u,).
+    """Search n items for the nearest that each user has not seen, int64 (u, cutoff).
 
-    Equal scores count by their mean rank. The rank is infinite if the item was not found.
-
-    Args:
-        scores: float32 (u, k), as the search returned them.
-        items: int64 (u, k), -1 where nothing was found.
-        seen: CSR over the same users.
-        targets: int (u,).
-        n: Size of the catalogue.
-    """
-    kept = (items >= 0) & ~_are_seen(items, seen, n)
-    mine = kept & (items == targets[:, None])
-    score = np.where(mine, scores, -np.inf).max(axis=1)
-    higher = (kept & (scores > score[:, None])).sum(axis=1)
-    same = (kept & (scores == score[:, None])).sum(axis=1)
-    return np.where(mine.any(axis=1), 1 + higher + (same - 1) / 2, np.inf)
-
-
-def without_seen(items: np.ndarray, seen: Histories, n: int, cutoff: int) -> np.ndarray:
-    """Keep the first items of each answer that the user has not seen, int (u, cutoff).
-
-    The rest of a row is -1 if fewer items are left.
-
-    Args:
-        items: int (u, at least cutoff), -1 where nothing was found.
-        seen: CSR over the same users.
-        n: Size of the catalogue.
-        cutoff: Number of items to keep.
+    As a server does, it asks for more neighbours and leaves the seen ones out. A row ends with -1
+    where the search found too few.
 
     Example:
         >>> seen = Histories(np.array([0, 2]), np.array([3, 1]))
-        >>> without_seen(np.array([[3, 2, 1, 0]]), seen, n=4, cutoff=3).tolist()
+        >>> def search(queries, k):
+        ...     return None, np.array([[3, 2, 1, 0]])
+        >>> unseen_items(search, np.ones((1, 8)), seen, n=4, cutoff=3).tolist()
         [[2, 0, -1]]
     """
-    away = (items < 0) | _are_seen(items, seen, n)
-    order = np.argsort(away, axis=1, kind="stable")[:, :cutoff]
-    kept = np.take_along_axis(items, order, axis=1)
-    return np.where(np.take_along_axis(away, order, axis=1), -1, kept)
+    found = np.empty((len(queries), cutoff), np.int64)
+    wanted = list_lengths(seen.lengths, n, cutoff)
+    for length in np.unique(wanted):
+        rows = np.flatnonzero(wanted == length)
+        items = search(queries[rows], int(length))[1]
+        away = (items < 0) | _are_seen(items, seen.take(rows), n)
+        first = np.argsort(away, axis=1, kind="stable")[:, :cutoff]
+        kept = np.where(away, -1, items)
+        found[rows] = np.take_along_axis(kept, first, axis=1)
+    return found
 
 
 def list_lengths(seen: np.ndarray, n: int, cutoff: int = 10) -> np.ndarray:
@@ -190,20 +158,20 @@ def list_lengths(seen: np.ndarray, n: int, cutoff: int = 10) -> np.ndarray:
     return np.minimum(2 ** np.ceil(np.log2(wanted)).astype(np.int64), n)
 
 
-def seen_share(items: np.ndarray, seen: Histories) -> tuple[float, float]:
-    """Return the share of neighbours that the user has seen: of all, and of the nearest ones.
+def seen_share(items: np.ndarray, seen: Histories) -> float:
+    """Return the share of neighbours that the user has seen.
 
     Args:
-        items: int (u, k), neighbours of each user, the nearest first.
+        items: int (u, k), neighbours of each user.
         seen: CSR over the same users.
 
     Example:
         >>> seen = Histories(np.array([0, 1, 2]), np.array([3, 0]))
         >>> seen_share(np.array([[3, 1], [2, 0]]), seen)
-        (0.5, 0.5)
+        0.5
     """
-    own = _are_seen(items, seen, 1 + max(items.max(), seen.items.max(initial=0)))
-    return float(own.mean()), float(own[:, 0].mean())
+    n = 1 + max(items.max(), seen.items.max(initial=0))
+    return float(_are_seen(items, seen, n).mean())
 
 
 def _are_seen(items: np.ndarray, seen: Histories, n: int) -> np.ndarray:

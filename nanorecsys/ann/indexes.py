@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nanorecsys.ann.errors import FactoryError, NeighboursError, VectorsError
-from nanorecsys.ann.specs import PROJECTED, directions, lists, needs_users, options
+from nanorecsys.ann.errors import VectorsError
+from nanorecsys.ann.specs import PROJECTED, options
 from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import (
     LORANN_BITS,
@@ -29,10 +29,6 @@ from nanorecsys.system.blas import faiss
 NORM_TOLERANCE = 1e-3
 # Weight of the items in the fit of a projection: just enough to order directions without users.
 ITEMS_WEIGHT = 1e-3
-# Bounds on the time of a build.
-OPQ_ITERATIONS = 3  # training rounds of a rotation; FAISS's default of 50 takes minutes
-OPQ_POINTS = 8192  # vectors that a rotation is trained on
-HNSW_BEAM = 64  # width of the search for the neighbours of a new vector
 SCANN_THRESHOLD = 0.2  # cosine above which ScaNN's codes weigh the error along the vector more
 SCANN_SAMPLE = 100_000  # vectors that the tree and the codes are trained on, at most
 LORANN_NEAREST = 5  # clusters near a query that learn from it
@@ -56,11 +52,11 @@ def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = No
     if library(factory) != "faiss":
         return build_other(factory, vectors)
     index = empty_index(factory, vectors.shape[1])
-    _bound(index, factory)
     if PROJECTED.match(factory):
-        fitted_on = users if needs_users(factory) else vectors
-        (transform,) = _transforms(index)
-        project_by(transform, users_projection(vectors, fitted_on, directions(factory)))
+        is_refined = isinstance(index, faiss.IndexRefine)
+        projecting: Any = faiss.downcast_index(index.base_index) if is_refined else index
+        transform: Any = faiss.downcast_VectorTransform(projecting.chain.at(0))
+        project_by(transform, users_projection(factory, vectors, users))
     try:
         index.train(vectors)
         index.add(vectors)
@@ -75,14 +71,14 @@ def empty_index(factory: str, d: int) -> Any:
     """Make an untrained index of FAISS for inner products of d dimensions.
 
     Raises:
-        FactoryError: FAISS does not know the string, or it does not fit the dimensions.
+        SpecificationError: FAISS does not know the string, or it does not fit the dimensions.
     """
     # A random rotation of FAISS reserves the projection's place in the chain and in the file.
     written = PROJECTED.sub(r"RR\2,", factory, count=1) if PROJECTED.match(factory) else factory
     try:
         return faiss.index_factory(d, written, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
-        raise FactoryError(
+        raise SpecificationError(
             f"FAISS does not make an index {factory!r} for {d} dimensions: {reason(error)}",
             "See its guidelines on the index factory.",
         ) from error
@@ -95,7 +91,7 @@ def build_other(factory: str, vectors: np.ndarray) -> Index:
     its vectors are then aligned.
 
     Raises:
-        FactoryError: An option is unknown.
+        SpecificationError: An option is unknown.
         SpecificationError: The specification does not fit the vectors.
         LibraryError: The library is not installed.
     """
@@ -159,34 +155,38 @@ def check_vectors(vectors: np.ndarray) -> None:
 
 
 def users_projection(
-    vectors: np.ndarray, users: np.ndarray | None, count: int, seed: int = 0
+    factory: str, vectors: np.ndarray, users: np.ndarray | None, seed: int = 0
 ) -> np.ndarray:
     """Fit the directions that hold most of the squared length of users' vectors, rotated at random.
+
+    `Items` in the specification takes the items in place of the users.
 
     The vectors are not centred, since an inner product is not either. The rotation makes the
     directions alike, because each part of a product quantizer has equally many bits. Directions
     without users come in the order of the items' length.
 
     Args:
+        factory: Specification that begins with `Users128,` or `Items128,`: at most d directions.
         vectors: float32 (n, d), the items.
         users: float32 (q, d), unit norm.
-        count: Number of directions, at most d.
         seed: Random seed of the rotation.
 
     Returns:
-        Orthonormal rows, float32 (count, d).
+        Orthonormal rows, float32 (directions, d).
 
     Raises:
-        FactoryError: There are no users' vectors, or more directions than d.
+        SpecificationError: There are no users' vectors, or more directions than d.
         VectorsError: The users' vectors are not finite or not of unit norm.
     """
+    [(kind, written)] = PROJECTED.findall(factory)
+    users, count = (users if kind == "Users" else vectors), int(written)
     if count > vectors.shape[1]:
-        raise FactoryError(
+        raise SpecificationError(
             f"a projection keeps {count} directions of {vectors.shape[1]}",
             f"Use 1 to {vectors.shape[1]}.",
         )
     if users is None or not len(users):
-        raise FactoryError(
+        raise SpecificationError(
             "a projection to the users' directions is fitted on users' vectors, and there are none",
             "Set users apart (training_users above 0), or use a specification without Users.",
         )
@@ -204,35 +204,12 @@ def check_neighbours(k: int, n: int) -> None:
     """Check that k neighbours can be found among n vectors.
 
     Raises:
-        NeighboursError: k is above n, or below 1.
+        SpecificationError: k is above n, or below 1.
     """
     if not 1 <= k <= n:
-        raise NeighboursError(
+        raise SpecificationError(
             f"{k} neighbours asked for among {n} vectors", f"Use k from 1 to {n}."
         )
-
-
-def _bound(index: Any, factory: str) -> None:
-    """Apply the bounds of a build to an index that is not trained yet."""
-    for transform in _transforms(index):
-        if isinstance(transform, faiss.OPQMatrix):
-            transform.niter = transform.niter_pq = OPQ_ITERATIONS
-            transform.niter_pq_0 = 3 * OPQ_ITERATIONS
-            transform.max_train_points = OPQ_POINTS
-    if "HNSW" in factory and not lists(factory):
-        parameters: Any = faiss.ParameterSpace()
-        parameters.set_index_parameter(index, "efConstruction", HNSW_BEAM)
-
-
-def _transforms(index: Any) -> list[Any]:
-    """List the transforms that a vector passes before it is searched, in order."""
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexRefine):
-        return _transforms(index.base_index)
-    if not isinstance(index, faiss.IndexPreTransform):
-        return []
-    chain: Any = index.chain
-    return [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
 
 
 def project_by(transform: faiss.LinearTransform, matrix: np.ndarray) -> None:

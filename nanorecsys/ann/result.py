@@ -115,13 +115,9 @@ def to_records(frame: pd.DataFrame, kind: type[T]) -> list[T]:
     found = []
     for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
         for field in msgspec.structs.fields(kind):
-            name = field.name
             if field.type in (Spread, Interval):
-                middle = "estimate" if field.type is Interval else "middle"
-                row[name] = {
-                    middle: row[name],
-                    "low": row[f"{name}_low"],
-                    "high": row[f"{name}_high"],
-                }
+                figures = [row[f"{field.name}{end}"] for end in ("", "_low", "_high")]
+                names = field.type.__struct_fields__
+                row[field.name] = dict(zip(names, figures, strict=True))
         found.append(msgspec.convert(row, kind))
     return found

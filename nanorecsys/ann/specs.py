@@ -29,7 +29,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from nanorecsys.ann.errors import AnnError, FactoryError
+from nanorecsys.ann.errors import AnnError
+from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import library, parse_setting
 
 
@@ -76,7 +77,6 @@ TABLE = (
     Specification("IVF256,SQ8", "IVF-SQ8", core=True),
     Specification("IVF256,PQ32np", "IVF-PQ", core=True),
     Specification("IVF512,PQ64np", "IVF-PQ"),
-    Specification("OPQ32,IVF256,PQ32np", "OPQ, IVF-PQ", core=True),
     Specification("PQ64x4fs,RFlat", "PQ fast scan, refined", core=True),
     Specification("PQ128x4fs,RFlat", "PQ fast scan, refined"),
     Specification("IVF256,PQ128x4fs,RFlat", "IVF-PQ fast scan, refined", core=True),
@@ -116,7 +116,7 @@ _PROBES_AND_FACTORS = ((8, 2), (16, 2), (24, 2), (32, 2), (32, 3), (32, 4), (64,
 def grid(factory: str, n: int = 1) -> list[str]:
     """Return search settings of a specification for n vectors, from the cheapest to the dearest.
 
-    >>> grid("OPQ64,IVF4,PQ64np"), grid("Flat")
+    >>> grid("IVF4,PQ64np"), grid("Flat")
     (['nprobe=1', 'nprobe=2', 'nprobe=4'], [''])
     """
     if library(factory) in OPTIONS:
@@ -140,7 +140,7 @@ def grid(factory: str, n: int = 1) -> list[str]:
 def lists(factory: str) -> int:
     """Number of inverted lists of a factory string, 0 if it has none.
 
-    >>> lists("OPQ64,IVF1024,PQ64np"), lists("Flat")
+    >>> lists("Users128,IVF1024,PQ64np"), lists("Flat")
     (1024, 0)
     """
     found = re.search(r"(?:^|,)IVF(\d+)", factory)
@@ -169,26 +169,6 @@ def fitted(factory: str, search: str, n: int) -> tuple[str, str]:
     return factory.replace(f"IVF{count}", f"IVF{most}"), setting
 
 
-def directions(factory: str) -> int:
-    """Number of directions that a factory string projects to, 0 if it does not project.
-
-    >>> directions("Users128,IVF256,PQ128x4fs,RFlat"), directions("IVF256,SQ8")
-    (128, 0)
-    """
-    found = PROJECTED.match(factory)
-    return int(found[2]) if found else 0
-
-
-def needs_users(factory: str) -> bool:
-    """Whether building an index takes users' vectors as well as the items'.
-
-    >>> needs_users("Users128,PQ128x4fs"), needs_users("PQ128x4fs")
-    (True, False)
-    """
-    found = PROJECTED.match(factory)
-    return found is not None and found[1] == "Users"
-
-
 def options(factory: str, n: int) -> dict[str, int]:
     """Return all options of a specification of another library for n vectors.
 
@@ -201,16 +181,17 @@ def options(factory: str, n: int) -> dict[str, int]:
     4096
 
     Raises:
-        FactoryError: There is no such library or option, or a value that the option does not have.
+        SpecificationError: There is no such library or option, or the option has no such value.
         SettingError: The options are not a comma-separated list of `name=number`.
     """
     name = library(factory)
     if name not in OPTIONS:
-        raise FactoryError(f"{factory}: no library {name!r}", f"Use {' or '.join(OPTIONS)}.")
+        raise SpecificationError(f"{factory}: no library {name!r}", f"Use {' or '.join(OPTIONS)}.")
     try:
         given = msgspec.convert(parse_setting(factory.partition(":")[2]), OPTIONS[name])
     except msgspec.ValidationError as error:
-        raise FactoryError(f"{factory}: {error}", "Write it like scann:leaves=128.") from error
+        remedy = "Write it like scann:leaves=128."
+        raise SpecificationError(f"{factory}: {error}", remedy) from error
     found = msgspec.structs.asdict(given)
     if name == "scann":
         found["leaves"] = found["leaves"] or 2 ** round(math.log2(n) / 2)
@@ -243,16 +224,12 @@ def choose(table: str = "core", specs: Sequence[str] = ()) -> tuple[Specificatio
         specs: Factory strings.
 
     Raises:
-        AnnError: The table does not exist, or a specification is not text.
+        AnnError: The table does not exist.
     """
     if table not in ("core", "all"):
         raise AnnError(f"there is no table {table!r} of indexes", "Use core or all.")
     if not specs:
         return tuple(s for s in TABLE if s.core or table == "all")
-    if wrong := [s for s in specs if not isinstance(s, str)]:
-        raise AnnError(
-            f"an index specification is text, not {wrong[0]!r}",
-            'For example specs=["Flat", "IVF256,SQ8"].',
-        )
     known = {s.factory: s for s in TABLE}
-    return tuple(known.get(f, Specification(f, OTHER)) for f in dict.fromkeys((BASELINE, *specs)))
+    chosen = dict.fromkeys((BASELINE, *map(str, specs)))
+    return tuple(known.get(factory, Specification(factory, OTHER)) for factory in chosen)

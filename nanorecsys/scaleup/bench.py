@@ -1,24 +1,24 @@
 """Measure indexes over the first n items of one catalogue, each in its own child processes.
 
-tried = CatalogueBench(folder, "recombined", path, queries, exact, options, training)
+tried = CatalogueBench(folder, "recombined", path, queries, exact, options, users)
 row = tried.measure("IVF2048,SQ8", 300_000)
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nanorecsys.ann.bench import build, call_once, fingerprint, in_child, recorded
+from nanorecsys.ann.bench import BuildCosts, build, call_once, fingerprint, in_child, recorded
 from nanorecsys.ann.errors import Failure
 from nanorecsys.ann.exact import Exact
 from nanorecsys.ann.specs import BASELINE
-from nanorecsys.scaleup.build import TrainingOptions, try_build
 from nanorecsys.scaleup.build import build as build_catalogue
+from nanorecsys.scaleup.build import try_build
 from nanorecsys.scaleup.catalogue import CatalogueFile
 from nanorecsys.scaleup.search import SearchOptions, open_flat, search_at_floor
 from nanorecsys.scaleup.specs import (
@@ -27,12 +27,9 @@ from nanorecsys.scaleup.specs import (
     parse_specification,
     widest_settings,
 )
-from nanorecsys.serving.retrieval import load_index
+from nanorecsys.serving.retrieval import Index, load_index
 
 FLAT_QUERIES = 20  # a round of exact search of the largest catalogue takes some seconds
-# FAISS's memory is in large pages, as numpy's arrays are: lists and codes lie all over it, and each
-# small page would cost a look-up.
-CHILD: dict[str, Any] = {"variables": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}
 GIB = 2**30
 
 
@@ -72,9 +69,8 @@ class CatalogueBench:
         queries: float32 (q, d).
         exact: Exact neighbours by size, see `exact_prefixes`.
         options: How settings are chosen and timed.
-        extra: Search settings to try beside those of the grid.
-        training: Bounds of the builds.
         users: Unit float32 (u, d), other users that projections are fitted on.
+        extra: Search settings to try beside those of the grid.
         failures: Indexes that could not be built or searched.
         rows: Raw rows of the others: accuracy and latency, see `search_at_floor`, with generator,
             n, factory and k.
@@ -86,8 +82,7 @@ class CatalogueBench:
     queries: np.ndarray
     exact: dict[int, Exact]
     options: SearchOptions
-    training: TrainingOptions
-    users: np.ndarray | None = None
+    users: np.ndarray
     extra: tuple[str, ...] = ()
     failures: list[Failure] = field(default_factory=list)
     rows: defaultdict[str, list[pd.DataFrame]] = field(default_factory=lambda: defaultdict(list))
@@ -107,29 +102,24 @@ class CatalogueBench:
         """
         with recorded(self.failures, specification, f" at {n:,}"):
             parsed = parse_specification(specification, n)
-            is_flat = parsed.factory == BASELINE
-            measure = self._measure_flat if is_flat else self._measure_index
-            found = measure(parsed, CatalogueFile(self.catalogue, n))
-            found |= {"generator": self.generator, "n": n, "family": parsed.family}
-            return found | {"bytes_a_vector": found["index_bytes"] / n}
+            rows, path = CatalogueFile(self.catalogue, n), self.index_path(parsed.factory, n)
+            if parsed.factory == BASELINE:
+                costs = BuildCosts(0, 0, index_bytes=4 * n * rows.d, base_bytes=0, peak_bytes=0)
+                found = self._search(parsed, rows, FLAT_QUERIES, open_flat, rows)
+            else:
+                given = (rows, parsed, self.users, self.options.seed)
+                costs = build(path, build_catalogue, *given, threads=self.options.threads)
+                found = self._search(parsed, rows, len(self.queries), load_index, path)
+            return found | {
+                "generator": self.generator,
+                "n": n,
+                "factory": parsed.factory,
+                "family": parsed.family,
+                "bytes_a_vector": costs.index_bytes / n,
+                "build_s": costs.build_s + costs.save_s,
+                "build_peak_gib": costs.peak_bytes / GIB,
+            }
         return None
-
-    def _measure_flat(self, parsed: ParsedSpecification, rows: CatalogueFile) -> dict[str, Any]:
-        queries = self.queries[:FLAT_QUERIES]
-        options = replace(self.options, choosing=len(queries), timed=len(queries))
-        found = self._search(parsed, rows, options, queries, open_flat, rows)
-        return found | {"build_s": 0.0, "build_peak_gib": 0.0, "index_bytes": 4 * rows.n * rows.d}
-
-    def _measure_index(self, parsed: ParsedSpecification, rows: CatalogueFile) -> dict[str, Any]:
-        path = self.index_path(parsed.factory, rows.n)
-        given = (rows, parsed, self.training, self.users)
-        costs = build(path, build_catalogue, *given, threads=self.options.threads, **CHILD)
-        found = self._search(parsed, rows, self.options, self.queries, load_index, path)
-        return found | {
-            "build_s": costs.build_s + costs.save_s,
-            "index_bytes": costs.index_bytes,
-            "build_peak_gib": costs.peak_bytes / GIB,
-        }
 
     def index_path(self, factory: str, n: int) -> Path:
         """File of an index over the first n items."""
@@ -138,22 +128,23 @@ class CatalogueBench:
     def _folder(self, rows: CatalogueFile) -> Path:
         """Folder of what is built and measured of these items, with these inputs."""
         ends = rows.read(0, 1), rows.read(rows.n - 1, rows.n)
-        return self.folder / f"{rows.n}-{fingerprint(ends, self.training, self.users)}"
+        return self.folder / f"{rows.n}-{fingerprint(ends, self.options.seed, self.users)}"
 
     def _search(
         self,
         parsed: ParsedSpecification,
         rows: CatalogueFile,
-        options: SearchOptions,
-        queries: np.ndarray,
-        *load: Any,
+        count: int,
+        load: Callable[..., Index],
+        *arguments: Any,
     ) -> dict[str, Any]:
-        name, settings = parsed.factory, [*widest_settings(parsed, options.k, rows.n), *self.extra]
-        given = (load[0], load[1:], settings, queries, self.exact[rows.n], options)
+        """Search with the first `count` queries an index that is loaded in the child process."""
+        name, queries, options = parsed.factory, self.queries[:count], self.options
+        settings = [*widest_settings(parsed, options.k, rows.n), *self.extra]
         path = self._folder(rows) / f"{name}-{fingerprint(settings, queries, options)}.search"
-        task = (in_child, search_at_floor, *given)
-        found, measured = call_once(path, *task, threads=options.threads, **CHILD)
+        task = (search_at_floor, load, arguments, settings, queries, self.exact[rows.n], options)
+        found, measured = call_once(path, in_child, *task, threads=options.threads)
         for kind, frame in measured.items():
             named = {"generator": self.generator, "n": rows.n, "factory": name, "k": options.k}
             self.rows[kind].append(frame.assign(**named))
-        return found | {"factory": name}
+        return found

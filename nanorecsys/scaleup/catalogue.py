@@ -8,8 +8,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from nanorecsys.ann.exact import TIE, Exact
-from nanorecsys.ann.indexes import check_neighbours
-from nanorecsys.scaleup.generators import check_items, generator_of
+from nanorecsys.ann.indexes import check_neighbours, check_vectors
+from nanorecsys.scaleup.generators import generator_of
 from nanorecsys.system.files import atomic_path
 from nanorecsys.system.limits import cores
 
@@ -24,8 +24,9 @@ def generate(
     generator: str = "local",
     seed: int = 0,
     threads: int | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Make a catalogue of n items in memory, unit float32 (n, d), the real items first.
+    """Make a catalogue of n items, unit float32 (n, d), the real items first.
 
     Args:
         vectors: Real items, unit float32 (items, d).
@@ -33,15 +34,29 @@ def generate(
         generator: A name of `GENERATORS`.
         seed: Random seed.
         threads: Threads, by default one per core. The bytes do not depend on them.
+        out: Array to fill, float32 (n, d); a new one by default.
 
     Raises:
-        UnknownGeneratorError: The generator is unknown.
+        GeneratorError: The generator is unknown.
         VectorsError: The real items are not unit float32 (items, d).
-        GeneratorInputError: The real items are too few.
     """
-    _check(vectors, generator)
-    catalogue = np.empty((n, vectors.shape[1]), np.float32)
-    _fill(catalogue, vectors, generator, seed, threads)
+    check_vectors(vectors)
+    real, d = vectors.shape
+    catalogue = np.empty((n, d), np.float32) if out is None else out
+    catalogue[:real] = vectors
+    # One BLAS thread per thread: sums then have one order whatever the number of threads.
+    with threadpool_limits(1), ThreadPoolExecutor(threads or cores()) as pool:
+        fitted = generator_of(generator)(vectors, n)
+
+        def make(shard: int) -> None:
+            rows = catalogue[real:][shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
+            # A random stream each, so that their order does not matter.
+            seeds = np.random.SeedSequence(seed, spawn_key=(shard,))
+            rows[:] = fitted.sample(len(rows), np.random.Generator(np.random.SFC64(seeds)))
+
+        shards = -(-(n - real) // SHARD_ROWS)
+        for _ in pool.map(make, range(shards)):
+            continue
     return catalogue
 
 
@@ -58,38 +73,12 @@ def write_catalogue(
     Returns:
         The file, memory-mapped and read-only, float32 (n, d).
     """
-    _check(vectors, generator)
     with atomic_path(Path(path)) as part:
-        shape = (n, vectors.shape[1])
+        shape = (n, vectors.shape[-1])
         catalogue = np.lib.format.open_memmap(part, "w+", np.float32, shape)
-        _fill(catalogue, vectors, generator, seed, threads)
+        generate(vectors, n, generator, seed, threads, out=catalogue)
         catalogue.flush()
     return np.load(path, mmap_mode="r")
-
-
-def _check(vectors: np.ndarray, generator: str) -> None:
-    generator_of(generator)
-    check_items(vectors)
-
-
-def _fill(
-    catalogue: np.ndarray, vectors: np.ndarray, generator: str, seed: int, threads: int | None
-) -> None:
-    """Write real items, then shards with a random stream each, so that order does not matter."""
-    n, real = len(catalogue), len(vectors)
-    catalogue[:real] = vectors
-    # One BLAS thread per thread: sums then have one order whatever the number of threads.
-    with threadpool_limits(1), ThreadPoolExecutor(threads or cores()) as pool:
-        fitted = generator_of(generator)(vectors, n)
-
-        def make(shard: int) -> None:
-            rows = catalogue[real:][shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
-            seeds = np.random.SeedSequence(seed, spawn_key=(shard,))
-            rows[:] = fitted.sample(len(rows), np.random.Generator(np.random.SFC64(seeds)))
-
-        shards = -(-(n - real) // SHARD_ROWS)
-        for _ in pool.map(make, range(shards)):
-            continue
 
 
 class CatalogueFile:
@@ -143,7 +132,7 @@ def exact_prefixes(
         sizes: Numbers of first rows, at most n.
 
     Raises:
-        NeighboursError: k is above the smallest size.
+        SpecificationError: k is above the smallest size.
     """
     check_neighbours(k, min(sizes))
     rows = CatalogueFile(path)

@@ -13,12 +13,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from nanorecsys.ann.exact import exact_neighbours, search_unseen, without_seen
+from nanorecsys.ann.exact import exact_neighbours, unseen_items
 from nanorecsys.data import Histories
-from nanorecsys.scaleup.build import TrainingOptions, build
+from nanorecsys.scaleup.build import build
 from nanorecsys.scaleup.catalogue import CatalogueFile
 from nanorecsys.scaleup.specs import OTHERS, ParsedSpecification, parse_specification, setting
-from nanorecsys.serving.retrieval import Index
 
 K = 10
 PROBES = (1, 2, 4, 8, 16, 32)
@@ -45,9 +44,9 @@ def user_recalls(
     vectors: np.ndarray,
     queries: np.ndarray,
     seen: Histories,
-    apart: np.ndarray | None,
+    apart: np.ndarray,
     specifications: Sequence[str],
-    options: TrainingOptions,
+    seed: int,
 ) -> dict[Case, np.ndarray]:
     """Measure the recall@10 of every user with each index at each setting of its ladder.
 
@@ -57,7 +56,7 @@ def user_recalls(
         seen: CSR by query, rows of `vectors` that the user has seen.
         apart: Unit float32 (u, d), other users that projections are fitted on.
         specifications: Indexes, one of each family, see `nanorecsys.scaleup.specs`.
-        options: Bounds of the builds, and the random seed of the order and of every training.
+        seed: Random seed of the order and of every training.
 
     Returns:
         float32 (q,) by family, setting and metric.
@@ -66,7 +65,7 @@ def user_recalls(
         SpecificationError: An index does not fit the vectors.
     """
     n = len(vectors)
-    order = np.random.default_rng(options.seed).permutation(n)
+    order = np.random.default_rng(seed).permutation(n)
     shuffled = vectors[order]
     seen = relabelled(seen, np.argsort(order))
     unseen, every = (exact_neighbours(shuffled, queries, K, seen=own) for own in (seen, None))
@@ -77,21 +76,13 @@ def user_recalls(
         rows = CatalogueFile(folder / "catalogue.npy")
         for specification in specifications:
             parsed = parse_specification(specification, n)
-            index = build(rows, parsed, options, apart)
+            index = build(rows, parsed, apart, seed)
             for search in ladder(parsed):
                 index.set(search)
-                answers = unseen_items(index, queries, seen)
+                answers = unseen_items(index.search, queries, seen, n, K)
                 found[parsed.family, search, "unseen"] = unseen.recall(answers)
                 answers = index.search(queries, K)[1]
                 found[parsed.family, search, "all"] = every.recall(answers)
-    return found
-
-
-def unseen_items(index: Index, queries: np.ndarray, seen: Histories) -> np.ndarray:
-    """Ask for more neighbours, as a server does, and leave out the seen ones, int64 (q, K)."""
-    n, found = index.shape[0], np.empty((len(queries), K), np.int64)
-    for rows, _, items in search_unseen(index.search, queries, seen, n, K):
-        found[rows] = without_seen(items, seen.take(rows), n, K)
     return found
 
 

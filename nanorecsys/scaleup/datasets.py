@@ -9,8 +9,6 @@ from nanorecsys.ann.corpus import split_users
 from nanorecsys.data import Histories, load_prepared
 from nanorecsys.evaluation import make_task
 
-TRAINING_USERS = 0.2  # share of the users that are set apart to fit projections on
-
 
 @dataclass(frozen=True, eq=False)
 class RealCatalogue:
@@ -37,7 +35,7 @@ class RealCatalogue:
 
 
 def read_real(
-    data: Path, vectors: Path, retriever: Path, events: int, apart: float, users: int, seed: int
+    data: Path, vectors: Path, retriever: Path, events: int, users: int, seed: int
 ) -> RealCatalogue:
     """Read a data set's items and encode its users as the server does, in full precision.
 
@@ -46,7 +44,6 @@ def read_real(
         vectors: .npy of the items, unit float32 (n, d).
         retriever: File of the model that made them.
         events: Number of last events that the user tower reads.
-        apart: Share of the users that is set apart, drawn at random.
         users: Measured users, drawn at random from the others; all of them if 0.
         seed: Random seed of both draws.
     """
@@ -55,7 +52,7 @@ def read_real(
 
     prepared = load_prepared(data)
     task = make_task(prepared.dataset.interactions, prepared.splits["leave_one_out"], "test")
-    fitted_on, *others = split_users(task, apart, seed)
+    fitted_on, *others = split_users(task, seed)
     measured = np.random.default_rng(seed).permutation(np.concatenate(others))[: users or None]
     model = load_retriever(retriever)
     return RealCatalogue(

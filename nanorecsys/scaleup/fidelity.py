@@ -11,23 +11,21 @@ catalogues, so their differences are paired.
 """
 
 import multiprocessing
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from nanorecsys.ann.bench import call_once, fingerprint
-from nanorecsys.scaleup.build import TrainingOptions
+from nanorecsys.ann.bench import call_once, fingerprint, silence
 from nanorecsys.scaleup.catalogue import generate
 from nanorecsys.scaleup.curves import Case, relabelled, user_recalls
 from nanorecsys.scaleup.datasets import RealCatalogue
-from nanorecsys.scaleup.generators.neighbourhoods import nearest
+from nanorecsys.scaleup.generators import nearest
 from nanorecsys.scaleup.result import BELIEFS, Belief, Difference, Fidelity, Judged
 from nanorecsys.study.provenance import THREAD_VARIABLES
 from nanorecsys.study.spread import Interval
@@ -57,31 +55,38 @@ class HeldOutTest:
     Args:
         real: Real items and users.
         indexes: Specifications, one of each family.
-        options: How indexes are trained; the seed is that of the training.
         subsets: Number of hidden subsets.
         trainings: Trainings of every index on every catalogue.
         kept: Share of the real items that a generator sees.
-        bound: Difference in recall that lets a generator be believed.
         seed: Random seed of the subsets, generators and trainings.
         workers: Processes, of one thread each.
     """
 
     real: RealCatalogue
     indexes: tuple[str, ...]
-    options: TrainingOptions
     subsets: int = 5
     trainings: int = 2
     kept: float = KEPT
-    bound: float = BOUND
     seed: int = 0
     workers: int = 2
 
-    def split(self, subset: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows that are kept and those that are hidden, in random order."""
+    def expanded(self, generator: str, subset: int) -> tuple[np.ndarray, np.ndarray]:
+        """Keep some real items, and expand them to the size of the real catalogue.
+
+        Returns:
+            Rows of the real items that are kept, int (kept,), in random order; and the catalogue,
+            unit float32 (n, d), whose first items they are.
+        """
         n = len(self.real.vectors)
-        order = np.random.default_rng((self.seed, subset)).permutation(n)
-        kept = kept_items(self.kept, n)
-        return order[:kept], order[kept:]
+        kept = np.random.default_rng((self.seed, subset)).permutation(n)[: kept_items(self.kept, n)]
+        given, seed = self.real.vectors[kept], self.seed + subset
+        return kept, generate(given, n, generator, seed, threads=1)
+
+    def copies(self, generator: str) -> float:
+        """Share of the items of a generator that are almost copies of real ones."""
+        kept, catalogue = self.expanded(generator, subset=0)
+        usual = float(np.median(nearest(self.real.vectors, 2)[1][:, 1]))
+        return copy_share(catalogue[len(kept) :], catalogue[: len(kept)], usual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +112,6 @@ class Training:
     subset: int
     number: int
     seed: int
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """Users' recalls after a training; the share of copies if it is a generator's first one."""
-
-    recalls: dict[Case, np.ndarray]
-    copies: float | None = None
 
 
 def kept_items(share: float, n: int) -> int:
@@ -149,11 +146,12 @@ def judge_generators(test: HeldOutTest, generators: Sequence[str], folder: Path)
         environment(dict.fromkeys(THREAD_VARIABLES, "1")),
         ProcessPoolExecutor(test.workers, context, silence) as pool,
     ):
-        keep = partial(_keep_training, folder / fingerprint(test), test)
-        running = pool.map(keep, trainings)
-        outcomes = list(tqdm(running, f"held-out test, {test.real.name}", len(trainings)))
-    cases = list(outcomes[0].recalls)
-    recalls = np.stack([np.stack([o.recalls[case] for case in cases]) for o in outcomes])
+        kept = folder / fingerprint(test)
+        paths = [kept / f"{t.generator}-{t.subset}-{t.number}" for t in trainings]
+        running = pool.map(call_once, paths, repeat(train), repeat(test), trainings)
+        found = list(tqdm(running, f"held-out test, {test.real.name}", len(trainings)))
+    cases = list(found[0])
+    recalls = np.stack([np.stack([own[case] for case in cases]) for own in found])
     rows = pd.DataFrame(
         [
             (t.generator, t.subset, t.number, *case, recall)
@@ -163,48 +161,27 @@ def judge_generators(test: HeldOutTest, generators: Sequence[str], folder: Path)
         columns=["generator", "subset", "training", "family", "setting", "metric", "recall"],
     )
     of = np.array([t.generator for t in trainings])
-    pairs = zip(trainings, outcomes, strict=True)
-    copies = {t.generator: o.copies for t, o in pairs if o.copies is not None}
     judged = {}
     for name in generators:
         shape = (test.subsets, test.trainings, *recalls.shape[1:])
         made = recalls[of == name].reshape(shape).mean(axis=1)
         worst, largest = differences(cases, made, recalls[of == REAL], test.seed)
-        judged[name] = Fidelity(
-            worst=worst,
-            largest=largest,
-            copies=copies[name],
-            verdict=verdict(worst, copies[name], test.bound),
-        )
+        copies = test.copies(name)
+        said = verdict(worst, copies, BOUND)
+        judged[name] = Fidelity(worst=worst, largest=largest, copies=copies, verdict=said)
     return Verdicts(judged, rows, recalls)
 
 
-def silence() -> None:
-    """Drop what libraries write to a worker's standard error; exceptions take another way."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
-def _keep_training(folder: Path, test: HeldOutTest, training: Training) -> Outcome:
-    name = f"{training.generator}-{training.subset}-{training.number}"
-    return call_once(folder / name, train, test, training)
-
-
-def train(test: HeldOutTest, training: Training) -> Outcome:
+def train(test: HeldOutTest, training: Training) -> dict[Case, np.ndarray]:
     """Measure the users' recalls after one training, in a worker process."""
     real = test.real
-    rest = (real.apart, test.indexes, replace(test.options, seed=training.seed))
-    if training.generator == REAL:
-        return Outcome(user_recalls(real.vectors, real.queries, real.seen, *rest))
-    kept, _ = test.split(training.subset)
-    n, made_with = len(real.vectors), test.seed + training.subset
-    catalogue = generate(real.vectors[kept], n, training.generator, made_with, threads=1)
-    rows = np.full(n, -1)
-    rows[kept] = np.arange(len(kept))
-    recalls = user_recalls(catalogue, real.queries, relabelled(real.seen, rows), *rest)
-    if training.subset or training.number:
-        return Outcome(recalls)
-    usual = float(np.median(nearest(real.vectors, 2)[1][:, 1]))
-    return Outcome(recalls, copy_share(catalogue[len(kept) :], real.vectors[kept], usual))
+    catalogue, seen = real.vectors, real.seen
+    if training.generator != REAL:
+        kept, catalogue = test.expanded(training.generator, training.subset)
+        rows = np.full(len(catalogue), -1)
+        rows[kept] = np.arange(len(kept))
+        seen = relabelled(seen, rows)
+    return user_recalls(catalogue, real.queries, seen, real.apart, test.indexes, seed=training.seed)
 
 
 def copy_share(made: np.ndarray, given: np.ndarray, distance: float) -> float:

@@ -17,8 +17,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanorecsys.ann.errors import FactoryError
-from nanorecsys.ann.specs import BASELINE, CODE_VECTORS, PROJECTED, needs_users, options
+from nanorecsys.ann.specs import BASELINE, CODE_VECTORS, PROJECTED, options
+from nanorecsys.serving.errors import SpecificationError
 from nanorecsys.serving.retrieval import library
 
 # Indexes of the earlier benchmark, beside Flat. Its document names the types; lists and bytes are
@@ -63,12 +63,6 @@ class ParsedSpecification:
         return library(self.factory)
 
     @property
-    def space(self) -> str:
-        """The projection of the lists, such as `Users128,`; "" for none."""
-        found = PROJECTED.match(self.factory)
-        return found[0] if found else ""
-
-    @property
     def family(self) -> str:
         """Name of the line in figures and of the group in tables."""
         if self.library in OTHERS:
@@ -76,9 +70,8 @@ class ParsedSpecification:
         if not self.lists:
             return BASELINE
         code = "SQ8" if self.code == "SQ8" else "PQ fast scan" if "x4fs" in self.code else "PQ"
-        name = "IVF"
-        if self.space:
-            name = f"{'users' if needs_users(self.factory) else 'items'}' directions"
+        projected = PROJECTED.match(self.factory)
+        name = f"{projected[1].lower()}' directions" if projected else "IVF"
         return f"{name}, {code}{', refined' if self.refined else ''}"
 
 
@@ -111,7 +104,7 @@ def parse_specification(specification: str, n: int) -> ParsedSpecification:
     'IVF1024,PQ64x4fs,Refine(SQ8)'
 
     Raises:
-        FactoryError: The specification is none of the forms above.
+        SpecificationError: The specification is none of the forms above.
     """
     if specification == BASELINE:
         return ParsedSpecification(BASELINE)
@@ -122,7 +115,7 @@ def parse_specification(specification: str, n: int) -> ParsedSpecification:
         return ParsedSpecification(factory, lists=next(iter(given.values())))
     found = _IVF.fullmatch(specification)
     if not found:
-        raise FactoryError(
+        raise SpecificationError(
             f"{specification!r} cannot be built block by block",
             "Write Flat, IVF2048,SQ8 or IVF,PQ64x4fsr,Refine(SQ8), scann:vectors=8 or lorann:.",
         )

@@ -73,7 +73,6 @@ ITEM_SCHEMA = pa.schema(
         "genres": pa.list_(pa.string()),
     }
 )
-TEXT_ID_SCHEMA = ITEM_SCHEMA.set(1, pa.field("item_id", pa.string()))
 
 MAPPED_BYTES = 2**30  # vectors of a million items; two workers would hold them twice
 READ_ROWS = 65_536  # items whose genres are read at once
@@ -83,8 +82,6 @@ MEND = "Correct the parts that build_bundle was given; the target is unchanged."
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-# A file, whether its content is right, what was expected, and what was found.
-Finding = tuple[str, bool | np.bool, str, object]
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,29 +234,31 @@ class Bundle:
 def build_bundle(target: Path | str, parts: Parts) -> Manifest:
     """Write a bundle in the folder `target`.d, check it, and let the link `target` point to it.
 
-    A build that is killed leaves the old bundle or the new one at `target`; the next build deletes
-    the rest. In the end the old bundle is deleted; a server that has it open keeps it.
+    It waits for another build of the same bundle. A build that is killed leaves the old bundle or
+    the new one at `target`, and the next build deletes the rest. In the end the old bundle is
+    deleted; a server that has it open keeps it.
 
     Raises:
-        BundleError: `target` is something other than a bundle (it is left alone), another build of
-            it is running, the parts do not fit each other, or the disk does not take them. The old
-            bundle stays.
+        BundleError: `target` is something other than a bundle's link (it is left alone), the parts
+            do not fit each other, or the disk does not take them. The old bundle stays.
     """
     target = Path(target).absolute()
     versions = target.with_name(f"{target.name}.d")
     try:
         _require_replaceable(target, versions)
         versions.mkdir(parents=True, exist_ok=True)
-        with _locked(versions):
+        lock = os.open(versions, os.O_RDONLY)  # it ends with the process
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
             _clear(target, versions)
             part = versions / "part"
-            try:
-                part.mkdir()
-                manifest = _write(part, parts)
-                _check(_Folder(part, str(target), MEND))
-                _publish(part, target, versions / manifest.id)
-            finally:
-                _clear(target, versions)
+            part.mkdir()
+            manifest = _write(part, parts)
+            _check(_Folder(part, str(target), MEND))
+            _publish(part, target, versions / manifest.id)
+        finally:
+            _clear(target, versions)
+            os.close(lock)
     # FAISS raises RuntimeError for an unknown factory string and a full disk, NumPy and PyArrow
     # ValueError; a missing column is a KeyError, one of another type pyarrow's own TypeError
     except (OSError, RuntimeError, ValueError, KeyError, pa.ArrowException) as error:
@@ -319,6 +318,11 @@ class _Folder:
     def wrong(self, name: str, what: str) -> BundleError:
         return BundleError(f"{self.shown}/{name}: {what}", self.remedy)
 
+    def require(self, is_right: bool | np.bool, name: str, expected: str, found: object) -> None:
+        """Refuse a file whose content is not what was expected."""
+        if not is_right:
+            raise self.wrong(name, f"expected {expected}, found {found}")
+
     @contextmanager
     def reading(self, name: str) -> Iterator[Path]:
         """The path of a file; whatever its reader raises becomes a named error."""
@@ -346,9 +350,8 @@ def _read_manifest(folder: _Folder) -> Manifest:
     with folder.reading(MANIFEST) as path:
         content = path.read_bytes()
         found = msgspec.json.decode(content, type=dict[str, Any]).get("format")
-        if found != FORMAT:
-            expected = f"format {FORMAT}, which this version of nanorecsys reads"
-            raise folder.wrong(MANIFEST, f"expected {expected}, found {found!r}")
+        expected = f"format {FORMAT}, which this version of nanorecsys reads"
+        folder.require(found == FORMAT, MANIFEST, expected, repr(found))
         return msgspec.json.decode(content, type=Manifest)
 
 
@@ -359,8 +362,7 @@ def _check_files(folder: _Folder, manifest: Manifest, *, hashes: bool) -> dict[s
         with folder.reading(name) as path:
             found = path.stat()
             changed[name] = found.st_mtime_ns
-            if (size := found.st_size) != file.bytes:
-                raise folder.wrong(name, f"expected {file.bytes} bytes, found {size}")
+            folder.require(found.st_size == file.bytes, name, f"{file.bytes} bytes", found.st_size)
             if hashes and (digest := _sha256(path)) != file.sha256:
                 raise folder.wrong(name, f"altered: expected sha256 {file.sha256}, found {digest}")
     return changed
@@ -408,16 +410,15 @@ def _array(folder: _Folder, name: str, dtype: str, *shape: int) -> np.ndarray:
         # a plain view: every slice of a np.memmap costs microseconds more
         array = np.load(path, mmap_mode=mode).view(np.ndarray)
     array.flags.writeable = False
-    if not re.fullmatch(dtype, array.dtype.str) or array.shape != shape:
-        raise folder.wrong(name, f"expected {dtype} {shape}, found {array.dtype.str} {array.shape}")
+    is_right = re.fullmatch(dtype, array.dtype.str) is not None and array.shape == shape
+    folder.require(is_right, name, f"{dtype} {shape}", f"{array.dtype.str} {array.shape}")
     return array
 
 
 def _items(folder: _Folder, n_items: int) -> pd.DataFrame:
     with folder.reading(ITEMS) as path:
         table = pq.read_table(path, use_threads=False)
-    if table.num_rows != n_items:
-        raise folder.wrong(ITEMS, f"expected {n_items} items, found {table.num_rows}")
+    folder.require(table.num_rows == n_items, ITEMS, f"{n_items} items", table.num_rows)
     items = table.drop_columns(["genres"]).to_pandas(use_threads=False)
     # Items without genres share one list: millions of their own would take a gigabyte.
     genres, none = table.column("genres"), list[str]()
@@ -428,22 +429,20 @@ def _items(folder: _Folder, n_items: int) -> pd.DataFrame:
 
 def _index(folder: _Folder, manifest: Manifest) -> Retriever:
     """Open the first index whose library is installed; FAISS always is."""
-    first, *others = manifest.indexes
     try:
-        return _open_index(folder, manifest, *first)
+        return _open_index(folder, manifest, *manifest.indexes[0])
     except LibraryError as error:
         instead = f"{manifest.second_factory} serves in place of {manifest.index_factory}"
         text = "%s: %s; %s. To serve that: %s"
         log.warning(text, folder.shown, error.message, instead, error.remedy)
-        return _open_index(folder, manifest, *others[0])
+        return _open_index(folder, manifest, *manifest.indexes[1])
 
 
 def _open_index(folder: _Folder, manifest: Manifest, name: str, search: str) -> Retriever:
     with folder.reading(name) as path:
         index = load_index(path)
-        found, expected = index.shape, (manifest.n_items, manifest.d)
-        if found != expected:
-            raise folder.wrong(name, f"expected vectors (n_items, d) {expected}, found {found}")
+        shape = manifest.n_items, manifest.d
+        folder.require(index.shape == shape, name, f"vectors (n_items, d) {shape}", index.shape)
         index.set(search)
     return index
 
@@ -455,21 +454,16 @@ def _check(folder: _Folder) -> Manifest:
     manifest = _read_manifest(folder)
     _check_files(folder, manifest, hashes=True)
     bundle = _load(folder, manifest, TOWER)
-    for content in (_histories, _neighbours, _answers):
-        for name, is_right, expected, found in content(folder, bundle):
-            if not is_right:
-                raise folder.wrong(name, f"expected {expected}, found {found}")
+    events, most = bundle.histories.items, manifest.vocabulary - 1  # those that the tower knows
+    first, last = events.min(initial=0), events.max(initial=0)
+    is_known = first >= 0 and last <= most
+    folder.require(is_known, EVENTS, f"items from 0 to {most}", f"{first} to {last}")
+    _check_neighbours(folder, bundle)
+    _check_answers(folder, bundle)
     return manifest
 
 
-def _histories(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
-    """Check that histories hold only items that the tower knows."""
-    events, most = bundle.histories.items, bundle.manifest.vocabulary - 1
-    first, last = events.min(initial=0), events.max(initial=0)
-    yield EVENTS, first >= 0 and last <= most, f"items from 0 to {most}", f"{first} to {last}"
-
-
-def _neighbours(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
+def _check_neighbours(folder: _Folder, bundle: Bundle) -> None:
     """Search each index whose library is installed for the neighbours of some items.
 
     An approximate index may miss a few. It passes if the mean score of what it finds is at least
@@ -488,10 +482,10 @@ def _neighbours(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
             found_scores = np.take_along_axis(scores, np.maximum(found, 0), 1)
             reached = np.where(found < 0, random, found_scores).mean()
             is_near = reached >= (exact + random) / 2 - NORM_TOLERANCE
-            yield name, is_near, expected, f"{reached:.3f}"
+            folder.require(is_near, name, expected, f"{reached:.3f}")
 
 
-def _answers(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
+def _check_answers(folder: _Folder, bundle: Bundle) -> None:
     """Run every model on no event, one and a full window; the ranker on the first and last item.
 
     Batches, lengths and numbers of candidates differ, so a model that fixes one of them fails.
@@ -504,22 +498,19 @@ def _answers(folder: _Folder, bundle: Bundle) -> Iterator[Finding]:
     for tower, (items, lengths) in itertools.product((TOWER, TOWER_FP32), batches):
         with folder.reading(tower) as path:
             users = Encoder(path)(items, lengths)
-        yield tower, users.shape == (len(items), d), f"vectors {(len(items), d)}", users.shape
-        yield _unit_norm(tower, users)
-        if bundle.ranker is None:
-            continue
-        candidates = np.tile([0, n_items - 1], (len(items), len(items)))
-        with folder.reading(RANKER):
-            scores = bundle.ranker(users, candidates)
-        yield RANKER, scores.shape == candidates.shape, f"scores {candidates.shape}", scores.shape
-        yield RANKER, np.isfinite(scores).all(), "finite scores", "NaN or infinity"
-
-
-def _unit_norm(name: str, vectors: np.ndarray) -> Finding:
-    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-    worst = norms[np.argmax(np.abs(norms - 1))]  # a NaN where there is one
-    is_unit = abs(worst - 1) <= NORM_TOLERANCE
-    return name, is_unit, "finite vectors of norm 1", f"one of norm {worst:.4g}"
+        shape = len(items), d
+        folder.require(users.shape == shape, tower, f"vectors {shape}", users.shape)
+        norms = np.linalg.norm(users, axis=1)
+        is_unit = np.allclose(norms, 1, rtol=0, atol=NORM_TOLERANCE)
+        folder.require(is_unit, tower, "finite vectors of norm 1", f"norms {norms}")
+        if bundle.ranker is not None:
+            candidates = np.tile([0, n_items - 1], (len(items), len(items)))
+            with folder.reading(RANKER):
+                scores = bundle.ranker(users, candidates)
+            shape = candidates.shape
+            folder.require(scores.shape == shape, RANKER, f"scores {shape}", scores.shape)
+            is_finite = np.isfinite(scores).all()
+            folder.require(is_finite, RANKER, "finite scores", "NaN or infinity")
 
 
 # Writing
@@ -544,8 +535,9 @@ def _write(folder: Path, parts: Parts) -> Manifest:
         index.train(parts.item_vectors)
         index.add(parts.item_vectors)
     faiss.write_index(index, str(folder / INDEX))
-    has_numbers = pd.api.types.is_integer_dtype(parts.items["item_id"])
-    schema = ITEM_SCHEMA if has_numbers else TEXT_ID_SCHEMA
+    schema = ITEM_SCHEMA
+    if not pd.api.types.is_integer_dtype(parts.items["item_id"]):
+        schema = schema.set(1, pa.field("item_id", pa.string()))
     items = pa.Table.from_pandas(parts.items, schema, preserve_index=False)
     pq.write_table(items, folder / ITEMS)
     arrays = {
@@ -596,33 +588,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def _require_replaceable(target: Path, versions: Path) -> None:
-    """Refuse a target that is neither our link nor a folder with a bundle's own files, a copy."""
-    if target.is_symlink() and target.resolve().parent == versions.resolve():
-        return
-    if not os.path.lexists(target):
-        return
-    is_folder = target.is_dir() and not target.is_symlink()
-    held = {path.name for path in target.iterdir()} if is_folder else set()
-    if MANIFEST not in held or not held <= {MANIFEST, *FILES, *MAY_BE_ABSENT}:
+    """Refuse a target that is there and is not our own link."""
+    is_link = target.is_symlink() and target.resolve().parent == versions.resolve()
+    if os.path.lexists(target) and not is_link:
         raise BundleError(
-            f"{target}: expected a serving bundle or nothing at the target, found something else",
+            f"{target}: expected the link to a serving bundle or nothing at the target, "
+            "found something else",
             "Name another folder, or move away what is there.",
         )
-
-
-@contextmanager
-def _locked(versions: Path) -> Iterator[None]:
-    """Hold the folder of a target's bundles for one build; the lock ends with the process."""
-    handle = os.open(versions, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise BundleError(
-            f"{versions}: another build of this bundle is running", "Wait for it, or end it."
-        ) from None
-    finally:
-        os.close(handle)
 
 
 def _publish(part: Path, target: Path, version: Path) -> None:
@@ -630,8 +603,6 @@ def _publish(part: Path, target: Path, version: Path) -> None:
     part.rename(version)
     link = part.with_name("link")
     link.symlink_to(Path(version.parent.name) / version.name)
-    if not target.is_symlink() and target.is_dir():  # a copy of a bundle
-        target.rename(part)
     os.replace(link, target)
 
 

@@ -43,29 +43,25 @@ def candidates_of(
         kept = unseen[np.minimum(found[row], above)].nonzero()[0][:count]
         best, values = found[row, kept], products[row, kept]
         if len(best) < count:
-            best, values = _deeper_candidates(bundle, users[row : row + 1], items, unseen, count)
+            best, values = _deeper_candidates(bundle, users[row : row + 1], items, count)
         unseen[items] = True
         candidates[row, : len(best)], scores[row, : len(best)] = best, values
     return candidates, scores
 
 
 def _deeper_candidates(
-    bundle: Bundle, user: np.ndarray, seen: np.ndarray, unseen: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest unseen items of one user (1, d), from a deeper search if that finds enough."""
-    depth = min(DEEPER * count, bundle.manifest.n_items)
-    [products], [found] = bundle.index.search(user, depth)
-    kept = unseen[np.minimum(found, len(unseen) - 2)].nonzero()[0][:count]
-    if len(kept) == count:
-        return found[kept], products[kept]
-    return _exact_candidates(bundle, user[0], seen, count)
-
-
-def _exact_candidates(
     bundle: Bundle, user: np.ndarray, seen: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest unseen items by comparison with every item; fewer than `count` if there are fewer."""
-    scores = bundle.item_vectors @ user
+    """Nearest unseen items of one user (1, d); fewer than `count` if there are fewer.
+
+    They come from a deeper search if that finds enough, else from every item.
+    """
+    depth = min(DEEPER * count, bundle.manifest.n_items)
+    [scores], [found] = bundle.index.search(user, depth)
+    kept = np.isin(found, [-1, *seen], invert=True).nonzero()[0][:count]
+    if len(kept) == count:
+        return found[kept], scores[kept]
+    scores = bundle.item_vectors @ user[0]
     scores[seen] = -np.inf
     best = top_items(scores[None], count)[0]
     best = best[best >= 0]

@@ -98,10 +98,9 @@ def encode_users(
     users = np.arange(len(histories.offsets) - 1) if users is None else users
     if not len(users):
         raise ServingError("there is no user to encode", "Pass at least one.")
-    vectors = np.empty((0, 0), np.float32)
-    for batch, items, lengths in padded_batches(histories, users, window, batch_tokens):
-        found = encode(items, lengths)
-        if not len(vectors):
-            vectors = np.empty((len(users), found.shape[1]), np.float32)
-        vectors[batch] = found
-    return vectors
+    batches = [
+        (batch, encode(items, lengths))
+        for batch, items, lengths in padded_batches(histories, users, window, batch_tokens)
+    ]
+    order, vectors = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return vectors[np.argsort(order)]

@@ -12,7 +12,7 @@ class BundleError(ServingError):
 
 
 class SpecificationError(ServingError):
-    """An index specification that cannot be built or searched on these vectors."""
+    """An index that cannot be built on these vectors, or that cannot be searched as asked."""
 
 
 class SettingError(SpecificationError):

@@ -25,12 +25,9 @@ def padded(histories: Histories, users: np.ndarray, window: int) -> tuple[np.nda
     place = np.arange(lengths.max(initial=1))
     source = (histories.offsets[users + 1] - kept)[:, None] + place
     inside = place < kept[:, None]
-    items = (
-        np.where(inside, histories.items.take(source, mode="clip") + 1, 0)
-        if len(histories.items)
-        else inside * 0
-    )
-    return items.astype(np.int64), lengths
+    items = np.zeros(inside.shape, np.int64)
+    items[inside] = histories.items[source[inside]] + 1
+    return items, lengths
 
 
 def alike(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:

@@ -1,8 +1,12 @@
 """Functions that tests call in child processes."""
 
+import importlib
 import os
+import pkgutil
 import signal
 import sys
+
+from nanorecsys import ann
 
 
 def die(*_: object) -> None:
@@ -10,4 +14,8 @@ def die(*_: object) -> None:
 
 
 def look_around() -> tuple[list[str], dict[str, str]]:
+    """Import what computes; return the modules that are loaded then, and the environment."""
+    for module in pkgutil.iter_modules(ann.__path__, "nanorecsys.ann."):
+        if not module.name.endswith(".chapter"):  # it reads notebooks, with seconds of imports
+            importlib.import_module(module.name)
     return sorted(sys.modules), dict(os.environ)

@@ -149,7 +149,9 @@ def test_an_index_that_is_fitted_on_users_gets_them_from_the_chapter(
         faiss.downcast_index(parts.index.base_index).chain.at(0)
     )
     kept = faiss.vector_to_array(projection.A).reshape(4, D)
-    assert kept == pytest.approx(users_projection(parts.item_vectors, item_vectors(seed=5), 4))
+    assert kept == pytest.approx(
+        users_projection(spec["factory"], parts.item_vectors, item_vectors(seed=5))
+    )
     served = open_bundle(tmp_path / "b").index
     faiss.ParameterSpace().set_index_parameters(parts.index, parts.index_search)
     assert np.array_equal(
@@ -204,7 +206,7 @@ def test_a_missing_chapter_is_named(run: Path, chapter: str) -> None:
     error = CliRunner().invoke(command.bundle, []).exception
     assert isinstance(error, NanorecsysError)
     assert chapter in error.message
-    assert error.remedy == "nanorecsys run quick"
+    assert error.remedy == f"nanorecsys run quick --only {chapter}"
     assert not (run / "bundle").exists()
 
 

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from nanorecsys.ann.errors import NeighboursError
 from nanorecsys.ann.exact import (
+    Queries,
     exact_neighbours,
     list_lengths,
     seen_share,
-    target_ranks,
-    without_seen,
+    unseen_items,
 )
 from nanorecsys.data import Histories
+from nanorecsys.serving.errors import SpecificationError
 from tests.ann.vectors import clustered, unit, users
 
 
@@ -57,12 +57,23 @@ def test_what_a_query_has_seen_is_no_neighbour_and_no_hit(duplicated):
     assert few.recall(answers)[2] == 0.5  # five there are
 
 
+def finding(*answers):
+    """A search with these answers, padded to the wanted length; a query is its answer's number."""
+
+    def search(queries, k):
+        rows = np.full((len(queries), k), -1)
+        for row, number in enumerate(queries[:, 0].astype(int)):
+            rows[row, : len(answers[number])] = answers[number]
+        return None, rows
+
+    return search, np.arange(len(answers), dtype=np.float32)[:, None]
+
+
 def test_a_search_without_the_seen_keeps_its_order():
-    seen = Histories(np.array([0, 2, 2, 5]), np.array([3, 1, 0, 1, 2]))
-    items = np.array([[2, 1, -1, 0], [3, 1, 2, 0]])
-    first, second = seen.take(np.array([2, 1])), seen.take(np.array([0, 2]))
-    assert without_seen(items, first, 4, 3).tolist() == [[-1, -1, -1], [3, 1, 2]]
-    assert without_seen(items, second, 4, 2).tolist() == [[2, 0], [3, -1]]
+    seen = Histories(np.array([0, 2, 2, 5, 205]), np.array([3, 1, 0, 1, 2, *range(50, 250)]))
+    search, queries = finding([2, 1, 0], [3, 1, 2, 0], [2, 1, -1, 0], [60, 4, 70, 5, 6])
+    found = unseen_items(search, queries, seen, n=1000, cutoff=3)
+    assert found.tolist() == [[2, 0, -1], [3, 1, 2], [-1, -1, -1], [4, 5, 6]]
 
 
 @pytest.mark.parametrize("cutoff", [1, 7, 30])
@@ -105,24 +116,16 @@ def test_blocks_of_queries_change_nothing(duplicated, monkeypatch):
 
 
 def test_more_neighbours_than_vectors_is_a_named_error():
-    with pytest.raises(NeighboursError, match="51 neighbours asked for among 50"):
+    with pytest.raises(SpecificationError, match="51 neighbours asked for among 50"):
         exact_neighbours(clustered(50), users(2), k=51)
 
 
-def test_ranks_leave_out_what_the_user_has_seen_and_share_ties():
-    seen = Histories(np.array([0, 2, 2, 3]), np.array([5, 6, 1], np.int32))
-    scores = np.array(
-        [[0.9, 0.8, 0.7, 0.6], [0.9, 0.9, 0.9, 0.1], [0.5, 0.4, 0.3, 0.2]], np.float32
-    )
-    items = np.array([[5, 3, 6, 2], [7, 8, 9, 4], [1, 2, -1, -1]])
-    ranks = target_ranks(scores, items, seen, np.array([2, 8, 9]), n=10)
-    assert ranks.tolist() == [2.0, 2.0, np.inf]
-
-
-def test_a_seen_item_of_one_user_still_counts_for_another():
-    seen = Histories(np.array([0, 1, 1]), np.array([3], np.int32))
-    scores, items = np.array([[0.9, 0.5]] * 2, np.float32), np.array([[3, 4]] * 2)
-    assert target_ranks(scores, items, seen, np.array([4, 4]), n=10).tolist() == [1.0, 2.0]
+def test_ranks_leave_out_what_the_user_has_seen():
+    seen = Histories(np.array([0, 2, 2, 3, 4]), np.array([5, 6, 1, 3], np.int32))
+    search, vectors = finding([5, 3, 6, 2], [3, 4], [1, 2], [3, 4])
+    users, targets = np.arange(4), np.array([2, 4, 9, 4])
+    ranks = Queries(users, vectors, seen, targets).ranks(search, n=10)
+    assert ranks.tolist() == [2.0, 2.0, np.inf, 1.0]
 
 
 def test_enough_is_asked_for_to_leave_ten():
@@ -144,4 +147,4 @@ def test_neighbours_that_their_user_has_seen_are_counted_and_those_of_others_are
         [[item in rows[user] for item in line] for user, line in zip(users, found, strict=True)]
     )
     assert 0 < own.mean() < 1
-    assert seen_share(found, seen.take(users)) == pytest.approx((own.mean(), own[:, 0].mean()))
+    assert seen_share(found, seen.take(users)) == pytest.approx(own.mean())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nanorecsys.scaleup.generators.distributions import normalised
+from nanorecsys.scaleup.generators import normalised
 from nanorecsys.system.blas import faiss
 
 D = 16

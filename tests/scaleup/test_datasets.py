@@ -47,19 +47,17 @@ def folder(tmp_path_factory, model, histories):
     return folder
 
 
-def read(folder, users=0, apart=0.25, seed=1):
-    return read_real(
-        folder, folder / "item_vectors.npy", folder / "retriever.pt", 3, apart, users, seed
-    )
+def read(folder, users=0, seed=1):
+    return read_real(folder, folder / "item_vectors.npy", folder / "retriever.pt", 3, users, seed)
 
 
 def test_users_ask_after_their_whole_history_without_the_test_event(folder, model, histories):
     real = read(folder)
     assert (real.name, real.vectors.shape) == ("tiny", (30, 8))
-    assert (real.queries.shape, real.apart.shape) == ((15, 8), (5, 8))
+    assert (real.queries.shape, real.apart.shape) == ((16, 8), (4, 8))
     kept = {tuple(history[:-1]): number for number, history in enumerate(histories)}
-    found = [kept[tuple(own)] for own in real.seen.items.reshape(15, EVENTS - 1)]
-    assert len(set(found)) == 15  # users in random order
+    found = [kept[tuple(own)] for own in real.seen.items.reshape(16, EVENTS - 1)]
+    assert len(set(found)) == 16  # users in random order
     assert found != sorted(found)
     expected = encode_users(model, real.seen, events=3)
     np.testing.assert_allclose(real.queries, expected, atol=1e-6)
@@ -75,7 +73,7 @@ def test_users_apart_are_not_measured_and_depend_on_the_seed(folder, model, hist
 
     real, other = read(folder), read(folder, seed=2)
     assert numbers(real.queries) == set(range(USERS)) - numbers(real.apart)
-    assert len(numbers(real.apart)) == 5
+    assert len(numbers(real.apart)) == 4
     assert numbers(real.apart) != numbers(other.apart)
 
 
@@ -85,4 +83,4 @@ def test_fewer_users_are_the_first_ones(folder):
     again = real.with_users(4)
     np.testing.assert_array_equal(again.queries, few.queries)
     assert again.seen.items.tolist() == few.seen.items.tolist()
-    assert len(real.with_users(0).queries) == 15
+    assert len(real.with_users(0).queries) == 16

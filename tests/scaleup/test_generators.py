@@ -5,9 +5,12 @@ import pytest
 
 from nanorecsys.ann.errors import VectorsError
 from nanorecsys.scaleup import GENERATORS, generate
-from nanorecsys.scaleup.errors import GeneratorInputError, UnknownGeneratorError
-from nanorecsys.scaleup.generators import generator_of
-from nanorecsys.scaleup.generators.neighbourhoods import intrinsic_dimension, nearest
+from nanorecsys.scaleup.generators import (
+    GeneratorError,
+    generator_of,
+    intrinsic_dimension,
+    nearest,
+)
 
 
 def sample(name: str, vectors: np.ndarray, n: int = 4000, total: int | None = None) -> np.ndarray:
@@ -84,26 +87,24 @@ def test_copies_among_the_items_are_taken(curved: np.ndarray) -> None:
 
 
 def test_unknown_generator_lists_the_known(curved: np.ndarray) -> None:
-    with pytest.raises(UnknownGeneratorError, match=r"'locla'.*\n.*independent, local"):
+    with pytest.raises(GeneratorError, match=r"'locla'.*\n.*independent, local"):
         generate(curved, 1000, "locla")
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "says"),
+    ("change", "says"),
     [
-        (lambda v: v.astype(np.float64), VectorsError, "float64"),
-        (lambda v: v[0], VectorsError, r"\(16,\)"),
-        (lambda v: v * np.float32(1.1), VectorsError, "norm 1.1, not 1"),
+        (lambda v: v.astype(np.float64), "float64"),
+        (lambda v: v[0], r"\(16,\)"),
+        (lambda v: v * np.float32(1.1), "norm 1.1, not 1"),
         (
             lambda v: np.where(np.arange(len(v))[:, None] == 7, np.float32(np.nan), v),
-            VectorsError,
             "vector 7 has norm nan",
         ),
-        (lambda v: v[:15], GeneratorInputError, "15 item vectors are fewer than the 16"),
     ],
 )
-def test_unfit_vectors_are_refused(change, error, says: str, curved: np.ndarray) -> None:
-    with pytest.raises(error, match=says):
+def test_unfit_vectors_are_refused(change, says: str, curved: np.ndarray) -> None:
+    with pytest.raises(VectorsError, match=says):
         generate(change(curved), 1000, "local")
 
 
@@ -119,9 +120,7 @@ def test_recombined_items_keep_their_distance(curved: np.ndarray) -> None:
 def test_recombined_coordinates_are_those_of_real_items(
     clustered: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "nanorecsys.scaleup.generators.neighbourhoods.normalised", lambda vectors: vectors
-    )
+    monkeypatch.setattr("nanorecsys.scaleup.generators.normalised", lambda vectors: vectors)
     fitted = generator_of("recombined")(clustered, 10_000)
     made = (fitted.sample(300, np.random.default_rng(0)) - fitted.mean) @ fitted.axes.T
     away = np.abs(made[:, None] - fitted.scores)  # (made, items, d)

@@ -125,7 +125,8 @@ def any_user(number: int) -> dict:
 @pytest.fixture
 def own(small, tmp_path):
     """A bundle that a test may replace."""
-    shutil.copytree(small.bundle, tmp_path / "bundle")
+    shutil.copytree(small.bundle, tmp_path / "bundle.d" / "copy")
+    (tmp_path / "bundle").symlink_to("bundle.d/copy")
     return tmp_path / "bundle"
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_who_has_seen_most_of_the_nearest_is_searched_for_deeper(
         return search(queries, k)
 
     monkeypatch.setattr(bundle.index, "search", search)
-    monkeypatch.setattr("nanorecsys.serving.candidates._exact_candidates", None)
+    monkeypatch.setattr("nanorecsys.serving.candidates.top_items", None)  # no exact comparison
     for n_seen, searched in ((2, [4]), (4, [4, 8])):
         depths.clear()
         [candidates], _ = candidates_of(bundle, users, [nearest[:n_seen]], 2)
@@ -340,7 +341,7 @@ def test_without_a_second_choice_flat_is_it(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_noticed(copy: Path, name: str, place: float, bit: int) -> None:
@@ -633,10 +634,9 @@ def test_what_is_no_bundle_is_left_alone(parts: Parts, copy: Path, tmp_path: Pat
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     (tmp_path / "current").symlink_to("mine")
     (tmp_path / "bundle-202411301530").mkdir()
-    (copy / "notes.txt").write_text("mine")
     before = snapshot(tmp_path)
     for target in ("file", "empty", "mine", "current", "bundle"):
-        with pytest.raises(BundleError, match="expected a serving bundle or nothing") as error:
+        with pytest.raises(BundleError, match="expected the link to a serving") as error:
             build_bundle(tmp_path / target, parts)
         assert "another folder" in error.value.remedy
     assert snapshot(tmp_path) == before
@@ -651,93 +651,85 @@ def test_a_backup_beside_the_bundle_stays(parts: Parts, tmp_path: Path) -> None:
     check_bundle(backup)
 
 
-def test_of_two_builds_at_once_the_second_is_refused(parts: Parts, tmp_path: Path) -> None:
+def test_of_two_builds_at_once_the_second_waits(parts: Parts, tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     manifest = build_bundle(target, parts)
     handle = os.open(tmp_path / "bundle.d", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(BundleError, match="another build of this bundle is running"):
-        build_bundle(target, parts)
-    os.close(handle)
-    assert check_bundle(target) == manifest
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(build_bundle, target, dataclasses.replace(parts, dataset="other"))
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.2)
+        assert check_bundle(target) == manifest
+        os.close(handle)
+        assert second.result() == check_bundle(target)
 
 
 KILLED = """
 import os, pickle, signal, sys
 from nanorecsys.serving import bundle
-parts, target, step = pickle.load(open(sys.argv[1], "rb"))
-def die(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-owner, name = {
+parts, targets = pickle.load(open(sys.argv[1], "rb"))
+owners = {
     "index": (bundle.faiss, "write_index"),
     "manifest": (bundle, "_write_manifest"),
     "check": (bundle, "_check"),
     "link": (bundle.os, "replace"),
     "clear": (bundle.shutil, "rmtree"),
-}[step]
-setattr(owner, name, die)
-bundle.build_bundle(target, parts)
+}
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+for step, target in targets.items():
+    child = os.fork()
+    if not child:
+        setattr(*owners[step], die)
+        bundle.build_bundle(target, parts)
+        os._exit(0)
+    print(step, os.waitpid(child, 0)[1])
 """
 
 
-@pytest.mark.parametrize("step", ["index", "manifest", "check", "link", "clear"])
-def test_a_killed_build_leaves_one_whole_bundle(parts: Parts, tmp_path: Path, step: str) -> None:
-    target = tmp_path / "out" / "bundle"
-    build_bundle(target, parts)
+def test_a_killed_build_leaves_one_whole_bundle(parts: Parts, tmp_path: Path) -> None:
     other = dataclasses.replace(parts, dataset="other")
+    steps = "index", "manifest", "check", "link", "clear"
+    targets = {step: tmp_path / step / "bundle" for step in steps}
+    for target in targets.values():
+        build_bundle(target, parts)
     arguments = tmp_path / "arguments"
-    arguments.write_bytes(pickle.dumps((other, target, step)))
+    arguments.write_bytes(pickle.dumps((other, targets)))
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(arguments)], capture_output=True, text=True
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert len(names(target.parent / "bundle.d")) > 1  # leftovers beside the bundle
-    assert check_bundle(target).dataset == ("other" if step == "clear" else "tiny")
-    manifest = build_bundle(target, other)
-    assert check_bundle(target) == manifest
-    assert names(target.parent / "bundle.d") == {manifest.id}
+    killed = [f"{step} {signal.SIGKILL.value}" for step in steps]
+    assert done.stdout.splitlines() == killed, done.stderr
+    for step, target in targets.items():
+        assert len(names(target.parent / "bundle.d")) > 1  # leftovers beside the bundle
+        assert check_bundle(target).dataset == ("other" if step == "clear" else "tiny")
+        manifest = build_bundle(target, other)
+        assert check_bundle(target) == manifest
+        assert names(target.parent / "bundle.d") == {manifest.id}
 
 
 # Without torch
 
 SERVE = """
 import sys
-class NoTorch:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "onnx", "onnxscript", "nbformat", "papermill"):
-            raise ModuleNotFoundError(f"No module named {name!r}")
-sys.meta_path.insert(0, NoTorch())
 from nanorecsys.serving.bundle import check_bundle, open_bundle
 from nanorecsys.serving.encoder import encode_users
 check_bundle(sys.argv[1])
 bundle = open_bundle(sys.argv[1])
 users = encode_users(bundle.encoder, bundle.histories, bundle.manifest.window)
 scores = bundle.ranker(users, bundle.index.search(users, 3)[1])
-print(*scores.shape)
+heavy = {"torch", "onnx", "onnxscript", "nbformat", "papermill"}
+print(*scores.shape, heavy & {name.partition(".")[0] for name in sys.modules})
 """
 
 
-def test_it_serves_where_torch_is_not_installed(built: Path) -> None:
+def test_it_serves_without_torch(built: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SERVE, str(built)], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"{N_USERS} 3\n"), done.stderr
-
-
-def test_it_does_not_import_torch_where_it_is_installed(built: Path) -> None:
-    code = (
-        "import sys; from nanorecsys.serving.bundle import open_bundle; open_bundle(sys.argv[1]);"
-        "print([m for m in sys.modules if m.partition('.')[0] in ('torch', 'onnx', 'nbformat')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(built)], capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr
+    assert (done.returncode, done.stdout) == (0, f"{N_USERS} 3 set()\n"), done.stderr
 
 
 def test_item_vectors_of_another_size_than_the_index(copy: Path) -> None:
     np.save(copy / "item_vectors.npy", item_vectors()[:, :4])
     rewrite(copy)
     refused(copy, "item_vectors.npy: expected <f4 (20, 8), found <f4 (20, 4)")
-
-
-def test_a_copy_of_a_bundle_is_replaced(parts: Parts, copy: Path) -> None:
-    manifest = build_bundle(copy, dataclasses.replace(parts, dataset="other"))
-    assert check_bundle(copy).dataset == "other"
-    assert names(copy.parent / "bundle.d") == {manifest.id}
