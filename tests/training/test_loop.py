@@ -45,9 +45,9 @@ def test_every_loss_learns_the_walk(loss):
     assert value(result, "hitrate@1") > 0.7
 
 
-def test_content_and_absolute_positions_learn_it_too():
+def test_content_learns_it_too():
     task = make_task(EVENTS, leave_one_out(EVENTS), "test")
-    model = replace(SMALL, content=True, positions="absolute", id_dropout=0.1)
+    model = replace(SMALL, content=True, id_dropout=0.1)
     fitted = fit_retriever(task, titles(), model, replace(SHORT, epochs=12), progress=False)
     result = evaluate(scorer(fitted.model, task), task.targets, task.seen, task.n_items)
     assert value(result, "hitrate@1") > 0.5
@@ -239,7 +239,12 @@ def test_progress_shows_the_time_left(capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"loss": "hinge"}, "no loss 'hinge'"), ({"epochs": 0}, "at least 1")]
+    ("change", "message"),
+    [
+        ({"loss": "hinge"}, "no loss 'hinge'"),
+        ({"precision": "fp16"}, r"(?s)no precision 'fp16'.*auto, bf16, fp32"),
+        ({"epochs": 0}, "at least 1"),
+    ],
 )
 def test_impossible_settings_are_named_errors(change, message):
     with pytest.raises(TrainingError, match=message):
