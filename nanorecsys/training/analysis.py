@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 import numpy as np
 import pandas as pd
@@ -220,12 +221,8 @@ def enough_events(reads: Sequence[result.Read]) -> int:
     From the whole window down, the fewest that keep NDCG@10 within `READ_MARGIN` of the whole
     window's, at the lower end of the paired interval.
     """
-    enough = reads[0]
-    for fewer in reads[1:]:
-        if fewer.ndcg.low <= -READ_MARGIN * fewer.ndcg.base:
-            break
-        enough = fewer
-    return enough.events
+    kept = takewhile(lambda read: read.ndcg.low > -READ_MARGIN * read.ndcg.base, reads[1:])
+    return [reads[0], *kept][-1].events
 
 
 def variants(

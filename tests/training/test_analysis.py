@@ -118,7 +118,7 @@ def test_the_served_order_is_the_rankers_after_the_events_that_are_read():
         model,
         task,
         titles(),
-        RankerTraining(depth=10, mined=6, uniform=4, epochs=8, batch_lists=64),
+        RankerTraining(depth=10, mined=6, uniform=4, epochs=2, batch_lists=64),
     )
     served = analysis.rank_served(model, task, 4, ranked)
     by_hand = reranker(ranked, scorer(model, task, 4).user_vectors, task.seen)
