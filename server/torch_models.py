@@ -57,7 +57,5 @@ class TorchModels:
         """Scores float32 (B, C) of users float32 (B, d) and items int64 (B, C)."""
         assert self._ranker is not None
         with torch.inference_mode():
-            candidates = torch.from_numpy(items)
-            padding = torch.zeros_like(candidates, dtype=torch.bool)
-            read = self._ranker.items.read(candidates, padding)
+            read = self._ranker.items.read(torch.from_numpy(items))
             return self._ranker.ranker(torch.from_numpy(users), *read).numpy()

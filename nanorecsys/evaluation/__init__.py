@@ -2,7 +2,7 @@
 
     task = make_task(interactions, leave_one_out(interactions), "test")
     user_vectors, item_vectors = ...  # of a model fitted on task.known
-    result = evaluate(DotProduct(user_vectors, item_vectors), task.targets, task.seen, task.n_items)
+    result = task.rank(DotProduct(user_vectors, item_vectors))
     value(result, "ndcg@10")                        # one number
     paired_change(values(baseline_result, "ndcg@10"), values(result, "ndcg@10"))  # with interval
     result.rank_rows()                              # the raw rows that the metrics are derived from

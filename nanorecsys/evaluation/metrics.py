@@ -81,5 +81,4 @@ def example(*ranks: list[float]) -> Evaluation:
 
 def _best_rank(evaluation: Evaluation) -> np.ndarray:
     """The smallest rank of each user (m,)."""
-    first = np.searchsorted(evaluation.target_row, np.arange(len(evaluation.users)))
-    return np.minimum.reduceat(evaluation.rank, first)
+    return evaluation.rank_rows().groupby("user")["rank"].min().to_numpy()

@@ -14,6 +14,7 @@ import numpy as np
 from nanorecsys.data import Histories, Interactions, histories
 from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split, split_sha256
 from nanorecsys.evaluation.errors import EvaluationError
+from nanorecsys.evaluation.ranking import Evaluation, Scorer, evaluate
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,15 @@ class Task:
     targets: Histories
     n_users: int
     n_items: int
+
+    @property
+    def asked(self) -> np.ndarray:
+        """Users with a target, int64 (m,)."""
+        return np.flatnonzero(self.targets.lengths)
+
+    def rank(self, score: Scorer, k_max: int = 100) -> Evaluation:
+        """Rank the targets against the whole catalogue, see `ranking.evaluate`."""
+        return evaluate(score, self.targets, self.seen, self.n_items, k_max=k_max)
 
 
 def make_task(
@@ -80,11 +90,10 @@ def some_users(task: Task, n: int) -> Task:
         raise EvaluationError(
             f"expected a number of users, got {n} users", "Give a number, or 0 for all of them."
         )
-    asked = np.flatnonzero(task.targets.lengths)
-    if not 0 < n < len(asked):
+    if not 0 < n < len(task.asked):
         return task
     kept = np.zeros(task.n_users, bool)
-    kept[asked[np.linspace(0, len(asked) - 1, n).astype(int)]] = True
+    kept[task.asked[np.linspace(0, len(task.asked) - 1, n).astype(int)]] = True
     lengths = np.where(kept, task.targets.lengths, 0)
     items = task.targets.items[np.repeat(kept, task.targets.lengths)]
     return replace(task, targets=Histories(np.concatenate([[0], np.cumsum(lengths)]), items))

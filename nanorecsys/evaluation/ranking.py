@@ -143,11 +143,10 @@ def _scores(score: Scorer, users: np.ndarray, n_items: int) -> np.ndarray:
             "Return one score for each item of the catalogue, in the catalogue's order.",
         )
     # NaN makes both NaN, an infinity is one of them: two passes without a temporary array.
-    if not (np.isfinite(scores.max()) and np.isfinite(scores.min())):
-        bad = ~np.isfinite(scores)
-        first = users[bad.any(axis=1).argmax()]
+    if not np.isfinite([scores.max(), scores.min()]).all():
+        first = users[~np.isfinite(scores).all(axis=1)][0]
         raise EvaluationError(
-            f"{bad.sum()} scores are NaN or infinite, the first for user {first}",
+            f"scores are NaN or infinite, the first for user {first}",
             "Look for a diverged training, an overflow or a division by zero in the model.",
         )
     return np.require(scores, requirements=["C", "W"])

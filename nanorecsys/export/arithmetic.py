@@ -4,13 +4,13 @@ import json
 import math
 import tempfile
 import timeit
-from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from onnx import TensorProto, helper
 
 from nanorecsys.export.graph import Graph
@@ -82,18 +82,15 @@ def operator_times(path: Path, n_items: int, length: int, calls: int = 30) -> Op
             items = rng.integers(1, n_items + 1, (1, length))
             profiled.run(None, {"items": items, "lengths": np.array([length])})
         events = json.loads(Path(profiled.end_profiling()).read_text())
-    spent: dict[str, float] = defaultdict(float)
-    seen: Counter[str] = Counter()
-    macs = 0
-    for event in events:
-        if event.get("cat") != "Node" or not event["name"].endswith("kernel_time"):
-            continue
-        seen[event["name"]] += 1
-        if seen[event["name"]] == 1:
-            macs += multiply_accumulates(event["args"])
-        if seen[event["name"]] > WARM_UP_CALLS:
-            spent[event["args"]["op_name"]] += event["dur"] / 1000 / calls
-    return OperatorTimes(macs, dict(sorted(spent.items(), key=lambda pair: -pair[1])))
+    kernels = [e for e in events if e["name"].endswith("kernel_time")]  # in the order of the calls
+    nodes = len(kernels) // (WARM_UP_CALLS + calls)
+    macs = sum(multiply_accumulates(kernel["args"]) for kernel in kernels[:nodes])
+    timed = pd.DataFrame(
+        {"operator": kernel["args"]["op_name"], "ms": kernel["dur"] / 1000 / calls}
+        for kernel in kernels[WARM_UP_CALLS * nodes :]
+    )
+    spent = timed.groupby("operator")["ms"].sum().sort_values(ascending=False)
+    return OperatorTimes(macs, spent.to_dict())
 
 
 def multiply_accumulates(node: dict[str, Any]) -> int:

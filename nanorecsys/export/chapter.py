@@ -12,19 +12,20 @@ NEEDS = ("01_data", "02_training")
 Result = ExportResult
 
 
+def _at_study_size(result: ExportResult) -> bool:
+    return result.dataset == DEFAULT_DATASET and result.is_study_shape
+
+
 def _speed(result: ExportResult) -> Values:
     """Latency of the best PyTorch encoder over the served one's, range over the rounds."""
-    if result.dataset != DEFAULT_DATASET or not result.is_study_shape:
-        return None
-    return {result.dataset: result.times_torch.interval}
+    return {result.dataset: result.times_torch.interval} if _at_study_size(result) else None
 
 
 def _int8(result: ExportResult) -> Values:
     """Relative change of NDCG@10 by static int8, by data set."""
-    changes = result.int8_change
-    if result.dataset != DEFAULT_DATASET or not result.is_study_shape or len(changes) < 2:
+    if len(result.int8_change) < 2 or not _at_study_size(result):
         return None
-    return {name: change.relative for name, change in changes.items()}
+    return {name: change.relative for name, change in result.int8_change.items()}
 
 
 FINDINGS: dict[str, Callable[[ExportResult], Values]] = {"speed": _speed, "int8": _int8}

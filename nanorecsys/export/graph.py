@@ -10,6 +10,7 @@ result of a joint one would have to be split again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from nanorecsys.models.retriever import Block, UserEncoder
 
 OPSET, MICROSOFT = 23, "com.microsoft"  # the first opset with Attention
+OF_MICROSOFT = {"MultiHeadAttention", "QuickGelu", "RotaryEmbedding"}
+OF_MICROSOFT |= {"SkipSimplifiedLayerNormalization"}
 # Default of torch's RMSNorm.
 EPSILON = float(np.finfo(np.float32).eps)
 
@@ -38,12 +41,11 @@ class Graph:
         self.weights[name] = array
         return name
 
-    def add(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """Add a node with one output."""
-        name = f"{op}_{len(self.nodes)}"
-        self.nodes.append(
-            helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes)
-        )
+    def add(self, op: str, *inputs: str, others: Sequence[str] = (), **attributes: Any) -> str:
+        """Add a node, and return its first output; `others` names the others."""
+        name, domain = f"{op}_{len(self.nodes)}", MICROSOFT if op in OF_MICROSOFT else ""
+        outputs = [name, *others]
+        self.nodes.append(helper.make_node(op, inputs, outputs, name, domain=domain, **attributes))
         return name
 
     def matmul(self, x: str, name: str, layer: nn.Linear) -> str:
@@ -52,15 +54,9 @@ class Graph:
 
     def add_and_norm(self, x: str, added: str, name: str, layer: nn.RMSNorm) -> tuple[str, str]:
         """Add `x + added` and its norm; returns the sum, then the norm."""
-        norm, total = f"{name}_norm", f"{name}_sum"
-        inputs = x, added, self.weight(name, layer.weight)
-        op = "SkipSimplifiedLayerNormalization"
-        self.nodes.append(
-            helper.make_node(
-                op, inputs, [norm, "", "", total], name=norm, domain=MICROSOFT, epsilon=EPSILON
-            )
-        )
-        return total, norm
+        op, total = "SkipSimplifiedLayerNormalization", f"{name}_sum"
+        weight = self.weight(name, layer.weight)
+        return total, self.add(op, x, added, weight, others=["", "", total], epsilon=EPSILON)
 
     def model(
         self,
@@ -122,18 +118,16 @@ def fused_tower(encoder: UserEncoder, *, by_row: bool = False) -> onnx.ModelProt
     one = g.weight("one", np.ones(1, np.int64))
     table = encoder.table * config.d**0.5  # as `UserTower.begin` scales it
     x = g.add("Gather", g.weight("table", table), "items")
-    rotate, project = _rotary(g, encoder), _looked_up(g, table, blocks[0])
+    rotate, project = _rotary(g, encoder), partial(_look_up, g, table, blocks[0])
     for i, block in enumerate(blocks):
         k, v = rotate(project("key"), None), project("value")
         if block is blocks[-1]:
             end = g.add("Unsqueeze", g.add("Sub", "lengths", one), one)  # (B, 1)
-            x = _take(g, x, end, config.d)
+            x = _take(g, x, end)
             q = rotate(project("query", end), end)
             # This operator takes numbers of keys, which hides the padding of shorter histories.
             seen = "", g.add("Cast", "lengths", to=TensorProto.INT32)
-            a = g.add(
-                "MultiHeadAttention", q, k, v, *seen, domain=MICROSOFT, num_heads=config.heads
-            )
+            a = g.add("MultiHeadAttention", q, k, v, *seen, num_heads=config.heads)
         else:
             q = rotate(project("query"), None)
             heads: dict[str, Any] = {"q_num_heads": config.heads, "kv_num_heads": config.heads}
@@ -144,32 +138,22 @@ def fused_tower(encoder: UserEncoder, *, by_row: bool = False) -> onnx.ModelProt
         following = tower.norm if block is blocks[-1] else blocks[i + 1].attention_norm
         x, h = g.add_and_norm(x, feed_forward(g, h, i, block, by_row), f"norm_{i + 1}", following)
         if block is not blocks[-1]:
-            project = _multiplied(g, h, i + 1, blocks[i + 1])
+            project = partial(_multiply, g, h, i + 1, blocks[i + 1])
     vectors = g.add("Squeeze", g.add("LpNormalization", h, axis=-1, p=2), one)
     inputs = {"items": (TensorProto.INT64, ["B", "L"]), "lengths": (TensorProto.INT64, ["B"])}
     return g.model(inputs, ("vectors", ["B", config.d]), vectors)
 
 
-def _looked_up(g: Graph, table: Tensor, block: Block) -> Callable[..., str]:
-    """Tables of the first layer's projections of every item."""
-
-    def project(name: str, end: str | None = None) -> str:
-        with torch.no_grad():
-            rows = getattr(block, name)(block.attention_norm(table))
-        value = g.add("Gather", g.weight(f"{name}_0", rows), "items")
-        return _take(g, value, end, rows.shape[1]) if end else value
-
-    return project
+@torch.no_grad()
+def _look_up(g: Graph, table: Tensor, block: Block, name: str, end: str | None = None) -> str:
+    """A projection of the first layer, from a table of it for every item; see `_multiply`."""
+    rows = g.weight(f"{name}_0", getattr(block, name)(block.attention_norm(table)))
+    return g.add("Gather", rows, _take(g, "items", end) if end else "items")
 
 
-def _multiplied(g: Graph, h: str, i: int, block: Block) -> Callable[..., str]:
-    """Projections of a layer's normed input `h` (B, L, d), at all positions or at `end` (B, 1)."""
-
-    def project(name: str, end: str | None = None) -> str:
-        layer = getattr(block, name)
-        return g.matmul(_take(g, h, end, layer.in_features) if end else h, f"{name}_{i}", layer)
-
-    return project
+def _multiply(g: Graph, h: str, i: int, block: Block, name: str, end: str | None = None) -> str:
+    """A projection of a layer's normed input `h` (B, L, d), at all positions or at `end` (B, 1)."""
+    return g.matmul(_take(g, h, end) if end else h, f"{name}_{i}", getattr(block, name))
 
 
 def _rotary(g: Graph, encoder: UserEncoder) -> Callable[[str, str | None], str]:
@@ -179,26 +163,20 @@ def _rotary(g: Graph, encoder: UserEncoder) -> Callable[[str, str | None], str]:
     cos, sin = (g.weight(name, getattr(tower, name)[:, 0, :half]) for name in ("cos", "sin"))
     start = g.weight("start", np.zeros(1, np.int64))
 
-    def rotate(x: str, positions: str | None) -> str:
-        return g.add(
-            "RotaryEmbedding", x, positions or start, cos, sin, domain=MICROSOFT, num_heads=heads
-        )
-
-    return rotate
-
-
-def _take(g: Graph, x: str, position: str, d: int) -> str:
-    """(B, L, d) at positions (B, 1): (B, 1, d)."""
-    last = g.weight("last_axis", np.full(1, 2))
-    wide = g.add(
-        "Expand", g.add("Unsqueeze", position, last), g.weight("wide", np.array([1, 1, d]))
+    return lambda x, positions: g.add(
+        "RotaryEmbedding", x, positions or start, cos, sin, num_heads=heads
     )
-    return g.add("GatherElements", x, wide, axis=1)
+
+
+def _take(g: Graph, x: str, position: str) -> str:
+    """(B, L, ...) at positions (B, 1): (B, 1, ...)."""
+    index = g.add("Unsqueeze", position, g.weight("last_axis", np.full(1, 2)))  # (B, 1, 1)
+    return g.add("GatherND", x, index, batch_dims=1)
 
 
 def feed_forward(g: Graph, h: str, i: int, block: Block, by_row: bool = False) -> str:
     """SwiGLU; QuickGelu with alpha 1 is x sigma(x). See `fused_tower` for `by_row`."""
-    gate = g.add("QuickGelu", g.matmul(h, f"gate_{i}", block.gate), domain=MICROSOFT, alpha=1.0)
+    gate = g.add("QuickGelu", g.matmul(h, f"gate_{i}", block.gate), alpha=1.0)
     h = g.add("Mul", gate, g.matmul(h, f"up_{i}", block.up))
     if not by_row:
         return g.matmul(h, f"down_{i}", block.down)

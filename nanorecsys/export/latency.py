@@ -1,11 +1,11 @@
 """Latency of the variants: raw repeats, interleaved, so that all share a slow spell."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from nanorecsys.data import Histories
 from nanorecsys.export.variants import Variant
@@ -15,8 +15,6 @@ from nanorecsys.study.spread import Spread, spread
 
 REPEATS = 7  # timed calls of a cell of the grid, after a warm-up
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-
 
 def grid(
     variants: Sequence[Variant],
@@ -25,7 +23,6 @@ def grid(
     batches: Sequence[int],
     lengths: Sequence[int],
     threads: Sequence[int],
-    progress: Progress = iter,
 ) -> pd.DataFrame:
     """Time every variant at every batch size, history length and number of threads.
 
@@ -40,7 +37,6 @@ def grid(
         batches: Numbers of users per call.
         lengths: Numbers of events per user; those over the window are left out.
         threads: Numbers of threads that the variants were built for.
-        progress: Wrapper of the cells that shows progress, such as tqdm.
 
     Returns:
         One row per call: variant, threads, batch, length, repeat, ms.
@@ -49,7 +45,7 @@ def grid(
     rows = []
     lengths = [length for length in lengths if length <= window]
     cells = [(n, batch, length) for n in threads for batch in batches for length in lengths]
-    for n, batch, length in progress(cells):
+    for n, batch, length in tqdm(cells, desc="grid"):
         items = rng.integers(1, n_items + 1, (batch, length))
         ends = np.full(batch, length)
         timed = [v for v in variants if not v.padded or length == max(lengths)]
@@ -70,7 +66,6 @@ def real_histories(
     reads: Sequence[int],
     users: int,
     rounds: int,
-    progress: Progress = iter,
 ) -> pd.DataFrame:
     """Time real histories, one user per call on one thread.
 
@@ -84,7 +79,6 @@ def real_histories(
         reads: Numbers of events that are read, the last ones of a longer history.
         users: Number of users.
         rounds: Number of rounds after a warm-up.
-        progress: Wrapper of the rounds that shows progress, such as tqdm.
 
     Returns:
         One row per call: variant, reads, user, length (of what is read), round, ms.
@@ -96,7 +90,7 @@ def real_histories(
     chosen = known[((np.arange(users) + 0.5) / users * len(known)).astype(int)]
     calls = [(variant, events) for events in reads for variant in variants]
     rows = []
-    for number in progress(range(rounds + 1)):
+    for number in tqdm(range(rounds + 1), desc="real histories"):
         for call in rng.permutation(len(calls)):
             variant, events = calls[call]
             encode = variant.reading(events)

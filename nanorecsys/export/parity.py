@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 
 from nanorecsys.evaluation.bootstrap import Change, paired_change
 from nanorecsys.evaluation.metrics import values
 from nanorecsys.evaluation.protocols import Task, some_users
-from nanorecsys.evaluation.ranking import DotProduct, Evaluation, evaluate
+from nanorecsys.evaluation.ranking import DotProduct, Evaluation
 from nanorecsys.export.errors import ExportError
 from nanorecsys.export.result import Parity, VariantResult
 from nanorecsys.serving.encoder import Encode, encode_users
 
 BATCH_TOKENS = 2000  # padded positions of a batch, to compare with a batch of one
+USERS = 32  # users whose vectors are compared entry by entry
 # The rule of the choice: no larger share of NDCG@10 may be lost on the validation part, ...
 LARGEST_LOSS = 0.01
 # ... and no entry of a vector may change more with its batch: rounding does less than that, and a
@@ -22,26 +22,29 @@ LARGEST_BATCH_EFFECT = 2e-4
 # Largest difference of an entry of a vector between an export in single precision and PyTorch.
 EXACT = 1e-4
 
+Ranked = tuple[np.ndarray, Evaluation]
 
-def encode_task(encode: Encode, task: Task, reads: int, batch_tokens: int) -> np.ndarray:
-    """Encode the users with a target: float32 (n_users, d), zero for all others.
+
+def rank(
+    encode: Encode, task: Task, item_vectors: np.ndarray, reads: int, batch_tokens: int
+) -> Ranked:
+    """Encode the users with a target, and rank their targets by inner product.
 
     Args:
         encode: Encoder to compare.
         task: Users, their histories and targets.
+        item_vectors: float32 (n_items, d).
         reads: Number of events of a history that are read, the last ones.
         batch_tokens: Number of padded positions per batch.
+
+    Returns:
+        Vectors float32 (n_users, d), zero for users without a target, and the ranks.
     """
-    users = np.flatnonzero(task.targets.lengths)
-    found = encode_users(encode, task.seen, reads, users, batch_tokens=batch_tokens)
-    vectors = np.zeros((task.n_users, found.shape[1]), np.float32)
-    vectors[users] = found
-    return vectors
-
-
-def rank(vectors: np.ndarray, item_vectors: np.ndarray, task: Task) -> Evaluation:
-    """Rank a task's targets by inner product."""
-    return evaluate(DotProduct(vectors, item_vectors), task.targets, task.seen, task.n_items)
+    vectors = np.zeros((task.n_users, item_vectors.shape[1]), np.float32)
+    vectors[task.asked] = encode_users(
+        encode, task.seen, reads, task.asked, batch_tokens=batch_tokens
+    )
+    return vectors, task.rank(DotProduct(vectors, item_vectors))
 
 
 def ndcg_change(ranked: Evaluation, reference: Evaluation) -> Change:
@@ -50,33 +53,28 @@ def ndcg_change(ranked: Evaluation, reference: Evaluation) -> Change:
     return paired_change(before, after)
 
 
-def batch_effect(encode: Encode, task: Task, reads: int, users: int = 32) -> float:
+def batch_effect(encode: Encode, task: Task, reads: int) -> float:
     """Largest change of a vector's entry between a batch of one and one of similar lengths.
 
     Args:
         encode: Encoder to examine.
-        task: Users, their histories and targets.
+        task: Users, their histories and targets; `USERS` of those with a target are encoded.
         reads: Number of events of a history that are read, the last ones.
-        users: Number of users, spread evenly over those with a target.
     """
-    some = np.flatnonzero(some_users(task, users).targets.lengths)
-    alone, together = (
-        encode_users(encode, task.seen, reads, some, batch_tokens=n) for n in (1, BATCH_TOKENS)
-    )
+    users = some_users(task, USERS).asked
+    alone = encode_users(encode, task.seen, reads, users, batch_tokens=1)
+    together = encode_users(encode, task.seen, reads, users, batch_tokens=BATCH_TOKENS)
     return float(np.abs(alone - together).max())
 
 
-def check_exact(
-    encode: Encode, reference: Encode, task: Task, window: int, users: int = 32
-) -> float:
+def check_exact(encode: Encode, reference: Encode, task: Task, window: int) -> float:
     """Check an export in single precision against PyTorch over whole windows.
 
     Args:
         encode: Encoder of the export.
         reference: The trained model.
-        task: Users, their histories and targets.
+        task: Users, their histories and targets; `USERS` of those with a target are encoded.
         window: Longest history, in events.
-        users: Number of users, spread evenly over those with a target.
 
     Returns:
         The largest difference of a vector's entry.
@@ -84,8 +82,8 @@ def check_exact(
     Raises:
         ExportError: It is above `EXACT`.
     """
-    some = np.flatnonzero(some_users(task, users).targets.lengths)
-    found, expected = (encode_users(e, task.seen, window, some) for e in (encode, reference))
+    users = some_users(task, USERS).asked
+    found, expected = (encode_users(e, task.seen, window, users) for e in (encode, reference))
     difference = float(np.abs(found - expected).max())
     if not difference <= EXACT:
         raise ExportError(
@@ -97,30 +95,22 @@ def check_exact(
 
 
 def compare(
-    vectors: np.ndarray,
-    ranked: Evaluation,
-    reference: np.ndarray,
-    reference_ranked: Evaluation,
-    batch_effect: float,
-    validation_ndcg: Change,
+    variant: Ranked, trained: Ranked, batch_effect: float, validation_ndcg: Change
 ) -> Parity:
     """Compare a variant with the trained model, over the users with a target.
 
     Args:
-        vectors: float32 (n_users, d), unit norm for those users.
-        ranked: Evaluation of `vectors`.
-        reference: The trained model's vectors, float32 (n_users, d).
-        reference_ranked: Evaluation of `reference`.
+        variant: Result of `rank` on the test part.
+        trained: The same of the trained model.
         batch_effect: Result of `batch_effect`.
         validation_ndcg: Result of `ndcg_change` on the validation part.
     """
-    users = ranked.users
-    cosine = np.einsum("ud,ud->u", vectors[users], reference[users])
+    (vectors, ranks), (reference, expected) = variant, trained
     return Parity(
-        max_difference=float(np.abs(vectors[users] - reference[users]).max()),
-        cosine_lowest=float(cosine.min()),
-        overlap=float(overlaps(ranked.top, reference_ranked.top).mean()),
-        ndcg=ndcg_change(ranked, reference_ranked),
+        max_difference=float(np.abs(vectors - reference).max()),
+        cosine_lowest=float((vectors * reference).sum(axis=1)[ranks.users].min()),
+        overlap=float(overlaps(ranks.top, expected.top).mean()),
+        ndcg=ndcg_change(ranks, expected),
         validation_ndcg=validation_ndcg,
         batch_effect=batch_effect,
     )
@@ -135,12 +125,6 @@ def overlaps(top: np.ndarray, other: np.ndarray) -> np.ndarray:
     kept = top >= 0
     shared = kept & (top[:, :, None] == other[:, None]).any(axis=2)
     return shared.sum(axis=1) / np.maximum(kept.sum(axis=1), 1)
-
-
-def rank_frame(ranked: Mapping[str, Evaluation]) -> pd.DataFrame:
-    """Collect the raw rows behind every quality: variant, user int32, item int32, rank float64."""
-    frames = [e.rank_rows().assign(variant=name) for name, e in ranked.items()]
-    return pd.concat(frames, ignore_index=True)[["variant", "user", "item", "rank"]]
 
 
 def keeps_quality(variant: VariantResult) -> bool:

@@ -22,16 +22,13 @@ from nanorecsys.system.processor import has_int8_dot_products
 Batch = tuple[np.ndarray, np.ndarray]
 
 
-def dynamic(source: Path, target: Path, *, per_channel: bool) -> int:
+def dynamic(source: Path, target: Path, *, per_channel: bool) -> None:
     """Quantize weights to int8; activations are quantized in every call.
 
     Args:
         source: ONNX file in single precision.
         target: ONNX file to write.
         per_channel: Whether every column of a weight has its own scale.
-
-    Returns:
-        Number of quantized nodes.
     """
     with _prepared(source) as model:
         quantization.quantize_dynamic(
@@ -42,10 +39,9 @@ def dynamic(source: Path, target: Path, *, per_channel: bool) -> int:
             weight_type=QuantType.QInt8,
             reduce_range=not has_int8_dot_products(),
         )
-    return _quantized_nodes(target)
 
 
-def static(source: Path, target: Path, batches: Iterable[Batch]) -> int:
+def static(source: Path, target: Path, batches: Iterable[Batch]) -> None:
     """Quantize weights by channel, and activations by scales found on real histories (QDQ).
 
     Products come out in single precision, so that what follows them is as exact as without int8.
@@ -54,9 +50,6 @@ def static(source: Path, target: Path, batches: Iterable[Batch]) -> int:
         source: ONNX file in single precision.
         target: ONNX file to write.
         batches: Items and lengths to calibrate on.
-
-    Returns:
-        Number of quantized nodes.
     """
     with _prepared(source) as model:
         quantization.quantize_static(
@@ -70,16 +63,14 @@ def static(source: Path, target: Path, batches: Iterable[Batch]) -> int:
             reduce_range=not has_int8_dot_products(),
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
         )
-    return _quantized_nodes(target)
 
 
 class _Reader(CalibrationDataReader):
     def __init__(self, batches: Iterable[Batch]) -> None:
-        self.batches = iter(batches)
+        self.inputs = ({"items": items, "lengths": lengths} for items, lengths in batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self.batches, None)
-        return None if batch is None else dict(zip(("items", "lengths"), batch, strict=True))
+        return next(self.inputs, None)
 
 
 @contextmanager
@@ -91,9 +82,9 @@ def _prepared(source: Path) -> Iterator[Path]:
         yield prepared
 
 
-def _quantized_nodes(target: Path) -> int:
+def quantized_nodes(path: Path) -> int:
     """Count the nodes that read int8 weights: MatMulInteger, and MatMul after DequantizeLinear."""
-    nodes = onnx.load(target).graph.node
+    nodes = onnx.load(path).graph.node
     dequantized = {o for n in nodes if n.op_type == "DequantizeLinear" for o in n.output}
     return sum(
         n.op_type == "MatMulInteger" or (n.op_type == "MatMul" and n.input[1] in dequantized)

@@ -30,10 +30,7 @@ def ranker_tables(fitted: FittedRanker) -> tuple[np.ndarray, np.ndarray]:
         (n_items, hidden[0]) of the item, its features and the bias in the first layer.
     """
     ranker = fitted.ranker
-    everything = torch.arange(len(fitted.items.vectors))
-    vectors, features, unknown = fitted.items.read(
-        everything, torch.zeros_like(everything, dtype=torch.bool)
-    )
+    vectors, features, unknown = fitted.items.read(torch.arange(len(fitted.items.vectors)))
     extra = torch.cat([features, unknown[:, None]], -1)
     terms = ranker.item(vectors * ranker.config.d**0.5) + ranker.features(extra) + ranker.user.bias
     return vectors.numpy(), terms.numpy()
@@ -43,14 +40,13 @@ def export_ranker(fitted: FittedRanker, path: Path) -> None:
     """Write the ranker with the items inside the graph.
 
     The graph takes users float32 (B, d) and items int64 (B, C), from 0, and gives scores float32
-    (B, C). ONNX Runtime raises an error for an item that the catalogue does not have.
+    (B, C). ONNX Runtime raises an error for an item beyond the catalogue.
     """
     ranker = fitted.ranker
     tables = ranker_tables(fitted)
     graph = Graph()
-    row = _rows(graph, len(tables[0]))
     vectors, terms = (
-        graph.add("Gather", graph.weight(name, table), row)  # (B, C, d) and (B, C, hidden[0])
+        graph.add("Gather", graph.weight(name, table), "items")  # (B, C, d) and (B, C, hidden[0])
         for name, table in zip(("vectors", "terms"), tables, strict=True)
     )
     last, one = graph.weight("last", np.array([-1])), graph.weight("one", np.array([1]))
@@ -77,9 +73,3 @@ def export_ranker(fitted: FittedRanker, path: Path) -> None:
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as part:
         onnx.save(model, part)
-
-
-def _rows(graph: Graph, n_items: int) -> str:
-    """The rows to gather: ONNX counts negative numbers from the end, here they are out of range."""
-    n, zero = graph.weight("n_items", np.int64(n_items)), graph.weight("zero", np.int64(0))
-    return graph.add("Where", graph.add("Less", "items", zero), n, "items")

@@ -47,16 +47,11 @@ def export_encoder(
 def without_logs() -> Iterator[None]:
     """Silence an exporter or quantizer: a log line per node, and advice to do what has been done.
 
-    Nothing below an error is logged and no warning is shown. The root logger, which some of these
-    modules configure, is restored.
+    Nothing below an error is logged and no warning is shown.
     """
-    root = logging.getLogger()
-    handlers, level, disabled = root.handlers[:], root.level, root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        root.handlers[:], root.level = handlers, level
-        logging.disable(disabled)
+        logging.disable(logging.NOTSET)

@@ -1,13 +1,14 @@
 """The ways to run one user tower, from the earlier benchmark's to the fastest, behind one call."""
 
 import timeit
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
+from tqdm import tqdm
 
 from nanorecsys.data import Histories
 from nanorecsys.export import quantize
@@ -76,11 +77,11 @@ class Variant:
     def reading(self, events: int, threads: int = 1) -> Encode:
         """The encoder of histories of at most `events`, to which a padded variant pads them."""
         run = self.encode[threads]
-
-        def encode_padded(items: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-            return run(np.pad(items, ((0, 0), (0, events - items.shape[1]))), lengths)
-
-        return encode_padded if self.padded else run
+        if not self.padded:
+            return run
+        return lambda items, lengths: run(
+            np.pad(items, ((0, 0), (0, events - items.shape[1]))), lengths
+        )
 
 
 def build(
@@ -88,7 +89,6 @@ def build(
     histories: Histories,
     folder: Path,
     threads: Sequence[int] = (1,),
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
     names: Sequence[str] = tuple(VARIANTS),
 ) -> list[Variant]:
     """Write and load variants.
@@ -98,7 +98,6 @@ def build(
         histories: CSR on which static scales are calibrated.
         folder: Folder for the ONNX files.
         threads: Numbers of threads that each variant is loaded for.
-        progress: Wrapper of the names that shows progress, such as tqdm.
         names: Keys of `VARIANTS`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,14 +105,14 @@ def build(
         _in_pytorch(encoder, name, threads)
         if name in IN_PYTORCH
         else _in_onnx(encoder, histories, folder, name, threads)
-        for name in progress(list(names))
+        for name in tqdm(names, desc="variants")
     ]
 
 
 def _in_pytorch(encoder: UserEncoder, name: str, threads: Sequence[int]) -> Variant:
     module = EveryPosition(encoder) if name == TORCH_PADDED else encoder
     runs = {n: TorchEncoder(module, n, compiled=name == TORCH_COMPILED) for n in threads}
-    weights = sum(t.numel() * t.element_size() for t in encoder.state_dict().values())
+    weights = sum(t.nbytes for t in encoder.state_dict().values())
     return Variant(
         name=name,
         path=None,
@@ -128,39 +127,33 @@ def _in_onnx(
     encoder: UserEncoder, histories: Histories, folder: Path, name: str, threads: Sequence[int]
 ) -> Variant:
     path = folder / f"{name.replace(', ', ' ').replace(' ', '_')}.onnx"
-    quantized_nodes = _write(encoder, histories, name, path)
+    _write(encoder, histories, name, path)
     loads_s = timeit.repeat(partial(Encoder, path), number=1, repeat=3)
     return Variant(
         name=name,
         path=path,
         encode={n: Encoder(path, n) for n in threads},
-        quantized_nodes=quantized_nodes,
+        quantized_nodes=quantize.quantized_nodes(path),
         mib=path.stat().st_size / 2**20,
         load_ms=1000 * float(np.median(loads_s)),
     )
 
 
-def _write(encoder: UserEncoder, histories: Histories, name: str, path: Path) -> int:
-    """Write a variant's file; returns its number of quantized nodes."""
+def _write(encoder: UserEncoder, histories: Histories, name: str, path: Path) -> None:
     window = encoder.tower.config.window
     if name == EXPORTED:
         export_encoder(encoder, window, path)
-        return 0
-    if name == FUSED:
+    elif name == FUSED:
         onnx.save(fused_tower(encoder), path)
-        return 0
-    source = path.with_name("source.onnx")
-    if name == INT8_PADDED:
-        export_encoder(EveryPosition(encoder), window, source, EARLIER_OPSET)
-        quantized_nodes = quantize.dynamic(source, path, per_channel=False)
+    elif name == INT8_PADDED:
+        export_encoder(EveryPosition(encoder), window, path, EARLIER_OPSET)
+        quantize.dynamic(path, path, per_channel=False)
     else:
-        onnx.save(fused_tower(encoder, by_row=True), source)
+        onnx.save(fused_tower(encoder, by_row=True), path)
         if name == INT8_ROWS:
-            quantized_nodes = quantize.dynamic(source, path, per_channel=True)
+            quantize.dynamic(path, path, per_channel=True)
         else:
-            quantized_nodes = quantize.static(source, path, _calibration(histories, window))
-    source.unlink()
-    return quantized_nodes
+            quantize.static(path, path, _calibration(histories, window))
 
 
 def _calibration(

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -63,24 +64,20 @@ def item_content(items: pd.DataFrame) -> ItemContent:
         ('genre:Comedy', 'word:story', 'word:toy', 'year:1995')
     """
     words = [set(WORD.findall(title.lower())) for title in items["title"]]
-    titles_with = Counter(word for found in words for word in found)
+    titles_with = Counter(chain.from_iterable(words))
+    # The year in a title is not a word: there is a separate feature for it.
+    shared = {w for w, n in titles_with.items() if n >= MIN_TITLES and not YEAR.fullmatch(w)}
     features = []  # one sorted list per item
     for year, genres, found in zip(items["year"], items["genres"], words, strict=True):
-        names = {f"genre:{genre}" for genre in genres}
-        # The year in a title is not a word: there is a separate feature for it.
-        names |= {
-            f"word:{word}"
-            for word in found
-            if titles_with[word] >= MIN_TITLES and not YEAR.fullmatch(word)
-        }
+        names = {f"genre:{genre}" for genre in genres} | {f"word:{w}" for w in found & shared}
         if not pd.isna(year):
             names.add(f"year:{int(year) // YEAR_BIN * YEAR_BIN}")
         features.append(sorted(names))
-    vocabulary = sorted({name for found in features for name in found})
-    number = {name: i for i, name in enumerate(vocabulary)}
     offsets = np.cumsum([0, *map(len, features)], dtype=np.int64)
-    numbers = np.array([number[name] for found in features for name in found], np.int64)
-    return ItemContent(torch.from_numpy(offsets), torch.from_numpy(numbers), tuple(vocabulary))
+    vocabulary, numbers = np.unique([*chain.from_iterable(features)], return_inverse=True)
+    return ItemContent(
+        torch.from_numpy(offsets), torch.from_numpy(numbers), tuple(vocabulary.tolist())
+    )
 
 
 class ItemTable(nn.Module):
@@ -98,30 +95,26 @@ class ItemTable(nn.Module):
     """
 
     keep: Tensor
-    has_content: Tensor
     offsets: Tensor
     bags: Tensor
-    weights: Tensor
+    scale: Tensor
 
     def __init__(self, known: np.ndarray, d: int, content: ItemContent | None) -> None:
         super().__init__()
         self.content = content
-        scale = ID_SCALE if content else CONTENT_SCALE
-        self.ids = nn.Parameter(torch.randn(len(known) + 1, d) * scale)
+        spread = ID_SCALE if content else CONTENT_SCALE
+        self.ids = nn.Parameter(torch.randn(len(known) + 1, d) * spread)
         self.features: nn.Parameter | None = None
         counts = content.offsets.diff().numpy() if content else np.zeros(len(known), np.int64)
         # An item without features keeps its id, or nothing would be left.
         self.register_buffer("keep", _column(known | (counts == 0), first=True))
         if content is not None:
             self.features = nn.Parameter(torch.randn(len(content.names), d) * CONTENT_SCALE)
-            weights = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts).astype(np.float32)
-            for name, buffer in (
-                ("has_content", _column(counts > 0, first=False)),
-                ("offsets", functional.pad(content.offsets[:-1], (1, 0))),  # none of the padding
-                ("bags", content.features),
-                ("weights", torch.from_numpy(weights)),
-            ):
-                self.register_buffer(name, buffer, persistent=False)
+            scale = np.where(counts > 0, np.maximum(counts, 1) ** -0.5, 0).astype(np.float32)
+            offsets = functional.pad(content.offsets[:-1], (1, 0))  # no feature of the padding
+            self.register_buffer("offsets", offsets, persistent=False)
+            self.register_buffer("bags", content.features, persistent=False)
+            self.register_buffer("scale", _column(scale, first=0), persistent=False)
 
     def forward(self, id_dropout: float = 0.0) -> Tensor:
         """Unit vectors (n_items + 1, d).
@@ -134,7 +127,7 @@ class ItemTable(nn.Module):
         keep = self.keep
         if id_dropout:
             dropped = torch.rand(len(keep), 1, device=keep.device) < id_dropout
-            keep = keep & ~(dropped & self.has_content)
+            keep = keep & ~(dropped & (self.scale > 0))
         return functional.normalize(self.ids * keep + self._content(self.features), dim=-1)
 
     def content_only(self) -> Tensor:
@@ -144,11 +137,9 @@ class ItemTable(nn.Module):
         return functional.normalize(self._content(self.features), dim=-1)
 
     def _content(self, features: Tensor) -> Tensor:
-        return functional.embedding_bag(
-            self.bags, features, self.offsets, mode="sum", per_sample_weights=self.weights
-        )
+        return functional.embedding_bag(self.bags, features, self.offsets, mode="sum") * self.scale
 
 
-def _column(values: np.ndarray, first: bool) -> Tensor:
-    """bool (n,) -> (n + 1, 1), with a value for the padding row."""
-    return torch.from_numpy(np.concatenate([[first], values]))[:, None]
+def _column(values: np.ndarray, first: float) -> Tensor:
+    """(n,) -> (n + 1, 1), with a value for the padding row."""
+    return torch.from_numpy(np.insert(values, 0, first))[:, None]

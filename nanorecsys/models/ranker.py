@@ -113,14 +113,14 @@ class ItemSide:
     features: Tensor  # float32 (n_items, F)
     known: Tensor  # bool (n_items,)
 
-    def read(self, items: Tensor, masked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def read(self, items: Tensor, masked: Tensor | bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors, features and unknown flags of some items, see `Ranker.forward`.
 
         Args:
             items: int64 (B, C).
-            masked: Whether to treat the item as unknown, bool (B, C).
+            masked: Whether to treat the item as unknown, bool (B, C) or one for all.
         """
-        unknown = masked | ~self.known[items]
+        unknown = ~self.known[items] | masked
         vectors = torch.where(unknown[..., None], self.content_vectors[items], self.vectors[items])
         features = self.features[items]
         features[..., POPULARITY].masked_fill_(unknown, 0)

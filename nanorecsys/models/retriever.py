@@ -6,7 +6,6 @@ temperature`.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -17,6 +16,8 @@ from nanorecsys.models.errors import ModelError
 from nanorecsys.models.items import ItemContent, ItemTable
 from nanorecsys.system.files import atomic_path
 
+Rotation = tuple[Tensor, Tensor]  # cosines and sines of the positions' angles
+
 
 @dataclass(frozen=True)
 class RetrieverConfig:
@@ -26,8 +27,6 @@ class RetrieverConfig:
         d: Size of the vectors.
         layers, heads, hidden: Sizes of the transformer; `hidden` is the width of its SwiGLU.
         window: Number of events that are read, the last ones of a longer history.
-        positions: Rotary (Su et al. 2021, RoFormer), or one learned vector per position, counted
-            from the first event that is read.
         dropout: Dropout on the input and on the output of each half block.
         content: Whether items have content beside their ids.
         id_dropout: See `ItemTable.forward`.
@@ -39,7 +38,6 @@ class RetrieverConfig:
     heads: int = 8
     hidden: int = 1024
     window: int = 200
-    positions: Literal["rotary", "absolute"] = "rotary"
     dropout: float = 0.3
     content: bool = True
     id_dropout: float = 0.1
@@ -51,8 +49,6 @@ class RetrieverConfig:
                 f"d = {self.d} cannot be cut into {self.heads} even heads",
                 "Make d a multiple of 2 x heads.",
             )
-        if self.positions not in ("rotary", "absolute"):
-            raise ModelError(f"positions are {self.positions!r}", 'Use "rotary" or "absolute".')
         if min(self.layers, self.hidden, self.window) < 1:
             raise ModelError("layers, hidden and window must be at least 1", "Raise the others.")
 
@@ -71,49 +67,28 @@ class Block(nn.Module):
         self.down = nn.Linear(config.hidden, d, bias=False)
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, mask: Tensor | None
+        self, x: Tensor, rotation: Rotation, mask: Tensor | None, last: Tensor | None = None
     ) -> Tensor:
-        """One layer at every position.
+        """One layer at every position, or at one position of each row.
 
         Args:
             x: (B, L, D).
-            rotation: Cosines and sines (L, 1, D / heads), or None.
+            rotation: Cosines and sines (L, 1, D / heads).
             mask: Additive mask (B, 1, L, L); None for plain causal attention.
-        """
-        h = self.attention_norm(x)
-        q, k, v = (self.heads_of(project(h)) for project in (self.query, self.key, self.value))
-        if rotation is not None:
-            q, k = rotate(q, *rotation), rotate(k, *rotation)
-        if self.training and mask is not None and x.device.type == "cpu":
-            return self.add(x, attend_unfused(q, k, v, mask))
-        return self.add(x, attend(q, k, v, mask))
-
-    def at(self, x: Tensor, last: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The layer at one position of each row, which attends to all positions up to itself.
-
-        Args:
-            x: (B, L, D).
-            last: The position, int64 (B, 1, 1).
-            rotation: Cosines and sines (L, 1, D / heads), or None.
+            last: The one position, which attends to all up to itself, int64 (B, 1, 1).
 
         Returns:
-            (B, 1, D).
+            (B, L, D), or (B, 1, D) at one position.
         """
         h = self.attention_norm(x)
-        k, v = self.heads_of(self.key(h)), self.heads_of(self.value(h))
-        wide = last.expand(-1, 1, x.shape[-1])
-        q = self.heads_of(self.query(h.gather(1, wide)))
-        if rotation is not None:
-            cos, sin = rotation
-            k = rotate(k, cos, sin)
-            q = rotate(q, cos[last[:, 0]], sin[last[:, 0]])  # (B, 1, 1, D / heads)
-        seen = torch.arange(x.shape[1], device=x.device) <= last  # (B, 1, L)
-        mask = torch.where(seen[:, None], 0.0, -torch.inf).to(v.dtype)  # (B, 1, 1, L)
-        return self.add(x.gather(1, wide), attend(q, k, v, mask))
-
-    def add(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The residual stream after attention and feed-forward, (B, L, D)."""
-        x = x + dropout(self.out(attended), self.dropout, self.training)
+        k, v = rotate(self.heads_of(self.key(h)), *rotation), self.heads_of(self.value(h))
+        if last is not None:
+            x, h = (t.gather(1, last.expand(-1, 1, t.shape[-1])) for t in (x, h))
+            rotation = rotation[0][last[:, 0]], rotation[1][last[:, 0]]  # (B, 1, 1, D / heads)
+            seen = torch.arange(k.shape[1], device=k.device) <= last  # (B, 1, L)
+            mask = torch.where(seen[:, None], 0.0, -torch.inf).to(v.dtype)  # (B, 1, 1, L)
+        q = rotate(self.heads_of(self.query(h)), *rotation)
+        x = x + dropout(self.out(attend(q, k, v, mask, self.training)), self.dropout, self.training)
         h = self.feed_forward_norm(x)
         h = self.down(functional.silu(self.gate(h)) * self.up(h))
         return x + dropout(h, self.dropout, self.training)
@@ -144,27 +119,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-b, a], -1) * sin
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, training: bool) -> Tensor:
     """Causal attention, or under an additive mask: three (B, L, heads, D / heads) -> (B, L, D)."""
     q, k, v = (t.to(v.dtype).transpose(1, 2) for t in (q, k, v))  # (B, heads, L, D / heads)
-    attended = functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None
-    )
+    if training and mask is not None and q.device.type == "cpu":
+        # PyTorch's fused backward pass takes 2.3 times as long there.
+        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3) + mask).softmax(-1)
+        attended = weights.to(v.dtype) @ v
+    else:
+        attended = functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
     return attended.transpose(1, 2).flatten(2)
 
 
-def attend_unfused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """The same as `attend`, for training on a CPU.
-
-    PyTorch's fused backward pass takes 2.3 times as long there.
-    """
-    q, k, v = (t.to(v.dtype).transpose(1, 2) for t in (q, k, v))
-    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3) + mask).softmax(-1)  # (B, heads, L, L)
-    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
-
-
 class UserTower(nn.Module):
-    """From the vectors of a user's items to the vector of the user."""
+    """From the vectors of a user's items to the vector of the user.
+
+    Positions are rotary (Su et al. 2021, RoFormer).
+    """
 
     cos: Tensor
     sin: Tensor
@@ -175,15 +146,11 @@ class UserTower(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.d)
         size = config.d // config.heads
-        self.positions: nn.Parameter | None = None
-        if config.positions == "absolute":
-            self.positions = nn.Parameter(torch.randn(config.window, config.d) * 0.02)
-        else:
-            frequencies = 1e4 ** (-torch.arange(0, size, 2) / size)
-            angle = torch.outer(torch.arange(config.window).float(), frequencies)
-            angle = torch.cat([angle, angle], -1)[:, None]  # (window, 1, D / heads)
-            self.register_buffer("cos", angle.cos(), persistent=False)
-            self.register_buffer("sin", angle.sin(), persistent=False)
+        frequencies = 1e4 ** (-torch.arange(0, size, 2) / size)
+        angle = torch.outer(torch.arange(config.window).float(), frequencies)
+        angle = torch.cat([angle, angle], -1)[:, None]  # (window, 1, D / heads)
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 # Additions to the residual stream start smaller, the more layers there are (GPT-2).
@@ -200,12 +167,10 @@ class UserTower(nn.Module):
         Returns:
             unit vectors (B, D).
         """
-        positions = torch.arange(x.shape[1], device=x.device)
-        x, rotation = self.begin(x, positions)
+        x, rotation = self.begin(x)
         for block in self.blocks[:-1]:
             x = block(x, rotation, None)
-        last_block = cast(Block, self.blocks[-1])
-        x = last_block.at(x, lengths[:, None, None] - 1, rotation)
+        x = self.blocks[-1](x, rotation, None, last=lengths[:, None, None] - 1)
         return self.end(x)[:, 0]
 
     def everywhere(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
@@ -219,31 +184,23 @@ class UserTower(nn.Module):
         Returns:
             unit vectors (B, L, D).
         """
-        place = within = torch.arange(x.shape[1], device=x.device)
         mask = None
         if segments is not None:
-            if self.positions is not None:
-                # Learned positions count from the start of the segment; rotations depend on
-                # differences only.
-                within = place - torch.searchsorted(segments, segments)
+            place = torch.arange(x.shape[1], device=x.device)
             same = segments[:, :, None] == segments[:, None]  # (B, L, L)
             visible = same & (place[:, None] >= place)
             autocast = torch.is_autocast_enabled(x.device.type)
             dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
             mask = torch.where(visible[:, None], 0.0, -torch.inf).to(dtype)
-        x, rotation = self.begin(x, within)
+        x, rotation = self.begin(x)
         for block in self.blocks:
             x = block(x, rotation, mask)
         return self.end(x)
 
-    def begin(self, x: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def begin(self, x: Tensor) -> tuple[Tensor, Rotation]:
         """The residual stream (B, L, D) and the rotations."""
         x = x * self.config.d**0.5  # unit vectors get a mean square of 1
-        rotation = None
-        if self.positions is not None:
-            x = x + self.positions[positions]
-        else:
-            rotation = self.cos[: x.shape[1]], self.sin[: x.shape[1]]
+        rotation = self.cos[: x.shape[1]], self.sin[: x.shape[1]]
         return dropout(x, self.config.dropout, self.training), rotation
 
     def end(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 import numpy as np
 import pandas as pd
@@ -13,14 +14,14 @@ from nanorecsys.evaluation.bootstrap import Change, mean_interval, paired_change
 from nanorecsys.evaluation.errors import EvaluationError
 from nanorecsys.evaluation.metrics import value, values
 from nanorecsys.evaluation.protocols import Task, last_events, make_task
-from nanorecsys.evaluation.ranking import Evaluation, Scorer
+from nanorecsys.evaluation.ranking import Evaluation
 from nanorecsys.models.ranker import FittedRanker
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.study.spread import Interval
 from nanorecsys.training import result
 from nanorecsys.training.baselines.matrices import with_fallback
-from nanorecsys.training.errors import TrainingError
-from nanorecsys.training.fit import fit_retriever, rank_by, scorer
+from nanorecsys.training.errors import check_names
+from nanorecsys.training.fit import fit_retriever, scorer
 from nanorecsys.training.loop import Trained, TrainingConfig
 from nanorecsys.training.losses import LOSSES
 from nanorecsys.training.ranker import reranker
@@ -44,19 +45,14 @@ def splits_of(sets: Mapping[str, Prepared], names: Sequence[str]) -> dict[str, d
     Raises:
         TrainingError: there is no such split.
     """
-    known = (*next(iter(sets.values())).splits, result.LAST_TEN)
-    if unknown := [name for name in names if name not in known]:
-        raise TrainingError(f"there is no split {unknown[0]!r}", f"Use any of {', '.join(known)}.")
-    found: dict[str, dict[str, Split]] = {name: {} for name in sets}
+    check_names("split", names, [*next(iter(sets.values())).splits, result.LAST_TEN])
+    found = {}
     for name in dict.fromkeys([result.LEAVE_ONE_OUT, *names]):
         try:
-            own = {dataset: _split(prepared, name) for dataset, prepared in sets.items()}
+            found[name] = {dataset: _split(prepared, name) for dataset, prepared in sets.items()}
         except EvaluationError as error:
             print(f"{name} is left out: {error.message}")
-            continue
-        for dataset, split in own.items():
-            found[dataset][name] = split
-    return found
+    return {dataset: {name: split[dataset] for name, split in found.items()} for dataset in sets}
 
 
 def _split(prepared: Prepared, name: str) -> Split:
@@ -66,7 +62,7 @@ def _split(prepared: Prepared, name: str) -> Split:
     if name != result.LEAVE_ONE_OUT:
         for stage in ("validation", "test"):
             task = make_task(events, split, stage)
-            if not (task.seen.lengths[task.targets.lengths > 0] > 0).any():
+            if not task.seen.lengths[task.asked].any():
                 raise EvaluationError(f"no user of the {stage} part has an earlier event")
     return split
 
@@ -106,7 +102,7 @@ def margin(runs: Mapping[str, Sequence[Evaluation]]) -> result.Margin:
 
 def rank(model: Retriever, task: Task, events: int | None = None) -> Evaluation:
     """Rank a task's targets by a retriever, which reads its window or the last `events` only."""
-    return rank_by(scorer(model, task, events), task)
+    return task.rank(scorer(model, task, events))
 
 
 def rank_served(
@@ -124,10 +120,8 @@ def rank_served(
         ranked: Ranker that was fitted on the task, or None for the retriever's order.
     """
     retrieved = scorer(model, task, events)
-    ordered: Scorer = retrieved
-    if ranked:
-        ordered = reranker(ranked, retrieved.user_vectors, task.seen)
-    return rank_by(with_fallback(ordered, task.known, task.n_users, task.n_items), task)
+    ordered = reranker(ranked, retrieved.user_vectors, task.seen) if ranked else retrieved
+    return task.rank(with_fallback(ordered, task.known, task.n_users, task.n_items))
 
 
 def with_history(evaluation: Evaluation, task: Task) -> Evaluation:
@@ -136,16 +130,13 @@ def with_history(evaluation: Evaluation, task: Task) -> Evaluation:
 
 
 def item_inputs(ways: Sequence[str]) -> dict[str, bool]:
-    """Whether each of some ways to represent items uses their content.
+    """Whether each of some ways to represent items uses their content; all ways if none is given.
 
     Raises:
-        TrainingError: no way is given, or one that is not in `ITEMS_BY`.
+        TrainingError: there is no such way.
     """
-    if not ways or not ITEMS_BY.keys() >= set(ways):
-        raise TrainingError(
-            f"items_by is {list(ways)}", f"Name one or more of {', '.join(ITEMS_BY)}."
-        )
-    return {way: ITEMS_BY[way] for way in ways}
+    check_names("way to represent items", ways, ITEMS_BY)
+    return {way: ITEMS_BY[way] for way in ways or ITEMS_BY}
 
 
 def item_choice(trained: Trained, ranks: Evaluation, task: Task) -> result.ItemChoice:
@@ -210,7 +201,7 @@ def read_fewer(
         numbers: Numbers of events to try; those not below the window are left out.
     """
     window = models[0].config.window
-    lengths = task.seen.lengths[task.targets.lengths > 0]
+    lengths = task.seen.lengths[task.asked]
     fewer = sorted({n for n in numbers if 0 < n < window}, reverse=True)
     ranks = {n: [rank(model, task, n) for model in models] for n in fewer}
     return [
@@ -230,17 +221,8 @@ def enough_events(reads: Sequence[result.Read]) -> int:
     From the whole window down, the fewest that keep NDCG@10 within `READ_MARGIN` of the whole
     window's, at the lower end of the paired interval.
     """
-    enough = reads[0]
-    for fewer in reads[1:]:
-        if fewer.ndcg.low <= -READ_MARGIN * fewer.ndcg.base:
-            break
-        enough = fewer
-    return enough.events
-
-
-def ranker_pays(changes: Iterable[Change]) -> bool:
-    """Whether a ranker raises validation NDCG@10 on every data set, at the interval's lower end."""
-    return all(c.low > 0 for c in changes)
+    kept = takewhile(lambda read: read.ndcg.low > -READ_MARGIN * read.ndcg.base, reads[1:])
+    return [reads[0], *kept][-1].events
 
 
 def variants(
@@ -262,13 +244,9 @@ def variants(
     every |= {
         "seen_negatives": (model, replace(training, seen_negatives=True)),
         "id_alone": (replace(model, content=False), training),
-        "absolute_positions": (replace(model, positions="absolute"), training),
         "half_window": (replace(model, window=model.window // 2), training),
     }
-    if unknown := [name for name in names if name not in every]:
-        raise TrainingError(
-            f"there is no variant {unknown[0]!r}", f"Use any of {', '.join(every)}."
-        )
+    check_names("variant", names, every)
     return {BASE: (model, training)} | {name: every[name] for name in names or every}
 
 
@@ -292,9 +270,8 @@ def ablate(
             seeded = replace(training, seed=seed)
             trained = fit_retriever(task, items, model, seeded, progress=False)
             ndcg = value(rank(trained.model, task), "ndcg@10")
-            seconds = trained.curve["seconds"].sum()
-            rows.append({"variant": name, "seed": seed, "ndcg": ndcg, "seconds": seconds})
-    return pd.DataFrame(rows)
+            rows.append((name, seed, ndcg, trained.curve["seconds"].sum()))
+    return pd.DataFrame(rows, columns=["variant", "seed", "ndcg", "seconds"])
 
 
 def ties_reversed(interactions: Interactions) -> Interactions:
@@ -309,7 +286,7 @@ def changed_targets(task: Task, other: Task) -> float:
         np.repeat(np.arange(t.n_users), t.targets.lengths) * t.n_items + t.targets.items
         for t in (task, other)
     )
-    return float(1 - np.isin(targets, others).mean())
+    return 1 - float(np.isin(targets, others).mean())
 
 
 def rank_frame(runs: Mapping[str, Mapping[str, Sequence[Evaluation]]]) -> pd.DataFrame:
@@ -318,15 +295,14 @@ def rank_frame(runs: Mapping[str, Mapping[str, Sequence[Evaluation]]]) -> pd.Dat
     Args:
         runs: Evaluations of each seed, by task and model.
     """
-    return pd.concat(
-        [
-            run.rank_rows().assign(task=task, model=model, run=i)
-            for task, models in runs.items()
-            for model, evaluations in models.items()
-            for i, run in enumerate(evaluations)
-        ],
-        ignore_index=True,
-    )[["task", "model", "run", "user", "item", "rank"]]
+    rows = {
+        (task, model, i): run.rank_rows()
+        for task, models in runs.items()
+        for model, evaluations in models.items()
+        for i, run in enumerate(evaluations)
+    }
+    names = ["task", "model", "run"]
+    return pd.concat(rows, names=names).reset_index(names).reset_index(drop=True)
 
 
 def _by_seed(runs: Sequence[Evaluation], name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from nanorecsys.data import Histories
-from nanorecsys.evaluation import DotProduct, Evaluation, Scorer, Task, evaluate, value
+from nanorecsys.evaluation import DotProduct, Task, value
 from nanorecsys.models.items import item_content
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.serving import encoder as serving
@@ -46,7 +46,7 @@ def fit_retriever(
     retriever = Retriever(model, known, item_content(items) if model.content else None)
 
     def validation(model: Retriever) -> float:
-        return value(rank_by(scorer(model, task), task, k_max=10), "ndcg@10")
+        return value(task.rank(scorer(model, task), k_max=10), "ndcg@10")
 
     score = validation if validate else None
     return train(retriever, task.seen, training, validate=score, **options)
@@ -84,12 +84,6 @@ def scorer(model: Retriever, task: Task, events: int | None = None) -> DotProduc
         task: Task whose targets will be ranked.
         events: Number of last events to read from each history; the model's window by default.
     """
-    asked = np.flatnonzero(task.targets.lengths)
     users = np.zeros((task.n_users, model.config.d), np.float32)
-    users[asked] = encode_users(model, task.seen, asked, events)
+    users[task.asked] = encode_users(model, task.seen, task.asked, events)
     return DotProduct(users, model.item_vectors())
-
-
-def rank_by(score: Scorer, task: Task, k_max: int = 100) -> Evaluation:
-    """Rank a task's targets against the whole catalogue."""
-    return evaluate(score, task.targets, task.seen, task.n_items, k_max=k_max)

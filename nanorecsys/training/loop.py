@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ from nanorecsys.data import Histories
 from nanorecsys.models.retriever import Retriever
 from nanorecsys.system.files import atomic_path
 from nanorecsys.training import batches, distributed
-from nanorecsys.training.errors import TrainingError
+from nanorecsys.training.errors import TrainingError, check_names
 from nanorecsys.training.losses import LOSSES
 
 CHECKPOINT_STEPS = 100  # steps between two checkpoints; each epoch ends with another one
@@ -57,8 +57,8 @@ class TrainingConfig:
         weight_decay: AdamW's weight decay of matrices; vectors have none.
         clip: Norm that gradients are clipped to.
         seed: Random seed for weights, order, dropout and negatives.
-        precision: Precision of the forward pass; "auto" takes bf16 where the processor multiplies
-            it natively, fp32 elsewhere.
+        precision: Precision of the forward pass, "fp32", "bf16" or "auto", which takes bf16 where
+            the processor multiplies it natively.
     """
 
     epochs: int = 12
@@ -70,11 +70,11 @@ class TrainingConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     seed: int = 0
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise TrainingError(f"no loss {self.loss!r}", f"Use one of {', '.join(LOSSES)}.")
+        check_names("loss", [self.loss], LOSSES)
+        check_names("precision", [self.precision], ["auto", "bf16", "fp32"])
         if min(self.epochs, self.batch_tokens) < 1:
             raise TrainingError("epochs and batch_tokens must be at least 1", "Raise them.")
 
@@ -251,7 +251,7 @@ class TrainingRun:
     def excluded(self, events: Tensor) -> Tensor:
         """Items that each target does not compete with, bool (N, n_items + 1)."""
         had = batches.had_before(self.offsets, self.items, events, len(self.counts) - 1)
-        return torch.zeros_like(had) if self.config.seen_negatives else had
+        return had & (not self.config.seen_negatives)
 
     def schedule(self) -> float:
         """Share of the peak learning rate: linear up over the warm-up, then linear down to 0."""
@@ -305,7 +305,6 @@ class TrainingRun:
                 f"{path} belongs to a run with other settings or other data",
                 "Delete it to start over, or undo the change.",
             )
-        for name in SAVED:
-            setattr(self, name, state[name])
+        vars(self).update({name: state[name] for name in SAVED})
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -71,16 +71,15 @@ class FullSoftmax(Loss):
         return None
 
     def __call__(self, users, table, targets, had, weights, candidates, counts):
-        device = users.device.type
-        dtype = (
-            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else users.dtype
-        )
-        return _FullSoftmax.apply(users, table[1:], targets - 1, had[:, 1:], weights, dtype)
+        return _FullSoftmax.apply(users, table[1:], targets - 1, had[:, 1:], weights)
 
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, users, items, targets, had, weights, dtype):
+    def forward(ctx, users, items, targets, had, weights):
+        device, dtype = users.device.type, users.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
         u, v = users.to(dtype), items.to(dtype)
         loss = weights.new_zeros(())
         users_grad = torch.empty_like(u)
@@ -102,7 +101,7 @@ class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         users_grad, items_grad = ctx.saved_tensors
-        return users_grad.to(ctx.dtype) * grad, items_grad * grad, None, None, None, None
+        return users_grad.to(ctx.dtype) * grad, items_grad * grad, None, None, None
 
 
 class SampledSoftmax(Loss):
@@ -116,11 +115,16 @@ class SampledSoftmax(Loss):
 
     def __call__(self, users, table, targets, had, weights, candidates, counts):
         positive, negative = _logits(users, table, targets, had, candidates)
-        correction = torch.tensor((len(table) - 1) / self.k).log()
-        return _cross_entropy(positive, negative + correction, weights)
+        negative = negative - self.expected(candidates, counts).log()
+        log_sum = torch.cat([positive[:, None], negative], 1).logsumexp(1)
+        return weights @ (log_sum - positive)
+
+    def expected(self, candidates: Tensor, counts: Tensor) -> Tensor:
+        """Expected number of times that a candidate is drawn, (C,) or one for all."""
+        return torch.tensor(self.k / (len(counts) - 1))
 
 
-class InBatch(Loss):
+class InBatch(SampledSoftmax):
     """InfoNCE over the batch's own targets B, logQ-corrected since popular items occur more often:
 
         l = log(exp s_t + sum_{j in B \\ H, j != t} exp(s_j - log(|B| q_j))) - s_t,  q_j = count_j /
@@ -133,10 +137,8 @@ class InBatch(Loss):
     def candidates(self, targets: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
         return targets
 
-    def __call__(self, users, table, targets, had, weights, candidates, counts):
-        positive, negative = _logits(users, table, targets, had, candidates)
-        expected = len(candidates) * counts[candidates] / counts.sum()
-        return _cross_entropy(positive, negative - expected.log(), weights)
+    def expected(self, candidates: Tensor, counts: Tensor) -> Tensor:
+        return len(candidates) * counts[candidates] / counts.sum()
 
 
 class BCE(Loss):
@@ -172,8 +174,3 @@ def _logits(
     return positive, negative.masked_fill(
         (targets[:, None] == candidates) | had[:, candidates], -torch.inf
     )
-
-
-def _cross_entropy(positive: Tensor, negative: Tensor, weights: Tensor) -> Tensor:
-    log_sum = torch.cat([positive[:, None], negative], 1).logsumexp(1)
-    return weights @ (log_sum - positive)

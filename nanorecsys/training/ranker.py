@@ -198,7 +198,7 @@ def reranker(
         scores = vectors @ items.vectors.T  # (B, n_items), within [-1, 1]
         unseen = scores.index_put(events_of(seen, users), torch.tensor(-torch.inf))
         best = unseen.topk(min(depth, scores.shape[1])).indices  # (B, depth)
-        ranked = fitted.ranker(vectors, *items.read(best, torch.zeros_like(best, dtype=torch.bool)))
+        ranked = fitted.ranker(vectors, *items.read(best))
         # Places instead of scores: they stay apart in float32 whatever the ranker's scale.
         places = ranked.argsort(1).argsort(1).float()
         return scores.scatter_(1, best, 2 + places).numpy()

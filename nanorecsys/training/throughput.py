@@ -11,10 +11,10 @@ step and torch's fused AdamW. The loops take turns with a few steps each, so tha
 the machine slows all of them. The rate counts targets: a padding place costs work but is no token.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,6 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
-from nanorecsys.data import Histories
 from nanorecsys.evaluation import Task
 from nanorecsys.models.items import item_content
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
@@ -47,31 +46,27 @@ def measure(
         training: Training settings.
         repeats: Timed repeats, after a warm-up.
     """
-    device, histories = best_device(), task.seen
+    device = best_device()
     content = item_content(items) if model.content else None
 
     def fresh() -> Retriever:
         torch.manual_seed(training.seed)
         return Retriever(model, np.ones(task.n_items, bool), content).to(device).train()
 
-    precisions: list[Literal["fp32", "bf16"]] = ["fp32"]
-    if has_bf16(device):
-        precisions.append("bf16")
     loops = {
-        f"{rows}, {precision}": step(fresh(), histories, replace(training, precision=precision))
-        for precision in precisions
+        f"{rows}, {precision}": step(
+            TrainingRun(fresh(), task.seen, replace(training, precision=precision))
+        )
+        for precision in (["fp32", "bf16"] if has_bf16(device) else ["fp32"])
         for rows, step in (("padded", _padded_step), ("packed", _packed_step))
     }
     timed = []
     for repeat in tqdm(range(repeats + 1), desc="throughput"):
         for name, step in loops.items():
             start = time.perf_counter_ns()
-            tokens = sum(step() for _ in range(STEPS))
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds = (time.perf_counter_ns() - start) / 1e9
-            timed.append({"loop": name, "repeat": repeat, "tokens": tokens, "seconds": seconds})
-    timings = pd.DataFrame(timed)
+            tokens = sum(step() for _ in range(STEPS))  # counting them waits for the device
+            timed.append((name, repeat, tokens, (time.perf_counter_ns() - start) / 1e9))
+    timings = pd.DataFrame(timed, columns=["loop", "repeat", "tokens", "seconds"])
     return timings[timings["repeat"] > 0]
 
 
@@ -95,44 +90,40 @@ def summarise(timings: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _packed_step(model: Retriever, histories: Histories, training: TrainingConfig) -> Step:
+def _packed_step(run: TrainingRun) -> Step:
     """A step of `loop.train` over one epoch again and again; it returns its tokens."""
-    run = TrainingRun(model, histories, training)
-    rows = batches.epoch(histories, model.config.window, np.random.default_rng(training.seed))
-    queue = rows.split(run.batch_rows, 1)
+    rng = np.random.default_rng(run.config.seed)
+    rows = batches.epoch(run.histories, run.model.config.window, rng)
+    queue = itertools.cycle(rows.split(run.batch_rows, 1))
 
     def step() -> int:
-        batch = queue[run.step % len(queue)]
+        batch = next(queue)
         run.take_step(batch)
         return int(batch[2].count_nonzero())
 
     return step
 
 
-def _padded_step(model: Retriever, histories: Histories, training: TrainingConfig) -> Step:
+def _padded_step(run: TrainingRun) -> Step:
     """A step of the plain loop; it returns its tokens."""
-    config, device = model.config, best_device()
-    rng = np.random.default_rng(training.seed)
-    size = max(1, training.batch_tokens // config.window)
-    known = np.flatnonzero(histories.lengths > 1)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
-    )
+    model, config, device = run.model, run.model.config, run.device
+    rng = np.random.default_rng(run.config.seed)
+    known = np.flatnonzero(run.histories.lengths > 1)
 
     def step() -> int:
-        rows, _ = padded(histories, rng.choice(known, size), config.window + 1)
+        rows, _ = padded(run.histories, rng.choice(known, run.batch_rows), config.window + 1)
         rows = np.pad(rows, ((0, 0), (0, config.window + 1 - rows.shape[1])))
         items = torch.from_numpy(rows[:, :-1]).to(device)
         targets = torch.from_numpy(rows[:, 1:]).to(device)
-        with autocast(device, training.precision):
+        with autocast(device, run.config.precision):
             table = model.items(config.id_dropout)
             users = model.tower.everywhere(table[items])
             logits = users @ table.T / config.temperature  # (B, L, V + 1)
             loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-        optimizer.step()
-        optimizer.zero_grad()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), run.config.clip)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
         return int(targets.count_nonzero())
 
     return step

@@ -43,54 +43,45 @@ def with_large_weights(model):
     return model
 
 
-MODELS = {
-    positions: with_large_weights(retriever(replace(SMALL, positions=positions)))
-    for positions in ("rotary", "absolute")
-}
+MODEL = with_large_weights(retriever())
 
 
-@pytest.mark.parametrize("positions", MODELS)
 @given(
     histories=st.lists(
         st.lists(st.integers(1, N_ITEMS), min_size=1, max_size=10), min_size=1, max_size=4
     )
 )
 @settings(max_examples=20, deadline=None)
-def test_encoder_equals_packed_rows_whatever_else_is_in_the_batch(positions, histories):
-    model = MODELS[positions]
+def test_encoder_equals_packed_rows_whatever_else_is_in_the_batch(histories):
     items = torch.zeros(len(histories), 10, dtype=torch.int64)
     for row, history in enumerate(histories):
         items[row, : len(history)] = torch.tensor(history)
     lengths = torch.tensor([len(history) for history in histories])
     with torch.no_grad():
-        encoded = model.encoder()(items, lengths)
+        encoded = MODEL.encoder()(items, lengths)
         # Each at the end of a separate row, after another user's history.
         packed, segments = torch.full_like(items, 7), torch.zeros_like(items)
         for row, history in enumerate(histories):
             packed[row, 10 - len(history) :] = torch.tensor(history)
             segments[row, 10 - len(history) :] = 1
-        everywhere, _ = model(packed, segments)
+        everywhere, _ = MODEL(packed, segments)
     torch.testing.assert_close(encoded, everywhere[:, -1], atol=1e-5, rtol=0)
     torch.testing.assert_close(encoded.norm(dim=1), torch.ones(len(histories)))
 
 
-@pytest.mark.parametrize("positions", MODELS)
-def test_a_position_does_not_attend_to_later_ones(positions):
-    model = MODELS[positions]
+def test_a_position_does_not_attend_to_later_ones():
     items = torch.tensor([[1, 2, 3, 4, 5]])
     with torch.no_grad():
-        before = model(items, torch.zeros_like(items))[0]
+        before = MODEL(items, torch.zeros_like(items))[0]
         items[0, 3] = 9
-        after = model(items, torch.zeros_like(items))[0]
+        after = MODEL(items, torch.zeros_like(items))[0]
     torch.testing.assert_close(before[:, :3], after[:, :3])
     assert (before[:, 3:] - after[:, 3:]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("positions", MODELS)
-def test_order_matters(positions):
-    encoder = MODELS[positions].encoder()
+def test_order_matters():
     with torch.no_grad():
-        forward, backward = encoder(
+        forward, backward = MODEL.encoder()(
             torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]]), torch.tensor([4, 4])
         )
     assert (forward - backward).abs().max() > 0.01
@@ -107,13 +98,12 @@ def test_attention_for_training_equals_the_fused_one():
 
 
 def test_every_parameter_gets_a_gradient():
-    for config in (replace(SMALL, content=True), replace(SMALL, positions="absolute")):
-        model = retriever(config)
-        users, table = model(torch.tensor([[0, 3, 4]]), torch.tensor([[0, 1, 1]]))
-        (users[0] @ table[5]).sum().backward()
-        assert [
-            name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()
-        ] == []
+    model = retriever(replace(SMALL, content=True))
+    users, table = model(torch.tensor([[0, 3, 4]]), torch.tensor([[0, 1, 1]]))
+    (users[0] @ table[5]).sum().backward()
+    assert [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()
+    ] == []
 
 
 def test_dropout_acts_in_training_only():
@@ -182,25 +172,9 @@ def test_a_damaged_or_missing_file_is_a_named_error(tmp_path):
     ("change", "message"),
     [
         ({"heads": 3}, "cannot be cut"),
-        ({"positions": "none"}, "positions are"),
         ({"layers": 0}, "at least 1"),
     ],
 )
 def test_impossible_shapes_are_named_errors(change, message):
     with pytest.raises(ModelError, match=message):
         replace(SMALL, **change)
-
-
-def test_encoder_exports_with_symbolic_batch_and_length():
-    model = retriever()
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=SMALL.window)
-    program = torch.export.export(
-        model.encoder(),
-        (torch.ones(2, 5, dtype=torch.int64), torch.tensor([5, 2])),
-        dynamic_shapes={"items": {0: batch, 1: length}, "lengths": {0: batch}},
-    )
-    for shape in ((1, 1), (3, 10)):
-        items, lengths = torch.randint(1, N_ITEMS, shape), torch.randint(1, shape[1] + 1, shape[:1])
-        torch.testing.assert_close(
-            program.module()(items, lengths), model.encoder()(items, lengths)
-        )

@@ -79,12 +79,7 @@ def _by_items(x: sparse.csr_array, weights: sparse.csr_array, penalty: float) ->
     for rows, counts in co_counts(x):
         model[rows] = counts
     model[np.diag_indices(n_items)] += penalty
-    # In place, since a copy may not fit: LAPACK is column-major, and the transpose of a symmetric
-    # row-major matrix is the same matrix. It leaves the inverse in the lower triangle of ours.
-    factor = scipy.linalg.cholesky(model.T, overwrite_a=True)
-    model = scipy.linalg.lapack.spotri(factor, overwrite_c=True)[0].T
-    for i in range(n_items):
-        model[i, i:] = model[i:, i]
+    model = scipy.linalg.inv(model, overwrite_a=True, assume_a="pos")
     model /= -np.diag(model).copy()
     np.fill_diagonal(model, 0)
     return lambda users: weights[users] @ model

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,6 @@ from nanorecsys.training.baselines.counts import ItemKNN, Markov, Popularity, Re
 from nanorecsys.training.baselines.linear import EASE, ImplicitALS
 from nanorecsys.training.baselines.matrices import content_features
 from nanorecsys.training.errors import TrainingError
-from nanorecsys.training.fit import rank_by
 
 
 class Model(Protocol):
@@ -71,8 +71,7 @@ BASELINES: dict[str, tuple[Callable[..., Model], Space]] = {
 
 def fit_and_evaluate(model: Model, task: Task, k_max: int = 100) -> Evaluation:
     """Fit a model on the known events of a task, and rank the task's targets."""
-    scorer = model.fit(task.known, task.n_users, task.n_items)
-    return rank_by(scorer, task, k_max)
+    return task.rank(model.fit(task.known, task.n_users, task.n_items), k_max)
 
 
 def knows_content(name: str) -> bool:
@@ -98,23 +97,19 @@ def tune(
         The best model, unfitted, and one row per trial: trial, each parameter, ndcg@10, seconds.
     """
     build, space = BASELINES[name]
-    given = {"features": features} if knows_content(name) else {}
     shared = {key: values for key, values in space.items() if key != "content"}
     points = list(itertools.product(*shared.values()))
     drawn = np.random.default_rng(0).choice(len(points), min(trials, len(points)), replace=False)
-    weights = np.random.default_rng(1).choice(space.get("content", (0,)), len(drawn))
-    models, rows = [], []
-    for trial, point in enumerate(drawn):
-        parameters = dict(zip(shared, points[point], strict=True))
-        if knows_content(name):
-            parameters["content"] = float(weights[trial])
+    table = pd.DataFrame([points[point] for point in drawn], range(len(drawn)), list(shared))
+    if knows_content(name):
+        build = partial(build, features=features)
+        table["content"] = np.random.default_rng(1).choice(space["content"], len(drawn))
+    models = [build(**row) for row in table.to_dict("index").values()]
+    for trial, model in enumerate(models):
         start = time.perf_counter()
-        models.append(build(**parameters, **given))
-        ndcg = value(fit_and_evaluate(models[-1], task, k_max=1), "ndcg@10")
-        seconds = time.perf_counter() - start
-        rows.append({"trial": trial, **parameters, "ndcg@10": ndcg, "seconds": seconds})
-    table = pd.DataFrame(rows)
-    return models[table["ndcg@10"].argmax()], table
+        ndcg = value(fit_and_evaluate(model, task, k_max=1), "ndcg@10")
+        table.loc[trial, ["ndcg@10", "seconds"]] = ndcg, time.perf_counter() - start
+    return models[table["ndcg@10"].argmax()], table.rename_axis("trial").reset_index()
 
 
 @dataclass(frozen=True, eq=False)
