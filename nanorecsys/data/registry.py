@@ -2,12 +2,12 @@
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
 import requests
-from tqdm import tqdm
 
 from nanorecsys.data.errors import DataError
 
@@ -101,6 +101,8 @@ def fetch(name: str) -> Path:
         "or set NANORECSYS_DATA_URL to a mirror."
     )
     pooch.get_logger().setLevel("WARNING")  # the progress bar says the rest
+    show = sys.stderr.isatty()
+    downloader = pooch.HTTPDownloader(progressbar=show, chunk_size=1 << 16, timeout=TIMEOUT_S)
     repository = pooch.create(
         cache,
         base_url,
@@ -108,7 +110,7 @@ def fetch(name: str) -> Path:
         retry_if_failed=ATTEMPTS - 1,
     )
     try:
-        return Path(repository.fetch(registered.file, downloader=_download))
+        return Path(repository.fetch(registered.file, downloader=downloader))
     except requests.HTTPError as error:
         reason = str(error).partition(" for url")[0]
         raise DataError(f"{url}: the server answered {reason}", by_hand) from error
@@ -127,19 +129,6 @@ def fetch(name: str) -> Path:
             f"{cache}: cannot keep {registered.file} there: {error.strerror or error}",
             "Free space there, or set NANORECSYS_DOWNLOADS to another folder.",
         ) from error
-
-
-def _download(url: str, output_file: str, _: pooch.Pooch) -> None:
-    """Download a file; unlike pooch's HTTPDownloader, close the connection after a failure."""
-    with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
-        response.raise_for_status()
-        size = int(response.headers.get("Content-Length", 0)) or None
-        name = url.rsplit("/", 1)[1]
-        progress = tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=None)
-        with progress, open(output_file, "wb") as stream:
-            for chunk in response.iter_content(1 << 16):
-                stream.write(chunk)
-                progress.update(len(chunk))
 
 
 def _bundled(registered: Registered) -> Path:

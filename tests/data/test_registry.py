@@ -65,6 +65,8 @@ def test_a_damaged_cached_file_is_fetched_again(cache: Path, server: Server) -> 
     assert len(server.requests) == 1
 
 
+# pooch leaves the connection of a failed download to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("plan", "content", "said"),
     [
