@@ -154,39 +154,36 @@ def test_definitions_and_readers_match_one_to_one(mini):
         chapters(mini)
 
 
-def test_a_changed_definition_is_refused_until_its_chapter_has_run_again(mini):
-    mini.cli("run")
-    mini.executions()
-    assert mini.cli("check", "quick").returncode == 0
-    mini.cli("publish", "quick")
-    assert mini.cli("check").returncode == 0
-    before = mini.protocol.read_text()
+def test_a_changed_definition_is_refused_until_its_chapter_has_run_again(ran):
+    assert ran.cli("check", "quick").returncode == 0
+    ran.cli("publish", "quick")
+    assert ran.cli("check").returncode == 0
+    before = ran.protocol.read_text()
     place = before.index("02_beta")
     changed = before[:place] + before[place:].replace("The total is large.", "It is large.")
-    mini.protocol.write_text(changed)  # its wording alone
+    ran.protocol.write_text(changed)  # its wording alone
 
-    refused = mini.cli("check", "quick", check=False)
+    refused = ran.cli("check", "quick", check=False)
     assert refused.returncode == 1
     assert "02_beta ran under other definitions of its claims" in refused.stderr
     assert "run 02_beta again" in refused.stderr
     assert "01_alpha" not in refused.stderr
-    assert "02_beta ran under other" in mini.cli("check", check=False).stderr
-    assert mini.cli("compare", check=False).returncode == 2
+    assert "02_beta ran under other" in ran.cli("check", check=False).stderr
+    assert ran.cli("compare", check=False).returncode == 2
 
-    listed = mini.cli("run", "--list").stdout
+    listed = ran.cli("run", "--list").stdout
     assert "the definitions" in listed
-    mini.cli("run")
-    assert mini.executions() == ["beta"]
-    assert mini.cli("check", "quick").returncode == 0
-    mini.protocol.write_text(before)
-    assert mini.cli("check", "quick", check=False).returncode == 1
+    ran.cli("run")
+    assert ran.executions() == ["beta"]
+    assert ran.cli("check", "quick").returncode == 0
+    ran.protocol.write_text(before)
+    assert ran.cli("check", "quick", check=False).returncode == 1
 
 
-def test_a_record_holds_the_hash_of_its_own_definitions(mini):
-    mini.cli("run")
-    protocol = read_protocol(mini)
+def test_a_record_holds_the_hash_of_its_own_definitions(ran):
+    protocol = read_protocol(ran)
     for name in ("01_alpha", "02_beta"):
-        record = json.loads((mini.run("quick") / name / "result.json").read_text())
+        record = json.loads((ran.run("quick") / name / "result.json").read_text())
         assert record["provenance"]["definitions_sha256"] == protocol.sha256(name)
     assert protocol.sha256("01_alpha") != protocol.sha256("02_beta")
     # a summary judges everything
