@@ -58,7 +58,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
     [
         (lambda r: r | {"result": {"hit_rate": "high", "n": 3}}, "not a valid record"),
         (lambda r: r | {"result": {"hit_rate": 0.5}}, "not a valid record"),
-        (lambda r: r | {"format": FORMAT + 1}, f"has format {FORMAT + 1}"),
+        (lambda r: r | {"format": FORMAT + 1}, f"Invalid enum value {FORMAT + 1}"),
         (lambda r: {k: v for k, v in r.items() if k != "provenance"}, "not a valid record"),
         (lambda r: r | {"files": {"rows": "rows.parquet"}}, "do not exist: rows.parquet"),
     ],
