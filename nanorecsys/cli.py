@@ -191,29 +191,6 @@ def compare(run: str, other: str | None) -> None:
 
 
 @cli.command()
-@click.argument("chapter")
-@click.option(
-    "-p", "grid", multiple=True, required=True, metavar="NAME=A,B,C", help="Values of a parameter."
-)
-@click.option(
-    "--profile", default="quick", show_default=True, help="Profile for all other parameters."
-)
-def sweep(chapter: str, grid: tuple[str, ...], profile: str) -> None:
-    """Run CHAPTER at every point of a grid of parameters, and compare the results.
-
-    The points read their upstream chapters from the run of the profile. Points that have run are
-    kept, so the same command resumes. The table goes to data/runs/PROFILE/sweeps/CHAPTER.
-
-    \b
-    Example:
-      nanorecsys sweep 01_data -p test_share=0.05,0.1,0.2 -p min_history=3,5
-    """
-    from nanorecsys.study.sweep import sweep as run_sweep
-
-    run_sweep(layout(), profile, chapter, grid, Console())
-
-
-@cli.command()
 def doctor() -> None:
     """Describe this machine and check whether the study can run here.
 

@@ -1,9 +1,11 @@
 """What tests of several folders share: a real browser, and patience on a shared machine."""
 
+import shutil
+
 import pytest
 from hypothesis import settings
 
-from nanorecsys.study import doctor
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
@@ -12,7 +14,7 @@ settings.load_profile("shared machine")
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium, ended with its module: while it runs, no other event loop can."""
-    executable = doctor.chromium()
+    executable = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if executable is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     from playwright.sync_api import sync_playwright

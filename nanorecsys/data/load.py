@@ -3,14 +3,11 @@
 import difflib
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Dataset, Interactions
@@ -63,9 +60,7 @@ def load_dataset(
     else:
         name = path.resolve().name if path.is_dir() else path.stem
     try:
-        sources, movies = [DataFile(str(path), path)], None
-        if path.is_dir() or path.suffix.lower() == ".zip":
-            sources, movies = find_events(path)
+        sources, movies = find_events(path)
         table = open_events(sources[0], columns, sources[1:])
         return build_dataset(name, table, read_events(table), movies, duplicates)
     except (OSError, pa.ArrowException) as error:
@@ -95,19 +90,17 @@ def build_dataset(
     Raises:
         DataError: an event that occurs twice, fewer than two users, or a bad movies file.
     """
-    with ThreadPoolExecutor(max_workers=2) as threads:  # Arrow and NumPy release the lock
-        (user_ids, user), (item_ids, item) = threads.map(_number, (events["user"], events["item"]))
+    user, user_ids = pd.factorize(events["user"].to_pandas(), sort=True)
+    item, item_ids = pd.factorize(events["item"].to_pandas(), sort=True)
     if len(user_ids) < 2:
         raise DataError(
             f"{table.source.label}: all {len(user)} events are of one user, {user_ids[0]}",
             "Recommending needs the events of two users or more: check which column is the user.",
         )
-    numbered = pa.table({"user": user, "timestamp": events["timestamp"], "item": item})
-    keys = [(name, "ascending") for name in numbered.column_names]
-    order = pc.sort_indices(numbered, keys).to_numpy()
-    columns = (user, events["timestamp"], item, events["rating"])
-    with ThreadPoolExecutor(max_workers=2) as threads:
-        user, timestamp, item, rating = threads.map(partial(_in_order, order), columns)
+    timestamp = events["timestamp"].to_numpy()
+    order = np.lexsort((item, timestamp, user))
+    user, item = (numbers[order].astype(np.int32) for numbers in (user, item))
+    timestamp, rating = timestamp[order], events["rating"].to_numpy()[order]
     same = (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (timestamp[1:] == timestamp[:-1])
     if same.any() and duplicates == "error":
         first = int(same.argmax())
@@ -124,7 +117,7 @@ def build_dataset(
         user, item, rating, timestamp = (c[kept] for c in (user, item, rating, timestamp))
     if timestamp.dtype.kind == "M":  # fractions of a second have served to sort and to compare
         timestamp = timestamp.astype("datetime64[s]").astype(np.int64)
-    users = pd.DataFrame({"user": _numbers(user_ids), "user_id": user_ids.to_pandas()})
+    users = pd.DataFrame({"user": np.arange(len(user_ids), dtype=np.int32), "user_id": user_ids})
     items = _items(item_ids, read_movies(movies) if movies else {})
     ids_hash = ids_sha256(users["user_id"], items["item_id"])
     return Dataset(name, Interactions(user, item, rating, timestamp, ids_hash), users, items)
@@ -220,32 +213,11 @@ def ids_sha256(user_ids: pd.Series, item_ids: pd.Series) -> str:
     return hashlib.sha256(json.dumps([user_ids.tolist(), item_ids.tolist()]).encode()).hexdigest()
 
 
-def _number(raw: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
-    """The distinct raw ids in order, and the number of each row's id, int32 (n,).
-
-    Numbers are in the order of their values, text in that of its UTF-8 bytes.
-    """
-    encoded = raw.dictionary_encode().combine_chunks()
-    order = pc.sort_indices(encoded.dictionary)
-    number = np.empty(len(order), np.int32)
-    number[order.to_numpy()] = _numbers(order)
-    return encoded.dictionary.take(order), pa.array(number).take(encoded.indices)
-
-
-def _in_order(order: np.ndarray, column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """The values of a column in an order that has valid indices alone."""
-    return np.take(column.to_numpy(), order, mode="clip")  # `clip` saves a check of every index
-
-
-def _numbers(ids: pa.Array) -> np.ndarray:
-    return np.arange(len(ids), dtype=np.int32)
-
-
-def _items(item_ids: pa.Array, movies: dict[int, Movie]) -> pd.DataFrame:
+def _items(item_ids: pd.Index, movies: dict[int, Movie]) -> pd.DataFrame:
     """The table of items, see `Dataset`."""
     unknown = Movie("", None, [])
-    found = [movies.get(item_id, unknown) for item_id in item_ids.to_pylist()]
-    items = pd.DataFrame({"item": _numbers(item_ids), "item_id": item_ids.to_pandas()})
+    found = [movies.get(item_id, unknown) for item_id in item_ids.tolist()]
+    items = pd.DataFrame({"item": np.arange(len(item_ids), dtype=np.int32), "item_id": item_ids})
     titles = pd.Series([movie.title for movie in found], dtype="str")
     items["title"] = titles.where(titles != "", items["item_id"].astype("str"))
     items["year"] = pd.array([movie.year for movie in found], dtype="Int16")

@@ -73,6 +73,15 @@ class DataFile:
     label: str
     data: Path | bytes
 
+    @property
+    def is_parquet(self) -> bool:
+        return self.label.lower().endswith(".parquet")
+
+    @property
+    def size(self) -> int:
+        """Size in bytes, before any decompression."""
+        return len(self.data) if isinstance(self.data, bytes) else self.data.stat().st_size
+
     def open(self) -> BinaryIO:
         """The content as a stream: decompressed, and in UTF-8 where the file is UTF-16."""
         stream = io.BytesIO(self.data) if isinstance(self.data, bytes) else self.data.open("rb")
@@ -95,7 +104,6 @@ class EventTable:
     """A table of events whose columns are known and whose rows are not read yet."""
 
     source: DataFile
-    format: str  # csv (delimited text) or parquet
     names: dict[str, str]  # role: column, for user, item, timestamp and, where there is one, rating
     header: tuple[str, ...]  # the columns of a row
     integer_ids: bool  # MovieLens; elsewhere ids may be text
@@ -110,7 +118,7 @@ class EventTable:
 
     def row_numbers(self) -> Iterable[int]:
         """The number of each row in a parquet file, or of its line in a text."""
-        if self.format == "csv":
+        if not self.source.is_parquet:
             return (number for number, _ in self.rows())
         with self.source.open() as stream:
             return range(1, parquet.read_metadata(stream).num_rows + 1)
@@ -120,11 +128,11 @@ class EventTable:
 
 
 def find_events(path: Path) -> tuple[list[DataFile], DataFile | None]:
-    """Find the files of events and, if any, the movies file of a folder or zip.
+    """Find the files of events and, if any, the movies file: of a folder or zip, or a single file.
 
-    The events are in one ratings file in MovieLens layout, or in the parts of one table as Spark
-    writes them, at its top or one folder deep. Members of a zip are read into memory, so nothing
-    is left on disk.
+    In a folder or zip, the events are in one ratings file in MovieLens layout, or in the parts of
+    one table as Spark writes them, at its top or one folder deep. Members of a zip are read into
+    memory, so nothing is left on disk.
 
     Raises:
         DataError: no such file, several ratings files, or a zip that is truncated or damaged.
@@ -133,6 +141,8 @@ def find_events(path: Path) -> tuple[list[DataFile], DataFile | None]:
         files = {f.relative_to(path).as_posix(): f for f in (*path.glob("*"), *path.glob("*/*"))}
         events, movies = _layout(path, list(files))
         found = [DataFile(str(files[name]), files[name]) for name in (*events, *movies)]
+    elif path.suffix.lower() != ".zip":
+        return [DataFile(str(path), path)], None
     else:
         try:
             with zipfile.ZipFile(path) as archive:
@@ -149,30 +159,25 @@ def find_events(path: Path) -> tuple[list[DataFile], DataFile | None]:
 
 
 def estimate_rows(path: Path) -> int:
-    """Rows of a folder or file of events before it is read, for an estimate of memory.
+    """Rows of a folder or file of events before it is parsed, for an estimate of memory.
 
     The number is exact for parquet and small texts, otherwise by the length of the first lines. It
     is 0 where the table cannot be read, since reading it gives the reason.
     """
     try:
-        if path.is_dir():
-            events, _ = find_events(path)
-            return sum(estimate_rows(Path(file.label)) for file in events)
-        if path.suffix.lower() == ".parquet":
-            return parquet.read_metadata(path).num_rows
-        size = path.stat().st_size
-        if path.suffix.lower() == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                (name, *_), _ = _layout(path, archive.namelist())
-                size, head = archive.getinfo(name).file_size, archive.open(name).read(SAMPLE_BYTES)
-        else:
-            with DataFile(str(path), path).open() as stream:
-                head = stream.read(SAMPLE_BYTES)
-                size *= COMPRESSION if isinstance(stream, pa.CompressedInputStream) else 1
-    except (DataError, pa.ArrowException, OSError, zipfile.BadZipFile, zlib.error, RuntimeError):
+        return sum(map(_estimate_rows, find_events(path)[0]))
+    except (DataError, pa.ArrowException, OSError):
         return 0
+
+
+def _estimate_rows(source: DataFile) -> int:
+    with source.open() as stream:
+        if source.is_parquet:
+            return parquet.read_metadata(stream).num_rows
+        head = stream.read(SAMPLE_BYTES)
+        times = COMPRESSION if isinstance(stream, pa.CompressedInputStream) else 1
     lines = max(head.count(b"\n"), head.count(b"\r"))
-    return lines if len(head) < SAMPLE_BYTES else size * lines // len(head)
+    return lines if len(head) < SAMPLE_BYTES else times * source.size * lines // len(head)
 
 
 def _layout(path: Path, names: list[str]) -> tuple[list[str], list[str]]:
@@ -211,8 +216,7 @@ def open_events(
     Raises:
         DataError: empty or unreadable file, missing column, or `columns` that makes no sense.
     """
-    is_parquet = source.label.lower().endswith(".parquet")
-    if is_parquet:
+    if source.is_parquet:
         separator, header, first_line = "", _parquet_header(source), 0
     else:
         separator, header, first_line = _sniff(source)
@@ -226,11 +230,12 @@ def open_events(
         if (count := header.count(name)) != 1:
             found_columns = f"{'two columns' if count else 'no column'} {name!r}; the columns are "
             remedy = f"{NAME_COLUMNS}. The separator is one of , ; | :: and tab."
-            raise source.error(found_columns + ", ".join(header), remedy, int(not is_parquet))
+            raise source.error(
+                found_columns + ", ".join(header), remedy, int(not source.is_parquet)
+            )
     is_movielens = columns is None and (names["user"], names["item"]) == MOVIELENS_COLUMNS[:2]
     parts = tuple(open_events(part, columns) for part in more)
-    format_ = "parquet" if is_parquet else "csv"
-    return EventTable(source, format_, names, header, is_movielens, separator, first_line, parts)
+    return EventTable(source, names, header, is_movielens, separator, first_line, parts)
 
 
 def _parse_columns(columns: str) -> dict[str, str]:
@@ -293,7 +298,7 @@ def read_events(table: EventTable) -> pa.Table:
         DataError: names file and line, the value found there, and the remedy.
     """
     events = pa.concat_tables(
-        pa.table(_read_parquet(part) if part.format == "parquet" else _read_text(part))
+        pa.table(_read_parquet(part) if part.source.is_parquet else _read_text(part))
         for part in (table, *table.more)
     )
     if not len(events):
@@ -311,7 +316,7 @@ def name_rows(table: EventTable, indices: Iterable[int]) -> str:
     numbers = ((part, number) for part in (table, *table.more) for number in part.row_numbers())
     for index, (part, number) in zip(range(max(wanted) + 1), numbers, strict=False):
         if index in wanted:
-            word = "row" if part.format == "parquet" else "line"
+            word = "row" if part.source.is_parquet else "line"
             found[f"{part.source.label}, {word}"].append(str(number))
     return "; ".join(
         f"{place}{'s' * (len(rows) > 1)} {' and '.join(rows)}" for place, rows in found.items()

@@ -2,12 +2,12 @@
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
 import requests
-from tqdm import tqdm
 
 from nanorecsys.data.errors import DataError
 
@@ -20,25 +20,20 @@ TIMEOUT_S = 30  # without a byte
 
 @dataclass(frozen=True)
 class Registered:
-    """A data set that is fetched by name, with the counts that its README publishes."""
+    """A data set that is fetched by name."""
 
     file: str  # name at the base URL, or in data/ where bundled
     checksum: str  # algorithm:hex, the form that pooch takes
-    ratings: int
-    users: int
-    movies: int  # in the movies file, rated or not
+    ratings: int  # as its README says
     bundled: bool = False
 
 
 DATASETS = {
-    # The release of October 2016 lists 9,125 movies; the bundled file lists the 9,066 that have a
-    # rating.
+    # The release of October 2016, with the 9,066 of its 9,125 movies that have a rating.
     "ml-latest-small-2016": Registered(
         "ml-latest-small-2016.zip",
         "sha256:1eeb0beb42db9308da2fc9cc8fe5b66edd7115983e52646c3cdfb319a2add47c",
         ratings=100_004,
-        users=671,
-        movies=9_125,
         bundled=True,
     ),
     # The first 2,148 users of the release of July 2023, and the movies that they rated.
@@ -46,8 +41,6 @@ DATASETS = {
         "ml-latest-2023-head.zip",
         "sha256:579f38f036187398ae45d13e9d50a0d6eed90d735004969b11335e2af2ff79c0",
         ratings=206_423,
-        users=2_148,
-        movies=13_049,
         bundled=True,
     ),
     # The release of September 2018. GroupLens publishes no fixed checksum of this file; TensorFlow
@@ -56,22 +49,11 @@ DATASETS = {
         "ml-latest-small.zip",
         "sha256:696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
         ratings=100_836,
-        users=610,
-        movies=9_742,
     ),
-    # The README says "approximately 3,900 movies"; movies.dat lists 3,883.
-    "ml-1m": Registered(
-        "ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906", 1_000_209, 6_040, 3_883
-    ),
-    "ml-20m": Registered(
-        "ml-20m.zip", "md5:cd245b17a1ae2cc31bb14903e1204af3", 20_000_263, 138_493, 27_278
-    ),
-    "ml-25m": Registered(
-        "ml-25m.zip", "md5:6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095, 162_541, 62_423
-    ),
-    "ml-32m": Registered(
-        "ml-32m.zip", "md5:d472be332d4daa821edc399621853b57", 32_000_204, 200_948, 87_585
-    ),
+    "ml-1m": Registered("ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906", 1_000_209),
+    "ml-20m": Registered("ml-20m.zip", "md5:cd245b17a1ae2cc31bb14903e1204af3", 20_000_263),
+    "ml-25m": Registered("ml-25m.zip", "md5:6b51fb2759a8657d3bfcbfc42b592ada", 25_000_095),
+    "ml-32m": Registered("ml-32m.zip", "md5:d472be332d4daa821edc399621853b57", 32_000_204),
 }
 
 
@@ -101,6 +83,8 @@ def fetch(name: str) -> Path:
         "or set NANORECSYS_DATA_URL to a mirror."
     )
     pooch.get_logger().setLevel("WARNING")  # the progress bar says the rest
+    show = sys.stderr.isatty()
+    downloader = pooch.HTTPDownloader(progressbar=show, chunk_size=1 << 16, timeout=TIMEOUT_S)
     repository = pooch.create(
         cache,
         base_url,
@@ -108,7 +92,7 @@ def fetch(name: str) -> Path:
         retry_if_failed=ATTEMPTS - 1,
     )
     try:
-        return Path(repository.fetch(registered.file, downloader=_download))
+        return Path(repository.fetch(registered.file, downloader=downloader))
     except requests.HTTPError as error:
         reason = str(error).partition(" for url")[0]
         raise DataError(f"{url}: the server answered {reason}", by_hand) from error
@@ -127,19 +111,6 @@ def fetch(name: str) -> Path:
             f"{cache}: cannot keep {registered.file} there: {error.strerror or error}",
             "Free space there, or set NANORECSYS_DOWNLOADS to another folder.",
         ) from error
-
-
-def _download(url: str, output_file: str, _: pooch.Pooch) -> None:
-    """Download a file; unlike pooch's HTTPDownloader, close the connection after a failure."""
-    with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
-        response.raise_for_status()
-        size = int(response.headers.get("Content-Length", 0)) or None
-        name = url.rsplit("/", 1)[1]
-        progress = tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=None)
-        with progress, open(output_file, "wb") as stream:
-            for chunk in response.iter_content(1 << 16):
-                stream.write(chunk)
-                progress.update(len(chunk))
 
 
 def _bundled(registered: Registered) -> Path:

@@ -1,7 +1,7 @@
 """What the chapters share: sessions, records, claims and tables; and the runner behind the CLI.
 
 Notebooks import this package, so it holds only what a result can depend on. The command line alone
-imports the runner, the book and the sweeps, so that a change to them leaves every result valid.
+imports the runner and the book, so that a change to them leaves every result valid.
 """
 
 from typing import Any

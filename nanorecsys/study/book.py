@@ -6,7 +6,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from nanorecsys.study import compare
@@ -21,7 +20,6 @@ from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.files import write_atomically
 
 RESULTS = "book/results"
-SUMMARY = "07_summary"
 STRICT = ("--all", "-W", "-n", "--keep-going")  # warnings are errors, all of them are shown
 RESULT_FILES = (".json", ".csv", ".svg")  # copied into the book; raw rows stay in the run
 
@@ -39,15 +37,11 @@ def build(folders: Layout, run: str | None, console: Console) -> Path:
         Folder of the pages, `_build/NAME/html`.
 
     Raises:
-        BookError: The run has no summary, or Sphinx warns.
-        GateError, RecordError: A notebook may not be shown.
+        BookError: Sphinx warns.
+        GateError, RecordError: A chapter has not run, or its notebook may not be shown.
     """
-    name = run or compare.PUBLISHED
     results = folders.run(run) if run else folders.published
-    if not (results / f"{SUMMARY}.ipynb").exists():
-        remedy = f"nanorecsys run {name}" if run else "nanorecsys publish PROFILE"
-        raise BookError(f"{name} has no {SUMMARY}: the pages take their numbers from it", remedy)
-    work = folders.build / name
+    work = folders.build / (run or compare.PUBLISHED)
     source, pages = work / "source", work / "html"
     console.print(f"book  builds from {folders.relative(results)}", highlight=False)
     shutil.rmtree(source, ignore_errors=True)
@@ -81,24 +75,16 @@ def assemble(folders: Layout, results: Path, source: Path) -> None:
     """Lay out a Sphinx source: hand-written pages, the notebooks of `results`, the contents.
 
     Raises:
-        GateError, RecordError: A notebook of `results` may not be shown.
+        GateError, RecordError: A chapter has not run, or its notebook may not be shown.
     """
     other_than_pages = shutil.ignore_patterns("results", ".results-*")
     shutil.copytree(folders.root / "book", source / "book", ignore=other_than_pages)
-    shutil.copy(folders.root / "_config.yml", source)
-    shown = [c for c in chapters(folders).values() if (results / f"{c.name}.ipynb").exists()]
-    for chapter in shown:
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(folders.root / name, source)
+    for chapter in chapters(folders).values():
         check_chapter(chapter, results, raw_rows=results != folders.published)
         copy_results(chapter, results, source / RESULTS)
     write_parts(folders, results, source / RESULTS)
-    contents = yaml.safe_load((folders.root / "_toc.yml").read_text())
-    names = {f"{RESULTS}/{chapter.name}" for chapter in shown}
-    for part in contents["parts"]:
-        files = [entry["file"] for entry in part["chapters"]]
-        kept = [file for file in files if file in names or not file.startswith(RESULTS)]
-        part["chapters"] = [{"file": file} for file in kept]
-    contents["parts"] = [part for part in contents["parts"] if part["chapters"]]
-    (source / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False))
 
 
 def copy_results(chapter: Chapter, results: Path, target: Path) -> None:

@@ -23,7 +23,6 @@ import nbformat
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.parameters import RUN_NAME, Parameter, chapter_module, read_parameters
 from nanorecsys.study.protocol import Finding, Protocol, read_protocol
-from nanorecsys.system.errors import NanorecsysError
 
 EARLIER = "earlier"
 
@@ -73,14 +72,13 @@ def chapters(folders: Layout) -> dict[str, Chapter]:
     """All chapters in their order.
 
     Raises:
-        NanorecsysError: A notebook breaks the rules of this module.
+        NanorecsysError: A notebook names no package, or its parameters cell is not of the form of
+            `read_parameters`; or protocol.yaml is malformed.
     """
     found: dict[str, Chapter] = {}
     protocol = read_protocol(folders)
     for path in sorted(folders.notebooks.glob("[0-9][0-9]_*.ipynb")):
         found[path.stem] = _chapter(path, found, protocol)
-    if lost := {finding.chapter for finding in protocol.findings} - found.keys():
-        raise NanorecsysError(f"protocol.yaml has findings of {min(lost)}, which is no chapter")
     return found
 
 
@@ -88,20 +86,9 @@ def _chapter(path: Path, earlier: Mapping[str, Chapter], protocol: Protocol) -> 
     name, notebook = path.stem, nbformat.read(path, as_version=4)
     module = chapter_module(notebook, name)
     parameters = read_parameters(notebook, name)
-    if RUN_NAME not in parameters:
-        raise NanorecsysError(f"{name}: the parameters cell lacks {RUN_NAME!r}, the run to read")
     is_summary = module.NEEDS == EARLIER
     needs = tuple(earlier) if is_summary else tuple(module.NEEDS)
-    if unmet := [n for n in needs if n not in earlier]:
-        raise NanorecsysError(f"{name} needs {', '.join(unmet)}, which does not run before it")
     judges = tuple(c.module.__name__ for c in earlier.values()) if is_summary else ()
     findings = tuple(finding for finding in protocol.findings if finding.chapter == name)
-    unmatched = {finding.name for finding in findings} ^ module.FINDINGS.keys()
-    if unmatched:
-        raise NanorecsysError(
-            f"{name}: protocol.yaml and FINDINGS of {module.__name__} do not both have "
-            + ", ".join(sorted(unmatched)),
-            "define each finding in the one and read it in the other, under the same short name",
-        )
     definitions = protocol.sha256(name)
     return Chapter(name, path, module, parameters, needs, is_summary, judges, findings, definitions)

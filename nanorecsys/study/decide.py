@@ -49,7 +49,7 @@ def _change(change: Any) -> str:
     return f"{relative.estimate:+.1%} ({relative.low:+.1%} to {relative.high:+.1%})"
 
 
-def table(records: Records) -> pd.DataFrame:
+def expected(records: Records) -> pd.DataFrame:
     """Index, CPU time and rate by catalogue size and share of cold requests.
 
     Returns:

@@ -1,14 +1,12 @@
 """`nanorecsys doctor`: can this machine run the study, and what is it?"""
 
-import os
-import re
 import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Literal
 
 import msgspec
-import threadpoolctl
+from packaging.utils import canonicalize_name
 
 from nanorecsys.study import provenance
 from nanorecsys.study.layout import Layout, layout
@@ -17,7 +15,6 @@ from nanorecsys.system.processor import has_int8_dot_products
 
 Status = Literal["ok", "warning", "fails"]
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 DISK_GIB = 2.0  # what `quick` leaves behind at most
 MEMORY_GIB = 3.0  # what `smoke` needs
 LISTED = 5  # packages in a message, the missing ones first
@@ -37,7 +34,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 def examine(folders: Layout | None = None) -> list[Check]:
     """Check this machine, this environment and what the chapters need."""
     folders = folders or layout()
-    return [*_machine(folders), *_packages(folders), *_chapters(folders), *_programs()]
+    return [*_machine(folders), *_packages(folders), *_chapters(folders)]
 
 
 def healthy(checks: list[Check]) -> bool:
@@ -49,17 +46,7 @@ def pins(folders: Layout) -> dict[str, str]:
     """Versions that constraints.txt pins, by package name in canonical form."""
     lines = (folders.root / "constraints.txt").read_text().splitlines()
     pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-    return {canonical(name): version.strip() for name, version in pairs}
-
-
-def canonical(name: str) -> str:
-    """A distribution's name in canonical form (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()
-
-
-def chromium() -> str | None:
-    """Path of a Chromium, if one is installed."""
-    return next(filter(None, map(shutil.which, CHROMIUM)), None)
+    return {canonicalize_name(name): version.strip() for name, version in pairs}
 
 
 def _check(name: str, value: str, good: bool, remedy: str, otherwise: Status = "warning") -> Check:
@@ -89,7 +76,9 @@ def _machine(folders: Layout) -> Iterator[Check]:
 
 def _packages(folders: Layout) -> Iterator[Check]:
     pinned = pins(folders)
-    installed = {canonical(d.name): d.version.partition("+")[0] for d in metadata.distributions()}
+    installed: dict[str, str] = {
+        canonicalize_name(d.name): d.version.partition("+")[0] for d in metadata.distributions()
+    }
     missing = [f"{n} is missing" for n in pinned if n not in installed and n not in OPTIONAL]
     different = [
         f"{name} {installed[name]} instead of {version}"
@@ -102,10 +91,10 @@ def _packages(folders: Layout) -> Iterator[Check]:
     yield _check("packages", found, not missing and not different, remedy, status)
     for name, command in OPTIONAL.items():
         yield Check(name=name, value=installed.get(name, f"not installed, optional: {command}"))
-    for name, value in (provenance.versions() | provenance.threads()).items():
+    for name in provenance.LIBRARIES:
+        yield Check(name=name, value=installed.get(name, "missing"))
+    for name, value in provenance.threads().items():
         yield Check(name=name, value=value)
-    pools = {f"{p['internal_api']} {p['num_threads']}" for p in threadpoolctl.threadpool_info()}
-    yield Check(name="thread pools", value=", ".join(sorted(pools)) or "none loaded")
 
 
 def _chapters(folders: Layout) -> Iterator[Check]:
@@ -119,13 +108,3 @@ def _chapters(folders: Layout) -> Iterator[Check]:
         return
     for module in modules:
         yield from getattr(module, "checks", list)()
-
-
-def _programs() -> Iterator[Check]:
-    browser, redis = chromium(), shutil.which("redis-server")
-    for name, path, use, package in (
-        ("Chromium", browser, "only the browser tests need it", "chromium"),
-        ("Redis", redis, "only tests of a shared cache need it", "redis-server"),
-    ):
-        value = os.path.basename(path) if path else "missing"
-        yield _check(name, value, path is not None, f"{use}: apt-get install {package}")

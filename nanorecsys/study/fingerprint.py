@@ -2,9 +2,8 @@
 
 import ast
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -82,29 +81,19 @@ def source_files(code: str, root: Path) -> set[Path]:
     around it and with the data files that it names.
     """
     found: set[Path] = set()
-    waiting = list(_imported(code, package=""))
-    seen: set[str] = set()
+    waiting = [code]
     while waiting:
-        module = waiting.pop()
-        if module in seen:
-            continue
-        seen.add(module)
-        parent = module.rpartition(".")[0]
-        if parent:
-            waiting.append(parent)
-        base = root.joinpath(*module.split("."))
-        for path, package in ((base / "__init__.py", module), (base.with_suffix(".py"), parent)):
-            if path.is_file():
-                text = path.read_text()
-                beside = (p for p in path.parent.iterdir() if p.suffix in DATA_FILES)
-                found.update({path, *(p for p in beside if p.name in text)})
-                waiting.extend(_imported(text, package))
-                break
+        text = waiting.pop()
+        for path in {p for name in _imported(text) for p in _modules(name, root)} - found:
+            found.add(path)
+            waiting.append(path.read_text())
+            beside = (p for p in path.parent.iterdir() if p.suffix in DATA_FILES)
+            found.update(p for p in beside if p.name in waiting[-1])
     return found
 
 
 @cache  # the chapters share most of their modules
-def _imported(code: str, package: str) -> frozenset[str]:
+def _imported(code: str) -> frozenset[str]:
     """Dotted names that `code` imports; `from a import b` gives both `a` and `a.b`."""
     names: set[str] = set()
     lines = [line for line in code.splitlines() if not line.startswith("%")]  # notebook magics
@@ -112,10 +101,16 @@ def _imported(code: str, package: str) -> frozenset[str]:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package)
-            names.add(base)
-            names.update(f"{base}.{alias.name}" for alias in node.names)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return frozenset(names)
+
+
+def _modules(name: str, root: Path) -> Iterator[Path]:
+    """The files of a dotted name's packages and of its module, where they are below `root`."""
+    base = root
+    for part in name.split("."):
+        base = base / part
+        yield from filter(Path.is_file, (base / "__init__.py", base.with_suffix(".py")))
 
 
 def _digest(content: bytes) -> str:

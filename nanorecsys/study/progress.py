@@ -17,7 +17,7 @@ def clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-class ChapterProgress:
+class ChapterProgress(Live):
     """The state of one running chapter; also a file object for the kernel's output.
 
     Args:
@@ -30,26 +30,17 @@ class ChapterProgress:
     def __init__(
         self, console: Console, title: str, n_cells: int, expected_s: float | None
     ) -> None:
-        self._console, self._title, self._n_cells = console, title, n_cells
+        self._title, self._n_cells = title, n_cells
         self._expected = f" of about {clock(expected_s)}" if expected_s else ""
-        self._started = time.monotonic()
+        self._began = time.monotonic()
         self._printed = float("-inf")
         self._position, self._note = "starts", ""
-        self._live = Live(
-            console=console, get_renderable=self._line, refresh_per_second=1, transient=True
-        )
-
-    def __enter__(self) -> "ChapterProgress":
-        self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._live.stop()
+        super().__init__(console=console, refresh_per_second=1, transient=True)
 
     @property
     def seconds(self) -> float:
         """Seconds since the chapter began."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self._began
 
     def cell(self, cell: Any, cell_index: int) -> None:
         """Note that the cell of this index (from 0) begins."""
@@ -65,13 +56,14 @@ class ChapterProgress:
     def flush(self) -> None:
         """Do nothing; no output is held back."""
 
-    def _line(self) -> Text:
+    def get_renderable(self) -> Text:
+        """The line as it is now."""
         note = f" · {self._note}" if self._note else ""
         line = f"{self._title}  {self._position}  {clock(self.seconds)}{self._expected}{note}"
         return Text(line, no_wrap=True, overflow="crop")
 
     def _print(self) -> None:
         """Print the line where it cannot be redrawn, unless another was printed just before."""
-        if not self._console.is_terminal and self.seconds - self._printed >= PLAIN_INTERVAL_S:
+        if not self.console.is_terminal and self.seconds - self._printed >= PLAIN_INTERVAL_S:
             self._printed = self.seconds
-            self._console.out(self._line().plain, highlight=False)
+            self.console.out(self.get_renderable().plain, highlight=False)

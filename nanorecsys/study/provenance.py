@@ -74,13 +74,7 @@ def machine() -> Machine:
 
 def versions() -> dict[str, str]:
     """Versions of the installed libraries that numbers depend on."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def threads() -> dict[str, str]:

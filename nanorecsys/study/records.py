@@ -1,7 +1,7 @@
 """Result records: what a chapter leaves for the book and for later chapters, typed and checked."""
 
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -9,7 +9,7 @@ from nanorecsys.study.provenance import Provenance
 from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.files import write_atomically
 
-FORMAT = 1
+FORMAT: Final = 1
 FILE = "result.json"
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class Record(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
         files: Raw rows and artefacts, as paths relative to the record's folder.
     """
 
-    format: int
+    format: Literal[1]
     chapter: str
     parameters: dict[str, Any]
     provenance: Provenance
@@ -62,9 +62,6 @@ def read_record(folder: Path, result: type[T], *, raw_rows: bool = True) -> Reco
         raise RecordError(f"expected a result record at {name}, found none", command)
     content = path.read_bytes()
     try:
-        found = msgspec.json.decode(content, type=dict[str, Any]).get("format")
-        if found != FORMAT:
-            raise RecordError(f"{name} has format {found!r}, this version reads {FORMAT}")
         record = msgspec.json.decode(content, type=Record[result])  # type: ignore[valid-type]
     except msgspec.DecodeError as error:
         message = f"{name} is not a valid record: {error}"

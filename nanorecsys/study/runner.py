@@ -24,7 +24,7 @@ from papermill.exceptions import PapermillExecutionError
 from rich.console import Console
 
 from nanorecsys.study.chapters import Chapter, Estimate
-from nanorecsys.study.fingerprint import Fingerprint, fingerprint, some_of
+from nanorecsys.study.fingerprint import Fingerprint, fingerprint
 from nanorecsys.study.gate import check_chapter, check_executed
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.parameters import RUN_NAME, ParameterError, unknown
@@ -85,12 +85,10 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         fingerprint: What the chapter depended on.
         seconds: Time that it took.
-        files: Size in bytes of the notebook and of every file, to notice lost or altered ones.
     """
 
     fingerprint: Fingerprint
     seconds: float
-    files: dict[str, int]
 
 
 def load_profile(folders: Layout, name: str) -> dict[str, dict[str, Any] | None]:
@@ -146,21 +144,11 @@ def why_stale(chapter: Chapter, run: Path, now: Fingerprint) -> str:
         return "has not run"
     if changed := now.changed_since(state.fingerprint):
         return f"changed: {changed}"
-    sizes = _sizes(run, chapter.name)
-    if altered := [name for name, size in state.files.items() if sizes.get(name) != size]:
-        return f"lost or altered: {', '.join(some_of(altered))}"
     try:
         check_chapter(chapter, run)
     except NanorecsysError as error:
         return error.message
     return ""
-
-
-def _sizes(folder: Path, name: str) -> dict[str, int]:
-    """Sizes of a chapter's notebook and files in a run or work folder, by relative path."""
-    paths = [folder / f"{name}.ipynb", *sorted((folder / name).rglob("*"))]
-    kept = [p for p in paths if p.is_file() and p.name != STATE and not p.name.startswith(".")]
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in kept}
 
 
 def require(estimates: Mapping[str, Estimate], folder: Path) -> None:
@@ -297,8 +285,7 @@ def _finish(
     path = work / f"{chapter.name}.ipynb"
     content = path.read_text().replace(str(folders.root), ".")
     write_atomically(path, content.encode())
-    sizes = _sizes(work, chapter.name)
-    state = RunState(fingerprint=now, seconds=round(seconds, 2), files=sizes)
+    state = RunState(fingerprint=now, seconds=round(seconds, 2))
     write_atomically(work / chapter.name / STATE, encode(state))
     write_atomically(work / READY, b"")
 

@@ -1,15 +1,18 @@
 """Resident memory of this process, now and at its peak."""
 
+import re
 import resource
 import sys
 from pathlib import Path
+
+import psutil
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident_bytes() -> int:
-    """Resident memory now, or its peak where the system does not report the current value."""
-    return _field("VmRSS") or peak_resident_bytes()
+    """Resident memory now."""
+    return psutil.Process().memory_info().rss
 
 
 def peak_resident_bytes() -> int:
@@ -17,8 +20,10 @@ def peak_resident_bytes() -> int:
 
     On Linux `getrusage` does not serve: a process starts with the peak of its parent there.
     """
+    if _STATUS.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())):
+        return int(found[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
-    return _field("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def forget_peak() -> None:
@@ -27,12 +32,3 @@ def forget_peak() -> None:
         _CLEAR.write_text("5")
     except OSError:
         return
-
-
-def _field(name: str) -> int:
-    if not _STATUS.exists():
-        return 0
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return 0

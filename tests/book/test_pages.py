@@ -156,7 +156,7 @@ def test_the_check_finds_what_is_wrong(pages, tmp_path):
     shutil.copytree(pages, broken)
     claims = broken / "book" / "claims.html"
     judged = msgspec.json.decode(
-        (RUN / book.SUMMARY / "claims.json").read_bytes(), type=list[JudgedClaim]
+        (RUN / "07_summary" / "claims.json").read_bytes(), type=list[JudgedClaim]
     )
     wrong = next(c for c in judged if any(not v.is_integer() for v in c.value.values()))
     part = figure(wrong).split("; ")[0]
@@ -181,8 +181,8 @@ def test_the_check_finds_what_is_wrong(pages, tmp_path):
         assert told in problems
 
 
-def test_the_book_needs_a_summary_and_shows_only_what_may_be_shown(tmp_path):
-    with pytest.raises(book.BookError, match="has no 07_summary"):
+def test_the_book_needs_every_chapter_and_shows_only_what_may_be_shown(tmp_path):
+    with pytest.raises(GateError, match="01_data has not run in no-such-run"):
         book.build(FOLDERS, "no-such-run", Console(quiet=True))
     run = tmp_path / "run"
     shutil.copytree(RUN, run)
@@ -192,10 +192,8 @@ def test_the_book_needs_a_summary_and_shows_only_what_may_be_shown(tmp_path):
     with pytest.raises(GateError, match="was not executed"):
         book.assemble(FOLDERS, run, tmp_path / "source")
     (run / "01_data.ipynb").unlink()
-    book.assemble(FOLDERS, run, tmp_path / "other")
-    contents = (tmp_path / "other" / "_toc.yml").read_text()
-    assert "01_data" not in contents
-    assert "07_summary" in contents
+    with pytest.raises(GateError, match="01_data has not run in run"):
+        book.assemble(FOLDERS, run, tmp_path / "other")
 
 
 def test_publish_takes_a_whole_run_or_nothing(tmp_path):

@@ -1,8 +1,10 @@
 """Downloads from a server on 127.0.0.1, failures above all. 1 s."""
 
+import gc
 import hashlib
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +21,13 @@ from nanorecsys.data import (
 from tests.data.faulty_server import Server
 from tests.data.small_movielens import MOVIES, RATINGS, zipped
 
+# pooch leaves the connection of a failed download to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 SMALL = zipped({"ml-1m/ratings.csv": RATINGS, "ml-1m/movies.csv": MOVIES})
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Iterator[Path]:
     """An empty cache, a small zip as ml-1m on the server, and no wait between attempts."""
     cache = tmp_path / "cache"
     server.content = SMALL
@@ -33,7 +37,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Pa
     monkeypatch.setattr("pooch.core.time.sleep", lambda _: None)
     checksum = f"md5:{hashlib.md5(SMALL).hexdigest()}"
     monkeypatch.setitem(DATASETS, "ml-1m", replace(DATASETS["ml-1m"], checksum=checksum))
-    return cache
+    yield cache
+    gc.collect()
 
 
 def test_is_downloaded_once(cache: Path, server: Server) -> None:
@@ -136,20 +141,15 @@ def test_a_bundled_zip_is_checked(
 
 
 @pytest.mark.parametrize(
-    ("name", "items", "unrated", "without_year"),
-    [(DEFAULT_DATASET, 9_066, 59, 5), (SECOND_DATASET, 13_049, 0, 42)],
+    ("name", "users", "items", "without_year"),
+    [(DEFAULT_DATASET, 671, 9_066, 5), (SECOND_DATASET, 2_148, 13_049, 42)],
 )
 def test_a_bundled_data_set_has_the_published_counts(
-    name: str, items: int, unrated: int, without_year: int
+    name: str, users: int, items: int, without_year: int
 ) -> None:
     data = load_dataset(name)
-    published = DATASETS[data.name]
-    assert (len(data.interactions), data.interactions.n_users) == (
-        published.ratings,
-        published.users,
-    )
-    assert data.interactions.n_items == items
-    assert published.movies - items == unrated
+    assert len(data.interactions) == DATASETS[name].ratings
+    assert (data.interactions.n_users, data.interactions.n_items) == (users, items)
     assert data.items["year"].isna().sum() == without_year
     pair = data.interactions.user.astype(int) * items + data.interactions.item
     assert len(set(pair)) == len(pair)  # no user rated a film twice

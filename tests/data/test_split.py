@@ -25,7 +25,7 @@ from nanorecsys.data.read import DataFile, EventTable
 def dataset(rows: list[tuple[int, int, int]]) -> Dataset:
     """The data set of (user id, item id, timestamp) rows, in that order."""
     names = {"user": "user", "item": "item", "timestamp": "timestamp"}
-    table = EventTable(DataFile("rows.csv", b""), "csv", names, tuple(names), integer_ids=True)
+    table = EventTable(DataFile("rows.csv", b""), names, tuple(names), integer_ids=True)
     events = pa.table(
         {
             name: np.array(column)

@@ -1,15 +1,21 @@
 """A study of two small chapters in its own folder, run by the real runner with real kernels."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+from nanorecsys import cli
 from nanorecsys.study.layout import Layout
 
 CHAPTER = '''
@@ -105,12 +111,25 @@ class MiniStudy(Layout):
     """The study's folders, and its command line."""
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        """Run `nanorecsys` on this study."""
-        done = subprocess.run(
-            self.command(*arguments), env=self.environment, capture_output=True, text=True
-        )
+        """Run `nanorecsys` on this study, in this process."""
+        code, out, err = 0, io.StringIO(), io.StringIO()
+        with (
+            patch.object(sys, "argv", ["nanorecsys", *arguments]),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            try:
+                cli.main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+        done = subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
+
+    def process(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run `nanorecsys` on this study, in a process of its own."""
+        command = self.command(*arguments)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True)
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-c", "from nanorecsys.cli import main; main()", *arguments]
@@ -149,9 +168,31 @@ def write_notebook(path: Path, package: str, parameters: str, body: str) -> None
 
 
 @pytest.fixture
-def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MiniStudy:
+def mini(tmp_path: Path) -> Iterator[MiniStudy]:
     """The test study, also importable in this process."""
-    folders = MiniStudy(tmp_path)
+    with study_in(tmp_path) as folders:
+        yield folders
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the test study."""
+    with study_in(tmp_path_factory.mktemp("finished")) as folders:
+        folders.cli("run")
+        return folders.run("quick")
+
+
+@pytest.fixture
+def ran(mini: MiniStudy, finished: Path) -> MiniStudy:
+    """The test study with a finished run."""
+    shutil.copytree(finished, mini.run("quick"))
+    return mini
+
+
+@contextmanager
+def study_in(folder: Path) -> Iterator[MiniStudy]:
+    """Write the test study into a folder; until the end of the block it is the study."""
+    folders = MiniStudy(folder)
     folders.profiles.mkdir(parents=True)
     folders.published.parent.mkdir()
     (folders.profiles / "quick.yaml").write_text("01_alpha:\n  n_items: 4\n")
@@ -160,20 +201,19 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MiniStudy:
         write_notebook(
             folders.notebooks / f"{chapter}.ipynb", f"mini.{name}", PARAMETERS[chapter], body
         )
-        package = tmp_path / "mini" / name
+        package = folder / "mini" / name
         package.mkdir(parents=True)
         (package / "__init__.py").touch()
         (package / "chapter.py").write_text(CHAPTER.format(name=name, needs=needs))
-    (tmp_path / "mini" / "__init__.py").touch()
+    (folder / "mini" / "__init__.py").touch()
     findings = (FINDING.format(name=c[3:], chapter=c) for c in PARAMETERS)
     folders.protocol.parent.mkdir(parents=True)
     folders.protocol.write_text(PROTOCOL.format(findings="".join(findings)))
-    (tmp_path / "mini" / "alpha" / "logic.py").write_text(
-        "def total(n):\n    return float(n * 2)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("NANORECSYS_ROOT", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    yield folders
+    (folder / "mini" / "alpha" / "logic.py").write_text("def total(n):\n    return float(n * 2)\n")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(folder)
+        patched.setenv("NANORECSYS_ROOT", str(folder))
+        patched.setenv("PYTHONPATH", str(folder))
+        yield folders
     for name in [n for n in sys.modules if n.split(".")[0] == "mini"]:
         del sys.modules[name]

@@ -194,43 +194,43 @@ def test_a_second_run_is_compared_with_the_first(mini):
         assert told in shown
 
 
-def test_run_again_and_publish_both(mini):
-    mini.cli("run")
-    mini.executions()
-    mini.cli("run", "--again", "--only", "01_alpha")
-    assert mini.executions() == ["alpha"]
-    book.publish(mini, "quick", QUIET)
-    refused(mini, "quick-again has not run 02_beta")  # a second run is of all claims
-    repeated = mini.cli("run", "--again")
+def test_run_again_and_publish_both(ran):
+    ran.cli("run", "--again", "--only", "01_alpha")
+    assert ran.executions() == ["alpha"]
+    book.publish(ran, "quick", QUIET)
+    refused(ran, "quick-again has not run 02_beta")  # a second run is of all claims
+    repeated = ran.cli("run", "--again")
     assert "data/runs/quick-again" in repeated.stdout
-    assert mini.executions() == ["beta"]
-    second = mini.run("quick-again")
-    parameters = mini.result("02_beta", "quick-again")["parameters"]
+    assert ran.executions() == ["beta"]
+    second = ran.run("quick-again")
+    parameters = ran.result("02_beta", "quick-again")["parameters"]
     assert (parameters["run_name"], parameters["seed"]) == ("quick-again", 1000)
-    assert mini.result("02_beta")["parameters"]["seed"] == 0
-    mini.cli("run", "--again")
-    assert mini.executions() == []  # it is up to date
-    assert mini.cli("compare", "quick-again", "--with", "quick").returncode == 0
+    assert ran.result("02_beta")["parameters"]["seed"] == 0
+    ran.cli("run", "--again")
+    assert ran.executions() == []  # it is up to date
+    assert ran.cli("compare", "quick-again", "--with", "quick").returncode == 0
 
-    mini.cli("publish", "quick", "--again")
-    repeat = mini.published / compare.REPEATED
+    ran.cli("publish", "quick", "--again")
+    repeat = ran.published / compare.REPEATED
     names = sorted(p.relative_to(repeat).as_posix() for p in repeat.rglob("*") if p.is_file())
     assert names == ["01_alpha/result.json", "02_beta/result.json"]
-    assert "second run" in (mini.published / "findings.html").read_text()
-    assert book.check_run(mini, None) == []
+    assert "second run" in (ran.published / "findings.html").read_text()
+    assert book.check_run(ran, None) == []
 
-    mini.cli("run", "--again", "--from", "02_beta", "-p", "02_beta.extra=1")
-    refused(mini, "another extra")
-    mini.cli("run", "--again", "--from", "02_beta")
+    path = second / "02_beta" / FILE
+    good = path.read_text()
+    path.write_text(good.replace('"extra": 0.5', '"extra": 1.0'))
+    refused(ran, "another extra")
+    path.write_text(good)
     on_another_machine(second)
-    refused(mini, "quick-again did not run on the same machine")
-    (second / "02_beta" / FILE).unlink()
-    refused(mini, "quick-again has not run 02_beta")
+    refused(ran, "quick-again did not run on the same machine")
+    path.unlink()
+    refused(ran, "quick-again has not run 02_beta")
     assert (repeat / "02_beta" / FILE).exists()
-    book.publish(mini, "quick", QUIET)
+    book.publish(ran, "quick", QUIET)
     assert not repeat.exists()
     shutil.rmtree(second)
-    refused(mini, "'quick-again' has no results")
+    refused(ran, "'quick-again' has no results")
 
 
 def test_the_claims_page_has_a_column_for_each_published_machine(mini):
@@ -253,14 +253,13 @@ def test_the_claims_page_has_a_column_for_each_published_machine(mini):
     assert "second run: a CPU, 2 cores; 0 claims agree, 2 differ" in machines
 
 
-def test_the_check_refuses_records_of_other_definitions_beside_the_published_ones(mini):
-    mini.cli("run")
-    book.publish(mini, "quick", QUIET)
-    write(mini, mini.published / compare.OTHER_MACHINE, "02_beta", 6.0)
-    assert book.check_run(mini, None) == []
-    path = mini.published / compare.OTHER_MACHINE / "02_beta" / FILE
+def test_the_check_refuses_records_of_other_definitions_beside_the_published_ones(ran):
+    book.publish(ran, "quick", QUIET)
+    write(ran, ran.published / compare.OTHER_MACHINE, "02_beta", 6.0)
+    assert book.check_run(ran, None) == []
+    path = ran.published / compare.OTHER_MACHINE / "02_beta" / FILE
     path.write_text(path.read_text().replace('"definitions_sha256": "', '"definitions_sha256": "0'))
-    [problem] = book.check_run(mini, None)
+    [problem] = book.check_run(ran, None)
     assert "another machine: 02_beta ran under other definitions" in problem
     assert "replace book/results/other-machine with a new publication, or delete it" in problem
 
@@ -282,40 +281,39 @@ def on_another_machine(folder):
         path.write_text(json.dumps(record))
 
 
-def test_a_run_on_another_machine_is_published_beside_the_results(mini):
-    place = mini.published / compare.OTHER_MACHINE
-    mini.cli("run")
+def test_a_run_on_another_machine_is_published_beside_the_results(ran, finished):
+    place = ran.published / compare.OTHER_MACHINE
     with pytest.raises(compare.CompareError, match="'published' has no results"):
-        book.publish_other_machine(mini, "quick", QUIET)
-    book.publish(mini, "quick", QUIET)
+        book.publish_other_machine(ran, "quick", QUIET)
+    book.publish(ran, "quick", QUIET)
     with pytest.raises(book.BookError, match="quick did not run on another machine"):
-        book.publish_other_machine(mini, "quick", QUIET)
+        book.publish_other_machine(ran, "quick", QUIET)
     assert not place.exists()
 
-    on_another_machine(mini.run("quick"))
-    (mini.run("quick") / "02_beta" / FILE).unlink()  # it has not run there
-    assert " with other, " in mini.cli("publish", "quick", "--other-machine").stdout
+    on_another_machine(ran.run("quick"))
+    (ran.run("quick") / "02_beta" / FILE).unlink()  # it has not run there
+    assert " with other, " in ran.cli("publish", "quick", "--other-machine").stdout
     names = [p.relative_to(place).as_posix() for p in place.rglob("*.*")]
     assert names == ["01_alpha/result.json"]
-    shown = (mini.published / "findings.html").read_text()
+    shown = (ran.published / "findings.html").read_text()
     assert "another machine" in shown
     assert ">not run<" in shown
-    assert book.check_run(mini, None) == []
+    assert book.check_run(ran, None) == []
 
-    mini.cli("run", "--force")
-    book.publish(mini, "quick", QUIET)
+    shutil.rmtree(ran.run("quick"))
+    shutil.copytree(finished, ran.run("quick"))
+    book.publish(ran, "quick", QUIET)
     assert (place / "01_alpha" / FILE).exists()
-    on_another_machine(mini.run("quick"))
-    book.publish(mini, "quick", QUIET)  # now the published results are of that machine
+    on_another_machine(ran.run("quick"))
+    book.publish(ran, "quick", QUIET)  # now the published results are of that machine
     assert not place.exists()
-    done = mini.cli("publish", "--again", "--other-machine", check=False)
+    done = ran.cli("publish", "--again", "--other-machine", check=False)
     assert done.returncode == 2
     assert "got both" in done.stderr
 
 
-def test_a_second_run_reads_its_own_chapters(mini):
-    mini.cli("run")
-    done = mini.cli("run", "--again", "--only", "02_beta", check=False)
+def test_a_second_run_reads_its_own_chapters(ran):
+    done = ran.cli("run", "--again", "--only", "02_beta", check=False)
     assert done.returncode == 1
     assert "01_alpha, which has not run in quick-again" in done.stderr
     assert "-> nanorecsys run quick --again --from 01_alpha" in done.stderr

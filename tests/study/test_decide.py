@@ -44,7 +44,7 @@ def records():
 
 
 def test_rates_follow_from_cpu_time_and_measured_rows_stay(records):
-    found = decide.table(records).set_index(["items", "cold"])
+    found = decide.expected(records).set_index(["items", "cold"])
     assert found["requests/s"][9_000, "30%"] == "3,000, measured"
     assert found["requests/s"][9_000, "100%"] == "1,200, measured"
     # a millisecond more of CPU for each computed request, 0.2 ms for a cached one
@@ -54,14 +54,14 @@ def test_rates_follow_from_cpu_time_and_measured_rows_stay(records):
 
 
 def test_each_size_has_the_fastest_index_that_keeps_the_recall(records):
-    found = decide.table(records)
+    found = decide.expected(records)
     assert list(found["items"].unique()) == [9_000, 27_278, 3_000_000]
     assert set(found["index"][found["items"] == 3_000_000]) == {"family of 0.5 ms"}
 
 
 def test_without_a_load_test_there_is_no_table(records):
     del records["06_loadtest"]
-    assert decide.table(records).empty
+    assert decide.expected(records).empty
 
 
 @pytest.mark.parametrize(

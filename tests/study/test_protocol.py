@@ -12,10 +12,10 @@ from nanorecsys.study.chapters import chapters
 from nanorecsys.study.claims import judge
 from nanorecsys.study.layout import layout
 from nanorecsys.study.original import judge_row
+from nanorecsys.study.parameters import RUN_NAME
 from nanorecsys.study.protocol import ORIGINAL, Finding, Rule, read_protocol
 from nanorecsys.study.spread import Interval
 from nanorecsys.system.errors import NanorecsysError
-from tests.study.conftest import FINDING
 
 PROTOCOL = read_protocol(layout())
 COMPARISONS = [row for row in ORIGINAL if row.kind == "comparison"]
@@ -142,51 +142,45 @@ def test_a_malformed_definition_is_told_with_its_place(mini, old, new, told):
     assert "$.findings[0]" in str(error.value)
 
 
-def test_definitions_and_readers_match_one_to_one(mini):
-    mini.edit("nanorecsys/study/protocol.yaml", "id: beta.total", "id: beta.sum")
-    with pytest.raises(NanorecsysError, match=r"02_beta: .*mini\.beta\.chapter .* have sum, total"):
-        chapters(mini)
-    mini.edit("nanorecsys/study/protocol.yaml", "id: beta.sum", "id: beta.total")
-    chapters(mini)
-    with mini.protocol.open("a") as file:
-        file.write(FINDING.format(name="gamma", chapter="03_gamma"))
-    with pytest.raises(NanorecsysError, match="findings of 03_gamma, which is no chapter"):
-        chapters(mini)
+def test_every_chapter_keeps_the_rules():
+    found = chapters(layout())
+    assert {finding.chapter for finding in PROTOCOL.findings} <= found.keys()
+    for place, (name, chapter) in enumerate(found.items()):
+        assert [f.name for f in chapter.findings] == list(chapter.module.FINDINGS), name
+        assert set(chapter.needs) <= set(list(found)[:place])  # they run before it
+        assert RUN_NAME in chapter.parameters
 
 
-def test_a_changed_definition_is_refused_until_its_chapter_has_run_again(mini):
-    mini.cli("run")
-    mini.executions()
-    assert mini.cli("check", "quick").returncode == 0
-    mini.cli("publish", "quick")
-    assert mini.cli("check").returncode == 0
-    before = mini.protocol.read_text()
+def test_a_changed_definition_is_refused_until_its_chapter_has_run_again(ran):
+    assert ran.cli("check", "quick").returncode == 0
+    ran.cli("publish", "quick")
+    assert ran.cli("check").returncode == 0
+    before = ran.protocol.read_text()
     place = before.index("02_beta")
     changed = before[:place] + before[place:].replace("The total is large.", "It is large.")
-    mini.protocol.write_text(changed)  # its wording alone
+    ran.protocol.write_text(changed)  # its wording alone
 
-    refused = mini.cli("check", "quick", check=False)
+    refused = ran.cli("check", "quick", check=False)
     assert refused.returncode == 1
     assert "02_beta ran under other definitions of its claims" in refused.stderr
     assert "run 02_beta again" in refused.stderr
     assert "01_alpha" not in refused.stderr
-    assert "02_beta ran under other" in mini.cli("check", check=False).stderr
-    assert mini.cli("compare", check=False).returncode == 2
+    assert "02_beta ran under other" in ran.cli("check", check=False).stderr
+    assert ran.cli("compare", check=False).returncode == 2
 
-    listed = mini.cli("run", "--list").stdout
+    listed = ran.cli("run", "--list").stdout
     assert "the definitions" in listed
-    mini.cli("run")
-    assert mini.executions() == ["beta"]
-    assert mini.cli("check", "quick").returncode == 0
-    mini.protocol.write_text(before)
-    assert mini.cli("check", "quick", check=False).returncode == 1
+    ran.cli("run")
+    assert ran.executions() == ["beta"]
+    assert ran.cli("check", "quick").returncode == 0
+    ran.protocol.write_text(before)
+    assert ran.cli("check", "quick", check=False).returncode == 1
 
 
-def test_a_record_holds_the_hash_of_its_own_definitions(mini):
-    mini.cli("run")
-    protocol = read_protocol(mini)
+def test_a_record_holds_the_hash_of_its_own_definitions(ran):
+    protocol = read_protocol(ran)
     for name in ("01_alpha", "02_beta"):
-        record = json.loads((mini.run("quick") / name / "result.json").read_text())
+        record = json.loads((ran.run("quick") / name / "result.json").read_text())
         assert record["provenance"]["definitions_sha256"] == protocol.sha256(name)
     assert protocol.sha256("01_alpha") != protocol.sha256("02_beta")
     # a summary judges everything

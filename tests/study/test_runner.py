@@ -21,7 +21,7 @@ from nanorecsys.system.errors import NanorecsysError
 
 
 def test_runs_in_order_then_skips_everything(mini):
-    first = mini.cli("run")
+    first = mini.process("run")
     assert mini.executions() == ["alpha", "beta"]
     # the profile's n_items, not the notebook's
     assert mini.result("01_alpha")["result"] == {"total": 8.0}
@@ -43,33 +43,28 @@ def reasons(mini, *overrides):
     return [why for _, why in runner.plan(run, everything.values())]
 
 
-def test_a_change_reruns_exactly_what_depends_on_it(mini):
-    mini.cli("run")
-    mini.executions()
+def test_a_change_reruns_exactly_what_depends_on_it(ran):
     alpha_before = "01_alpha runs before it"
-    assert reasons(mini) == ["", ""]
-    assert reasons(mini, "02_beta.extra=1") == ["", "changed: extra 0.5 -> 1.0"]
-    assert reasons(mini, "01_alpha.n_items=5") == ["changed: n_items 4 -> 5", alpha_before]
-    mini.edit("mini/alpha/logic.py", "n * 2", "n * 3")  # code that only the first chapter imports
-    assert reasons(mini) == ["changed: code mini/alpha/logic.py", alpha_before]
-    changed = mini.cli("run", "-p", "n_items=5", "-p", "extra=1.0")
-    assert mini.executions() == ["alpha", "beta"]
+    assert reasons(ran) == ["", ""]
+    assert reasons(ran, "02_beta.extra=1") == ["", "changed: extra 0.5 -> 1.0"]
+    assert reasons(ran, "01_alpha.n_items=5") == ["changed: n_items 4 -> 5", alpha_before]
+    ran.edit("mini/alpha/logic.py", "n * 2", "n * 3")  # code that only the first chapter imports
+    assert reasons(ran) == ["changed: code mini/alpha/logic.py", alpha_before]
+    changed = ran.cli("run", "-p", "n_items=5", "-p", "extra=1.0")
+    assert ran.executions() == ["alpha", "beta"]
     assert "n_items 4 -> 5; code mini/alpha/logic.py" in changed.stdout
     same = ("n_items=5", "extra=1")
-    assert reasons(mini, *same) == ["", ""]
-    mini.edit("notebooks/02_beta.ipynb", "# added", "# what is added")
-    assert reasons(mini, *same) == ["", "changed: the notebook"]
-    mini.cli("run", "-p", "n_items=5", "-p", "extra=1")
-    assert mini.executions() == ["beta"]
-    checkpoint = mini.run("quick") / "01_alpha" / "checkpoint"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
-    assert reasons(mini, *same) == ["lost or altered: 01_alpha/checkpoint", alpha_before]
-    checkpoint.unlink()
-    assert reasons(mini, *same) == ["lost or altered: 01_alpha/checkpoint", alpha_before]
-    assert "lost or altered" in mini.cli("run", "-p", "n_items=5", "-p", "extra=1").stdout
-    assert mini.executions() == ["alpha", "beta"]
-    mini.cli("run", "--only", "02_beta", "--force", "-p", "n_items=5", "-p", "extra=1")
-    assert mini.executions() == ["beta"]
+    assert reasons(ran, *same) == ["", ""]
+    ran.edit("notebooks/02_beta.ipynb", "# added", "# what is added")
+    assert reasons(ran, *same) == ["", "changed: the notebook"]
+    ran.cli("run", "-p", "n_items=5", "-p", "extra=1")
+    assert ran.executions() == ["beta"]
+    (ran.run("quick") / "01_alpha" / "checkpoint").unlink()
+    assert reasons(ran, *same)[0].endswith("names files that do not exist: checkpoint")
+    ran.cli("run", "-p", "n_items=5", "-p", "extra=1")
+    assert ran.executions() == ["alpha", "beta"]
+    ran.cli("run", "--only", "02_beta", "--force", "-p", "n_items=5", "-p", "extra=1")
+    assert ran.executions() == ["beta"]
 
 
 def test_input_files_of_one_name_are_told_apart(mini, monkeypatch):
@@ -97,14 +92,11 @@ def test_a_constant_imported_before_the_start_is_no_parameter(mini, monkeypatch)
     session.start("01_alpha", notebook | {"rows": [1, 2]})
 
 
-def test_list_says_what_would_run_and_runs_nothing(mini):
-    assert "has not run" in mini.cli("run", "--list").stdout
-    mini.cli("run")
-    mini.executions()
-    shown = mini.cli("run", "--list", "-p", "extra=2").stdout
+def test_list_says_what_would_run_and_runs_nothing(ran):
+    shown = ran.cli("run", "--list", "-p", "extra=2").stdout
     assert "up to date" in shown
     assert "extra=2.0" in shown
-    assert mini.executions() == []
+    assert ran.executions() == []
 
 
 @pytest.mark.parametrize(
@@ -132,25 +124,24 @@ def test_a_wrong_argument_is_told_before_anything_runs(mini, arguments, told):
     assert not mini.runs.exists()
 
 
-def test_a_failing_cell_is_told_and_the_last_good_result_stays(mini):
-    mini.cli("run")
+def test_a_failing_cell_is_told_and_the_last_good_result_stays(ran):
     good = {
         p: p.read_bytes()
-        for p in mini.run("quick").rglob("*")
+        for p in ran.run("quick").rglob("*")
         if p.is_file() and not p.name.startswith(".")
     }
-    done = mini.cli("run", "-p", "fail=true", check=False)
+    done = ran.cli("run", "-p", "fail=true", check=False)
     assert done.returncode == 1
     assert "01_alpha: cell" in done.stderr
     assert "ValueError: this cell was told to fail" in done.stderr
     assert "resume with the same command\n" in done.stderr
     assert "Traceback (most recent call last):\n  File" not in done.stderr  # the runner's own
     assert all(path.read_bytes() == content for path, content in good.items())
-    forced = mini.cli("run", "--force", "-p", "fail=true", check=False)
+    forced = ran.cli("run", "--force", "-p", "fail=true", check=False)
     assert "resume with the same command without --force\n" in forced.stderr
-    mini.executions()
-    mini.cli("run")
-    assert mini.executions() == []
+    ran.executions()
+    ran.cli("run")
+    assert ran.executions() == []
 
 
 @pytest.mark.parametrize(
@@ -292,12 +283,11 @@ def test_an_upstream_that_has_not_run_is_told_with_the_command(mini):
     assert "nanorecsys run quick --from 01_alpha" in done.stderr
 
 
-def test_the_executed_notebook_holds_no_path_of_this_machine(mini):
-    mini.cli("run")
-    for path in mini.run("quick").glob("*.ipynb"):
-        assert str(mini.root) not in path.read_text()
-    for path in mini.run("quick").rglob("*.json"):
-        assert str(mini.root) not in path.read_text()
+def test_the_executed_notebook_holds_no_path_of_this_machine(ran):
+    for path in ran.run("quick").glob("*.ipynb"):
+        assert str(ran.root) not in path.read_text()
+    for path in ran.run("quick").rglob("*.json"):
+        assert str(ran.root) not in path.read_text()
 
 
 def test_an_installed_package_away_from_its_clone_says_so(monkeypatch, tmp_path):
