@@ -52,7 +52,6 @@ def parts(folders: Layout, results: Path) -> dict[str, str]:
     }
     rows = [(r.claim, r.original, r.target, r.source, r.kind) for r in ORIGINAL]
     claims = {claim_id: str(claim) for claim_id, claim in judged[run].items()}
-    amendments = pd.DataFrame(protocol.amendments)
     return {
         "machines.html": _machines(sides, comparisons),
         "headlines.html": _headlines(judged),
@@ -64,7 +63,7 @@ def parts(folders: Layout, results: Path) -> dict[str, str]:
         "rows.html": _table(
             pd.DataFrame(rows, columns=["claim", "original", "rule", "source", "kind"])
         ),
-        "amendments.html": _table(amendments.replace({"after": claims})),
+        "amendments.html": "".join(_amendment(a, claims) for a in protocol.amendments) or NONE,
     }
 
 
@@ -184,11 +183,17 @@ def _definition(finding: Finding) -> str:
     return f'<h3 id="{finding.id}">{html.escape(finding.question)}</h3>\n{_terms(values)}'
 
 
+def _amendment(amendment: Mapping[str, str], claims: Mapping[str, str]) -> str:
+    """A change of the protocol; its "after" is a text, or the id of a claim of this run."""
+    values = {**amendment, "after": claims.get(amendment["after"], amendment["after"])}
+    return _terms(values)
+
+
 def _terms(texts: Mapping[str, str]) -> str:
     """A list of terms with their texts."""
     pairs = ((html.escape(term), html.escape(text)) for term, text in texts.items())
     found = "\n".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in pairs)
-    return f"<dl>\n{found}\n</dl>\n"
+    return f'<dl class="terms">\n{found}\n</dl>\n'
 
 
 def _table(frame: pd.DataFrame) -> str:
