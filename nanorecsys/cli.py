@@ -61,8 +61,9 @@ def run(
     overrides: tuple[str, ...],
     listing: bool,
 ) -> None:
-    """Run the study's chapters with the parameters of PROFILE (smoke, quick, full, ml-20m, ml-32m).
+    """Run the chapters of the study that are not up to date.
 
+    PROFILE names the parameters: smoke, quick (the default), full, ml-20m or ml-32m.
     A chapter is skipped when its notebook, parameters, code, upstream results and input files are
     unchanged. After a kill or a failure the same command (without --force) resumes; a failed
     chapter leaves its last good result in place. A second run (`--again`) has other random
@@ -112,8 +113,9 @@ def run(
 @cli.command()
 @click.argument("profile", required=False)
 def book(profile: str | None) -> None:
-    """Build the book over the run of PROFILE, or over the published results.
+    """Build the book over a run, or over the published results.
 
+    Without PROFILE the book is built over the published results.
     Every warning is an error. The pages go to _build/PROFILE/html, or to _build/published/html.
     """
     from nanorecsys.study.book import build
@@ -123,10 +125,12 @@ def book(profile: str | None) -> None:
 
 @cli.command()
 @click.argument("profile", default="full")
-@click.option("--again", is_flag=True, help="Also publish its second run, which has to be whole.")
+@click.option(
+    "--again", is_flag=True, help="Also publish its second run, which has to be complete."
+)
 @click.option("--other-machine", is_flag=True, help="Only publish its records, for comparison.")
 def publish(profile: str, again: bool, other_machine: bool) -> None:
-    """Copy the finished run of PROFILE into book/results, to be committed.
+    """Copy a finished run into book/results, to be committed.
 
     \b
     Examples:
@@ -146,8 +150,9 @@ def publish(profile: str, again: bool, other_machine: bool) -> None:
 @cli.command()
 @click.argument("profile", required=False)
 def check(profile: str | None) -> None:
-    """Check notebooks and records of the run of PROFILE, or of the published results.
+    """Check notebooks and records of a run, or the published ones.
 
+    Without PROFILE the published results are checked.
     Records that were made under other definitions of their claims than the committed ones fail.
     """
     from nanorecsys.study.book import check_run
@@ -164,7 +169,7 @@ def check(profile: str | None) -> None:
 @click.argument("run", default="quick")
 @click.option("--with", "other", metavar="RUN", help="Compare with this run of data/runs instead.")
 def compare(run: str, other: str | None) -> None:
-    """Compare the run called RUN with the published one, claim by claim.
+    """Compare a run with the published one, claim by claim.
 
     Ratios and qualities have to agree within a tolerance, seconds and bytes are only shown. Exit
     code 0: nothing differs; 1: some claim differs; 2: there is nothing to compare.

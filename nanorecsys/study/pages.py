@@ -48,7 +48,8 @@ def parts(folders: Layout, results: Path) -> dict[str, str]:
     rows = [(r.claim, r.original, r.target, r.source, r.kind) for r in ORIGINAL]
     titles = ["claim", "original", "rule", "source", "kind"]
     claims = {claim_id: str(claim) for claim_id, claim in judged[run].items()}
-    amendments = pd.DataFrame(protocol.amendments).replace({"after": claims})
+    # what an amendment led to is a text, or the id of a claim of this run
+    amendments = [a | {"after": claims.get(a["after"], a["after"])} for a in protocol.amendments]
     templates = _templates()
     templates.globals |= {"run": run, "sides": sides, "judged": judged, "compared": compared}
 
@@ -64,7 +65,7 @@ def parts(folders: Layout, results: Path) -> dict[str, str]:
         "definitions.html": rendered("definitions", protocol=protocol),
         "families.html": rendered("terms", terms=protocol.families),
         "rows.html": _table(pd.DataFrame(rows, columns=titles)),
-        "amendments.html": _table(amendments),
+        "amendments.html": rendered("amendments", amendments=amendments),
     }
 
 

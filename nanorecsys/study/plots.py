@@ -16,8 +16,11 @@ MUTED = "#6B6B6B"
 
 
 def use_house_style() -> None:
-    """Set the style sheet of the book; figures are SVG and keep a light face in dark mode."""
-    set_matplotlib_formats("svg")
+    """Set the style sheet of the book; figures keep a light face in dark mode.
+
+    The book shows the SVG. JupyterLab shows the PNG until the reader trusts the notebook.
+    """
+    set_matplotlib_formats("svg", "png")
     plt.style.use(STYLE)
 
 

@@ -20,6 +20,7 @@ import msgspec
 import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
+from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from papermill.exceptions import PapermillExecutionError
 from rich.console import Console
 
@@ -281,10 +282,13 @@ def _clear_work(run: Path, chapter: Chapter, keep: Path | None = None) -> None:
 def _finish(
     work: Path, chapter: Chapter, now: Fingerprint, seconds: float, folders: Layout
 ) -> None:
-    """Complete a work folder: remove this machine's paths, write the state, mark it ready."""
+    """Complete a work folder: tidy the notebook, write the state, mark it ready."""
     path = work / f"{chapter.name}.ipynb"
-    content = path.read_text().replace(str(folders.root), ".")
-    write_atomically(path, content.encode())
+    content = path.read_text().replace(str(folders.root), ".")  # no paths of this machine
+    notebook = nbformat.reads(content, as_version=4)
+    # a progress bar keeps its last state alone; otherwise each step is a line outside JupyterLab
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
+    write_atomically(path, nbformat.writes(notebook).encode())
     state = RunState(fingerprint=now, seconds=round(seconds, 2))
     write_atomically(work / chapter.name / STATE, encode(state))
     write_atomically(work / READY, b"")

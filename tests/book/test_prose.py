@@ -24,7 +24,7 @@ ALLOWED = {
     r"\b95 % (bootstrap )?intervals?\b|intervals over users, at 95 %": "the level of intervals",
     r"most popular 1 % of the films": "where the share is cut; the share itself is computed",
     r"MovieLens 20M": "the name of a data set",
-    r"Published figures on MovieLens 20M.*?\.343/\.203": "what others published, with references",
+    r"For orientation only.*?\.343/\.203": "what others published, with references",
     r"Which index at 27 thousand items": "the size in the chapter's title",
     r"which index at (27 thousand|3 million) items": "the sizes that the questions ask about",
     r"RFC 9457": "a standard's number",

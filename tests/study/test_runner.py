@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell
 from rich.console import Console
 
 from nanorecsys import cli
@@ -288,6 +290,18 @@ def test_the_executed_notebook_holds_no_path_of_this_machine(ran):
         assert str(ran.root) not in path.read_text()
     for path in ran.run("quick").rglob("*.json"):
         assert str(ran.root) not in path.read_text()
+
+
+def test_of_a_progress_bar_the_executed_notebook_keeps_the_last_state(mini):
+    path = mini.root / "notebooks" / "01_alpha.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    bar = "for n in range(3):\n    print('\\rstep', n, end='', file=sys.stderr, flush=True)"
+    notebook.cells.append(new_code_cell(f"import sys\n{bar}"))
+    nbformat.write(notebook, path)
+    mini.cli("run", "--only", "01_alpha")
+    executed = nbformat.read(mini.run("quick") / "01_alpha.ipynb", as_version=4)
+    outputs = [output for cell in executed.cells for output in cell.outputs]
+    assert [o.text.strip() for o in outputs if o.get("name") == "stderr"] == ["step 2"]
 
 
 def test_an_installed_package_away_from_its_clone_says_so(monkeypatch, tmp_path):
