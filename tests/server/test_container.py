@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from server.settings import Settings
+from server.supervisor import KILL_AFTER_S
 
 ROOT = Path(__file__).parents[2]
 # Serves one answer while every package outside a list is hidden.
@@ -102,3 +103,37 @@ def test_the_listed_packages_are_pinned_dependencies_of_the_project():
     pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().split()}
     assert listed() <= set(project["dependencies"])
     assert listed() <= pinned
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict:
+    return yaml.safe_load((ROOT / "server" / "compose.yaml").read_text())
+
+
+def test_compose_starts_two_equal_servers_on_two_cores(compose):
+    servers = {n: s for n, s in compose["services"].items() if s["image"] == "nanorecsys-server"}
+    assert sum(server["cpus"] for server in servers.values()) == 2
+    assert len({json.dumps(server) for server in servers.values()}) == 1
+    conf = (ROOT / "server" / "nginx.conf").read_text()
+    assert set(re.findall(r"server (\w+):8000", conf)) == set(servers) == {"one", "two"}
+    assert compose["services"]["milvus"]["profiles"] == ["milvus"]
+    for server in servers.values():
+        assert server["read_only"]
+        stop_s = int(server["stop_grace_period"].rstrip("s"))
+        assert stop_s > Settings.lame_duck_s + Settings.drain_s + KILL_AFTER_S
+
+
+def test_container_and_compose_set_what_the_server_reads(compose):
+    text = (ROOT / "server" / "Containerfile").read_text()
+    names = set(re.findall(r"NANORECSYS_(\w+)=", text))
+    names |= {name.removeprefix("NANORECSYS_") for name in compose["x-server"]["environment"]}
+    known = {field.upper() for field in Settings.__dataclass_fields__}
+    assert names - known <= {"RETRIEVAL"}
+    assert {"EVENTS", "CACHE", "BUNDLE"} <= names
+
+
+def test_the_user_of_the_container_is_not_root():
+    text = (ROOT / "server" / "Containerfile").read_text()
+    [user] = re.findall(r"^USER (\d+):\d+$", text, re.M)
+    assert int(user) > 0
+    assert text.index("USER") > text.rindex("RUN")
