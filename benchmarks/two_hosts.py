@@ -13,7 +13,6 @@ A client tries again when it gets 502, 503 or no answer. An event in flight in t
 
 import argparse
 import asyncio
-import dataclasses
 import math
 import shutil
 import subprocess
@@ -335,7 +334,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="two-hosts-") as folder:
         parts = gather(arguments.run)
         report = run(parts, Path(folder), arguments.requests, arguments.events)
-    for name, value in dataclasses.asdict(report).items():
+    for name, value in vars(report).items():
         print(f"{name:20} {value}")
     print("passed" if report.passed else "FAILED")
     return 0 if report.passed else 1
