@@ -16,7 +16,7 @@ INSTALLED := $(PREFIX)/.nanorecsys-installed$(addprefix -,$(EXTRAS))
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install study lab book test serve lint clean lock
+.PHONY: help install study lab book test serve image lint clean lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,16 @@ $(BUNDLE)/manifest.json: | $(INSTALLED)
 	@echo "serve  runs the chapters that a bundle is made from, profile $(PROFILE); unchanged ones are skipped"
 	@$(BIN)nanorecsys run $(PROFILE) --only 01_data --only 02_training --only 03_export --only 04_ann
 	@$(BIN)nanorecsys bundle $(PROFILE) --output $(BUNDLE)
+
+image: ## build the server's container image with docker, podman or buildah
+	@for tool in docker podman buildah; do \
+		if $$tool info >/dev/null 2>&1; then \
+			format=; [ $$tool = docker ] || format='--format docker'; \
+			echo "image  builds nanorecsys-server with $$tool"; \
+			exec $$tool build $$format --file server/Containerfile --tag nanorecsys-server $(ARGS) .; \
+		fi; \
+	done; \
+	echo "image  expected docker, podman or buildah, and none of them runs here"; exit 1
 
 lint: $(INSTALLED) ## check style, format, types and that subpackages import only those below them
 	@echo "lint  checks style, format, types and imports"

@@ -13,10 +13,10 @@ from aiohttp import web
 from msgspec import UNSET
 
 from server import metrics, schema
-from server.engine import Engine, Ranked, Timings
+from server.engine import Timings
 from server.openapi import Handler, Route, document
 from server.schema import OverloadedError, ProblemError
-from server.service import Service
+from server.service import Recommendation, Service
 from server.settings import Settings
 from server.web import STATIC, docs, static, try_it
 
@@ -54,14 +54,14 @@ async def recommend(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     timings: Timings = {}
     try:
-        engine, ranked, source = await service.recommend(asked, timings)
+        found = await service.recommend(asked, timings)
     except OverloadedError:
         if not service.draining:
             await service.rejections.wait()
         raise
-    body = _encode(_answer(engine, ranked, source, asked))
+    body = _encode(_answer(found, asked))
     timings["total"] = ((time.perf_counter_ns() - start) / 1e6, None)
-    metrics.SOURCE[source].inc()
+    metrics.SOURCE[found.source].inc()
     for stage, (ms, _) in timings.items():
         metrics.stage(stage).observe(ms / 1e3)
     headers = {"Server-Timing": _server_timing(timings), "X-Worker": PID}
@@ -71,7 +71,9 @@ async def recommend(request: web.Request) -> web.StreamResponse:
 async def append_event(request: web.Request) -> web.Response:
     """Store that a user interacts with an item.
 
-    The answer comes when the event is on the disk. The user's next recommendation depends on it.
+    The answer comes when the event is on the disk, or in Redis. The user's next recommendation
+    depends on it, on every host that has the same Redis. After 503 an event may or may not be
+    stored.
     """
     event = await _read(request, schema.Event)
     stored = await request.app[SERVICE].append(event.user_id, event.item_id)
@@ -100,13 +102,15 @@ async def readyz(request: web.Request) -> web.Response:
     """Check whether the worker can answer.
 
     503 once the worker is about to end, so that a load balancer stops sending requests to it, and
-    when nothing can be computed.
+    when nothing can be computed. Without the Redis of the events it is still 200, with the reason:
+    all hosts miss it alike, and recommendations go on.
     """
     service = request.app[SERVICE]
     if service.draining:
         raise ProblemError(503, "Draining", "this worker is about to end", {"Retry-After": "1"})
     await service.check()
-    return _json(schema.Ready(service.engine.id, service.settings.engine))
+    failure = await service.events.failure() or UNSET
+    return _json(schema.Ready(service.engine.id, service.settings.engine, events_failure=failure))
 
 
 async def read_metrics(request: web.Request) -> web.Response:
@@ -144,16 +148,15 @@ def _json(answer: msgspec.Struct, status: int = 200) -> web.Response:
     return web.Response(body=_encode(answer), content_type=JSON, status=status)
 
 
-def _answer(
-    engine: Engine, ranked: Ranked, source: schema.Source, asked: schema.Request
-) -> schema.Answer:
+def _answer(found: Recommendation, asked: schema.Request) -> schema.Answer:
+    engine, ranked = found.engine, found.ranked
     items, scores = ranked.items[: asked.k].tolist(), ranked.scores[: asked.k].tolist()
     ids, titles = engine.item_ids, engine.titles if asked.include_titles else None
     best = [
         schema.Item(ids[i], score, titles[i] if titles else UNSET)
         for i, score in zip(items, scores, strict=True)
     ]
-    return schema.Answer(best, source, engine.id)
+    return schema.Answer(best, found.source, engine.id, found.events_unread or UNSET)
 
 
 def _server_timing(timings: Timings) -> str:

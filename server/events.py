@@ -1,16 +1,13 @@
-"""Posted events: a log in SQLite that the workers of one host share and that survives a restart.
+"""Posted events, in SQLite for the workers of one host; `redis_events` has those of several hosts.
 
-Ids are the data set's own, so that the log outlives a bundle.
-
-Most users have no event, and asking SQLite about each of them would cost a tenth of a cached
-answer. So every worker knows the users with events, and asks SQLite for those alone. It looks for
-new ones when the file of SQLite's write-ahead log has changed, and each second in any case: the
-time of a change is coarse.
+Ids are the data set's own, so that events outlive a bundle.
 """
 
+import asyncio
 import os
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,41 +29,64 @@ CREATE INDEX IF NOT EXISTS by_user ON events (user_id, number, item_id);
 _NEW = "SELECT user_id, MAX(number) FROM events NOT INDEXED WHERE number > ? GROUP BY user_id"
 
 
-class EventLog:
-    """The log in one file. One thread at a time may append, while another reads.
+class Events:
+    """Events by user."""
+
+    async def append(self, user_id: int | str, item_id: int | str) -> int:
+        """Store an event; return the number of events stored of this user."""
+        raise NotImplementedError
+
+    async def of_user(self, user_id: int | str) -> list[int | str] | None:
+        """Item ids of a user's events from all workers, oldest first; None if they are unknown."""
+        raise NotImplementedError
+
+    async def failure(self) -> str | None:
+        """Why an event could not be stored now, as far as that is found out; else None."""
+        return None
+
+    async def close(self) -> None:
+        """Close files and connections."""
+
+
+class EventLog(Events):
+    """A log in one SQLite file, which the workers of a host share and which survives a restart.
+
+    An event is on the disk when `append` returns.
+
+    Most users have no event, and asking SQLite about each of them would cost a tenth of a cached
+    answer. So every worker knows the users with events, and asks SQLite for those alone. It looks
+    for new ones when the file of SQLite's write-ahead log has changed, and each second in any case:
+    the time of a change is coarse.
 
     Raises:
         ServingError: The file cannot be opened, or is no event log.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer, self._reader = _connect(path, timeout_s=10.0), _connect(path, 1.0)
-        except (sqlite3.Error, OSError) as error:
-            remedy = "Name another file: --events."
-            raise ServingError(f"{path}: cannot keep events there: {error}", remedy) from error
+        self._writer, self._reader = _open(path)
+        self._thread = ThreadPoolExecutor(1, "events")  # one, for one writer
         self._ahead = f"{path.resolve()}-wal"
         self._users: set[int | str] = set()
         self._latest = 0  # number of the latest event when the users were read
         self._changed, self._look_at = (0, 0), 0.0
 
-    def append(self, user_id: int | str, item_id: int | str) -> None:
-        """Store an event. It is on the disk when this returns."""
+    async def append(self, user_id: int | str, item_id: int | str) -> int:
         statement = "INSERT INTO events (user_id, item_id, unix_s) VALUES (?, ?, ?)"
-        self._writer.execute(statement, (user_id, item_id, time.time()))
+        values = (user_id, item_id, time.time())
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._writer.execute, statement, values)
         self._users.add(user_id)
+        return len(await self.of_user(user_id))
 
-    def of_user(self, user_id: int | str) -> list[int | str]:
-        """Item ids of a user's events, oldest first, from all workers."""
+    async def of_user(self, user_id: int | str) -> list[int | str]:
         self._look()
         if user_id not in self._users:
             return []
         statement = "SELECT item_id FROM events WHERE user_id = ? ORDER BY number"
         return [item_id for (item_id,) in self._reader.execute(statement, (user_id,))]
 
-    def close(self) -> None:
-        """Close the file."""
+    async def close(self) -> None:
+        self._thread.shutdown()
         self._writer.close()
         self._reader.close()
 
@@ -81,6 +101,26 @@ class EventLog:
             self._users.update(found)
             self._latest = max(found.values(), default=self._latest)
             self._changed, self._look_at = changed, now + LOOK_S
+
+
+def make_log(path: Path) -> None:
+    """Make the file, once before several workers would race to make it.
+
+    Raises:
+        ServingError: The file cannot be opened, or is no event log.
+    """
+    for connection in _open(path):
+        connection.close()
+
+
+def _open(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    """Open a connection to write and one to read."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _connect(path, timeout_s=10.0), _connect(path, timeout_s=1.0)
+    except (sqlite3.Error, OSError) as error:
+        remedy = "Name another file: --events."
+        raise ServingError(f"{path}: cannot keep events there: {error}", remedy) from error
 
 
 def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:

@@ -20,6 +20,7 @@ QUEUE = Gauge("nanorecsys_queue_depth", "Requests that wait.", multiprocess_mode
 SHED = Counter("nanorecsys_shed", "Requests rejected for lack of capacity, by reason.", ["reason"])
 COALESCED = Counter("nanorecsys_coalesced", "Requests that joined an equal one in flight.")
 CACHE_FAILURES = Counter("nanorecsys_cache_failures", "Calls to the cache that failed.")
+EVENT_FAILURES = Counter("nanorecsys_event_failures", "Calls to Redis for events that failed.")
 EVENTS = Counter("nanorecsys_events", "Events stored.")
 RELOADS = Counter("nanorecsys_reloads", "Reloads of the bundle by outcome.", ["outcome"])
 

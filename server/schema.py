@@ -46,11 +46,16 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The best items first, where they come from, and the id of the bundle that answered."""
+    """The best items first, where they come from, and the id of the bundle that answered.
+
+    `events_unread` is there, and true, when Redis could not say which events were posted for the
+    user. The answer then depends on the bundle's history alone.
+    """
 
     items: list[Item]
     source: Source
     bundle: str
+    events_unread: bool | UnsetType = UNSET
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,11 +101,15 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """The worker can answer, with this bundle and this engine."""
+    """The worker can answer, with this bundle and this engine.
+
+    `events_failure` is there when Redis cannot store an event now, and says why.
+    """
 
     bundle: str
     engine: str
     status: Literal["ready"] = "ready"
+    events_failure: str | UnsetType = UNSET
 
 
 class Problem(msgspec.Struct, frozen=True):

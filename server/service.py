@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from server import metrics
 from server.batching import FULL, Batcher, Computing
 from server.cache import open_cache
 from server.engine import Engine, Query, Ranked, Timings
-from server.events import EventLog
+from server.events import Events
+from server.redis_events import open_events
 from server.schema import OverloadedError, ProblemError, Request, Source
 from server.settings import Settings
 
@@ -43,6 +45,18 @@ class Rejections:
         await asyncio.sleep(self._next - now)
 
 
+class Recommendation(NamedTuple):
+    """Ranked items, the engine that numbers them, and where they come from.
+
+    `events_unread` says that the user's posted events could not be read.
+    """
+
+    engine: Engine
+    ranked: Ranked
+    source: Source
+    events_unread: bool
+
+
 class Service:
     """State of one worker, used on one event loop: `open` it before use and `close` it after."""
 
@@ -50,13 +64,12 @@ class Service:
         self.settings = settings
         self.draining = False
         self.engine: Engine
-        self.events: EventLog
+        self.events: Events
         self._cache = open_cache(settings.cache, settings.cache_size, settings.cache_ttl_s)
         deadline_s = settings.deadline_ms / 1e3
         self.batcher = Batcher(settings.threads, settings.max_batch, settings.max_queue, deadline_s)
         self.rejections = Rejections()
         self._in_flight: dict[bytes, asyncio.Future[Ranked]] = {}
-        # For what waits on the disk. One thread, so events have one writer.
         self._disk = ThreadPoolExecutor(1, "disk")
 
     async def open(self) -> None:
@@ -69,14 +82,14 @@ class Service:
             self._disk, Engine, self.settings
         )
         self.batcher.start()
-        self.events = EventLog(self.settings.events_path)
+        self.events = open_events(self.settings.events_place)
         settle_memory()
 
     async def close(self) -> None:
         """Close threads, files and connections."""
         self.batcher.close()
         self._disk.shutdown()
-        self.events.close()
+        await self.events.close()
         await self._cache.close()
 
     async def reload(self) -> None:
@@ -111,20 +124,19 @@ class Service:
             raise ProblemError(503, "Not ready", detail, {"Retry-After": "1"}) from error
 
     async def append(self, user_id: int | str, item_id: int | str) -> int:
-        """Store an event, on the disk when this returns; also count the user's events.
+        """Store an event; also count the user's events.
 
         Raises:
-            ProblemError: There is no such user or item.
+            ProblemError: There is no such user or item, or Redis does not store the event.
         """
         _number(self.engine.bundle.user_numbers, user_id, "user")
         _number(self.engine.bundle.item_numbers, item_id, "item")
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._disk, self.events.append, user_id, item_id)
+        stored = await self.events.append(user_id, item_id)
         metrics.EVENTS.inc()
-        return len(self.events.of_user(user_id))
+        return stored
 
-    async def recommend(self, request: Request, timings: Timings) -> tuple[Engine, Ranked, Source]:
-        """Rank items; also say where they come from, and which engine numbers them.
+    async def recommend(self, request: Request, timings: Timings) -> Recommendation:
+        """Rank items.
 
         Args:
             request: Request for a user or a history.
@@ -137,22 +149,23 @@ class Service:
         if self.batcher.is_full() and not request.degrade:
             metrics.SHED.labels("early").inc()
             raise OverloadedError(FULL)
-        key, items = self._history(engine, request)
+        key, items, unread = await self._history(engine, request)
         if not len(items):
-            return engine, engine.popular(items), "fallback"
+            return Recommendation(engine, engine.popular(items), "fallback", unread)
         start = time.perf_counter_ns()
         stored = await self._cache.get(key)
         timings["cache"] = ((time.perf_counter_ns() - start) / 1e6, None)
         if stored is not None:
-            return engine, Ranked.from_bytes(stored), "cache"
+            return Recommendation(engine, Ranked.from_bytes(stored), "cache", unread)
         try:
             query = Query(items.astype(np.int64), request.exclude_seen)
-            return engine, await self._computed(engine, key, query, timings), "model"
+            ranked = await self._computed(engine, key, query, timings)
+            return Recommendation(engine, ranked, "model", unread)
         except OverloadedError:
             if not request.degrade:
                 raise
             seen = items if request.exclude_seen else items[:0]
-            return engine, engine.popular(seen), "fallback"
+            return Recommendation(engine, engine.popular(seen), "fallback", unread)
 
     async def _computed(self, engine: Engine, key: bytes, query: Query, timings: Timings) -> Ranked:
         """Compute an answer, or wait for an equal request in flight."""
@@ -175,9 +188,12 @@ class Service:
         await self._cache.put(key, ranked.to_bytes())
         return ranked
 
-    def _history(self, engine: Engine, request: Request) -> tuple[bytes, np.ndarray]:
-        """A key that names everything the answer depends on, and the history, int (n,)."""
-        bundle = engine.bundle
+    async def _history(self, engine: Engine, request: Request) -> tuple[bytes, np.ndarray, bool]:
+        """A key that names everything the answer depends on, and the history, int (n,).
+
+        Also whether posted events are left out because they could not be read.
+        """
+        bundle, posted = engine.bundle, None
         if request.history is not None:
             numbers = [_number(bundle.item_numbers, name, "item") for name in request.history]
             items = np.array(numbers, np.int64)
@@ -188,13 +204,14 @@ class Service:
             offsets = bundle.histories.offsets
             items = bundle.histories.items[offsets[user] : offsets[user + 1]]
             source = b"u%d" % user
-            if posted := self.events.of_user(request.user_id):
+            if posted := await self.events.of_user(request.user_id):
                 # A new bundle may lack an item of an old event.
                 known = [bundle.item_numbers[i] for i in posted if i in bundle.item_numbers]
                 newer = np.array(known, np.int32)
                 items = np.concatenate([items, newer])
                 source += b"e" + _digest(newer)
-        return b"%b:%d:%b" % (engine.cache_id.encode(), request.exclude_seen, source), items
+        key = b"%b:%d:%b" % (engine.cache_id.encode(), request.exclude_seen, source)
+        return key, items, posted is None and request.history is None
 
 
 def settle_memory() -> None:

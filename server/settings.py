@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from nanorecsys.system.limits import cores
 
 CORES = min(cores(), 256)
+EVENTS_KEPT = 1000  # latest events of a user that Redis keeps; the help names it
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Settings:
         cache: Cache of answers: memory (of each worker), none, or redis://HOST:PORT/DB.
         cache_size: Answers that the memory cache keeps, about 1 KiB each.
         cache_ttl_s: Seconds for which an answer is kept.
-        events: SQLite file of posted events; beside the bundle if it is not given.
+        events: SQLite file of posted events, for one host; beside the bundle if it is not given. Or
+            redis://HOST:PORT/DB for several hosts, which keeps the latest 1,000 of each user.
 
     Limits:
         read_timeout_s: Seconds that a client may take to send a body.
@@ -87,7 +89,7 @@ class Settings:
     cache: Annotated[str, click.STRING] = "memory"
     cache_size: Annotated[int, click.IntRange(1)] = 100_000
     cache_ttl_s: Annotated[float, click.FloatRange(1, 10**9)] = 3600.0
-    events: Annotated[Path | None, click.Path(path_type=Path)] = None
+    events: Annotated[str | None, click.STRING] = None
 
     read_timeout_s: Annotated[float, click.FloatRange(0.1, 3600)] = 10.0
     keepalive_s: Annotated[float, click.FloatRange(1, 86_400)] = 75.0
@@ -96,10 +98,10 @@ class Settings:
     drain_s: Annotated[float, click.FloatRange(0.1, 3600)] = 10.0
 
     @property
-    def events_path(self) -> Path:
-        """Where events are stored."""
+    def events_place(self) -> str:
+        """Where events are stored: a path, or a Redis URL."""
         bundle = self.bundle.absolute()
-        return self.events or bundle.with_name(f"{bundle.name}.events.sqlite")
+        return self.events or str(bundle.with_name(f"{bundle.name}.events.sqlite"))
 
 
 def read_settings(**values: Any) -> Settings:
@@ -117,14 +119,10 @@ def read_settings(**values: Any) -> Settings:
             f"--engine {settings.engine} reads PyTorch models, which a bundle does not have. "
             "Name their folder: --models data/runs/quick/02_training"
         )
-    try:
-        if not re.fullmatch(r"memory|none|rediss?://[^/\s]+(/\d*)?(\?\S*)?", settings.cache):
-            raise ValueError
-        if settings.cache not in ("memory", "none"):
-            ConnectionPool.from_url(settings.cache).make_connection()  # it does not connect yet
-    except (ValueError, TypeError, RedisError):  # their texts may hold the password
-        expected = "expected memory, none or redis://[[USER]:PASSWORD@]HOST:PORT/DB"
-        raise click.BadParameter(expected, param_hint="--cache") from None
+    if settings.cache not in ("memory", "none"):
+        _check_redis("--cache", settings.cache, "memory, none")
+    if "://" in settings.events_place:
+        _check_redis("--events", settings.events_place, "a file")
     if not (settings.bundle / "manifest.json").is_file():
         missing = (
             f"{settings.bundle} is no serving bundle: it has no manifest.json. Build one: "
@@ -132,6 +130,22 @@ def read_settings(**values: Any) -> Settings:
         )
         raise click.BadParameter(missing, param_hint="--bundle")
     return settings
+
+
+def is_redis(place: str) -> bool:
+    """Whether a setting names a Redis."""
+    return place.startswith(("redis://", "rediss://"))
+
+
+def _check_redis(flag: str, url: str, others: str) -> None:
+    """Check the URL of a Redis without connecting to it."""
+    try:
+        if not re.fullmatch(r"rediss?://[^/\s]+(/\d*)?(\?\S*)?", url):
+            raise ValueError
+        ConnectionPool.from_url(url).make_connection()  # it does not connect yet
+    except (ValueError, TypeError, RedisError):  # their texts may hold the password
+        expected = f"expected {others} or redis://[[USER]:PASSWORD@]HOST:PORT/DB"
+        raise click.BadParameter(expected, param_hint=flag) from None
 
 
 def _flag(name: str) -> str:

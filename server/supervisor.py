@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,8 @@ from gunicorn.arbiter import Arbiter
 from prometheus_client import multiprocess
 
 from nanorecsys.serving.errors import ServingError
-from server.events import EventLog
-from server.settings import Settings
+from server.events import make_log
+from server.settings import Settings, is_redis
 
 if TYPE_CHECKING:
     from server.service import Service
@@ -123,8 +124,8 @@ class Server(BaseApplication):
             click.BadParameter: There is no place for events.
         """
         try:
-            # Made once, before several workers would race to make it.
-            EventLog(self.settings.events_path).close()
+            if not is_redis(place := self.settings.events_place):
+                make_log(Path(place))
         except ServingError as error:
             raise click.BadParameter(str(error), param_hint="--events") from error
         Supervisor(self).run()

@@ -11,7 +11,7 @@ import pytest
 import redis as redis_py
 from prometheus_client import REGISTRY
 
-from server import cache
+from server import cache, redis_calls
 from server.cache import Cache, MemoryCache, RedisCache, open_cache
 from tests.server.films import RedisServer
 
@@ -45,7 +45,7 @@ needs_redis = pytest.mark.skipif(not RedisServer.available, reason="redis-server
 
 @needs_redis
 def test_redis_is_shared_and_may_come_and_go(monkeypatch):
-    monkeypatch.setattr(cache, "REDIS_PAUSE_S", 0.1)
+    monkeypatch.setattr(redis_calls, "PAUSE_S", 0.1)
     redis = RedisServer()
 
     async def main():
@@ -129,7 +129,7 @@ def test_any_number_of_clients_hit_over_one_connection():
 
 @needs_redis
 def test_a_wrong_password_is_one_line_and_so_is_the_right_one(monkeypatch, caplog):
-    monkeypatch.setattr(cache, "REDIS_PAUSE_S", 0.05)
+    monkeypatch.setattr(redis_calls, "PAUSE_S", 0.05)
     caplog.set_level(logging.INFO)
     with started("--requirepass", "right") as (url, _):
 
@@ -168,7 +168,7 @@ def follow(client: redis_py.Redis) -> None:
 @needs_redis
 @pytest.mark.parametrize("refuse", [fill, follow])
 def test_hits_go_on_while_redis_refuses_to_write(refuse, monkeypatch, caplog):
-    monkeypatch.setattr(cache, "REDIS_PAUSE_S", 0.05)
+    monkeypatch.setattr(redis_calls, "PAUSE_S", 0.05)
     with started("--maxmemory-policy", "noeviction") as (url, client):
 
         async def main():

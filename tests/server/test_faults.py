@@ -54,7 +54,7 @@ def client(small, tmp_path):
 
     def run(test, **settings):
         async def main():
-            settings.setdefault("events", tmp_path / "events.sqlite")
+            settings.setdefault("events", str(tmp_path / "events.sqlite"))
             app = create_app(Settings(bundle=small.bundle, **settings))
             async with TestClient(TestServer(app)) as made:
                 return await test(made, app[SERVICE])

@@ -53,7 +53,9 @@ def validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
 def routes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
     """Path and method of every route of the app, but for what the pages are made of."""
     made = app.create_app(
-        Settings(bundle=Path("none"), events=tmp_path_factory.mktemp("events") / "events.sqlite")
+        Settings(
+            bundle=Path("none"), events=str(tmp_path_factory.mktemp("events") / "events.sqlite")
+        )
     )
     every = {(route.resource.canonical, route.method.lower()) for route in made.router.routes()}
     return {

@@ -57,6 +57,9 @@ def test_the_command_line_wins_over_the_environment_and_that_over_defaults(bundl
         (["--cache", "redis://:s3cret@host:70000/0"], "expected memory, none or redis://"),
         (["--cache", "redis://:s3cret@host/0?db=x"], "expected memory, none or redis://"),
         (["--cache", "redis://:s3cret@host/0?unknown=1"], "expected memory, none or redis://"),
+        (["--events", "redis://"], "--events: expected a file or redis://"),
+        (["--events", "redis://:s3cret@host:70000/0"], "--events: expected a file or redis://"),
+        (["--events", "mongodb://:s3cret@host/0"], "--events: expected a file or redis://"),
         (["--bundle", "/nowhere"], "/nowhere is no serving bundle"),
         (["--prot", "1"], "No such option '--prot'"),
     ],
@@ -75,9 +78,9 @@ def test_a_wrong_environment_variable_is_named(bundle, monkeypatch):
 
 
 def test_events_lie_beside_the_bundle(bundle):
-    assert read("--bundle", bundle).events_path.parent == Path(bundle).parent
-    elsewhere = read("--bundle", bundle, "--events", "/a/b.sqlite")
-    assert elsewhere.events_path == Path("/a/b.sqlite")
+    assert Path(read("--bundle", bundle).events_place).parent == Path(bundle).parent
+    for elsewhere in ("/a/b.sqlite", "redis://127.0.0.1:1/0", "rediss://:a@host"):
+        assert read("--bundle", bundle, "--events", elsewhere).events_place == elsewhere
 
 
 def server(*arguments: str) -> subprocess.CompletedProcess:
