@@ -5,20 +5,22 @@ import ctypes
 import gc
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from nanorecsys.serving.errors import ServingError
+from nanorecsys.serving.errors import CollectionError, RetrievalError, ServingError
+from nanorecsys.serving.milvus import Milvus
 from server import metrics
 from server.batching import FULL, Batcher, Computing
 from server.cache import open_cache
 from server.engine import Engine, Query, Ranked, Timings
 from server.events import EventLog
 from server.schema import OverloadedError, ProblemError, Request, Source
-from server.settings import Settings
+from server.settings import EMBEDDED, Settings
 
 log = logging.getLogger("server")
 CHECK_S = 2.0  # age of a computed batch at which a check computes another, and its timeout
@@ -58,6 +60,11 @@ class Service:
         deadline_s = settings.deadline_ms / 1e3
         self.batcher = Batcher(settings.threads, settings.max_batch, settings.max_queue, deadline_s)
         self.rejections = Rejections()
+        self._milvus = None
+        if settings.retrieval != EMBEDDED:
+            timeout_s = settings.retrieval_timeout_ms / 1e3
+            number = settings.retrieval_retries, settings.retrieval_pool
+            self._milvus = Milvus(settings.retrieval, timeout_s, *number)
         self._in_flight: dict[bytes, asyncio.Future[Ranked]] = {}
         # For what waits on the disk. One thread, so events have one writer.
         self._disk = ThreadPoolExecutor(1, "disk")
@@ -68,7 +75,8 @@ class Service:
         Raises:
             ServingError: One of them cannot be opened.
         """
-        self.engine = await asyncio.get_running_loop().run_in_executor(self._disk, self._load)
+        loop = asyncio.get_running_loop()
+        self.engine = await loop.run_in_executor(self._disk, self._load, True)
         self.batcher.start()
         self.events = EventLog(self.settings.events_path)
         settle_memory()
@@ -79,12 +87,14 @@ class Service:
         self._disk.shutdown()
         self.events.close()
         await self._cache.close()
+        if self._milvus:
+            self._milvus.close()
 
     async def reload(self) -> None:
         """Open the bundle that the path names now. If it is broken, the old one stays."""
         loop = asyncio.get_running_loop()
         try:
-            engine = await loop.run_in_executor(self._disk, self._load)
+            engine = await loop.run_in_executor(self._disk, self._load, False)
         except ServingError as error:
             log.error("reload refused, bundle %s stays: %s", self.engine.id, error)
             metrics.RELOADS.labels("refused").inc()
@@ -94,10 +104,20 @@ class Service:
         await loop.run_in_executor(self._disk, settle_memory)
         metrics.RELOADS.labels("taken").inc()
 
-    def _load(self) -> Engine:
+    def _load(self, is_start: bool) -> Engine:
         s = self.settings
         models = s.models if s.engine != "onnx" else None
-        return Engine(s.bundle, s.engine, models, s.candidates, s.read_events, s.pad, s.compile)
+        options = s.candidates, s.read_events, s.pad, s.compile, self._milvus
+        engine = Engine(s.bundle, s.engine, models, *options)
+        try:
+            engine.warm_up()
+        except CollectionError:
+            raise
+        except RetrievalError as error:
+            if not is_start:  # the old bundle stays
+                raise
+            log.warning("the server starts without retrieval: %s", error)
+        return engine
 
     async def check(self) -> None:
         """Check that queries are computed: compute one unless one was computed just now.
@@ -136,6 +156,7 @@ class Service:
 
         Raises:
             ProblemError: An unknown user or item, or an overload.
+            RetrievalError: Milvus does not answer.
         """
         engine = self.engine
         if self.batcher.is_full() and not request.degrade:
@@ -152,7 +173,10 @@ class Service:
         try:
             query = Query(items.astype(np.int64), request.exclude_seen)
             return engine, await self._computed(engine, key, query, timings), "model"
-        except OverloadedError:
+        except (OverloadedError, RetrievalError) as error:
+            if isinstance(error, RetrievalError):
+                metrics.RETRIEVAL_FAILURES.inc()
+                self.batcher.computed_at = -math.inf  # the next check computes
             if not request.degrade:
                 raise
             seen = items if request.exclude_seen else items[:0]
