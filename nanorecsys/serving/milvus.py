@@ -199,8 +199,8 @@ class MilvusIndex:
         what += f"{self._milvus.address}, found "
         if not self._milvus.call("has_collection", self._name, timeout_s=OPEN_S):
             raise CollectionError(f"{what}no such collection", self._remedy)
-        d, description = describe(self._milvus, self._name)
-        found = count(self._milvus, self._name), d
+        d, description = describe(self._milvus, self._name, timeout_s=OPEN_S)
+        found = count(self._milvus, self._name, timeout_s=OPEN_S), d
         if found != self.shape:
             raise CollectionError(f"{what}{found}", self._remedy)
         return parse_setting(description.partition(" ")[2])
@@ -242,7 +242,7 @@ def load_vectors(
     """
     start = time.perf_counter()
     _open_for_load(milvus, name, vectors.shape[1], f"{index} {search}".strip())
-    present = count(milvus, name, consistency_level="Strong")
+    present = _count_now(milvus, name)
     inserted = 0
     for first in range(0, len(vectors), BATCH):
         batch = vectors[first : first + BATCH]
@@ -251,6 +251,7 @@ def load_vectors(
             milvus.call("insert", name, rows)
             inserted += len(batch)
         progress(len(batch))
+    _require_count(milvus, name, len(vectors))
     inserted_at = time.perf_counter()
     if inserted or not _is_built(milvus, name, len(vectors)):
         milvus.call("flush", name)
@@ -259,9 +260,7 @@ def load_vectors(
         # Milvus searches the rows as they came until it loads the finished index.
         milvus.call("release_collection", name)
         milvus.call("load_collection", name)
-    if (rows := count(milvus, name, consistency_level="Strong")) != len(vectors):
-        expected = f"expected {len(vectors)} rows in the collection {name}, found {rows}"
-        raise CollectionError(expected, REPLACE)
+    _require_count(milvus, name, len(vectors))
     return Loaded(inserted, inserted_at - start, time.perf_counter() - inserted_at)
 
 
@@ -270,19 +269,31 @@ def drop(milvus: Milvus, name: str) -> None:
     milvus.call("drop_collection", name)
 
 
-def describe(milvus: Milvus, name: str) -> tuple[int, str]:
+def describe(milvus: Milvus, name: str, **options: Any) -> tuple[int, str]:
     """Dimensions of a collection, and its description: index and search setting."""
-    found = milvus.call("describe_collection", name, timeout_s=OPEN_S)
+    found = milvus.call("describe_collection", name, **options)
     dims = [field["params"].get("dim", 0) for field in found["fields"]]
     return max(dims), found["description"]
 
 
 def count(milvus: Milvus, name: str, condition: str = "", **options: Any) -> int:
     """Number of rows of a collection, of those that meet a condition."""
-    [row] = milvus.call(
-        "query", name, condition, output_fields=["count(*)"], timeout_s=OPEN_S, **options
-    )
+    [row] = milvus.call("query", name, condition, output_fields=["count(*)"], **options)
     return row["count(*)"]
+
+
+def _count_now(milvus: Milvus, name: str, condition: str = "") -> int:
+    """Number of rows, with those that were inserted just now."""
+    return count(milvus, name, condition, consistency_level="Strong")
+
+
+def _require_count(milvus: Milvus, name: str, expected: int) -> None:
+    found = _count_now(milvus, name)
+    if found != expected:
+        raise CollectionError(
+            f"expected {expected} rows in the collection {name}, found {found}",
+            "The same command again corrects them; with --replace it loads all of them anew.",
+        )
 
 
 def _open_for_load(milvus: Milvus, name: str, d: int, described: str) -> None:
@@ -294,16 +305,19 @@ def _open_for_load(milvus: Milvus, name: str, d: int, described: str) -> None:
         schema.add_field("item", types.INT64, is_primary=True)
         schema.add_field("vector", types.FLOAT_VECTOR, dim=d)
         # Rows never change, so a search has nothing to wait for.
-        relaxed = {"num_shards": 1, "consistency_level": "Eventually"}
-        milvus.call("create_collection", name, schema=schema, **relaxed)
+        milvus.call(
+            "create_collection", name, schema=schema, num_shards=1, consistency_level="Eventually"
+        )
     elif (found := describe(milvus, name)) != (d, described):
         expected = f"expected {d} dimensions and the index {described!r} in the collection {name}"
         raise CollectionError(f"{expected}, found {found[0]} and {found[1]!r}", REPLACE)
     if not milvus.call("list_indexes", name):
         kind, _, options = described.partition(" ")[0].partition(":")
-        built = {"index_type": kind, "metric_type": "IP", "params": parse_setting(options)}
+        params = client.prepare_index_params(
+            "vector", index_type=kind, metric_type="IP", params=parse_setting(options)
+        )
         try:
-            milvus.call("create_index", name, client.prepare_index_params("vector", **built))
+            milvus.call("create_index", name, params)
         except RetrievalError:  # the next load may name another index
             drop(milvus, name)
             raise
@@ -311,12 +325,12 @@ def _open_for_load(milvus: Milvus, name: str, d: int, described: str) -> None:
 
 
 def _is_present(milvus: Milvus, name: str, first: int, number: int) -> bool:
-    """Whether all rows of a batch are there; if only some are, they are deleted.
+    """Whether all rows of a batch are there; if some are, or some twice, they are deleted.
 
-    Milvus would accept a second row of an item.
+    Milvus accepts a second row of an item.
     """
     batch = f"item >= {first} and item < {first + number}"
-    present = count(milvus, name, batch, consistency_level="Strong")
+    present = _count_now(milvus, name, batch)
     if 0 < present != number:
         milvus.call("delete", name, filter=batch)
     return present == number

@@ -57,6 +57,12 @@ def test_the_command_line_wins_over_the_environment_and_that_over_defaults(bundl
         (["--cache", "redis://:s3cret@host:70000/0"], "expected memory, none or redis://"),
         (["--cache", "redis://:s3cret@host/0?db=x"], "expected memory, none or redis://"),
         (["--cache", "redis://:s3cret@host/0?unknown=1"], "expected memory, none or redis://"),
+        (["--retrieval", "faiss"], "expected embedded or http"),
+        (["--retrieval", "http://"], "expected embedded or http"),
+        (["--retrieval", "http://:s3cret@"], "expected embedded or http"),
+        (["--retrieval", "ftp://user:s3cret@host:19530"], "expected embedded or http"),
+        (["--retrieval-timeout-ms", "0"], "0 is not in the range"),
+        (["--retrieval-pool", "0"], "0 is not in the range"),
         (["--bundle", "/nowhere"], "/nowhere is no serving bundle"),
         (["--prot", "1"], "No such option '--prot'"),
     ],
@@ -78,6 +84,13 @@ def test_events_lie_beside_the_bundle(bundle):
     assert read("--bundle", bundle).events_path.parent == Path(bundle).parent
     elsewhere = read("--bundle", bundle, "--events", "/a/b.sqlite")
     assert elsewhere.events_path == Path("/a/b.sqlite")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://10.0.0.7:19530", "https://user:s3cret@milvus.example/films"]
+)
+def test_an_address_of_milvus_is_taken(bundle, address):
+    assert read("--bundle", bundle, "--retrieval", address).retrieval == address
 
 
 def server(*arguments: str) -> subprocess.CompletedProcess:
