@@ -241,26 +241,30 @@ def load_vectors(
             many rows.
     """
     start = time.perf_counter()
-    _open_for_load(milvus, name, vectors.shape[1], f"{index} {search}".strip())
-    present = _count_now(milvus, name)
+    is_new = _prepare(milvus, name, vectors.shape[1], f"{index} {search}".strip())
+    if not is_new:
+        milvus.call("load_collection", name)
     inserted = 0
     for first in range(0, len(vectors), BATCH):
         batch = vectors[first : first + BATCH]
-        if not present or not _is_present(milvus, name, first, len(batch)):
+        if is_new or not _is_present(milvus, name, first, len(batch)):
             rows = [{"item": item, "vector": vector} for item, vector in enumerate(batch, first)]
             milvus.call("insert", name, rows)
             inserted += len(batch)
         progress(len(batch))
-    _require_count(milvus, name, len(vectors))
     inserted_at = time.perf_counter()
-    if inserted or not _is_built(milvus, name, len(vectors)):
+    if _rows_and_pending(milvus, name) != (len(vectors), 0):
         milvus.call("flush", name)
-        while not _is_built(milvus, name, len(vectors)):
+        while _rows_and_pending(milvus, name)[1]:
             time.sleep(POLL_S)
         # Milvus searches the rows as they came until it loads the finished index.
         milvus.call("release_collection", name)
         milvus.call("load_collection", name)
-    _require_count(milvus, name, len(vectors))
+    if (found := _count_now(milvus, name)) != len(vectors):
+        raise CollectionError(
+            f"expected {len(vectors)} rows in the collection {name}, found {found}",
+            "The same command again corrects them; with --replace it loads all of them anew.",
+        )
     return Loaded(inserted, inserted_at - start, time.perf_counter() - inserted_at)
 
 
@@ -287,20 +291,12 @@ def _count_now(milvus: Milvus, name: str, condition: str = "") -> int:
     return count(milvus, name, condition, consistency_level="Strong")
 
 
-def _require_count(milvus: Milvus, name: str, expected: int) -> None:
-    found = _count_now(milvus, name)
-    if found != expected:
-        raise CollectionError(
-            f"expected {expected} rows in the collection {name}, found {found}",
-            "The same command again corrects them; with --replace it loads all of them anew.",
-        )
-
-
-def _open_for_load(milvus: Milvus, name: str, d: int, described: str) -> None:
-    """Create a collection and its index where they are missing, and let Milvus load it."""
+def _prepare(milvus: Milvus, name: str, d: int, described: str) -> bool:
+    """Create a collection and its index where they are missing; whether the former was."""
     pymilvus = load_library("milvus")
     types, client = pymilvus.DataType, pymilvus.MilvusClient
-    if not milvus.call("has_collection", name):
+    is_new = not milvus.call("has_collection", name)
+    if is_new:
         schema = client.create_schema(auto_id=False, description=described)
         schema.add_field("item", types.INT64, is_primary=True)
         schema.add_field("vector", types.FLOAT_VECTOR, dim=d)
@@ -321,7 +317,7 @@ def _open_for_load(milvus: Milvus, name: str, d: int, described: str) -> None:
         except RetrievalError:  # the next load may name another index
             drop(milvus, name)
             raise
-    milvus.call("load_collection", name)
+    return is_new
 
 
 def _is_present(milvus: Milvus, name: str, first: int, number: int) -> bool:
@@ -336,12 +332,12 @@ def _is_present(milvus: Milvus, name: str, first: int, number: int) -> bool:
     return present == number
 
 
-def _is_built(milvus: Milvus, name: str, n: int) -> bool:
-    """Whether the index covers every row."""
+def _rows_and_pending(milvus: Milvus, name: str) -> tuple[int, int]:
+    """Number of rows on Milvus's disk, and of those that the index does not cover yet."""
     found = milvus.call("describe_index", name, "vector")
     if found["state"] == "Failed":
         raise RetrievalError(f"Milvus at {milvus.address} cannot build the index of {name}")
-    return int(found["total_rows"]) >= n and not int(found["pending_index_rows"])
+    return int(found["total_rows"]), int(found["pending_index_rows"])
 
 
 def collection(manifest: Manifest) -> str:
