@@ -46,10 +46,9 @@ async def recommend(request: web.Request) -> web.StreamResponse:
 
     The answer to a user depends on the events posted for that user too. Equal requests are answered
     from a cache, and computed once if they come at the same time. Without any history the popular
-    items answer, marked `fallback`; if `degrade` is set, also under overload and while items cannot
-    be retrieved. Without `degrade` an
-    overloaded worker rejects any request, cached or not. The header `Server-Timing` has the
-    milliseconds of each stage, and their CPU time as `cpu`.
+    items answer, marked `fallback`; if `degrade` is set, also under overload and without retrieval.
+    Without `degrade` an overloaded worker rejects any request, cached or not. The header
+    `Server-Timing` has the milliseconds of each stage, and their CPU time as `cpu`.
     """
     start = time.perf_counter_ns()
     asked = await _read(request, schema.Request)

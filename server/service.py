@@ -111,10 +111,8 @@ class Service:
         engine = Engine(s.bundle, s.engine, models, *options)
         try:
             engine.warm_up()
-        except CollectionError:
-            raise
         except RetrievalError as error:
-            if not is_start:  # the old bundle stays
+            if not is_start or isinstance(error, CollectionError):
                 raise
             log.warning("the server starts without retrieval: %s", error)
         return engine

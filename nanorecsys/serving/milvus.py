@@ -236,12 +236,13 @@ def load_vectors(
         progress: Called after each batch with its number of rows.
 
     Raises:
+        SettingError: The index or the search setting is not written like these.
         RetrievalError: Milvus does not answer in time, or refuses the index.
         CollectionError: The collection holds other vectors or another index, or in the end not as
             many rows.
     """
     start = time.perf_counter()
-    is_new = _prepare(milvus, name, vectors.shape[1], f"{index} {search}".strip())
+    is_new = _prepare(milvus, name, vectors.shape[1], index, search)
     if not is_new:
         milvus.call("load_collection", name)
     inserted = 0
@@ -291,8 +292,12 @@ def _count_now(milvus: Milvus, name: str, condition: str = "") -> int:
     return count(milvus, name, condition, consistency_level="Strong")
 
 
-def _prepare(milvus: Milvus, name: str, d: int, described: str) -> bool:
+def _prepare(milvus: Milvus, name: str, d: int, index: str, search: str) -> bool:
     """Create a collection and its index where they are missing; whether the former was."""
+    described = f"{index} {search}".strip()
+    kind, _, options = index.partition(":")
+    params = parse_setting(options)
+    parse_setting(search)
     pymilvus = load_library("milvus")
     types, client = pymilvus.DataType, pymilvus.MilvusClient
     is_new = not milvus.call("has_collection", name)
@@ -308,12 +313,9 @@ def _prepare(milvus: Milvus, name: str, d: int, described: str) -> bool:
         expected = f"expected {d} dimensions and the index {described!r} in the collection {name}"
         raise CollectionError(f"{expected}, found {found[0]} and {found[1]!r}", REPLACE)
     if not milvus.call("list_indexes", name):
-        kind, _, options = described.partition(" ")[0].partition(":")
-        params = client.prepare_index_params(
-            "vector", index_type=kind, metric_type="IP", params=parse_setting(options)
-        )
+        built = {"index_type": kind, "metric_type": "IP", "params": params}
         try:
-            milvus.call("create_index", name, params)
+            milvus.call("create_index", name, client.prepare_index_params("vector", **built))
         except RetrievalError:  # the next load may name another index
             drop(milvus, name)
             raise

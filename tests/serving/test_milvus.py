@@ -15,7 +15,12 @@ from click.testing import CliRunner
 from nanorecsys.cli import cli
 from nanorecsys.serving import milvus as module
 from nanorecsys.serving.bundle import build_bundle, open_bundle
-from nanorecsys.serving.errors import CollectionError, LibraryError, RetrievalError
+from nanorecsys.serving.errors import (
+    CollectionError,
+    LibraryError,
+    RetrievalError,
+    SettingError,
+)
 from nanorecsys.serving.milvus import Milvus, MilvusIndex, bundle_index, load_vectors
 from nanorecsys.serving.retrieval import FaissIndex
 from nanorecsys.system.blas import faiss
@@ -228,6 +233,13 @@ def test_another_index_is_refused_and_a_refused_index_leaves_no_collection(loade
     with pytest.raises(RetrievalError, match="invalid index type"):
         load_vectors(Milvus(URI), "others", vectors, "NOPE")
     assert list(loaded.collections) == ["films"]
+
+
+@pytest.mark.parametrize("wrong", [("IVF_SQ8:nlist=many", ""), ("FLAT", "nprobe")])
+def test_a_mistyped_setting_is_refused_before_a_collection_is_made(fake, vectors, wrong):
+    with pytest.raises(SettingError, match=r"many|nprobe"):
+        load_vectors(Milvus(URI), "films", vectors, *wrong)
+    assert not fake.collections
 
 
 @pytest.mark.parametrize("uri", ["milvus:19530", "ftp://milvus", "http://", "./milvus.db"])
