@@ -223,8 +223,14 @@ def serving() -> None:
 @serving.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--uri", required=True, help="http://[USER:PASSWORD@]HOST:PORT[/DATABASE] of Milvus.")
-@click.option("--index", metavar="TYPE[:NAME=N,...]", help="Index in place of the bundle's choice.")
-@click.option("--search", metavar="NAME=N,...", default="", help="Search setting of that index.")
+@click.option(
+    "--index",
+    metavar="TYPE[:NAME=N,...]",
+    help="Index in place of the bundle's choice, such as HNSW:M=32,efConstruction=200.",
+)
+@click.option(
+    "--search", metavar="NAME=N,...", default="", help="Its search setting, such as ef=200."
+)
 @click.option("--replace", is_flag=True, help="Drop the collection first, if it is there.")
 def load_milvus(bundle: Path, uri: str, index: str | None, search: str, replace: bool) -> None:
     """Load the item vectors of BUNDLE into Milvus, for `python -m server --retrieval URI`.
@@ -237,8 +243,7 @@ def load_milvus(bundle: Path, uri: str, index: str | None, search: str, replace:
     \b
     Examples:
       nanorecsys serving load-milvus data/runs/quick/bundle --uri http://127.0.0.1:19530
-      nanorecsys serving load-milvus /srv/bundle --uri http://milvus:19530 \\
-          --index HNSW:M=32,efConstruction=200 --search ef=200 --replace
+      nanorecsys serving load-milvus /srv/bundle --uri http://milvus:19530 --index FLAT --replace
     """
     from nanorecsys.serving.bundle import read_vectors
     from nanorecsys.serving.milvus import Milvus, collection, drop, load_vectors, milvus_choice

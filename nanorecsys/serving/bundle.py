@@ -317,8 +317,7 @@ def open_bundle(
         manifest = _read_manifest(folder)
         checked = _check_files(folder, manifest, hashes=verify)
         fp32 = manifest.tower_is_int8 and not has_int8_dot_products()
-        index = remote(manifest) if remote else _index(folder, manifest)
-        bundle = _load(folder, manifest, TOWER_FP32 if fp32 else TOWER, index)
+        bundle = _load(folder, manifest, TOWER_FP32 if fp32 else TOWER, remote)
         if checked != _check_files(folder, manifest, hashes=False):
             raise BundleError(f"{path}: a file was changed while the bundle was opened", REBUILD)
         return bundle
@@ -387,7 +386,12 @@ def _check_files(folder: _Folder, manifest: Manifest, *, hashes: bool) -> dict[s
     return changed
 
 
-def _load(folder: _Folder, manifest: Manifest, tower: str, index: Retriever) -> Bundle:
+def _load(
+    folder: _Folder,
+    manifest: Manifest,
+    tower: str,
+    remote: Callable[[Manifest], Retriever] | None = None,
+) -> Bundle:
     """Open every file and check shapes, dtypes and names."""
     n_items, n_users = manifest.n_items, manifest.n_users
     offsets = _array(folder, OFFSETS, "<i8", n_users + 1)
@@ -407,7 +411,7 @@ def _load(folder: _Folder, manifest: Manifest, tower: str, index: Retriever) -> 
         tower=tower,
         encoder=encoder,
         ranker=ranker,
-        index=index,
+        index=remote(manifest) if remote else _index(folder, manifest),
         item_vectors=_array(folder, VECTORS, "<f4", n_items, manifest.d),
         items=items,
         histories=Histories(offsets, _array(folder, EVENTS, "<i4", int(offsets[-1]))),
@@ -475,7 +479,7 @@ def _open_index(folder: _Folder, manifest: Manifest, name: str, search: str) -> 
 def _check(folder: _Folder) -> Manifest:
     manifest = _read_manifest(folder)
     _check_files(folder, manifest, hashes=True)
-    bundle = _load(folder, manifest, TOWER, _index(folder, manifest))
+    bundle = _load(folder, manifest, TOWER)
     for content in (_histories, _neighbours, _answers):
         for name, is_right, expected, found in content(folder, bundle):
             if not is_right:
