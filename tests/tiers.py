@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
             ),
             (
                 "retrieval on a real Milvus",
-                [*PYTEST, "-rs", "-m", "milvus", "tests/server", *arguments],
+                [*PYTEST, "-rs", "-m", "milvus", "tests/server/test_milvus.py", *arguments],
                 ONE_THREAD,
             ),
             ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),
