@@ -6,6 +6,9 @@ PROFILE ?= quick
 # more of pyproject.toml's extras: lorann takes a C++ compiler and four minutes
 EXTRAS ?=
 ARGS ?=
+# a Milvus for those without Docker: data folder and port of `make milvus`
+MILVUS_DATA ?= _build/milvus/data
+MILVUS_PORT ?= 19530
 # what `make serve` serves
 BUNDLE ?= data/runs/$(PROFILE)/bundle
 
@@ -13,10 +16,11 @@ BIN := $(if $(VENV),$(VENV)/bin/)
 RUN := $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 PREFIX := $(if $(VENV),$(VENV),$(shell $(PYTHON) -c 'import sys; print(sys.prefix)'))
 INSTALLED := $(PREFIX)/.nanorecsys-installed$(addprefix -,$(EXTRAS))
+MILVUS := _build/milvus/env/bin/milvus-server
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install study lab book test serve image lint clean lock
+.PHONY: help install study lab book test serve milvus image lint clean lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +28,7 @@ help: ## list the targets
 	@echo "  PROFILE=smoke|quick|full|ml-20m|ml-32m   sizes of the study (quick)"
 	@echo "  ARGS='-p chapter.name=value ...'         more arguments for nanorecsys run, pytest or the server"
 	@echo "  BUNDLE=DIR                               what make serve serves (data/runs/PROFILE/bundle)"
+	@echo "  MILVUS_DATA=DIR MILVUS_PORT=N            data folder (_build/milvus/data) and port (19530) of make milvus"
 	@echo "  EXTRAS=lorann                            install LoRANN as well, the fastest index library; pip compiles it"
 	@echo "  VENV=                                    use the active environment instead of .venv"
 
@@ -63,6 +68,16 @@ $(BUNDLE)/manifest.json: | $(INSTALLED)
 	@echo "serve  runs the chapters that a bundle is made from, profile $(PROFILE); unchanged ones are skipped"
 	@$(BIN)nanorecsys run $(PROFILE) --only 01_data --only 02_training --only 03_export --only 04_ann
 	@$(BIN)nanorecsys bundle $(PROFILE) --output $(BUNDLE)
+
+milvus: $(MILVUS) ## run a Milvus server until Ctrl+C, for those who have no Docker
+	@echo "milvus  answers at http://127.0.0.1:$(MILVUS_PORT) in a few seconds, and on every network of this machine"
+	@$(MILVUS) --data $(MILVUS_DATA) --proxy-port $(MILVUS_PORT)
+
+# an environment of its own: its packages are older than those of the study
+$(MILVUS):
+	@echo "milvus  installs the server into _build/milvus/env"
+	@$(PYTHON) -m venv _build/milvus/env
+	@_build/milvus/env/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5 'setuptools<80'
 
 image: ## build the server's container image with docker, podman or buildah
 	@for tool in docker podman buildah; do \

@@ -1,6 +1,7 @@
 """The command line, `nanorecsys`: the study's commands and those of its chapters."""
 
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -10,6 +11,7 @@ from nanorecsys.ann.bundle import bundle
 from nanorecsys.study.layout import layout
 from nanorecsys.system.errors import NanorecsysError
 
+LOAD_S = 120.0  # longest time of a call that loads vectors into Milvus
 PARAMETER_HELP = (
     "Set a parameter: chapter.name=value, or name=value in every chapter that has it. Repeatable. "
     "`--list` shows all parameters."
@@ -193,6 +195,59 @@ def compare(run: str, other: str | None) -> None:
     named = claims.rename(columns={"run": run, "other": other or comparing.PUBLISHED})
     click.echo(f"{named.to_string(index=False)}\n{comparing.counts(claims)}")
     sys.exit(int((claims.outcome == "differs").any()))
+
+
+@cli.command()
+@cli.group()
+def serving() -> None:
+    """Prepare what a server uses beside its bundle."""
+
+
+@serving.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--uri", required=True, help="http://[USER:PASSWORD@]HOST:PORT[/DATABASE] of Milvus.")
+@click.option(
+    "--index",
+    metavar="TYPE[:NAME=N,...]",
+    help="Index in place of the bundle's choice, such as HNSW:M=32,efConstruction=200.",
+)
+@click.option(
+    "--search", metavar="NAME=N,...", default="", help="Its search setting, such as ef=200."
+)
+@click.option("--replace", is_flag=True, help="Drop the collection first, if it is there.")
+def load_milvus(bundle: Path, uri: str, index: str | None, search: str, replace: bool) -> None:
+    """Load the item vectors of BUNDLE into Milvus, for `python -m server --retrieval URI`.
+
+    The collection is named by the bundle's id. It gets the index and the search setting that are
+    nearest to those of the bundle; the server reads both from the collection. Other indexes are
+    those of https://milvus.io/docs/index.md. In the end the rows are counted. After a kill or a
+    failure the same command resumes: rows that are there stay.
+
+    \b
+    Examples:
+      nanorecsys serving load-milvus data/runs/quick/bundle --uri http://127.0.0.1:19530
+      nanorecsys serving load-milvus /srv/bundle --uri http://milvus:19530 --index FLAT --replace
+    """
+    from nanorecsys.serving.bundle import read_vectors
+    from nanorecsys.serving.milvus import Milvus, collection, drop, load_vectors, milvus_choice
+
+    if search and not index:
+        raise click.UsageError("--search is a setting of --index: give both")
+    manifest, vectors = read_vectors(bundle)
+    if not index:
+        own = manifest.index_factory, manifest.index_search
+        index, search = milvus_choice(*own, manifest.n_items)
+    name = collection(manifest)
+    with Milvus(uri, timeout_s=LOAD_S, retries=0) as milvus:
+        click.echo(f"collection {name} of {milvus.address}: index {index} {search}")
+        if milvus.call("has_collection", name) and replace:
+            drop(milvus, name)
+        with click.progressbar(length=len(vectors), label="vectors") as bar:
+            loaded = load_vectors(milvus, name, vectors, index, search, bar.update)
+    click.echo(
+        f"{len(vectors):,} rows counted, {loaded.inserted:,} of them inserted now in "
+        f"{loaded.insert_s:.1f} s; index built in {loaded.build_s:.1f} s"
+    )
 
 
 @cli.command()

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
+from nanorecsys.serving.errors import RetrievalError
 from server import metrics, schema
 from server.engine import Timings
 from server.openapi import Handler, Route, document
@@ -45,9 +46,9 @@ async def recommend(request: web.Request) -> web.StreamResponse:
 
     The answer to a user depends on the events posted for that user too. Equal requests are answered
     from a cache, and computed once if they come at the same time. Without any history the popular
-    items answer, marked `fallback`; under overload too if `degrade` is set. Without `degrade` an
-    overloaded worker rejects any request, cached or not. The header `Server-Timing` has the
-    milliseconds of each stage, and their CPU time as `cpu`.
+    items answer, marked `fallback`; if `degrade` is set, also under overload and without retrieval.
+    Without `degrade` an overloaded worker rejects any request, cached or not. The header
+    `Server-Timing` has the milliseconds of each stage, and their CPU time as `cpu`.
     """
     start = time.perf_counter_ns()
     asked = await _read(request, schema.Request)
@@ -208,6 +209,9 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except (ConnectionResetError, web.RequestPayloadError):
         # The client is gone, so no one reads this answer, and the server did not fail.
         response = _problem(400, "Connection lost", "the request ended early", {})
+    except RetrievalError as error:
+        detail = "; ".join(filter(None, (error.message, error.remedy)))
+        response = _problem(503, "No retrieval", detail, {"Retry-After": "1"})
     except sqlite3.Error as error:  # the disk is full, say
         log.error("events fail: %s", error)
         detail = f"events cannot be stored or read: {error}"

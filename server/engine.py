@@ -6,6 +6,7 @@ A bundle without a ranker is served in the retriever's order, with the retriever
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pandas as pd
 from nanorecsys.serving.bundle import open_bundle
 from nanorecsys.serving.candidates import candidates_of
 from nanorecsys.serving.encoder import Encode
+from nanorecsys.serving.milvus import Milvus, bundle_index
 from nanorecsys.serving.ranker import best_first
 from server.schema import MAX_K, FoundItem
 from server.search import TitleSearch
@@ -61,13 +63,15 @@ class Engine:
 
     Args:
         settings: Bundle, engine and sizes; `torch-padded` always pads to the whole window.
+        milvus: Milvus to search in place of the bundle's index; None for that one.
 
     Raises:
         ServingError: The bundle or a model is missing, damaged or of another shape.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        bundle = self.bundle = open_bundle(settings.bundle)
+    def __init__(self, settings: Settings, milvus: Milvus | None = None) -> None:
+        remote = partial(bundle_index, milvus, settings.bundle) if milvus else None
+        bundle = self.bundle = open_bundle(settings.bundle, remote=remote)
         self.encode: Encode = bundle.encoder
         self.rank: Rank | None = bundle.ranker
         kind = settings.engine
@@ -87,11 +91,20 @@ class Engine:
         self.read_events = min(read_events, self.window)
         # Everything but the request that an answer depends on.
         self.cache_id = f"{self.id}:{kind}:{self.candidates}:{self.read_events}:{pad:d}"
+        if milvus:
+            self.cache_id += ":milvus"
         self.item_ids: list[int | str] = bundle.items["item_id"].to_list()
         self.titles: list[str] = bundle.items["title"].to_list()
         self.search = TitleSearch(self.titles, bundle.popular)
-        for length in WARM_UP_LENGTHS:  # The first requests should not pay for memory.
-            self([Query(np.arange(length) % manifest.n_items, exclude_seen=True)])
+
+    def warm_up(self) -> None:
+        """Compute a few answers, so that the first requests do not pay for memory.
+
+        Raises:
+            RetrievalError: Milvus does not answer, or does not have the bundle's vectors.
+        """
+        for length in WARM_UP_LENGTHS:
+            self([Query(np.arange(length) % self.bundle.manifest.n_items, exclude_seen=True)])
 
     def length(self, query: Query) -> int:
         """Number of events that the encoder reads."""

@@ -21,6 +21,9 @@ SHED = Counter("nanorecsys_shed", "Requests rejected for lack of capacity, by re
 COALESCED = Counter("nanorecsys_coalesced", "Requests that joined an equal one in flight.")
 CACHE_FAILURES = Counter("nanorecsys_cache_failures", "Calls to the cache that failed.")
 EVENT_FAILURES = Counter("nanorecsys_event_failures", "Calls to Redis for events that failed.")
+RETRIEVAL_FAILURES = Counter(
+    "nanorecsys_retrieval_failures", "Requests that failed, or were degraded, for want of Milvus."
+)
 EVENTS = Counter("nanorecsys_events", "Events stored.")
 RELOADS = Counter("nanorecsys_reloads", "Reloads of the bundle by outcome.", ["outcome"])
 

@@ -25,7 +25,7 @@ ERRORS = {
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
     422: "A value is missing, of the wrong type or out of bounds.",
-    503: "The worker is overloaded or about to end. `Retry-After` has seconds.",
+    503: "The worker is overloaded, without retrieval or about to end. `Retry-After` has seconds.",
 }
 # Examples of bodies, by title.
 EXAMPLES: dict[type, dict[str, Any]] = {

@@ -18,7 +18,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Exactly one of `user_id` and `history` is given. `k` is the number of items. `exclude_seen`
     leaves out items of the history, and `include_titles` adds titles. With `degrade` the popular
-    items are the answer under overload, marked `fallback`, instead of 503.
+    items are the answer instead of 503, marked `fallback`: under overload, or without retrieval.
     """
 
     user_id: Id | None = None

@@ -5,6 +5,7 @@ import ctypes
 import gc
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanorecsys.serving.errors import ServingError
+from nanorecsys.serving.errors import CollectionError, RetrievalError, ServingError
+from nanorecsys.serving.milvus import Milvus
 from server import metrics
 from server.batching import FULL, Batcher, Computing
 from server.cache import open_cache
@@ -20,7 +22,7 @@ from server.engine import Engine, Query, Ranked, Timings
 from server.events import Events
 from server.redis_events import open_events
 from server.schema import OverloadedError, ProblemError, Request, Source
-from server.settings import Settings
+from server.settings import EMBEDDED, Settings
 
 log = logging.getLogger("server")
 CHECK_S = 2.0  # age of a computed batch at which a check computes another, and its timeout
@@ -69,6 +71,11 @@ class Service:
         deadline_s = settings.deadline_ms / 1e3
         self.batcher = Batcher(settings.threads, settings.max_batch, settings.max_queue, deadline_s)
         self.rejections = Rejections()
+        self._milvus = None
+        if settings.retrieval != EMBEDDED:
+            timeout_s = settings.retrieval_timeout_ms / 1e3
+            number = settings.retrieval_retries, settings.retrieval_pool
+            self._milvus = Milvus(settings.retrieval, timeout_s, *number)
         self._in_flight: dict[bytes, asyncio.Future[Ranked]] = {}
         self._disk = ThreadPoolExecutor(1, "disk")
 
@@ -78,9 +85,8 @@ class Service:
         Raises:
             ServingError: One of them cannot be opened.
         """
-        self.engine = await asyncio.get_running_loop().run_in_executor(
-            self._disk, Engine, self.settings
-        )
+        loop = asyncio.get_running_loop()
+        self.engine = await loop.run_in_executor(self._disk, self._load, True)
         self.batcher.start()
         self.events = open_events(self.settings.events_place)
         settle_memory()
@@ -91,12 +97,14 @@ class Service:
         self._disk.shutdown()
         await self.events.close()
         await self._cache.close()
+        if self._milvus:
+            self._milvus.close()
 
     async def reload(self) -> None:
         """Open the bundle that the path names now. If it is broken, the old one stays."""
         loop = asyncio.get_running_loop()
         try:
-            engine = await loop.run_in_executor(self._disk, Engine, self.settings)
+            engine = await loop.run_in_executor(self._disk, self._load, False)
         except ServingError as error:
             log.error("reload refused, bundle %s stays: %s", self.engine.id, error)
             metrics.RELOADS.labels("refused").inc()
@@ -107,6 +115,16 @@ class Service:
         self.engine = engine
         await loop.run_in_executor(self._disk, settle_memory)
         metrics.RELOADS.labels("taken").inc()
+
+    def _load(self, is_start: bool) -> Engine:
+        engine = Engine(self.settings, self._milvus)
+        try:
+            engine.warm_up()
+        except RetrievalError as error:
+            if not is_start or isinstance(error, CollectionError):
+                raise
+            log.warning("the server starts without retrieval: %s", error)
+        return engine
 
     async def check(self) -> None:
         """Check that queries are computed: compute one unless one was computed just now.
@@ -144,6 +162,7 @@ class Service:
 
         Raises:
             ProblemError: An unknown user or item, or an overload.
+            RetrievalError: Milvus does not answer.
         """
         engine = self.engine
         if self.batcher.is_full() and not request.degrade:
@@ -161,7 +180,10 @@ class Service:
             query = Query(items.astype(np.int64), request.exclude_seen)
             ranked = await self._computed(engine, key, query, timings)
             return Recommendation(engine, ranked, "model", unread)
-        except OverloadedError:
+        except (OverloadedError, RetrievalError) as error:
+            if isinstance(error, RetrievalError):
+                metrics.RETRIEVAL_FAILURES.inc()
+                self.batcher.computed_at = -math.inf  # the next check computes
             if not request.degrade:
                 raise
             seen = items if request.exclude_seen else items[:0]

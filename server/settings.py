@@ -15,6 +15,8 @@ from nanorecsys.system.limits import cores
 
 CORES = min(cores(), 256)
 EVENTS_KEPT = 1000  # latest events of a user that Redis keeps; the help names it
+EMBEDDED = "embedded"
+MILVUS = re.compile(r"https?://([^/\s@]+@)?[\w.-]+(:\d+)?(/\w*)?")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ class Settings:
         read_events: Latest events of a history to encode, at most the model's window; 0 for the
             bundle's own number.
         pad: Pad every history to the whole window, as the earlier benchmark does.
+
+    Retrieval:
+        retrieval: Where items are searched: embedded, the bundle's index in each worker; or
+            http://HOST:PORT of a Milvus that has the bundle's vectors, see `nanorecsys serving
+            load-milvus`. While a compute thread waits for it, another can compute: --threads 2.
+        retrieval_timeout_ms: Longest time of one search in Milvus in ms, and of a connection to it.
+        retrieval_retries: Further tries of a search that fails, each on a new connection. After the
+            last one requests get 503 with the reason, and Milvus is tried again after a second.
+        retrieval_pool: Most connections of a worker to Milvus. A thread that searches holds one.
 
     Overload:
         max_queue: Requests that may wait in a worker; beyond it 503.
@@ -82,6 +93,11 @@ class Settings:
     candidates: Annotated[int, click.IntRange(100, 10_000)] = 100
     read_events: Annotated[int, click.IntRange(0)] = 0
     pad: Annotated[bool, click.BOOL] = False
+
+    retrieval: Annotated[str, click.STRING] = EMBEDDED
+    retrieval_timeout_ms: Annotated[float, click.FloatRange(1, 3_600_000)] = 250.0
+    retrieval_retries: Annotated[int, click.IntRange(0, 100)] = 1
+    retrieval_pool: Annotated[int, click.IntRange(1, 256)] = 4
 
     max_queue: Annotated[int, click.IntRange(1, 1_000_000)] = 64
     deadline_ms: Annotated[float, click.FloatRange(1, 3_600_000)] = 150.0
@@ -123,6 +139,9 @@ def read_settings(**values: Any) -> Settings:
         _check_redis("--cache", settings.cache, "memory, none")
     if "://" in settings.events_place:
         _check_redis("--events", settings.events_place, "a file")
+    if settings.retrieval != EMBEDDED and not MILVUS.fullmatch(settings.retrieval):
+        expected = "expected embedded or http[s]://[USER:PASSWORD@]HOST:PORT[/DATABASE]"
+        raise click.BadParameter(expected, param_hint="--retrieval")
     if not (settings.bundle / "manifest.json").is_file():
         missing = (
             f"{settings.bundle} is no serving bundle: it has no manifest.json. Build one: "

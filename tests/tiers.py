@@ -22,6 +22,7 @@ TWO_AT_ONCE = [*TWO, "--dist", "worksteal"]
 ONE_A_FILE = [*TWO, "--dist", "loadfile"]  # the cells of a notebook need one kernel
 # The time limit is several times the longest cell of a smoke run.
 NBVAL = ["--nbval-lax", "--nbval-cell-timeout", "300", "-x", "-W", "default"]
+UNIT = "not timed and not milvus"
 TWICE = "tests/notebooks/twice.py"
 OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
 OWN_DATA = [*PYTEST, "-m", "own_data", "tests/notebooks/test_own_data.py"]
@@ -47,12 +48,17 @@ def main(arguments: list[str]) -> int:
             *LINT,
             (
                 "unit and property tests, two at once",
-                [*PYTEST, *TWO_AT_ONCE, "-m", "not timed", *doctests, *unit_folders(), *arguments],
+                [*PYTEST, *TWO_AT_ONCE, "-m", UNIT, *doctests, *unit_folders(), *arguments],
                 ONE_THREAD,
             ),
             (
                 "tests with the machine to themselves",
                 [*PYTEST, "-m", "timed", *unit_folders(), *arguments],
+                ONE_THREAD,
+            ),
+            (
+                "retrieval on a real Milvus",
+                [*PYTEST, "-rs", "-m", "milvus", "tests/server/test_milvus.py", *arguments],
                 ONE_THREAD,
             ),
             ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),

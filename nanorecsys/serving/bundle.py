@@ -31,7 +31,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -277,7 +277,24 @@ def check_bundle(path: Path | str) -> Manifest:
     return _check(_folder(path))
 
 
-def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
+def read_vectors(path: Path | str) -> tuple[Manifest, np.ndarray]:
+    """Verify a bundle's files, and read its manifest and its item vectors alone.
+
+    Raises:
+        BundleError: A file is missing, truncated, altered or of another format; it is named.
+    """
+    folder = _folder(path)
+    manifest = _read_manifest(folder)
+    _check_files(folder, manifest, hashes=True)
+    return manifest, _array(folder, VECTORS, "<f4", manifest.n_items, manifest.d)
+
+
+def open_bundle(
+    path: Path | str,
+    *,
+    verify: bool = True,
+    remote: Callable[[Manifest], Retriever] | None = None,
+) -> Bundle:
     """Open a bundle for serving, its models on one thread per call.
 
     The fp32 tower runs where the chosen one is int8 and the processor has no int8 dot products.
@@ -288,6 +305,8 @@ def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
         path: Folder of the bundle, or a link to it; a link is followed once, so all files are of
             one bundle.
         verify: Whether to compare the sha256 of every file; if not, only sizes, shapes and dtypes.
+        remote: Function that names the index to search in place of the bundle's own, which is then
+            not loaded.
 
     Raises:
         BundleError: A file is missing, truncated, altered or of another format; it is named.
@@ -297,14 +316,15 @@ def open_bundle(path: Path | str, *, verify: bool = True) -> Bundle:
         manifest = _read_manifest(folder)
         checked = _check_files(folder, manifest, hashes=verify)
         fp32 = manifest.tower_is_int8 and not has_int8_dot_products()
-        bundle = _load(folder, manifest, TOWER_FP32 if fp32 else TOWER)
+        bundle = _load(folder, manifest, TOWER_FP32 if fp32 else TOWER, remote)
         if checked != _check_files(folder, manifest, hashes=False):
             raise BundleError(f"{path}: a file was changed while the bundle was opened", REBUILD)
         return bundle
     except BundleError:
         if _folder(path) == folder:
             raise
-        return open_bundle(path, verify=verify)  # a new bundle has replaced this one meanwhile
+        # a new bundle has replaced this one meanwhile
+        return open_bundle(path, verify=verify, remote=remote)
 
 
 @dataclass(frozen=True)
@@ -368,7 +388,12 @@ def _check_files(folder: _Folder, manifest: Manifest, *, hashes: bool) -> dict[s
     return changed
 
 
-def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
+def _load(
+    folder: _Folder,
+    manifest: Manifest,
+    tower: str,
+    remote: Callable[[Manifest], Retriever] | None = None,
+) -> Bundle:
     """Open every file and check shapes, dtypes and names."""
     n_items, n_users = manifest.n_items, manifest.n_users
     offsets = _array(folder, OFFSETS, "<i8", n_users + 1)
@@ -388,7 +413,7 @@ def _load(folder: _Folder, manifest: Manifest, tower: str) -> Bundle:
         tower=tower,
         encoder=encoder,
         ranker=ranker,
-        index=_index(folder, manifest),
+        index=remote(manifest) if remote else _index(folder, manifest),
         item_vectors=_array(folder, VECTORS, "<f4", n_items, manifest.d),
         items=items,
         histories=Histories(offsets, _array(folder, EVENTS, "<i4", int(offsets[-1]))),

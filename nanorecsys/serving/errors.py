@@ -21,3 +21,11 @@ class SettingError(SpecificationError):
 
 class LibraryError(ServingError):
     """An index of a library that is not installed on this host."""
+
+
+class RetrievalError(ServingError):
+    """A remote index that does not answer."""
+
+
+class CollectionError(RetrievalError):
+    """A remote index that is missing, or does not hold all vectors of a bundle."""

@@ -43,6 +43,7 @@ ELSEWHERE = {
     r"conda": "needs conda; tests/study/test_environment.py compares its file with the pins",
     r"docker": "needs Docker; tests/server/test_container.py reads its files",
     r"locust": "needs Locust; tests/data/test_id_files.py runs its file",
+    r"nanorecsys serving|.* --retrieval ": "needs a Milvus; tests/server/test_milvus.py runs both",
     r"nanorecsys book|jupyter-book": "tests/book builds the pages",
     r"torchrun|python -m nanorecsys\.training": "needs a download; tests/training runs both",
     r"pytest|python tests/tiers\.py": "the tests themselves",
@@ -87,14 +88,20 @@ def help_texts(group: click.Group) -> list[tuple[str, str]]:
     return found
 
 
-COMMANDS = printed()
-SERVERS = [c for c in COMMANDS if "python -m server" in c and "--help" not in c]
-REQUESTS = [c for c in COMMANDS if c.startswith("curl")]
-
-
 def matching(table: dict, command: str):
     bare = command.replace(".venv/bin/", "")
     return next((value for pattern, value in table.items() if re.match(pattern, bare)), None)
+
+
+COMMANDS = printed()
+SERVERS = [
+    command
+    for command in COMMANDS
+    if "python -m server" in command
+    and "--help" not in command
+    and not matching(ELSEWHERE, command)
+]
+REQUESTS = [c for c in COMMANDS if c.startswith("curl")]
 
 
 @pytest.fixture(scope="module")

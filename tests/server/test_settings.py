@@ -60,6 +60,12 @@ def test_the_command_line_wins_over_the_environment_and_that_over_defaults(bundl
         (["--events", "redis://"], "--events: expected a file or redis://"),
         (["--events", "redis://:s3cret@host:70000/0"], "--events: expected a file or redis://"),
         (["--events", "mongodb://:s3cret@host/0"], "--events: expected a file or redis://"),
+        (["--retrieval", "faiss"], "expected embedded or http"),
+        (["--retrieval", "http://"], "expected embedded or http"),
+        (["--retrieval", "http://:s3cret@"], "expected embedded or http"),
+        (["--retrieval", "ftp://user:s3cret@host:19530"], "expected embedded or http"),
+        (["--retrieval-timeout-ms", "0"], "0 is not in the range"),
+        (["--retrieval-pool", "0"], "0 is not in the range"),
         (["--bundle", "/nowhere"], "/nowhere is no serving bundle"),
         (["--prot", "1"], "No such option '--prot'"),
     ],
@@ -81,6 +87,13 @@ def test_events_lie_beside_the_bundle(bundle):
     assert Path(read("--bundle", bundle).events_place).parent == Path(bundle).parent
     for elsewhere in ("/a/b.sqlite", "redis://127.0.0.1:1/0", "rediss://:a@host"):
         assert read("--bundle", bundle, "--events", elsewhere).events_place == elsewhere
+
+
+@pytest.mark.parametrize(
+    "address", ["http://10.0.0.7:19530", "https://user:s3cret@milvus.example/films"]
+)
+def test_an_address_of_milvus_is_taken(bundle, address):
+    assert read("--bundle", bundle, "--retrieval", address).retrieval == address
 
 
 def server(*arguments: str) -> subprocess.CompletedProcess:

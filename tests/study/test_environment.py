@@ -25,6 +25,7 @@ PROFILES = ("smoke", "quick", "full", "ml-20m", "ml-32m")
 PROJECT = tomllib.loads((FOLDERS.root / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 COMPILED = EXTRAS.pop("lorann")  # only on request, pinned where it is named
+MILVUS = EXTRAS.pop("milvus")  # for a server; the tests bring it too
 
 
 def requirements():
@@ -37,6 +38,7 @@ def requirements():
 def test_every_requirement_is_pinned_within_its_bounds():
     pins = doctor.pins(FOLDERS)
     assert pins["torch"] == "2.13.0"
+    assert [f"pymilvus=={pins['pymilvus']}"] == MILVUS
     for requirement in requirements():
         assert requirement.specifier.contains(
             pins[canonicalize_name(requirement.name)], prereleases=True
@@ -109,9 +111,9 @@ def make(*arguments):
 
 def test_make_knows_its_targets_and_says_what_it_does():
     shown = make("help").stdout
-    for target in ("study", "lab", "book", "test", "serve", "lint", "clean"):
+    for target in ("study", "lab", "book", "test", "serve", "milvus", "lint", "clean"):
         assert f"make {target} " in shown
-        planned = make("-n", "-W", "constraints.txt", target).stdout
+        planned = make("-n", "-B", target).stdout
         assert f'echo "{target}  ' in planned
         assert ("pip install" in planned) == (target != "clean")
 
