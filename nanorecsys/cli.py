@@ -197,7 +197,6 @@ def compare(run: str, other: str | None) -> None:
     sys.exit(int((claims.outcome == "differs").any()))
 
 
-@cli.command()
 @cli.group()
 def serving() -> None:
     """Prepare what a server uses beside its bundle."""

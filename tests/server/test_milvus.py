@@ -18,6 +18,7 @@ from nanorecsys.serving import milvus as module
 from nanorecsys.serving.bundle import open_bundle
 from nanorecsys.serving.milvus import Milvus, MilvusIndex, drop, load_vectors, milvus_choice
 from server.engine import Engine, Query
+from server.settings import Settings
 from tests.ann.vectors import clustered, users
 from tests.milvus import SERVER, MilvusServer
 from tests.server.conftest import build_small
@@ -113,7 +114,7 @@ def test_the_choice_of_a_bundle_has_its_like_in_milvus(server):
 def test_a_server_answers_as_with_the_embedded_index_and_reloads(server, own, tmp_path, small):
     shown = load(own, server)
     assert "300 rows counted, 300 of them inserted now" in shown
-    embedded = Engine(own)
+    embedded = Engine(Settings(bundle=own))
     old = embedded.id
     with serving(own, tmp_path, *on_milvus(server), "--cache", "none") as running:
         for user in (1000, 1002, 1012):

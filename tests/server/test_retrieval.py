@@ -78,7 +78,8 @@ async def ready(client) -> tuple[int, dict]:
 
 
 def test_answers_are_those_of_the_embedded_index(fake, small):
-    embedded, remote = Engine(small.bundle), Engine(small.bundle, milvus=Milvus(URI))
+    settings = Settings(bundle=small.bundle)
+    embedded, remote = Engine(settings), Engine(settings, milvus=Milvus(URI))
     assert embedded.cache_id != remote.cache_id
     queries = [Query(items, True) for items in small.histories if len(items)]
     for a, b in zip(embedded(queries)[0], remote(queries)[0], strict=True):
@@ -91,7 +92,7 @@ def test_the_index_of_the_bundle_is_not_loaded(fake, small, monkeypatch):
         raise AssertionError(f"{path} is loaded")
 
     monkeypatch.setattr("nanorecsys.serving.bundle.load_index", refuse)
-    Engine(small.bundle, milvus=Milvus(URI)).warm_up()
+    Engine(Settings(bundle=small.bundle), milvus=Milvus(URI)).warm_up()
 
 
 @pytest.mark.parametrize("threads", [0, 1])
