@@ -55,7 +55,7 @@ def client(small, tmp_path):
 
     def run(test, bundle=small.bundle, **settings):
         async def main():
-            events = tmp_path / "events.sqlite"
+            events = str(tmp_path / "events.sqlite")
             own = Settings(bundle=bundle, retrieval=URI, events=events, cache="none", **settings)
             app = create_app(own)
             async with TestClient(TestServer(app)) as made:
