@@ -113,6 +113,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return build_small(tmp_path_factory.mktemp("small"))
 
 
+@pytest.fixture
+def own(small, tmp_path):
+    """A bundle that a test may replace."""
+    shutil.copytree(small.bundle, tmp_path / "bundle.d" / "copy")
+    (tmp_path / "bundle").symlink_to("bundle.d/copy")
+    return tmp_path / "bundle"
+
+
 @pytest.fixture(scope="session")
 def unranked(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same bundle without a ranker."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import statistics
@@ -120,14 +119,6 @@ async def logged(running: Running, words: str, times: int) -> None:
 
 def any_user(number: int) -> dict:
     return {"user_id": USERS[number % len(USERS)], "k": 5}
-
-
-@pytest.fixture
-def own(small, tmp_path):
-    """A bundle that a test may replace."""
-    shutil.copytree(small.bundle, tmp_path / "bundle.d" / "copy")
-    (tmp_path / "bundle").symlink_to("bundle.d/copy")
-    return tmp_path / "bundle"
 
 
 @pytest.fixture(scope="module")

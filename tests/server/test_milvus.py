@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,12 +49,6 @@ def server(tmp_path_factory):
         yield found
     finally:
         found.kill()
-
-
-@pytest.fixture
-def own(small, tmp_path):
-    """A bundle that a test may replace."""
-    return Path(shutil.copytree(small.bundle, tmp_path / "bundle"))
 
 
 def load(bundle: Path, server: MilvusServer) -> str:

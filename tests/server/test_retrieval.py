@@ -1,7 +1,6 @@
 """A server that searches in Milvus says when it cannot, goes on, and recovers. 5 s."""
 
 import asyncio
-import shutil
 import threading
 from pathlib import Path
 
@@ -164,8 +163,7 @@ def test_the_server_starts_without_milvus_and_not_without_its_collection(fake, c
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_reload_needs_the_collection_of_the_new_bundle(fake, client, small, tmp_path, caplog):
-    own = Path(shutil.copytree(small.bundle, tmp_path / "bundle"))
+def test_a_reload_needs_the_collection_of_the_new_bundle(fake, client, own, tmp_path, caplog):
     old = open_bundle(own).manifest
 
     async def answered_by(client) -> tuple[str, set[str]]:
