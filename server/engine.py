@@ -104,7 +104,7 @@ class Engine:
             RetrievalError: Milvus does not answer, or does not have the bundle's vectors.
         """
         for length in WARM_UP_LENGTHS:
-            self([Query(np.arange(length) % self.bundle.manifest.n_items, exclude_seen=True)])
+            self([Query(np.arange(length) % self.bundle.manifest.vocabulary, exclude_seen=True)])
 
     def length(self, query: Query) -> int:
         """Number of events that the encoder reads."""

@@ -1,5 +1,6 @@
 """An answer equals a direct computation, in any batch. 5 s."""
 
+import dataclasses
 import gc
 import shutil
 import time
@@ -127,6 +128,21 @@ def test_fewer_events_are_read_where_bundle_or_setting_say_so_and_all_where_padd
     ):
         assert engine.length(query) == WINDOW
         np.testing.assert_allclose(engine([query])[0][0].scores, whole.scores, atol=1e-4)
+
+
+def test_the_warm_up_reads_only_items_that_the_tower_knows(small):
+    engine = open_engine(small.bundle)
+    manifest = msgspec.structs.replace(engine.bundle.manifest, known_items=60)
+    engine.bundle = dataclasses.replace(engine.bundle, manifest=manifest)
+    read = []
+
+    def encode(items, lengths, encode=engine.encode):
+        read.append(items.max())
+        return encode(items, lengths)
+
+    engine.encode = encode
+    engine.warm_up()
+    assert 0 < max(read) <= 60  # numbers of the vocabulary, where 0 is padding
 
 
 @pytest.mark.parametrize("kind", ["torch", "torch-padded"])
