@@ -58,7 +58,7 @@ def write_events(path: Path, shape: str) -> None:
 def run_smoke(root: Path, shape: str, *arguments: str) -> Layout:
     """Run smoke on a shape by the command line, in a folder that has the clone's code."""
     folders = Layout(root)
-    for name in ("nanorecsys", "notebooks", "book", "server"):
+    for name in ("nanorecsys", "notebooks", "book", "server", "constraints.txt"):
         (folders.root / name).symlink_to(FOLDERS.root / name)
     path = folders.root / f"{shape}.csv"
     write_events(path, shape)
