@@ -3,8 +3,8 @@
 program = milvus_program(root)
 points, requests = compare(bench, program, served, requests=10_000)
 
-Each index is searched from a process of its own, whose clients are threads. Each collection has a
-Milvus of its own, so that memory is that of one index.
+Each index is searched from a separate process, whose clients are threads. Each collection has a
+separate Milvus, so that memory is that of one index.
 """
 
 import itertools
@@ -50,7 +50,7 @@ MOST_ITEMS = 1_000_000
 APART = 2.0  # least ratio of two sizes that are compared
 WIDER = (1, 2, 4, 8)  # multiples of the nearest search setting
 CALL_S = 600.0  # longest time of a call, such as the build of an index
-PAUSE_S = 0.2  # between looks at whether Milvus has started
+PAUSE_S = 0.2  # pause between tries to reach a Milvus that starts
 START_S = 60.0  # longest time in which Milvus starts; six are usual
 STARTS = 2  # tries, because another program may take a port that Milvus has found free
 
