@@ -62,6 +62,9 @@ class FakeMilvus:
     def close(self) -> None:
         self.closed += 1
 
+    def list_collections(self) -> list[str]:
+        return list(self.collections)
+
     def has_collection(self, name: str) -> bool:
         return name in self.collections
 

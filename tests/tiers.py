@@ -23,6 +23,7 @@ ONE_A_FILE = [*TWO, "--dist", "loadfile"]  # the cells of a notebook need one ke
 # The time limit is several times the longest cell of a smoke run.
 NBVAL = ["--nbval-lax", "--nbval-cell-timeout", "300", "-x", "-W", "default"]
 UNIT = "not timed and not milvus"
+ON_MILVUS = ("tests/server/test_milvus.py", "tests/scaleup/test_remote.py")
 TWICE = "tests/notebooks/twice.py"
 OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
 OWN_DATA = [*PYTEST, "-m", "own_data", "tests/notebooks/test_own_data.py"]
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> int:
             ),
             (
                 "retrieval on a real Milvus",
-                [*PYTEST, "-rs", "-m", "milvus", "tests/server/test_milvus.py", *arguments],
+                [*PYTEST, "-rs", "-m", "milvus", *ON_MILVUS, *arguments],
                 ONE_THREAD,
             ),
             ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], {}),

@@ -5,9 +5,14 @@ from collections.abc import Sequence
 import pandas as pd
 
 from nanorecsys.ann.specs import BASELINE
+from nanorecsys.scaleup.result import HostLimit
 
 MEMORY_SHARE = 0.65  # share of Flat's bytes that an index may take
 EQUAL = 0.01  # difference from the median recall at which points are still compared
+WORKERS = 2  # processes of a host that each hold the index
+HOSTS_GIB = (1, 2, 4, 8, 16, 32)  # memory of hosts
+FURTHEST = 10  # multiple of the largest measured size up to which memory is extrapolated
+GIB = 2**30
 RULE = (
     "The best index has the lowest P50 of all whose recall is at least the floor with the lower "
     f"end of its interval, and that take at most {MEMORY_SHARE:.0%} of the bytes of the vectors."
@@ -40,3 +45,31 @@ def equal_recall(rows: pd.DataFrame) -> pd.Series:
     [True, True, False]
     """
     return (rows["recall"] - rows["recall"].median()).abs() <= EQUAL
+
+
+def worker_gib(items: float, n: int, served_gib: float, bytes_a_vector: float) -> float:
+    """Memory of a process that holds the index of some items, from that of the measured n.
+
+    >>> worker_gib(3_000_000, 1_000_000, 1.0, 2**30 / 1_000_000)
+    3.0
+    """
+    return served_gib + (items - n) * bytes_a_vector / GIB
+
+
+def host_limits(n: int, served_gib: float, bytes_a_vector: float) -> list[HostLimit]:
+    """Items whose index fits each of `HOSTS_GIB` in `WORKERS` processes.
+
+    Args:
+        n: Items of the largest measured index.
+        served_gib: Memory of a process that has loaded and searched it.
+        bytes_a_vector: Its bytes a vector.
+
+    >>> found = host_limits(1_000_000, 1.0, 2**30 / 1_000_000)
+    >>> [limit.items for limit in found]
+    [500000, 1000000, 2000000, 4000000, 8000000, None]
+    """
+    limits = []
+    for host in HOSTS_GIB:
+        items = max(0, int(n + (host / WORKERS - served_gib) * GIB / bytes_a_vector))
+        limits.append(HostLimit(host_gib=host, items=items if items <= FURTHEST * n else None))
+    return limits

@@ -72,12 +72,60 @@ class ScalePoint(msgspec.Struct, frozen=True, kw_only=True):
     served_gib: float
 
 
+class RemotePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """An index of n items in this process or in Milvus, searched by 1, 4 and 16 clients at once.
+
+    The recall is of `SERVED_K` neighbours, P50 and P99 of one client. `p99_ms` is None where too
+    few requests were timed, `insert_s` in this process. `memory_gib` is resident memory of the
+    process that searches, or of Milvus's processes.
+    """
+
+    n: int
+    place: str
+    index: str
+    search: str
+    exact: bool
+    recall: Interval
+    p50_ms: Spread
+    p99_ms: float | None
+    per_s_1: float
+    per_s_4: float
+    per_s_16: float
+    memory_gib: float
+    insert_s: float | None
+    build_s: float
+
+
+class Hop(msgspec.Struct, frozen=True, kw_only=True):
+    """Milvus's P50 less that in process, of exact search or of indexes that keep the floor."""
+
+    n: int
+    exact: bool
+    hop_ms: float
+
+
+class HostLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """Items whose index fits a host in every worker; None beyond what may be extrapolated."""
+
+    host_gib: float
+    items: int | None
+
+
+class Remote(msgspec.Struct, frozen=True, kw_only=True):
+    """The same search in this process and in Milvus, and how many items hosts can hold."""
+
+    points: list[RemotePoint]
+    hops: list[Hop]
+    workers: int
+    limits: list[HostLimit]
+
+
 class ScaleupResult(msgspec.Struct, frozen=True, kw_only=True):
     """What chapter 05 found. `users` query the large catalogue; half of them choose settings.
 
     `served` is the best index again, at the setting for as many neighbours as a server asks for
     (`SERVED_K`). The large catalogue is made again by `scaleup.write_catalogue` with the record's
-    generator, number of items and seed.
+    generator, number of items and seed. `remote` is None where there was no Milvus.
     """
 
     dataset: str
@@ -102,3 +150,4 @@ class ScaleupResult(msgspec.Struct, frozen=True, kw_only=True):
     memory_share: float
     failures: list[Failure]
     seconds: float
+    remote: Remote | None = None

@@ -151,6 +151,14 @@ class MilvusIndex:
         self._failure: RetrievalError | None = None
         self._try_at = -math.inf
 
+    def set(self, search: str) -> None:
+        """Search with another setting than the collection's, which is then not checked.
+
+        Raises:
+            SettingError: The setting is not written like nprobe=32.
+        """
+        self._setting = parse_setting(search)
+
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Retriever`. At most `MOST` neighbours are found.
 

@@ -38,7 +38,21 @@ def choices(records: Records) -> pd.DataFrame:
         cost = ann.served[ann.dataset].ndcg
         saved = f"{best.times_flat.middle:.1f}x faster than exact search of {ann.n_items:,} items"
         rows.append(("index", best.family, _change(cost), saved))
+    if "05_scaleup" in records and (remote := records["05_scaleup"].result.remote):
+        rows.append(_place(remote, records["05_scaleup"].result.n_items))
     return pd.DataFrame(rows, columns=["part", "choice", "change of NDCG@10", "saves"])
+
+
+def _place(remote: Any, n_items: int) -> tuple[str, str, str, str]:
+    """Up to which catalogue the index stays in the process, and what Milvus would take."""
+    held = [limit for limit in remote.limits if limit.items is not None]
+    choice = f"in the process; memory sets no limit near {n_items:,} items"
+    if held:
+        host = f"a host of {held[-1].host_gib:g} GiB, estimated"
+        choice = f"in the process up to {held[-1].items:,} items on {host}"
+    hops = [hop for hop in remote.hops if not hop.exact]
+    saved = f"{hops[-1].hop_ms:.2f} ms a search, at {hops[-1].n:,} items" if hops else "not known"
+    return "place of the index", choice, "none, equal recall", saved
 
 
 def _change(change: Any) -> str:

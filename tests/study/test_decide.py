@@ -72,3 +72,20 @@ def test_a_choice_has_its_relative_cost_where_there_is_one(base, told):
     best = Fake(family="ScaNN", times_flat=Fake(middle=20.0))
     ann = Fake(dataset="films", served={"films": Fake(ndcg=ndcg)}, recommended=best, n_items=9_000)
     assert decide.choices({"04_ann": Fake(result=ann)})["change of NDCG@10"].tolist() == [told]
+
+
+@pytest.mark.parametrize(
+    ("items", "told"),
+    [
+        (9_000_000, "in the process up to 9,000,000 items on a host of 8 GiB, estimated"),
+        (None, "in the process; memory sets no limit near 3,000,000 items"),
+    ],
+)
+def test_the_point_of_change_is_told_where_a_milvus_was_measured(items, told):
+    limits = [Fake(host_gib=8, items=items), Fake(host_gib=16, items=None)]
+    hops = [Fake(n=9_000, exact=False, hop_ms=1.5), Fake(n=9_000, exact=True, hop_ms=7.0)]
+    found = Fake(n_items=3_000_000, remote=Fake(limits=limits, hops=hops))
+    [row] = decide.choices({"05_scaleup": Fake(result=found)}).to_dict("records")
+    assert row["choice"] == told
+    assert row["saves"] == "1.50 ms a search, at 9,000 items"
+    assert decide.choices({"05_scaleup": Fake(result=Fake(remote=None))}).empty
