@@ -4,7 +4,6 @@ import operator
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nanorecsys.scaleup import remote
 from nanorecsys.serving.errors import RetrievalError
 from nanorecsys.serving.milvus import Milvus
-from tests.server.films import free_port
+from nanorecsys.system.processes import free_port
 
 SERVER = Path(__file__).parents[1] / "_build" / "milvus" / "env" / "bin" / "milvus-server"
 START_S = 120.0
@@ -144,13 +144,9 @@ class MilvusServer:
 
     def start(self) -> None:
         """Start it; it answers a little later."""
-        command = [SERVER, "--data", self.data, "--proxy-port", str(self.port)]
         # After a kill it waits for the session of the dead process to end: 30 s by default.
-        command += ["--extra-config", "common.session.ttl=5"]
-        with (self.data.parent / "milvus.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, start_new_session=True, stdout=log, stderr=subprocess.STDOUT
-            )
+        shorter = "--extra-config", "common.session.ttl=5"
+        self.process = remote.start(SERVER, self.data, self.port, *shorter)
 
     def wait(self) -> None:
         """Wait until it answers."""

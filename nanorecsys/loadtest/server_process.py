@@ -1,7 +1,5 @@
 """A server to start and stop, and the memory of its processes."""
 
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,18 +12,10 @@ from typing import Self
 import psutil
 
 from nanorecsys.loadtest.errors import ServerStartError
+from nanorecsys.system.processes import end_with_parent, free_port
 
 START_S, STOP_S = 180.0, 20.0  # longest waits; a start may compile PyTorch models
-# The server ends with the process that started it, also where that is killed. Linux only.
-_END_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
 _COMMAND = (sys.executable, "-m", "server")
-
-
-def free_port() -> int:
-    """Find a free port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class ServerProcess:
@@ -60,11 +50,10 @@ class ServerProcess:
         Raises:
             ServerStartError: It ended or was not ready in time; the message has its last output.
         """
-        with_parent = _END_WITH_PARENT if shutil.which(_END_WITH_PARENT[0]) else ()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*with_parent, *self.command], stdout=log, stderr=log, start_new_session=True
+                end_with_parent(self.command), stdout=log, stderr=log, start_new_session=True
             )
         try:
             self._wait()

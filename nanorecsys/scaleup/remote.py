@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
+import yaml
 
 from nanorecsys.ann.analysis import P99_TIMINGS
 from nanorecsys.ann.bench import call_once, fingerprint, in_child, percentiles
@@ -39,6 +39,7 @@ from nanorecsys.scaleup.search import SearchOptions, fewest, open_flat, surely
 from nanorecsys.serving.errors import RetrievalError
 from nanorecsys.serving.milvus import Milvus, MilvusIndex, load_vectors, milvus_choice
 from nanorecsys.serving.retrieval import Index, Retriever, load_index, parse_setting
+from nanorecsys.system.processes import end_with_parent, free_port
 
 PROGRAM = Path("_build", "milvus", "env", "bin", "milvus-server")
 HERE, MILVUS = "in process", "Milvus"
@@ -52,7 +53,6 @@ WIDER = (1, 2, 4, 8)  # multiples of the nearest search setting
 CALL_S = 600.0  # longest time of a call, such as the build of an index
 PAUSE_S = 0.2  # pause between tries to reach a Milvus that starts
 START_S = 60.0  # longest time in which Milvus starts; six are usual
-STARTS = 2  # tries, because another program may take a port that Milvus has found free
 
 
 def milvus_program(root: Path) -> Path | None:
@@ -72,6 +72,38 @@ def sizes_apart(sizes: Sequence[int]) -> list[int]:
     return kept
 
 
+def start(program: Path, folder: Path, port: int, *options: str) -> subprocess.Popen:
+    """Start a Milvus, which answers some seconds later and ends with this process.
+
+    Args:
+        program: Milvus's program.
+        folder: Folder of its data, which may be there; its log lies beside it.
+        port: Port to answer at.
+        options: Further options of the program.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # The etcd inside would take the same two ports in every Milvus of a machine.
+    client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    etcd = {
+        "listen-client-urls": client,
+        "advertise-client-urls": client,
+        "listen-peer-urls": peer,
+        "initial-advertise-peer-urls": peer,
+        "initial-cluster": f"default={peer}",
+    }
+    settings = folder.with_name("etcd.yaml")
+    settings.write_text(yaml.safe_dump(etcd))
+    command = [str(program), "--data", str(folder), "--proxy-port", str(port), *options]
+    with folder.with_name("milvus.log").open("ab") as log:
+        return subprocess.Popen(
+            end_with_parent(command, signal.SIGINT),  # as Ctrl+C: it ends its own process too
+            env=os.environ | {"ETCD_CONFIG_PATH": str(settings)},
+            start_new_session=True,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
 @contextmanager
 def running(program: Path, folder: Path) -> Iterator[tuple[str, int]]:
     """Start an empty Milvus on a free port with its data in a folder, and stop it at the end.
@@ -80,15 +112,8 @@ def running(program: Path, folder: Path) -> Iterator[tuple[str, int]]:
         Its address, which answers some seconds later, and the id of its process.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(program), "--data", str(folder), "--proxy-port", str(port)]
-    with (folder / "milvus.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, start_new_session=True, stdout=log, stderr=subprocess.STDOUT
-        )
+    port = free_port()
+    process = start(program, folder, port)
     try:
         yield f"http://127.0.0.1:{port}", process.pid
     finally:
@@ -308,13 +333,8 @@ def compare(
         return in_child(search_here, task, load, argument, search, threads=1)
 
     def there(kind: str, search: str) -> Any:
-        for left in reversed(range(STARTS)):
-            try:
-                with running(program, folder / "milvus") as engine:
-                    return in_child(search_milvus, task, engine, catalogue, kind, search, threads=1)
-            except RetrievalError:
-                if not left:
-                    raise
+        with running(program, folder / "milvus" / "data") as engine:
+            return in_child(search_milvus, task, engine, catalogue, kind, search, threads=1)
 
     nearest, setting = milvus_choice(factory, search, n)
     cases: list[tuple[Any, ...]] = [

@@ -27,8 +27,8 @@ from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.generator import Load
 from nanorecsys.loadtest.ladder import FINAL, INDEX, ORIGINAL_ONNX, ORIGINAL_PYTORCH
 from nanorecsys.loadtest.result import Round, Search
-from nanorecsys.loadtest.server_process import free_port
 from nanorecsys.loadtest.summary import VALID
+from nanorecsys.system.processes import free_port
 from tests.loadtest.small_server import SmallServer, at_once
 from tests.loadtest.test_summary import load_row, rows
 

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from nanorecsys.loadtest.generator import Load, Sent, cpu_seconds, generate, poisson
-from nanorecsys.loadtest.server_process import free_port
+from nanorecsys.system.processes import free_port
 from tests.loadtest.small_server import SmallServer, at_once, fine, serial
 
 pytestmark = pytest.mark.timed
