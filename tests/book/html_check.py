@@ -7,7 +7,6 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from bs4 import BeautifulSoup
 
-from nanorecsys.study.book import SUMMARY
 from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.pages import figure
 
@@ -33,7 +32,7 @@ def check_html(html: Path, results: Path) -> list[str]:
 
 def _check_claims(page: BeautifulSoup, results: Path) -> Iterator[str]:
     """The row of each claim, which has its id, must show the figures and verdict of claims.json."""
-    content = (results / SUMMARY / "claims.json").read_bytes()
+    content = (results / "07_summary" / "claims.json").read_bytes()
     for claim in msgspec.json.decode(content, type=list[JudgedClaim]):
         row = page.find("tr", id=claim.id)
         if row is None:
