@@ -165,19 +165,35 @@ def estimate_rows(path: Path) -> int:
     is 0 where the table cannot be read, since reading it gives the reason.
     """
     try:
-        return sum(map(_estimate_rows, find_events(path)[0]))
-    except (DataError, pa.ArrowException, OSError):
+        if path.suffix.lower() == ".zip" and path.is_file():
+            with zipfile.ZipFile(path) as archive:
+                events, _ = _layout(path, archive.namelist())
+                return sum(_rows_of_member(archive, name) for name in events)
+        return sum(map(_rows_of_file, find_events(path)[0]))
+    except (DataError, pa.ArrowException, OSError, zipfile.BadZipFile, zlib.error, RuntimeError):
         return 0
 
 
-def _estimate_rows(source: DataFile) -> int:
+def _rows_of_member(archive: zipfile.ZipFile, name: str) -> int:
+    """Estimate the rows of a member of a zip from its beginning; it is not unpacked."""
+    with archive.open(name) as stream:
+        if name.lower().endswith(".parquet"):
+            return parquet.read_metadata(stream).num_rows
+        return _rows_in(stream.read(SAMPLE_BYTES), archive.getinfo(name).file_size)
+
+
+def _rows_of_file(source: DataFile) -> int:
     with source.open() as stream:
         if source.is_parquet:
             return parquet.read_metadata(stream).num_rows
-        head = stream.read(SAMPLE_BYTES)
         times = COMPRESSION if isinstance(stream, pa.CompressedInputStream) else 1
+        return _rows_in(stream.read(SAMPLE_BYTES), times * source.size)
+
+
+def _rows_in(head: bytes, size: int) -> int:
+    """Rows of a text of a size in bytes, by the length of its first lines."""
     lines = max(head.count(b"\n"), head.count(b"\r"))
-    return lines if len(head) < SAMPLE_BYTES else times * source.size * lines // len(head)
+    return lines if len(head) < SAMPLE_BYTES else size * lines // len(head)
 
 
 def _layout(path: Path, names: list[str]) -> tuple[list[str], list[str]]:

@@ -56,6 +56,19 @@ def test_the_rows_of_a_table_are_known_before_it_is_read(write, table, tmp_path,
     assert 0.95 * ROWS < read.estimate_rows(path) < 1.05 * ROWS
 
 
+def test_a_zip_is_not_unpacked_for_an_estimate(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "SAMPLE_BYTES", 2**14)
+    asked, member = [], zipfile.ZipExtFile.read
+
+    def count(stream, n=-1):
+        asked.append(n)
+        return member(stream, n)
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", count)
+    assert read.estimate_rows(archive(table, tmp_path)) > 0
+    assert asked == [2**14]
+
+
 def test_a_compressed_text_is_taken_for_larger(table, tmp_path, monkeypatch):
     monkeypatch.setattr(read, "SAMPLE_BYTES", 2**14)
     path = tmp_path / "own.csv.gz"
