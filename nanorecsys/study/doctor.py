@@ -77,13 +77,13 @@ def _machine(folders: Layout) -> Iterator[Check]:
 def _packages(folders: Layout) -> Iterator[Check]:
     pinned = pins(folders)
     installed: dict[str, str] = {
-        canonicalize_name(d.name): d.version.partition("+")[0] for d in metadata.distributions()
+        canonicalize_name(d.name): d.version for d in metadata.distributions()
     }
     missing = [f"{n} is missing" for n in pinned if n not in installed and n not in OPTIONAL]
     different = [
         f"{name} {installed[name]} instead of {version}"
         for name, version in pinned.items()
-        if installed.get(name, version) != version
+        if installed.get(name, version).partition("+")[0] != version  # 2.13.0+cpu is 2.13.0
     ]
     found = "; ".join([*missing, *different][:LISTED]) or "all as constraints.txt pins them"
     remedy = "make install restores the pinned versions; figures may differ until then"
