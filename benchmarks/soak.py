@@ -36,11 +36,12 @@ import redis
 from nanorecsys.ann.bundle import gather
 from nanorecsys.data import Histories
 from nanorecsys.loadtest.errors import LoadTestError
-from nanorecsys.loadtest.server_process import ServerProcess, free_port
+from nanorecsys.loadtest.server_process import ServerProcess
 from nanorecsys.serving.bundle import Parts, build_bundle, open_bundle
 from nanorecsys.serving.padding import padded
 from nanorecsys.system.blas import faiss
 from nanorecsys.system.errors import NanorecsysError
+from nanorecsys.system.processes import free_port
 
 K, CANDIDATES = 10, 100
 TOLERANCE = 1e-3  # difference of a score that the order of fp32 sums may cause, with a margin
@@ -451,8 +452,13 @@ def main() -> int:
             rounds=arguments.rounds,
             sample=arguments.sample,
         )
-    for name, value in dataclasses.asdict(report).items():
-        print(f"{name:15} {value}")
+    return conclude(report)
+
+
+def conclude(report: Any) -> int:
+    """Print the counts of a report and whether it passed; returns the exit code."""
+    for name, value in vars(report).items():
+        print(f"{name:20} {value}")
     print("passed" if report.passed else "FAILED")
     return 0 if report.passed else 1
 

@@ -30,11 +30,12 @@ import msgspec
 import numpy as np
 import redis
 
-from benchmarks.soak import DirectAnswer, K, RedisProcess, in_fp32
+from benchmarks.soak import DirectAnswer, K, RedisProcess, conclude, in_fp32
 from nanorecsys.ann.bundle import gather
-from nanorecsys.loadtest.server_process import ServerProcess, free_port
+from nanorecsys.loadtest.server_process import ServerProcess
 from nanorecsys.serving.bundle import Parts, build_bundle
 from nanorecsys.system.errors import NanorecsysError
+from nanorecsys.system.processes import free_port
 
 CONF = Path(__file__).parents[1] / "server" / "nginx.conf"
 READERS, POSTERS, ATTEMPTS, EVENTS_PER_USER = 12, 4, 10, 5
@@ -334,10 +335,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="two-hosts-") as folder:
         parts = gather(arguments.run)
         report = run(parts, Path(folder), arguments.requests, arguments.events)
-    for name, value in vars(report).items():
-        print(f"{name:20} {value}")
-    print("passed" if report.passed else "FAILED")
-    return 0 if report.passed else 1
+    return conclude(report)
 
 
 if __name__ == "__main__":
