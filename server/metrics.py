@@ -22,7 +22,7 @@ COALESCED = Counter("nanorecsys_coalesced", "Requests that joined an equal one i
 CACHE_FAILURES = Counter("nanorecsys_cache_failures", "Calls to the cache that failed.")
 EVENT_FAILURES = Counter("nanorecsys_event_failures", "Calls to Redis for events that failed.")
 RETRIEVAL_FAILURES = Counter(
-    "nanorecsys_retrieval_failures", "Requests that failed, or were degraded, for want of Milvus."
+    "nanorecsys_retrieval_failures", "Requests that failed or were degraded because Milvus failed."
 )
 EVENTS = Counter("nanorecsys_events", "Events stored.")
 RELOADS = Counter("nanorecsys_reloads", "Reloads of the bundle by outcome.", ["outcome"])

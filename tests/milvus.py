@@ -4,7 +4,6 @@ import operator
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +13,10 @@ import numpy as np
 import pytest
 
 from nanorecsys.scaleup import remote
-from nanorecsys.serving.errors import RetrievalError
 from nanorecsys.serving.milvus import Milvus
 from nanorecsys.system.processes import free_port
 
 SERVER = Path(__file__).parents[1] / "_build" / "milvus" / "env" / "bin" / "milvus-server"
-START_S = 120.0
 COMPARISONS = {">=": operator.ge, "<": operator.lt}
 
 
@@ -150,15 +147,8 @@ class MilvusServer:
 
     def wait(self) -> None:
         """Wait until it answers."""
-        end = time.monotonic() + START_S
-        with Milvus(self.uri, timeout_s=5, retries=0) as milvus:
-            while time.monotonic() < end and self.process.poll() is None:
-                try:
-                    milvus.call("list_collections")
-                    return
-                except RetrievalError:
-                    time.sleep(0.1)
-        raise AssertionError("Milvus does not answer: see its log in the folder of the test")
+        with Milvus(self.uri) as milvus:
+            remote.wait(milvus)
 
     def kill(self) -> None:
         """Kill all its processes."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from nanorecsys.ann.specs import BASELINE
+from nanorecsys.scaleup.bench import GIB
 from nanorecsys.scaleup.result import HostLimit
 
 MEMORY_SHARE = 0.65  # share of Flat's bytes that an index may take
@@ -12,7 +13,6 @@ EQUAL = 0.01  # difference from the median recall at which points are still comp
 WORKERS = 2  # processes of a host that each hold the index
 HOSTS_GIB = (1, 2, 4, 8, 16, 32)  # memory of hosts
 FURTHEST = 10  # multiple of the largest measured size up to which memory is extrapolated
-GIB = 2**30
 RULE = (
     "The best index has the lowest P50 of all whose recall is at least the floor with the lower "
     f"end of its interval, and that take at most {MEMORY_SHARE:.0%} of the bytes of the vectors."

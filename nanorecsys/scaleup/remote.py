@@ -218,7 +218,7 @@ def search_milvus(
     """
     vectors = np.load(catalogue.path, mmap_mode="r")[: catalogue.n]
     with Milvus(engine[0], CALL_S, pool=max(CLIENTS)) as milvus:
-        _wait(milvus)
+        wait(milvus)
         loaded = load_vectors(milvus, "items", vectors, kind, search)
         index = MilvusIndex(milvus, "items", vectors.shape)
 
@@ -234,8 +234,12 @@ def search_milvus(
     return row | costs | {"search": search, "memory_gib": _memory_gib(engine[1])}, rows
 
 
-def _wait(milvus: Milvus) -> None:
-    """Wait until it answers."""
+def wait(milvus: Milvus) -> None:
+    """Wait until a Milvus that starts answers.
+
+    Raises:
+        RetrievalError: It does not answer within `START_S`.
+    """
     end = time.monotonic() + START_S
     while True:
         try:

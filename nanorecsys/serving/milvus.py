@@ -50,7 +50,7 @@ class Milvus:
         pool: Largest number of connections, which are opened as they are needed.
 
     Raises:
-        RetrievalError: The address is none.
+        RetrievalError: The address is not of this form.
     """
 
     def __init__(self, uri: str, timeout_s: float = 0.25, retries: int = 1, pool: int = 4) -> None:

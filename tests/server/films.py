@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from nanorecsys.serving.bundle import build_bundle
+from nanorecsys.system.processes import free_port
 from tests.serving.small_bundle import N_ITEMS, small_parts
 
 HOSTILE = '<img src=x onerror="document.title=\'run\'"> & "Sons" (1999)'
@@ -48,13 +49,6 @@ def build(folder: Path) -> Path:
     )
     build_bundle(folder / "bundle", dataclasses.replace(parts, items=items))
     return folder / "bundle"
-
-
-def free_port() -> int:
-    """A free port of the loopback interface."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class RedisServer:

@@ -19,13 +19,14 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from nanorecsys.serving.bundle import EVENTS, OFFSETS, VECTORS
 from nanorecsys.serving.errors import ServingError
+from nanorecsys.system.processes import free_port
 from server import __main__, service
 from server.app import SERVICE, create_app
 from server.batching import Batcher
 from server.service import Rejections
 from server.settings import Settings
 from server.supervisor import Server
-from tests.server.films import free_port, serving
+from tests.server.films import serving
 from tests.server.test_batching import Slow, query
 
 COMPILER = shutil.which("cc")

@@ -11,7 +11,8 @@ from urllib.parse import urljoin
 
 import pytest
 
-from tests.server.films import build, free_port, serving
+from nanorecsys.system.processes import free_port
+from tests.server.films import build, serving
 
 NGINX = shutil.which("nginx")
 CONFIG = """

@@ -13,13 +13,14 @@ import redis as redis_py
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import REGISTRY
 
+from nanorecsys.system.processes import free_port
 from server import redis_calls, redis_events
 from server.app import create_app
 from server.events import EventLog
 from server.redis_events import EVENTS_KEPT, RedisEvents, open_events
 from server.schema import ProblemError
 from server.settings import Settings, make_command
-from tests.server.films import RedisServer, free_port
+from tests.server.films import RedisServer
 
 needs_redis = pytest.mark.skipif(not RedisServer.available, reason="redis-server is not installed")
 
