@@ -83,7 +83,7 @@ def test_a_milvus_that_does_not_answer_is_told_after_a_while(monkeypatch, fake):
     monkeypatch.setattr(fake, "fail", fail)
     monkeypatch.setattr(remote, "START_S", 0.1)
     with pytest.raises(RetrievalError, match="it is gone"):
-        remote._wait(Milvus("http://127.0.0.1:1"))
+        remote.wait(Milvus("http://127.0.0.1:1"))
 
 
 def test_figures_are_those_of_the_rows():
