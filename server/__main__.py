@@ -28,9 +28,9 @@ def serve(settings: Settings) -> None:
     Every setting can also come from the environment: NANORECSYS_MAX_QUEUE=32 for --max-queue 32.
     The command line wins.
 
-    After SIGTERM /readyz fails, the server answers for --lame-duck-s more, and then it ends. After
-    SIGHUP every worker opens the bundle again without a failed request. If the new bundle is
-    broken, the old one stays.
+    After SIGTERM /readyz fails, and the server takes requests for --lame-duck-s more. Then it ends
+    when those are answered, at the latest after --drain-s. After SIGHUP every worker opens the
+    bundle again without a failed request. If the new bundle is broken, the old one stays.
     """
     logging.basicConfig(
         format="%(asctime)s %(process)d %(levelname)s %(message)s", level=logging.INFO

@@ -60,18 +60,19 @@ class Settings:
 
     Overload:
         max_queue: Requests that may wait in a worker; beyond it 503.
-        deadline_ms: Longest wait in the queue in ms; beyond it 503. The queue counts as
-            full once the next request would wait for half of this time.
+        deadline_ms: Longest wait in the queue in ms; beyond it 503. The queue counts as full once
+            the next request would wait for half of this time.
 
     Cache and events:
         cache: Cache of answers: memory (of each worker), none, or redis://HOST:PORT/DB.
         cache_size: Answers that the memory cache keeps, about 1 KiB each.
         cache_ttl_s: Seconds for which an answer is kept.
-        events: SQLite file of posted events, for one host; beside the bundle if it is not given. Or
-            redis://HOST:PORT/DB for several hosts, which keeps the latest 1,000 of each user.
+        events: SQLite file of posted events, for one host; BUNDLE.events.sqlite if it is not given.
+            Or redis://HOST:PORT/DB for several hosts, which keeps the latest 1,000 of each user.
 
     Limits:
-        read_timeout_s: Seconds that a client may take to send a body.
+        read_timeout_s: Seconds that a client may take to send the headers of a request, and as many
+            again for its body.
         keepalive_s: Seconds for which an idle connection is kept.
         max_body: Largest request body in bytes.
         lame_duck_s: Seconds from SIGTERM, when /readyz starts to fail, to the close of the
