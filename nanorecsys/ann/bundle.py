@@ -33,7 +33,7 @@ def bundle(profile: str, output: Path | None, checked: Path | None) -> None:
     """Build and check the serving bundle of the run of PROFILE, then let it replace an older one.
 
     The index is the one that chapter 04 recommends; exact search where it has not run. DIR becomes
-    a link to the folder DIR-ID beside it.
+    a link to the folder DIR.d/ID beside it.
 
     \b
     Examples:

@@ -209,7 +209,9 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """An open bundle, all of it in memory, so that its files may change. Arrays are read-only.
+    """An open bundle in memory, but for arrays above `MAPPED_BYTES`, which stay in their files.
+
+    Arrays are read-only.
 
     `tower` is the file that `encoder` runs. `popular` lists all item numbers, the most popular
     first and ties by number. `item_numbers` and `user_numbers` map the data set's own ids to

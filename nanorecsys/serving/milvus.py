@@ -44,7 +44,7 @@ class Milvus:
     """A few connections to a Milvus. Any number of threads may call it; each takes a connection.
 
     Args:
-        uri: http://[USER:PASSWORD@]HOST:PORT[/DATABASE]; https for TLS.
+        uri: `http://[USER:PASSWORD@]HOST:PORT[/DATABASE]`; https for TLS.
         timeout_s: Longest time of one try, in seconds.
         retries: Number of further tries of a call that fails, each on a new connection.
         pool: Largest number of connections, which are opened as they are needed.
