@@ -33,7 +33,7 @@ import numpy as np
 import psutil
 import redis
 
-from nanorecsys.ann.bundle import gather
+from nanorecsys.ann.bundle import fp32_tower, gather
 from nanorecsys.data import Histories
 from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.server_process import ServerProcess
@@ -216,11 +216,10 @@ class Report:
         return complete and self.compared > 0 and not (lost or wrong or grown)
 
 
-def in_fp32(parts: Parts) -> Parts:
-    """Replace the tower by that in fp32, whose scores do not depend on the batch."""
-    return dataclasses.replace(
-        parts, tower=parts.tower_fp32, tower_variant="fp32", tower_is_int8=False
-    )
+def gather_in_fp32(run: Path) -> Parts:
+    """Gather a run's bundle with the tower in fp32, whose scores do not depend on the batch."""
+    tower = fp32_tower(run)
+    return dataclasses.replace(gather(run), tower=tower, tower_variant="fp32", tower_is_int8=False)
 
 
 def soak(
@@ -236,7 +235,7 @@ def soak(
     """Send requests, make faults, and judge what came back.
 
     Args:
-        parts: Bundles that replace each other.
+        parts: Bundles that replace each other, with towers in fp32.
         folder: Folder for the bundle, the events and the server's log.
         requests: Number of requests.
         rate: Offered rate, requests/s; 0 for as many as are answered.
@@ -246,7 +245,7 @@ def soak(
     """
     cache = RedisProcess() if RedisProcess.available() else None
     with cache or nullcontext():
-        test = _Soak([in_fp32(one) for one in parts], folder, cache, requests, rate, sample, seed)
+        test = _Soak(parts, folder, cache, requests, rate, sample, seed)
         arguments = ["--bundle", test.live, "--workers", 2, "--threads", 2, "--lame-duck-s", 0]
         arguments += ["--cache", cache.url if cache else "memory", "--events", test.events]
         with ServerProcess(arguments, log=folder / "server.log") as server:
@@ -441,7 +440,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4, help="rounds of faults")
     parser.add_argument("--sample", type=int, default=1500, help="answers to compare")
     arguments = parser.parse_args()
-    indexed = gather(arguments.run)
+    indexed = gather_in_fp32(arguments.run)
     flat = dataclasses.replace(indexed, index=None, index_factory="Flat", index_search="")
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         report = soak(

@@ -30,8 +30,7 @@ import msgspec
 import numpy as np
 import redis
 
-from benchmarks.soak import DirectAnswer, K, RedisProcess, conclude, in_fp32
-from nanorecsys.ann.bundle import gather
+from benchmarks.soak import DirectAnswer, K, RedisProcess, conclude, gather_in_fp32
 from nanorecsys.loadtest.server_process import ServerProcess
 from nanorecsys.serving.bundle import Parts, build_bundle
 from nanorecsys.system.errors import NanorecsysError
@@ -121,7 +120,7 @@ def run(parts: Parts, folder: Path, requests: int, events: int, seed: int = 0) -
     """Start two hosts, load them, kill one, and judge what came back.
 
     Args:
-        parts: Bundle of both hosts, served in fp32.
+        parts: Bundle of both hosts, with the tower in fp32.
         folder: Folder for all files.
         requests: Number of requests, of which one follows each event.
         events: Number of events.
@@ -129,7 +128,7 @@ def run(parts: Parts, folder: Path, requests: int, events: int, seed: int = 0) -
     """
     with ExitStack() as stack:
         store = stack.enter_context(RedisProcess())
-        build_bundle(folder / "bundle", in_fp32(parts))
+        build_bundle(folder / "bundle", parts)
         hosts = []
         for name in ("one", "two"):
             # A copy, since a bundle that is built again has another id.
@@ -333,7 +332,7 @@ def main() -> int:
             "expected redis-server and nginx", "apt-get install redis nginx-light"
         )
     with tempfile.TemporaryDirectory(prefix="two-hosts-") as folder:
-        parts = gather(arguments.run)
+        parts = gather_in_fp32(arguments.run)
         report = run(parts, Path(folder), arguments.requests, arguments.events)
     return conclude(report)
 

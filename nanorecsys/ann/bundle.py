@@ -103,7 +103,6 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
     ]
     return Parts(
         tower=_file(export, "tower"),
-        tower_fp32=_file(export, "tower_fp32"),
         ranker=_file(export, "ranker") if serves_ranker or with_ranker else None,
         item_vectors=item_vectors,
         items=dataset.items,
@@ -121,6 +120,15 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
         index=built[0] if is_other else built[0].index,
         second=SecondChoice(*choices[1], built[1].index) if is_other else SecondChoice(),
     )
+
+
+def fp32_tower(run: Path) -> Path:
+    """The ONNX file of the tower in fp32, which chapter 03 exports beside the chosen one.
+
+    Raises:
+        NanorecsysError: The chapter has not run there; the remedy is the command to run.
+    """
+    return _file(_chapter(run, EXPORT), "tower_fp32")
 
 
 def show(manifest: "Manifest", folder: Path) -> None:

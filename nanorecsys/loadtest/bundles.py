@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nanorecsys.ann.bundle import TRAINING, gather
+from nanorecsys.ann.bundle import TRAINING, fp32_tower, gather
 from nanorecsys.export.quantize import dynamic
 from nanorecsys.export.torch_export import export_encoder
 from nanorecsys.export.variants import EARLIER_OPSET
@@ -82,10 +82,10 @@ def build_bundles(
             flat,
             tower=_original_tower(run / TRAINING, served.window, folder),
             tower_variant="the original's",
-            tower_is_int8=False,  # so that this tower also runs without int8 dot products
+            tower_is_int8=True,
         ),
         FP32: dataclasses.replace(
-            flat, ranker=ranker, tower=served.tower_fp32, tower_variant=FP32, tower_is_int8=False
+            flat, ranker=ranker, tower=fp32_tower(run), tower_variant=FP32, tower_is_int8=False
         ),
         CHOSEN: dataclasses.replace(flat, ranker=ranker),
         SERVED: dataclasses.replace(served, ranker=ranker),

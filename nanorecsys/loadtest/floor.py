@@ -11,7 +11,7 @@ from nanorecsys.ann.limits import Limits
 from nanorecsys.export.arithmetic import operator_times, peaks
 from nanorecsys.loadtest.result import Floor
 from nanorecsys.loadtest.summary import COMPUTED
-from nanorecsys.serving.bundle import RANKER, TOWER_FP32, open_bundle
+from nanorecsys.serving.bundle import RANKER, TOWER, open_bundle
 
 CANDIDATES = 100  # items that the server retrieves
 
@@ -32,8 +32,8 @@ def find(
     m, lengths = bundle.manifest, bundle.histories.lengths
     served = np.minimum(lengths[lengths > 0], m.events_read)
     rate = peaks()
-    gmacs = rate["int8" if m.tower_is_int8 and bundle.tower != TOWER_FP32 else "fp32"]
-    macs = operator_times(folder / bundle.tower, m.n_items, round(served.mean())).macs
+    gmacs = rate["int8" if m.tower_is_int8 else "fp32"]
+    macs = operator_times(folder / TOWER, m.n_items, round(served.mean())).macs
     # What an index reads besides differs by library, but it reads the vectors that it finds.
     read = 4.0 * m.d * CANDIDATES
     floor = {"encode": macs / gmacs / 1e6, "retrieve": limits.read_ms(read)}

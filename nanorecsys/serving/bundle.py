@@ -5,7 +5,6 @@ Its files::
     manifest.json           format, versions, sizes; sha256 and bytes of every file
     tower.onnx              chosen user tower: items int64 (B, L), lengths int64 (B,) -> vectors
                             float32 (B, d), unit norm
-    tower_fp32.onnx         the same tower in fp32, for processors without int8 dot products
     ranker.onnx             users float32 (B, d), items int64 (B, C) -> scores float32 (B, C);
                             absent where the retriever's own order is served
     index.faiss             inner-product index over the item vectors; ids are item numbers
@@ -26,7 +25,6 @@ import contextlib
 import datetime
 import fcntl
 import hashlib
-import itertools
 import logging
 import os
 import re
@@ -50,18 +48,17 @@ from nanorecsys.serving.errors import BundleError, LibraryError
 from nanorecsys.serving.ranker import Ranker
 from nanorecsys.serving.retrieval import Retriever, library, load_index
 from nanorecsys.system.blas import faiss
-from nanorecsys.system.processor import has_int8_dot_products
 
 log = logging.getLogger("nanorecsys.serving")
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
-TOWER, TOWER_FP32, RANKER = "tower.onnx", "tower_fp32.onnx", "ranker.onnx"
+TOWER, RANKER = "tower.onnx", "ranker.onnx"
 INDEX, OTHER_INDEX = "index.faiss", "index.other"
 VECTORS, ITEMS = "item_vectors.npy", "items.parquet"
 OFFSETS, EVENTS = "histories_offsets.npy", "histories_items.npy"
 USER_IDS, POPULARITY = "user_ids.npy", "popularity.npy"
-FILES = (TOWER, TOWER_FP32, RANKER, INDEX, VECTORS, ITEMS, OFFSETS, EVENTS, USER_IDS, POPULARITY)
+FILES = (TOWER, RANKER, INDEX, VECTORS, ITEMS, OFFSETS, EVENTS, USER_IDS, POPULARITY)
 MAY_BE_ABSENT = {RANKER, OTHER_INDEX}
 
 ITEM_SCHEMA = pa.schema(
@@ -165,7 +162,6 @@ class Parts:
 
     Args:
         tower: ONNX file of the chosen variant, weights inside.
-        tower_fp32: ONNX file of the tower in fp32.
         ranker: ONNX file of the ranker; None to serve the retriever's own order.
         item_vectors: float32 (n_items, d), unit norm.
         items: Titles and ids, one row per item; other columns than the bundle's are left out.
@@ -187,7 +183,6 @@ class Parts:
     """
 
     tower: Path
-    tower_fp32: Path
     ranker: Path | None
     item_vectors: np.ndarray
     items: pd.DataFrame
@@ -213,14 +208,12 @@ class Bundle:
 
     Arrays are read-only.
 
-    `tower` is the file that `encoder` runs. `popular` lists all item numbers, the most popular
-    first and ties by number. `item_numbers` and `user_numbers` map the data set's own ids to
-    numbers, of items those that histories may hold.
+    `popular` lists all item numbers, the most popular first and ties by number. `item_numbers` and
+    `user_numbers` map the data set's own ids to numbers, of items those that histories may hold.
     """
 
     path: Path
     manifest: Manifest
-    tower: str
     encoder: Encoder
     ranker: Ranker | None
     index: Retriever
@@ -299,7 +292,6 @@ def open_bundle(
 ) -> Bundle:
     """Open a bundle for serving, its models on one thread per call.
 
-    The fp32 tower runs where the chosen one is int8 and the processor has no int8 dot products.
     A server sets OMP_NUM_THREADS=1 before its first import, which holds for FAISS in every thread.
     torch must not be imported: it brings a second OpenMP runtime.
 
@@ -317,8 +309,7 @@ def open_bundle(
     try:
         manifest = _read_manifest(folder)
         checked = _check_files(folder, manifest, hashes=verify)
-        fp32 = manifest.tower_is_int8 and not has_int8_dot_products()
-        bundle = _load(folder, manifest, TOWER_FP32 if fp32 else TOWER, remote)
+        bundle = _load(folder, manifest, remote)
         if checked != _check_files(folder, manifest, hashes=False):
             raise BundleError(f"{path}: a file was changed while the bundle was opened", REBUILD)
         return bundle
@@ -393,7 +384,6 @@ def _check_files(folder: _Folder, manifest: Manifest, *, hashes: bool) -> dict[s
 def _load(
     folder: _Folder,
     manifest: Manifest,
-    tower: str,
     remote: Callable[[Manifest], Retriever] | None = None,
 ) -> Bundle:
     """Open every file and check shapes, dtypes and names."""
@@ -403,7 +393,7 @@ def _load(
     popularity = _array(folder, POPULARITY, "<i8", n_items)
     items = _items(folder, n_items)
     known = items["item_id"].iloc[: manifest.vocabulary].to_list()
-    with folder.reading(tower) as path:
+    with folder.reading(TOWER) as path:
         encoder = Encoder(path)
     ranker = None
     if RANKER in manifest.files:
@@ -412,7 +402,6 @@ def _load(
     return Bundle(
         path=folder.path,
         manifest=manifest,
-        tower=tower,
         encoder=encoder,
         ranker=ranker,
         index=remote(manifest) if remote else _index(folder, manifest),
@@ -480,7 +469,7 @@ def _open_index(folder: _Folder, manifest: Manifest, name: str, search: str) -> 
 def _check(folder: _Folder) -> Manifest:
     manifest = _read_manifest(folder)
     _check_files(folder, manifest, hashes=True)
-    bundle = _load(folder, manifest, TOWER)
+    bundle = _load(folder, manifest)
     events, most = bundle.histories.items, manifest.vocabulary - 1  # those that the tower knows
     first, last = events.min(initial=0), events.max(initial=0)
     is_known = first >= 0 and last <= most
@@ -522,14 +511,14 @@ def _check_answers(folder: _Folder, bundle: Bundle) -> None:
     histories[1, 0] = n_items
     histories[2] = np.arange(n_items - window, n_items) % n_items + 1
     batches = (histories, np.array([1, 1, window])), (histories[1:2, :1], np.array([1]))
-    for tower, (items, lengths) in itertools.product((TOWER, TOWER_FP32), batches):
-        with folder.reading(tower) as path:
+    for items, lengths in batches:
+        with folder.reading(TOWER) as path:
             users = Encoder(path)(items, lengths)
         shape = len(items), d
-        folder.require(users.shape == shape, tower, f"vectors {shape}", users.shape)
+        folder.require(users.shape == shape, TOWER, f"vectors {shape}", users.shape)
         norms = np.linalg.norm(users, axis=1)
         is_unit = np.allclose(norms, 1, rtol=0, atol=NORM_TOLERANCE)
-        folder.require(is_unit, tower, "finite vectors of norm 1", f"norms {norms}")
+        folder.require(is_unit, TOWER, "finite vectors of norm 1", f"norms {norms}")
         if bundle.ranker is not None:
             candidates = np.tile([0, n_items - 1], (len(items), len(items)))
             with folder.reading(RANKER):
@@ -546,7 +535,7 @@ def _check_answers(folder: _Folder, bundle: Bundle) -> None:
 def _write(folder: Path, parts: Parts) -> Manifest:
     """Write every file, and the manifest last."""
     n_items, d = parts.item_vectors.shape
-    models = {TOWER: parts.tower, TOWER_FP32: parts.tower_fp32, RANKER: parts.ranker}
+    models = {TOWER: parts.tower, RANKER: parts.ranker}
     for name, source in models.items():
         if source is not None:
             shutil.copyfile(source, folder / name)

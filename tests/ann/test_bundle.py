@@ -86,7 +86,8 @@ def run(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         names,
     )
     for name in names.values():
-        shutil.copy(parts.ranker.with_name(name), folder / "03_export" / name)
+        source = "int8.onnx" if name == "fp32.onnx" else name
+        shutil.copy(parts.ranker.with_name(source), folder / "03_export" / name)
     return folder
 
 
@@ -117,6 +118,13 @@ def test_the_command_builds_from_a_run(run: Path) -> None:
     checked = CliRunner().invoke(command.bundle, ["--check", str(run / "bundle")])
     assert checked.exit_code == 0
     assert checked.output.count("KiB") == len(FILES)
+
+
+def test_the_tower_in_fp32_is_found_beside_the_chosen_one(run: Path, tmp_path: Path) -> None:
+    assert command.fp32_tower(run) == run / "03_export" / "fp32.onnx"
+    assert command.gather(run).tower == run / "03_export" / "int8.onnx"
+    with pytest.raises(NanorecsysError, match="03_export"):
+        command.fp32_tower(tmp_path / "none")
 
 
 def test_the_command_takes_the_recommended_index(run: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from nanorecsys.data import Histories
@@ -32,7 +33,6 @@ def parts_of(bundle: Path) -> Parts:
     ]
     return Parts(
         tower=bundle / "tower.onnx",
-        tower_fp32=bundle / "tower_fp32.onnx",
         ranker=bundle / "ranker.onnx",
         item_vectors=opened.item_vectors,
         items=opened.items,
@@ -57,6 +57,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     parts = parts_of(build_small(folder / bundles.TRAINING).bundle)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bundles, "gather", lambda _, with_ranker: parts)
+        model = onnx.load(parts.tower)
+        model.doc_string = "in fp32"
+        onnx.save(model, folder / "fp32.onnx")
+        patch.setattr(bundles, "fp32_tower", lambda _: folder / "fp32.onnx")
         yield folder
 
 

@@ -47,7 +47,7 @@ def test_the_parts_of_a_request_add_up_and_the_floor_is_arithmetic_and_bytes(ser
 
 @pytest.mark.parametrize("name", [SERVED, IN_KIND])
 def test_a_ranker_adds_its_arithmetic_where_it_serves(served, name, monkeypatch):
-    monkeypatch.setattr(floor, "peaks", lambda: {"fp32": 2.0, "int8": 8.0})
+    monkeypatch.setattr(floor, "peaks", lambda: {"fp32": 2.0, "int8": 2.0})
     found = floor.find(served.folders[name], LIMITS, COLD, 2.0, 0.1)
     serves = served.parts[name].ranker is not None
     assert ("rank" in found.floor_ms) is serves

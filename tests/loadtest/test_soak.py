@@ -13,7 +13,6 @@ from benchmarks.soak import (
     K,
     RedisProcess,
     Report,
-    in_fp32,
     soak,
 )
 from nanorecsys.loadtest import bundles
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.timed
 @pytest.fixture(scope="module")
 def direct(served, tmp_path_factory):
     folder = tmp_path_factory.mktemp("direct") / "bundle"
-    build_bundle(folder, in_fp32(served.served))
+    build_bundle(folder, served.served)
     return DirectAnswer(folder)
 
 
@@ -55,8 +54,6 @@ def test_scores_do_not_depend_on_the_batch(direct, served):
     for user in users:
         alone = direct.scores(direct.user_vector(direct.history(int(user) + 1, ())), items)
         assert np.abs(direct.scores(together[user : user + 1], items) - alone).max() < TOLERANCE / 4
-    changed = in_fp32(served.served)
-    assert (changed.tower, changed.tower_is_int8) == (changed.tower_fp32, False)
 
 
 def test_wrong_answers_are_found(direct):

@@ -81,7 +81,6 @@ def export_bundle(
         target,
         Parts(
             tower=folder / "tower.onnx",
-            tower_fp32=folder / "tower.onnx",
             ranker=folder / "ranker.onnx",
             item_vectors=vectors,
             items=pd.DataFrame(

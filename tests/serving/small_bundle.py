@@ -102,7 +102,6 @@ def small_parts(folder: Path) -> Parts:
     )
     return Parts(
         tower=save(tower(vectors), folder / "int8.onnx"),
-        tower_fp32=save(tower(vectors), folder / "fp32.onnx"),
         ranker=save(ranker(vectors), folder / "ranker.onnx"),
         item_vectors=vectors,
         items=items,

@@ -39,7 +39,6 @@ from nanorecsys.serving.encoder import encode_users
 from nanorecsys.serving.errors import BundleError
 from nanorecsys.serving.retrieval import LIBRARIES, FaissIndex, LorannIndex, ScannIndex, library
 from nanorecsys.system.blas import faiss
-from nanorecsys.system.processor import has_int8_dot_products
 from server.engine import Engine, Query
 from server.settings import Settings
 from tests.libraries import NEEDS, remove
@@ -214,26 +213,6 @@ def test_text_ids_other_columns_and_no_event_at_all(parts: Parts, tmp_path: Path
     assert users.shape == (N_USERS, D)
 
 
-@pytest.mark.parametrize(
-    ("cpuinfo", "has"),
-    [
-        ("flags\t\t: fpu avx512f avx512_vnni", True),
-        ("flags: fpu avx_vnni", True),
-        ("flags: avx2 avx512f", False),
-        ("Features : fp asimd asimddp", True),
-        ("", False),
-    ],
-)
-def test_int8_runs_where_the_processor_has_it(
-    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, has: bool
-) -> None:
-    (tmp_path / "cpuinfo").write_text(cpuinfo)
-    assert has_int8_dot_products(tmp_path / "cpuinfo") is has
-    assert not has_int8_dot_products(tmp_path / "none")
-    monkeypatch.setattr(module, "has_int8_dot_products", lambda: has)
-    assert open_bundle(built).tower == ("tower.onnx" if has else "tower_fp32.onnx")
-
-
 def test_search_parameters_are_applied(parts: Parts, tmp_path: Path) -> None:
     changed = dataclasses.replace(parts, index_factory="IVF2,Flat", index_search="nprobe=2")
     build_bundle(tmp_path / "b", changed)
@@ -404,9 +383,9 @@ def test_what_is_no_bundle_at_all(tmp_path: Path) -> None:
     [
         (b"not json", "cannot be read"),
         (b"[1]", "cannot be read"),
-        (b"{}", "expected format 3, which this version of nanorecsys reads, found None"),
+        (b"{}", "expected format 4, which this version of nanorecsys reads, found None"),
         (b"\xff\xfe", "cannot be read"),
-        (b'{"format": 3}', "missing required field"),
+        (b'{"format": 4}', "missing required field"),
     ],
 )
 def test_a_manifest_of_something_else(copy: Path, content: bytes, says: str) -> None:
@@ -418,7 +397,7 @@ def test_another_format_is_told_before_all_else(copy: Path) -> None:
     fields = json.loads((copy / MANIFEST).read_text()) | {"format": 2, "something": "old"}
     (copy / MANIFEST).write_text(json.dumps(fields))
     (copy / "tower.onnx").unlink()
-    refused(copy, MANIFEST, "expected format 3", "found 2")
+    refused(copy, MANIFEST, "expected format 4", "found 2")
 
 
 @pytest.mark.parametrize(
@@ -534,12 +513,12 @@ WRONG: dict[str, tuple[Callable[[Parts, Path], dict[str, object]], str]] = {
         "tower.onnx: cannot be read: [ONNXRuntimeError]",
     ),
     "a tower of fixed batch": (
-        lambda p, t: {"tower_fp32": save(tower(p.item_vectors, batch=3), t / "m")},
-        "tower_fp32.onnx: cannot be read: [ONNXRuntimeError]",
+        lambda p, t: {"tower": save(tower(p.item_vectors, batch=3), t / "m")},
+        "tower.onnx: cannot be read: [ONNXRuntimeError]",
     ),
     "a tower that does not normalize": (
-        lambda p, t: {"tower_fp32": save(tower(p.item_vectors, normalize=False), t / "m")},
-        "tower_fp32.onnx: expected finite vectors of norm 1",
+        lambda p, t: {"tower": save(tower(p.item_vectors, normalize=False), t / "m")},
+        "tower.onnx: expected finite vectors of norm 1",
     ),
     "a tower of fewer items": (
         lambda p, t: {"tower": save(tower(p.item_vectors[:-1]), t / "m")},
