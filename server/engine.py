@@ -90,9 +90,9 @@ class Engine:
         read_events = self.window if pad else settings.read_events or manifest.events_read
         self.read_events = min(read_events, self.window)
         # Everything but the request that an answer depends on.
-        self.cache_id = f"{self.id}:{kind}:{self.candidates}:{self.read_events}:{pad:d}"
-        if milvus:
-            self.cache_id += ":milvus"
+        # Hosts of one Redis may differ in processor and libraries, and so in tower and index.
+        chosen = f"{kind}:{bundle.tower}:{type(bundle.index).__name__}"
+        self.cache_id = f"{self.id}:{chosen}:{self.candidates}:{self.read_events}:{pad:d}"
         self.item_ids: list[int | str] = bundle.items["item_id"].to_list()
         self.titles: list[str] = bundle.items["title"].to_list()
         self.search = TitleSearch(self.titles, bundle.popular)

@@ -226,6 +226,20 @@ def test_every_setting_that_changes_an_answer_is_in_the_key_of_the_cache(small, 
     assert open_engine(small.bundle).cache_id == engine.cache_id
 
 
+def test_the_tower_that_the_processor_chooses_is_in_the_key_of_the_cache(
+    small, tmp_path, monkeypatch
+):
+    path = Path(shutil.copytree(small.bundle, tmp_path / "int8"))
+    _write_manifest(path, msgspec.structs.replace(check_bundle(path), tower_is_int8=True))
+    chooses_int8 = "nanorecsys.serving.bundle.has_int8_dot_products"
+    monkeypatch.setattr(chooses_int8, lambda: True)
+    engines = [open_engine(path)]
+    monkeypatch.setattr(chooses_int8, lambda: False)
+    engines.append(open_engine(path))
+    assert engines[0].id == engines[1].id
+    assert engines[0].cache_id != engines[1].cache_id
+
+
 def test_bytes_keep_everything():
     ranked = Ranked(np.array([3, 1], np.int32), np.array([0.5, -2], np.float32))
     again = Ranked.from_bytes(ranked.to_bytes())
