@@ -25,6 +25,7 @@ def main() -> int:
     )
     parser.add_argument("--dataset", default=DEFAULT_DATASET, help="name, folder or file")
     parser.add_argument("--columns", help="column names, as user=uid,item=sku,timestamp=t")
+    parser.add_argument("--duplicates", default="error", help="error, or keep_first of each event")
     parser.add_argument("--out", type=Path, required=True, help="folder for model and checkpoint")
     for config in (RetrieverConfig, TrainingConfig):
         for field in fields(config):
@@ -38,7 +39,9 @@ def main() -> int:
 
     try:
         with distributed.processes(best_device()):
-            dataset = load_dataset(arguments["dataset"], arguments["columns"])
+            dataset = load_dataset(
+                arguments["dataset"], arguments["columns"], arguments["duplicates"]
+            )
             split = leave_one_out(dataset.interactions)
             trained = fit_retriever(
                 make_task(dataset.interactions, split, "validation"),

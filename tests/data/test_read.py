@@ -444,6 +444,29 @@ def test_a_missing_id_is_named(tmp_path: Path, marker: str, ids: tuple) -> None:
         load_dataset(tmp_path / "own.parquet")
 
 
+@pytest.mark.parametrize("marker", ["NULL", "nan", "NA", "\\N", ""])
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_missing_id_of_movielens_is_named(tmp_path: Path, marker: str, column: int) -> None:
+    row = ["3", "10", "4", "5"]
+    row[column] = marker
+    name = ("userId", "movieId")[column]
+    said = f"{name} is {marker!r}, which marks a missing value" if marker else f"{name} is empty"
+    path = written(tmp_path / "ratings.csv", GOOD + ",".join(row) + "\n")
+    with pytest.raises(DataError, match=re.escape(f"line 4: {said}")):
+        load_dataset(path)
+
+
+def test_whole_numbers_of_a_column_with_fractions_are_numbers(tmp_path: Path) -> None:
+    """pandas keeps whole numbers so where a value was missing."""
+    table = {"user": [1.0, 2.0], "item": [10.0, 11.0], "timestamp": [100.0, 200.0]}
+    parquet.write_table(pa.table(table), tmp_path / "own.parquet")
+    assert rows(tmp_path / "own.parquet") == TWO
+    for missing, said in ((float("nan"), "'nan', which marks a missing value"), (None, "empty")):
+        parquet.write_table(pa.table(table | {"user": [1.0, missing]}), tmp_path / "own.parquet")
+        with pytest.raises(DataError, match=f"row 2: user is {said}"):
+            load_dataset(tmp_path / "own.parquet")
+
+
 @pytest.mark.parametrize("names", ["user,item,timestamp", "userId,movieId,timestamp"])
 def test_whole_numbers_stay_numbers_with_blanks_and_point_zero(tmp_path: Path, names: str) -> None:
     content = names + "\n1, 10 ,100.0\n 2.0,11.00,200\n"
@@ -586,6 +609,32 @@ def test_a_zip_as_kaggle_or_movielens_100k_has_it(tmp_path: Path) -> None:
     path.write_bytes(zipped({"ml/u.data": "1\t10\t1\t100\n2\t11\t1\t200\n", "ml/u.item": item}))
     assert rows(path) == TWO
     assert load_dataset(path).items["title"].tolist() == ["Café (1995)", "11"]
+
+
+def test_movietweetings_is_read(tmp_path: Path) -> None:
+    """Its ids of movies have leading zeros, its movies may lack genres."""
+    ratings = "1::0068646::10::1381620027\n2::0068646::8::1381620028\n2::0000008::5::1381620029\n"
+    movies = "0000008::Edison Kinetoscopic Record of a Sneeze (1894)::Documentary|Short\n"
+    movies += "0068646::The Godfather (1972)::\n"
+    for name, content in (("ratings", ratings), ("movies", movies), ("users", "1::177651718\n")):
+        (tmp_path / f"{name}.dat").write_text(content)
+    assert rows(tmp_path) == [
+        (1, 68646, 10.0, 1381620027),
+        (2, 68646, 8.0, 1381620028),
+        (2, 8, 5.0, 1381620029),
+    ]
+    items = load_dataset(tmp_path).items
+    assert items["year"].tolist() == [1894, 1972]
+    assert items["genres"].tolist() == [["Documentary", "Short"], []]
+
+
+def test_a_movie_without_a_title_has_its_id_as_title(folder: Path) -> None:
+    years = "A (\uff11\uff19\uff19\uff15)"  # full-width digits
+    (folder / "movies.csv").write_text(f"movieId,title,genres\n10,,\n20,{years},B|\n", "utf-8")
+    items = load_dataset(folder).items
+    assert items["title"].tolist() == ["10", years, "30"]
+    assert items["year"].tolist() == [pd.NA, pd.NA, pd.NA]
+    assert items["genres"].tolist() == [[], ["B"], []]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every command that README, the pages, the notebooks and `--help` print, as printed. 35 s.
+"""Every command that README, the pages, the notebooks and `--help` print, as printed. 60 s.
 
 They run in a copy of the clone whose runs quick, full and full-again are the smoke run. Commands
 that take minutes run with an option that ends them early; `EARLY` and `ELSEWHERE` list them all.
@@ -98,6 +98,11 @@ def matching(table: dict, command: str):
 
 
 COMMANDS = printed()
+BENCHMARKS = [
+    path
+    for path in sorted((FOLDERS.root / "benchmarks").rglob("*.py"))
+    if "EPILOG" in path.read_text()
+]
 SERVERS = [
     command
     for command in COMMANDS
@@ -201,6 +206,21 @@ def wait_until_ready(port: int, running: subprocess.Popen, log) -> None:
         time.sleep(0.2)
     log.seek(0)
     pytest.fail(log.read())
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_the_examples_in_the_help_of_a_benchmark_have_its_options(path):
+    """The examples themselves take minutes."""
+    variables = os.environ | {"PYTHONPATH": str(FOLDERS.root)}
+    command = [sys.executable, path, "--help"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    options, examples = re.split(r"\n *examples?\b.*\n", done.stdout)
+    lines = re.findall(r"^ +(?:[A-Z_]+=\S+ )*(python .*?)(?:   .*)?$", examples, re.MULTILINE)
+    option = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
+    used = [word for line in lines for word in shlex.split(line) if option.fullmatch(word)]
+    assert used
+    assert set(used) <= {*option.findall(options), "-m"}  # python -m
 
 
 def test_the_commands_are_found_on_every_kind_of_page():

@@ -58,27 +58,37 @@ def write_events(path: Path, shape: str) -> None:
 def run_smoke(root: Path, shape: str, *arguments: str) -> Layout:
     """Run smoke on a shape by the command line, in a folder that has the clone's code."""
     folders = Layout(root)
-    for name in ("nanorecsys", "notebooks", "book", "server", "constraints.txt"):
+    code = ("nanorecsys", "notebooks", "book", "server", "constraints.txt")
+    for name in (*code, "_config.yml", "_toc.yml"):
         (folders.root / name).symlink_to(FOLDERS.root / name)
     path = folders.root / f"{shape}.csv"
     write_events(path, shape)
-    command = [sys.executable, "-c", "from nanorecsys.cli import main; main()", "run", "smoke"]
-    command += ["-p", f"dataset={path}", "-p", "columns=user=uid,item=sku,timestamp=t"]
-    command += ["-p", "sample_users=0", "-p", "second_dataset=", *arguments]
-    variables = {"NANORECSYS_ROOT": str(folders.root), "PYTHONPATH": str(FOLDERS.root)}
-    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+    own = ["-p", f"dataset={path}", "-p", "columns=user=uid,item=sku,timestamp=t"]
+    own += ["-p", "sample_users=0", "-p", "second_dataset="]
+    done = command(folders, "run", "smoke", *own, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return folders
 
 
+def command(folders: Layout, *arguments: str) -> subprocess.CompletedProcess:
+    """Run `nanorecsys` with arguments in its own process."""
+    words = [sys.executable, "-c", "from nanorecsys.cli import main; main()", *arguments]
+    variables = {"NANORECSYS_ROOT": str(folders.root), "PYTHONPATH": str(FOLDERS.root)}
+    return subprocess.run(words, env=os.environ | variables, capture_output=True, text=True)
+
+
 @pytest.mark.own_data
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_chapter_runs(shape, tmp_path):
+def test_every_chapter_runs_and_the_book_is_built(shape, tmp_path):
     folders = run_smoke(tmp_path, shape)
     chapters = [source.stem for source in sorted(FOLDERS.notebooks.glob("*.ipynb"))]
     left = [c for c in chapters if not (folders.run("smoke") / c / "result.json").is_file()]
     assert len(chapters) == 7
     assert left == []
+    done = command(folders, "book", "smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = folders.build / "smoke" / "html" / "book" / "results"
+    assert [c for c in chapters if not (pages / f"{c}.html").is_file()] == []
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -179,3 +189,10 @@ def test_a_data_set_that_is_too_small_is_refused_by_the_first_chapter(users, ite
     table.to_csv(tmp_path / "own.csv", index=False)
     with pytest.raises(data.DataError, match="the study needs 50 items and 50 such users"):
         data.check_size(data.load_dataset(tmp_path / "own.csv"), 3)
+
+
+def test_a_run_on_a_data_set_that_is_too_small_ends_before_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(SHAPES, "few users", (40, 60, 8, 8))
+    with pytest.raises(AssertionError, match="the study needs 50 items and 50 such users"):
+        run_smoke(tmp_path, "few users")
+    assert not list(tmp_path.rglob("02_training"))

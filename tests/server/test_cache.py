@@ -7,12 +7,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import aiohttp
 import pytest
 import redis as redis_py
+from aiohttp.test_utils import TestServer
 from prometheus_client import REGISTRY
 
 from server import cache, redis_calls
+from server.app import create_app
 from server.cache import Cache, MemoryCache, RedisCache, open_cache
+from server.settings import Settings
 from tests.server.films import RedisServer
 
 
@@ -125,6 +129,31 @@ def test_any_number_of_clients_hit_over_one_connection():
             return found, connections, failures() - before
 
         assert asyncio.run(main()) == ([b"1"] * 200, 1, 0)
+
+
+@needs_redis
+def test_two_hundred_connections_of_one_worker_are_answered_from_redis(small, tmp_path):
+    settings = {"bundle": small.bundle, "events": str(tmp_path / "events.sqlite")}
+
+    async def ask(session, address):
+        async with session.post(address, json={"user_id": 1002}) as answer:
+            return (await answer.json())["source"]
+
+    async def main(url):
+        async with TestServer(create_app(Settings(cache=url, **settings))) as server:
+            connector = aiohttp.TCPConnector(limit=0)
+            async with aiohttp.ClientSession(connector=connector) as session:
+                address, before = server.make_url("/recommend"), failures()
+                first = await ask(session, address)
+                found = [
+                    source
+                    for _ in range(3)
+                    for source in await asyncio.gather(*(ask(session, address) for _ in range(200)))
+                ]
+                return first, found, failures() - before
+
+    with started() as (url, _):
+        assert asyncio.run(main(url)) == ("model", ["cache"] * 600, 0)
 
 
 @needs_redis

@@ -242,8 +242,9 @@ def test_an_ipv6_address_may_have_brackets(small, host):
 
 @pytest.mark.timed
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-def test_it_listens_on_ipv6(small, tmp_path):
-    arguments = ("--host", "::", "--events", str(tmp_path / "events.sqlite"))
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_it_listens_on_ipv6(small, tmp_path, host):
+    arguments = ("--host", host, "--events", str(tmp_path / "events.sqlite"))
     with serving(small.bundle, tmp_path, *arguments, host="[::1]") as running:
         assert ask(running.url, user_id=1002)[0] == 200
 
@@ -269,6 +270,14 @@ def test_without_a_temporary_folder_it_ends_with_a_sentence(monkeypatch, small):
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     with pytest.raises(click.ClickException, match="No usable temporary directory"):
         __main__.serve(Settings(bundle=small.bundle))
+
+
+def test_where_no_file_of_events_can_be_it_ends_with_a_sentence(small, tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "events.sqlite", "/proc/none/events.sqlite"):
+        with pytest.raises(click.BadParameter, match="cannot keep events there") as error:
+            Server(Settings(bundle=small.bundle, events=str(place))).run()
+        assert str(place) in error.value.message
 
 
 def delays(number: int, gap_s: float = 0.0) -> list[float]:

@@ -22,12 +22,15 @@ from nanorecsys.study.parameters import ParameterError, resolve
 from nanorecsys.system.errors import NanorecsysError
 
 
-def test_runs_in_order_then_skips_everything(mini):
-    first = mini.process("run")
+def test_runs_in_order_then_skips_everything(mini, monkeypatch):
+    with monkeypatch.context() as bare:
+        bare.setenv("PATH", str(mini.root))  # no git
+        first = mini.process("run")
     assert mini.executions() == ["alpha", "beta"]
     # the profile's n_items, not the notebook's
     assert mini.result("01_alpha")["result"] == {"total": 8.0}
     assert mini.result("02_beta")["result"] == {"total": 8.5}
+    assert mini.result("02_beta")["provenance"]["commit"] == "none"
     # plain progress lines, since this is no terminal
     assert re.search(r"of 3  \d+:\d\d:\d\d\n", first.stdout)
     assert first.stderr == ""  # a kernel would log its own shutdown there
