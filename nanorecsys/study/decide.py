@@ -23,7 +23,7 @@ def choices(records: Records) -> pd.DataFrame:
         read = f"the last {trained.events_read} of at most {trained.reads[0].events} events"
         cost = trained.events_change[trained.dataset]
         rows.append(("history", read, _change(cost), "time of every encode"))
-        ranker = "serves" if trained.serves_ranker else "left out"
+        ranker = "serves" if trained.serves_ranker else "left out: no sure gain on every data set"
         gain = trained.ranker_change[trained.dataset]
         rows.append(("ranker", ranker, f"with it {_change(gain)}", "a stage of every cold request"))
     if "03_export" in records:

@@ -11,7 +11,7 @@ import msgspec
 from nanorecsys.system import limits
 from nanorecsys.system.processor import processor
 
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 LIBRARIES = (
     *("numpy", "pandas", "pyarrow", "matplotlib", "torch", "onnxruntime", "faiss-cpu"),
