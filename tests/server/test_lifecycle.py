@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from nanorecsys.models.retriever import RetrieverConfig
+from nanorecsys.serving.bundle import MANIFEST, RANKER, TOWER, Manifest, _write_manifest
 from server.service import REJECTION_DELAY_S, REJECTION_GAP_S
 from tests.server.conftest import N_USERS, build_small, export_bundle
 from tests.server.films import RedisServer, Running, serving
@@ -269,6 +270,23 @@ def test_a_worker_that_finds_a_broken_bundle_is_replaced_once_it_is_repaired(own
         seen = under_load(running.url, a_moment, any_user)
         assert set(seen.statuses) == {200}
         assert len(workers_of(running)) == 2
+
+
+def test_a_bundle_whose_tower_does_not_run_ends_no_server(own, tmp_path):
+    """ONNX Runtime loads it and fails with an error of its own."""
+    with serving(own, tmp_path, *PATIENT, "--workers", "2", "--cache", "none") as running:
+        ask_all_workers(running, any_user)  # both have to start
+        (own / TOWER).write_bytes((own / RANKER).read_bytes())
+        manifest = msgspec.json.decode((own / MANIFEST).read_bytes(), type=Manifest)
+        files = manifest.files | {TOWER: manifest.files[RANKER]}
+        _write_manifest(own.resolve(), msgspec.structs.replace(manifest, files=files))
+        os.kill(running.pid, signal.SIGHUP)
+        asyncio.run(logged(running, "reload refused", times=2))
+        os.kill(min(workers_of(running)), signal.SIGKILL)
+        asyncio.run(logged(running, "exited with code", times=2))
+        seen = under_load(running.url, a_moment, any_user)
+        assert running.poll() is None
+    assert set(seen.statuses) == {200}
 
 
 def test_a_killed_worker_is_replaced_while_the_other_answers_and_both_know_every_event(
