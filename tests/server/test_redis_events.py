@@ -94,7 +94,7 @@ def test_redis_keeps_the_latest_events_of_each_user(monkeypatch):
 
 def test_the_help_says_how_many_events_are_kept():
     [option] = [p for p in make_command(print).params if p.name == "events"]
-    assert f"latest {EVENTS_KEPT:,} of each user" in " ".join(option.help.split())
+    assert f"latest {EVENTS_KEPT:,} of each user count" in " ".join(option.help.split())
 
 
 @needs_redis
