@@ -89,10 +89,10 @@ class Engine:
         self.candidates = min(settings.candidates, manifest.n_items)
         read_events = self.window if pad else settings.read_events or manifest.events_read
         self.read_events = min(read_events, self.window)
-        # Everything but the request that an answer depends on.
-        self.cache_id = f"{self.id}:{kind}:{self.candidates}:{self.read_events}:{pad:d}"
-        if milvus:
-            self.cache_id += ":milvus"
+        # Everything but the request that an answer depends on. Hosts with the same bundle may have
+        # another processor and so another tower, or lack the library of the index.
+        host = f"{bundle.tower}:{type(bundle.index).__name__}"
+        self.cache_id = f"{self.id}:{host}:{kind}:{self.candidates}:{self.read_events}:{pad:d}"
         self.item_ids: list[int | str] = bundle.items["item_id"].to_list()
         self.titles: list[str] = bundle.items["title"].to_list()
         self.search = TitleSearch(self.titles, bundle.popular)
