@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import statistics
@@ -287,6 +288,23 @@ def test_a_bundle_whose_tower_does_not_run_ends_no_server(own, tmp_path):
         seen = under_load(running.url, a_moment, any_user)
         assert running.poll() is None
     assert set(seen.statuses) == {200}
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no shared memory")
+def test_metrics_are_in_memory_where_no_disk_is_full_and_failures_leave_none(own, tmp_path):
+    """A mapped file on a full disk ends the worker that writes to it, with SIGBUS."""
+    with serving(own, tmp_path, *PATIENT, "--workers", "2", "--cache", "none") as running:
+        ask_all_workers(running, any_user)  # both have to start
+        started = workers_of(running)
+        maps = Path(f"/proc/{min(started)}/maps").read_text()
+        folder = Path(re.search(r"(/\S+)/counter_\d+\.db", maps)[1])
+        assert folder.parent == Path("/dev/shm")
+        (own / "tower.onnx").write_bytes(b"broken")
+        os.kill(min(started), signal.SIGKILL)
+        asyncio.run(logged(running, "exited with code 1", times=2))
+        counting = {int(file.stem.rpartition("_")[2]) for file in folder.glob("counter_*")}
+        assert started <= counting <= started | workers_of(running)
+    assert not folder.exists()
 
 
 def test_a_killed_worker_is_replaced_while_the_other_answers_and_both_know_every_event(
