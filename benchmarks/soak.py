@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+import msgspec
 import numpy as np
 import psutil
 import redis
@@ -208,12 +209,16 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether all faults happened, nothing was lost or wrong, and memory did not grow."""
-        complete = self.killed == self.reloads == len(self.rss_mib) == self.rounds
+        """Whether all faults happened, nothing was lost or wrong, and memory did not grow.
+
+        A server that refuses most requests does not pass.
+        """
+        complete = self.cut and self.killed == self.reloads == len(self.rss_mib) == self.rounds
         lost = self.lost or self.server_errors or self.events_missing
         wrong = self.faults or self.tracebacks
         grown = self.rss_mib and self.rss_mib[-1] > MAY_GROW * self.rss_mib[0]
-        return complete and self.compared > 0 and not (lost or wrong or grown)
+        serves = self.compared and self.answered > self.refused
+        return bool(complete and serves and not (lost or wrong or grown))
 
 
 def gather_in_fp32(run: Path) -> Parts:
@@ -376,9 +381,8 @@ class _Soak:
         """Hang up in the middle of a request, or before its answer."""
         while True:
             await asyncio.sleep(CUT_EVERY_S)
-            body = b'{"user_id": 1, "k": 10}'
-            head = f"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-            message = head.encode() + body
+            user_id = self.users[self.rng.integers(len(self.users))]
+            message = _message(self.request(user_id))
             with (
                 suppress(OSError),
                 socket.create_connection(("127.0.0.1", self.server.port), 2) as s,
@@ -421,6 +425,13 @@ class _Soak:
             stored = Counter(connection.execute("SELECT user_id, item_id FROM events").fetchall())
         report.events = len(self.posted)
         report.events_missing = (Counter(self.posted) - stored).total()
+
+
+def _message(body: dict[str, Any]) -> bytes:
+    """A whole request for a recommendation, as it is sent over a socket."""
+    content = msgspec.json.encode(body)
+    head = "POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
 def _connections(process: psutil.Process) -> int:

@@ -9,6 +9,7 @@ import click
 
 from server.settings import Settings, make_command
 
+SHARED_MEMORY = "/dev/shm"
 # FAISS and BLAS read these when they are first imported. The server's own threads are its
 # parallelism: more threads in each search would spin while they wait for work.
 THREAD_POOLS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -37,12 +38,14 @@ def serve(settings: Settings) -> None:
     )
     logging.getLogger("faiss").setLevel(logging.WARNING)
     os.environ.update(THREAD_POOLS)
-    # Workers exchange their metrics in files. prometheus_client looks for this on its import.
+    # Workers exchange their metrics in mapped files. On a full disk the system would end a worker
+    # that maps one (SIGBUS). prometheus_client looks for the folder on its import.
+    memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
     try:
-        folder, supervisor = tempfile.mkdtemp(prefix="nanorecsys-metrics-"), os.getpid()
+        folder = tempfile.mkdtemp(prefix="nanorecsys-metrics-", dir=memory)
     except OSError as error:
         raise click.ClickException(f"expected a folder for metrics, TMPDIR: {error}") from error
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    os.environ["PROMETHEUS_MULTIPROC_DIR"], supervisor = folder, os.getpid()
     try:
         from server.supervisor import Server
 

@@ -28,6 +28,7 @@ from server.schema import OverloadedError
 log = logging.getLogger("server")
 ALIKE = 1.25  # largest ratio of lengths in a batch; a difference of SHORT is allowed in any case
 SHORT = 8
+AFTER_S = 0.01  # between a deadline and the look for late requests; a timer may be early
 EARLY = 0.5  # expected wait at which the queue is full, as a share of the deadline
 RECENT = 15  # batches whose median is the pace; a batch that was held up does not change it
 COMPUTE_NICE = 5  # how much nicer compute threads are than the event loop
@@ -96,6 +97,8 @@ class Batcher:
             length = engine.length(query)
             self._queue.append(_Waiting(engine, query, length, time.perf_counter(), answer))
             self._start()
+            if self._queue:  # every thread is busy, and may be for long: Milvus may hang
+                asyncio.get_running_loop().call_later(self._deadline_s + AFTER_S, self._start)
         return answer
 
     def is_full(self) -> bool:
@@ -105,6 +108,7 @@ class Batcher:
 
     def _start(self) -> None:
         """Hand out batches as long as there is a free thread and a request that waits."""
+        self._reject_late(time.perf_counter())
         while self._free and (batch := self._next(time.perf_counter())):
             self._free -= 1
             loop = asyncio.get_running_loop()

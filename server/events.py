@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nanorecsys.serving.errors import ServingError
+from server.settings import EVENTS_KEPT
 
 # With the write-ahead log readers and writers do not wait for each other. FULL syncs each event to
 # the disk.
@@ -28,11 +29,14 @@ class Events:
     """Events by user."""
 
     async def append(self, user_id: int | str, item_id: int | str) -> int:
-        """Store an event; return the number of events stored of this user."""
+        """Store an event; return the number of this user's events that count."""
         raise NotImplementedError
 
     async def of_user(self, user_id: int | str) -> list[int | str] | None:
-        """Item ids of a user's events from all workers, oldest first; None if they are unknown."""
+        """Item ids of a user's latest `EVENTS_KEPT` events from all workers, oldest first.
+
+        None if they are unknown.
+        """
         raise NotImplementedError
 
     async def failure(self) -> str | None:
@@ -67,8 +71,9 @@ class EventLog(Events):
         return len(await self.of_user(user_id))
 
     async def of_user(self, user_id: int | str) -> list[int | str]:
-        statement = "SELECT item_id FROM events WHERE user_id = ? ORDER BY number"
-        return [item_id for (item_id,) in self._reader.execute(statement, (user_id,))]
+        statement = "SELECT item_id FROM events WHERE user_id = ? ORDER BY number DESC LIMIT ?"
+        latest = self._reader.execute(statement, (user_id, EVENTS_KEPT)).fetchall()
+        return [item_id for (item_id,) in reversed(latest)]
 
     async def close(self) -> None:
         self._thread.shutdown()

@@ -74,7 +74,7 @@ class RedisCalls:
             try:
                 answers = await self._ask([command for command, _ in calls])
             except ResponseError as error:
-                answers = [error]
+                answers = [error] * len(calls)  # on connecting: Redis has no such database
             except Exception as error:  # redis-py passes on half a dozen of asyncio's errors too
                 calls, self._waiting = calls + self._waiting, []
                 answers = [error] * len(calls)

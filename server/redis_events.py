@@ -51,9 +51,9 @@ class RedisEvents(Events):
     async def of_user(self, user_id: int | str) -> list[int | str] | None:
         try:
             events = await self._redis.call("LRANGE", _key(user_id), -EVENTS_KEPT, -1)
-        except RedisFailedError:
+            return [item_id for item_id, _ in _decode(b"[%b]" % b",".join(events))]
+        except (RedisFailedError, msgspec.DecodeError):  # Something else may write there.
             return None
-        return [item_id for item_id, _ in _decode(b"[%b]" % b",".join(events))] if events else []
 
     async def failure(self) -> str | None:
         try:

@@ -66,7 +66,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The event is stored; `events` is the number of stored events of this user."""
+    """The event is stored; `events` is the number of this user's events that count."""
 
     user_id: int | str
     events: int

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanorecsys.serving.errors import CollectionError, RetrievalError, ServingError
+from nanorecsys.serving.errors import CollectionError, RetrievalError
 from nanorecsys.serving.milvus import Milvus
 from server import metrics
 from server.batching import FULL, Batcher, Computing
@@ -105,7 +105,7 @@ class Service:
         loop = asyncio.get_running_loop()
         try:
             engine = await loop.run_in_executor(self._disk, self._load, False)
-        except ServingError as error:
+        except Exception as error:  # ONNX Runtime, which runs the models, has errors of its own
             log.error("reload refused, bundle %s stays: %s", self.engine.id, error)
             metrics.RELOADS.labels("refused").inc()
             return

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from nanorecsys.system.limits import cores
 
 CORES = min(cores(), 256)
-EVENTS_KEPT = 1000  # latest events of a user that Redis keeps; the help names it
+EVENTS_KEPT = 1000  # latest events of a user that answers depend on; the help names it
 EMBEDDED = "embedded"
 MILVUS = re.compile(r"https?://([^/\s@]+@)?[\w.-]+(:\d+)?(/\w*)?")
 
@@ -68,7 +68,7 @@ class Settings:
         cache_size: Answers that the memory cache keeps, about 1 KiB each.
         cache_ttl_s: Seconds for which an answer is kept.
         events: SQLite file of posted events, for one host; BUNDLE.events.sqlite if it is not given.
-            Or redis://HOST:PORT/DB for several hosts, which keeps the latest 1,000 of each user.
+            Or redis://HOST:PORT/DB for several hosts. The latest 1,000 of each user count.
 
     Limits:
         read_timeout_s: Seconds that a client may take to send the headers of a request, and as many

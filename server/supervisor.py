@@ -4,6 +4,7 @@ Nothing here imports FAISS or ONNX Runtime: their threads would not survive the 
 """
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -59,10 +60,16 @@ class Worker(GunicornUVLoopWebWorker):
         """Serve. A worker that cannot start ends the server, unless it replaces one that could."""
         try:
             super().run()
-        except ServingError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            if self.age <= self.cfg.workers:
+        except Exception as error:  # gunicorn would end all workers for one that cannot start
+            if isinstance(error, ServingError):
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            else:
+                log.exception("a worker ends")
+            if self.age <= self.cfg.workers and not self.booted:
                 sys.exit(Arbiter.APP_LOAD_ERROR)
+            # Those that fail one after the other would fill the folder, and its memory.
+            for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"*_{os.getpid()}.db"):
+                file.unlink()
             time.sleep(1)  # gunicorn starts the next one at once
             sys.exit(1)
 

@@ -1,7 +1,9 @@
 """A short soak test over real sockets, and its judge, which can fail. 20 s."""
 
 import dataclasses
+import socket
 from collections import Counter
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from benchmarks.soak import (
     K,
     RedisProcess,
     Report,
+    _message,
     soak,
 )
 from nanorecsys.loadtest import bundles
 from nanorecsys.serving.bundle import build_bundle
 from nanorecsys.serving.padding import padded
+from tests.server.films import USER_IDS, build, serving
 
 pytestmark = pytest.mark.timed
 
@@ -118,7 +122,24 @@ def test_faults_lose_nothing_and_answer_nothing_wrong(served, tmp_path):
     assert report.compared > 50
 
 
-COMPLETE = Report(rounds=2, killed=2, reloads=2, compared=100, rss_mib=[200.0, 215.0])
+def test_a_client_that_is_cut_off_sends_a_request_that_would_be_answered(tmp_path):
+    with serving(build(tmp_path), tmp_path) as running:
+        address = urlsplit(running.url)
+        with socket.create_connection((address.hostname, address.port), 10) as connection:
+            connection.sendall(_message({"user_id": USER_IDS[0]}))
+            assert connection.recv(12) == b"HTTP/1.1 200"
+
+
+COMPLETE = Report(
+    rounds=2,
+    killed=2,
+    reloads=2,
+    answered=900,
+    refused=100,
+    compared=100,
+    cut=9,
+    rss_mib=[200, 215],
+)
 
 
 def test_a_complete_report_without_a_loss_passes():
@@ -134,6 +155,8 @@ def test_a_complete_report_without_a_loss_passes():
         {"tracebacks": 1},
         {"faults": Counter({"scores that rise": 1})},
         {"compared": 0},
+        {"cut": 0},
+        {"refused": 900},
         {"killed": 1},
         {"reloads": 1},
         {"rss_mib": [200.0]},

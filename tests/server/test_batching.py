@@ -157,6 +157,28 @@ def test_a_request_beyond_the_deadline_is_rejected():
     assert len(engine.batches) == late.count(False)
 
 
+def test_a_request_is_rejected_at_its_deadline_while_every_thread_is_held():
+    """A search in a Milvus that hangs may hold a thread for seconds."""
+    held = threading.Event()
+
+    class Held(Slow):
+        def __call__(self, queries):
+            assert held.wait(20)
+            return super().__call__(queries)
+
+    async def main():
+        batcher = Batcher(1, 1, 100, 0.05)
+        first = batcher.compute(Held(), query(3))
+        with pytest.raises(OverloadedError):
+            await asyncio.wait_for(batcher.compute(Slow(), query(3)), 10)
+        assert not first.done()
+        held.set()
+        await first
+        batcher.close()
+
+    asyncio.run(main())
+
+
 def test_compute_threads_have_a_lower_priority_and_may_be_refused_it(monkeypatch):
     event_loop = os.getpriority(os.PRIO_PROCESS, 0)
 

@@ -184,6 +184,22 @@ def test_a_wrong_password_is_one_line_and_so_is_the_right_one(monkeypatch, caplo
     assert "s3cret" not in caplog.text
 
 
+@needs_redis
+def test_calls_together_to_a_database_that_is_not_there_fail(monkeypatch):
+    """Redis refuses the connection's SELECT once, whatever the number of calls."""
+    monkeypatch.setattr(redis_calls, "PAUSE_S", 0.0)
+    with started("--databases", "1") as (url, _):
+
+        async def main():
+            kept = RedisCache(url.replace("/0", "/5"), ttl_s=60)
+            for _ in range(2):
+                together = asyncio.gather(*(kept.get(b"a") for _ in range(3)))
+                assert await asyncio.wait_for(together, 10) == [None] * 3
+            await kept.close()
+
+        asyncio.run(main())
+
+
 def fill(client: redis_py.Redis) -> None:
     """Let the memory be full."""
     client.config_set("maxmemory", 1)

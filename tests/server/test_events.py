@@ -6,6 +6,7 @@ import sqlite3
 import pytest
 
 from nanorecsys.serving.errors import ServingError
+from server import events
 from server.events import EventLog, make_log
 
 
@@ -45,6 +46,18 @@ def test_an_event_is_read_at_once_by_a_worker_that_looks_all_the_time(tmp_path):
             assert await other.of_user(user) == ["a"]
         stored.set()
         await looking
+
+    asyncio.run(main())
+
+
+def test_a_user_with_any_number_of_events_costs_no_more_than_the_latest(tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "EVENTS_KEPT", 3)
+
+    async def main():
+        log = EventLog(tmp_path / "log")
+        assert [await log.append(7, item) for item in range(5)] == [1, 2, 3, 3, 3]
+        assert await log.of_user(7) == [2, 3, 4]
+        await log.close()
 
     asyncio.run(main())
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -159,6 +160,29 @@ def test_degraded_answers_leave_out_what_the_user_has_seen(client, small, monkey
         body = {"user_id": 1000, "k": 100, "degrade": True}
         rest = await (await client.post("/recommend", json=body)).json()
         assert len(rest["items"]) == 5
+
+    client(check)
+
+
+def test_a_long_search_for_titles_does_not_hold_the_event_loop(client, monkeypatch):
+    """A year is in a large part of a large catalogue's titles."""
+
+    async def check(client, service):
+        begun, released = threading.Event(), threading.Event()
+
+        def find(words: str, limit: int) -> list:
+            begun.set()
+            assert released.wait(5)
+            return []
+
+        monkeypatch.setattr(service.engine, "find", find)
+        searching = asyncio.create_task(client.get("/items/search", params={"q": "1990"}))
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        assert (await client.get("/healthz")).status == 200
+        assert not searching.done()
+        released.set()
+        assert (await searching).status == 200
 
     client(check)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import statistics
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 
 from nanorecsys.models.retriever import RetrieverConfig
+from nanorecsys.serving.bundle import MANIFEST, RANKER, TOWER, Manifest, _write_manifest
 from server.service import REJECTION_DELAY_S, REJECTION_GAP_S
 from tests.server.conftest import N_USERS, build_small, export_bundle
 from tests.server.films import RedisServer, Running, serving
@@ -269,6 +271,40 @@ def test_a_worker_that_finds_a_broken_bundle_is_replaced_once_it_is_repaired(own
         seen = under_load(running.url, a_moment, any_user)
         assert set(seen.statuses) == {200}
         assert len(workers_of(running)) == 2
+
+
+def test_a_bundle_whose_tower_does_not_run_ends_no_server(own, tmp_path):
+    """ONNX Runtime loads it and fails with an error of its own."""
+    with serving(own, tmp_path, *PATIENT, "--workers", "2", "--cache", "none") as running:
+        ask_all_workers(running, any_user)  # both have to start
+        (own / TOWER).write_bytes((own / RANKER).read_bytes())
+        manifest = msgspec.json.decode((own / MANIFEST).read_bytes(), type=Manifest)
+        files = manifest.files | {TOWER: manifest.files[RANKER]}
+        _write_manifest(own.resolve(), msgspec.structs.replace(manifest, files=files))
+        os.kill(running.pid, signal.SIGHUP)
+        asyncio.run(logged(running, "reload refused", times=2))
+        os.kill(min(workers_of(running)), signal.SIGKILL)
+        asyncio.run(logged(running, "exited with code", times=2))
+        seen = under_load(running.url, a_moment, any_user)
+        assert running.poll() is None
+    assert set(seen.statuses) == {200}
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no shared memory")
+def test_metrics_are_in_memory_where_no_disk_is_full_and_failures_leave_none(own, tmp_path):
+    """A mapped file on a full disk ends the worker that writes to it, with SIGBUS."""
+    with serving(own, tmp_path, *PATIENT, "--workers", "2", "--cache", "none") as running:
+        ask_all_workers(running, any_user)  # both have to start
+        started = workers_of(running)
+        maps = Path(f"/proc/{min(started)}/maps").read_text()
+        folder = Path(re.search(r"(/\S+)/counter_\d+\.db", maps)[1])
+        assert folder.parent == Path("/dev/shm")
+        (own / "tower.onnx").write_bytes(b"broken")
+        os.kill(min(started), signal.SIGKILL)
+        asyncio.run(logged(running, "exited with code 1", times=2))
+        counting = {int(file.stem.rpartition("_")[2]) for file in folder.glob("counter_*")}
+        assert started <= counting <= started | workers_of(running)
+    assert not folder.exists()
 
 
 def test_a_killed_worker_is_replaced_while_the_other_answers_and_both_know_every_event(

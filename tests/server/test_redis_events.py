@@ -94,7 +94,7 @@ def test_redis_keeps_the_latest_events_of_each_user(monkeypatch):
 
 def test_the_help_says_how_many_events_are_kept():
     [option] = [p for p in make_command(print).params if p.name == "events"]
-    assert f"latest {EVENTS_KEPT:,} of each user" in " ".join(option.help.split())
+    assert f"latest {EVENTS_KEPT:,} of each user count" in " ".join(option.help.split())
 
 
 @needs_redis
@@ -307,6 +307,20 @@ def test_without_redis_events_are_503_and_recommendations_say_what_they_lack(sma
             assert "events_failure" not in await (await one.get("/readyz")).json()
 
     on_hosts(small.bundle, check, {"events": redis.url})
+
+
+@needs_redis
+def test_what_is_no_event_in_redis_is_no_fault_of_the_client(small):
+    redis = RedisServer()
+
+    async def check(one):
+        with redis_py.Redis(port=redis.port, protocol=2) as client:
+            client.rpush("nanorecsys:events:1002", b"{", b"[1]")
+        assert (await ask(one, 1002))["events_unread"] is True
+        assert "events_unread" not in await ask(one, 1003)
+
+    with redis:
+        on_hosts(small.bundle, check, {"events": redis.url})
 
 
 def test_a_server_starts_without_its_redis(small):
