@@ -56,8 +56,11 @@ START_S = 60.0  # longest time in which Milvus starts; six are usual
 
 
 def milvus_program(root: Path) -> Path | None:
-    """The Milvus that `make milvus` installs below the repository's root; None without it."""
-    program = root / PROGRAM
+    """The Milvus that `make milvus` installs below the repository's root; None without it.
+
+    The variable NANORECSYS_MILVUS names another program; `none` leaves it out.
+    """
+    program = Path(os.environ.get("NANORECSYS_MILVUS", root / PROGRAM))
     return program if program.exists() and find_spec("pymilvus") else None
 
 

@@ -78,6 +78,7 @@ def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generato
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("NANORECSYS_MILVUS", "none")
     smoke = json.loads((FOLDERS.run("smoke") / "05_scaleup" / "result.json").read_text())[
         "parameters"
     ]

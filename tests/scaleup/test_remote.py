@@ -68,12 +68,14 @@ def test_a_setting_is_raised_until_it_keeps_the_floor_and_no_further(catalogue, 
     assert (found["search"], found["recall"]) == ("nprobe=27", 1.0)
 
 
-def test_without_the_program_there_is_no_milvus(tmp_path):
+def test_without_the_program_there_is_no_milvus(tmp_path, monkeypatch):
     assert remote.milvus_program(tmp_path) is None
     program = tmp_path / remote.PROGRAM
     program.parent.mkdir(parents=True)
     program.touch()
     assert remote.milvus_program(tmp_path) == program
+    monkeypatch.setenv("NANORECSYS_MILVUS", "none")
+    assert remote.milvus_program(tmp_path) is None
 
 
 def test_a_milvus_that_does_not_answer_is_told_after_a_while(monkeypatch, fake):
