@@ -11,10 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from nanorecsys.serving import bundle
 from nanorecsys.serving.bundle import _write_manifest, check_bundle, open_bundle
 from nanorecsys.serving.errors import ServingError
-from nanorecsys.serving.retrieval import LorannIndex
 from server.engine import Engine, Query, Ranked
 from server.schema import MAX_K
 from server.service import COLLECT_AFTER, settle_memory
@@ -226,24 +224,6 @@ def test_every_setting_that_changes_an_answer_is_in_the_key_of_the_cache(small, 
     keys = {open_engine(small.bundle, **settings).cache_id for settings in others}
     assert len(keys | {engine.cache_id}) == 6
     assert open_engine(small.bundle).cache_id == engine.cache_id
-
-
-def test_the_tower_and_the_index_of_a_host_are_in_the_key_of_the_cache(
-    small, tmp_path, monkeypatch
-):
-    """Hosts that share a cache may differ in their processors and libraries."""
-    folder = Path(shutil.copytree(small.bundle, tmp_path / "bundle"))
-    manifest = msgspec.structs.replace(check_bundle(folder), tower_is_int8=True)
-    _write_manifest(folder, manifest)
-    monkeypatch.setattr(bundle, "has_int8_dot_products", lambda: True)
-    int8 = open_engine(folder)
-    monkeypatch.setattr(bundle, "_index", lambda *_: LorannIndex.__new__(LorannIndex))
-    other_index = open_engine(folder)
-    monkeypatch.undo()
-    monkeypatch.setattr(bundle, "has_int8_dot_products", lambda: False)
-    fp32 = open_engine(folder)
-    assert int8.id == other_index.id == fp32.id
-    assert len({int8.cache_id, other_index.cache_id, fp32.cache_id}) == 3
 
 
 def test_bytes_keep_everything():
