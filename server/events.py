@@ -12,6 +12,7 @@ from pathlib import Path
 from nanorecsys.serving.errors import ServingError
 from server.settings import EVENTS_KEPT
 
+MOST_WAITING = 100  # events of a worker that may wait for the disk
 # With the write-ahead log readers and writers do not wait for each other. FULL syncs each event to
 # the disk.
 _SCHEMA = """
@@ -62,12 +63,19 @@ class EventLog(Events):
     def __init__(self, path: Path) -> None:
         self._writer, self._reader = _open(path)
         self._thread = ThreadPoolExecutor(1, "events")  # one, for one writer
+        self._waiting = 0
 
     async def append(self, user_id: int | str, item_id: int | str) -> int:
         statement = "INSERT INTO events (user_id, item_id, unix_s) VALUES (?, ?, ?)"
         values = (user_id, item_id, time.time())
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._writer.execute, statement, values)
+        if self._waiting == MOST_WAITING:
+            raise sqlite3.OperationalError(f"{self._waiting} events wait for the disk")
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._thread, self._writer.execute, statement, values)
+        finally:
+            self._waiting -= 1
         return len(await self.of_user(user_id))
 
     async def of_user(self, user_id: int | str) -> list[int | str]:

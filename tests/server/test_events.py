@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -46,6 +47,25 @@ def test_an_event_is_read_at_once_by_a_worker_that_looks_all_the_time(tmp_path):
             assert await other.of_user(user) == ["a"]
         stored.set()
         await looking
+
+    asyncio.run(main())
+
+
+def test_events_that_wait_for_a_stalled_disk_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "MOST_WAITING", 2)
+
+    async def main():
+        log = EventLog(tmp_path / "log")
+        with closing(sqlite3.connect(tmp_path / "log", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            waiting = [asyncio.create_task(log.append(7, item)) for item in "ab"]
+            await asyncio.sleep(0)
+            with pytest.raises(sqlite3.Error, match="2 events wait for the disk"):
+                await log.append(7, "c")
+            other.execute("ROLLBACK")
+        await asyncio.gather(*waiting)
+        assert await log.append(7, "d") == 3
+        assert await log.of_user(7) == ["a", "b", "d"]
 
     asyncio.run(main())
 
