@@ -28,7 +28,7 @@ from server.schema import OverloadedError
 log = logging.getLogger("server")
 ALIKE = 1.25  # largest ratio of lengths in a batch; a difference of SHORT is allowed in any case
 SHORT = 8
-AFTER_S = 0.01  # between a deadline and the look for late requests; a timer may be early
+AFTER_S = 0.01  # a timer may be early, so late requests are looked for this long after
 EARLY = 0.5  # expected wait at which the queue is full, as a share of the deadline
 RECENT = 15  # batches whose median is the pace; a batch that was held up does not change it
 COMPUTE_NICE = 5  # how much nicer compute threads are than the event loop

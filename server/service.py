@@ -105,7 +105,7 @@ class Service:
         loop = asyncio.get_running_loop()
         try:
             engine = await loop.run_in_executor(self._disk, self._load, False)
-        except Exception as error:  # ONNX Runtime, which runs the models, has errors of its own
+        except Exception as error:  # ONNX Runtime raises its own errors
             log.error("reload refused, bundle %s stays: %s", self.engine.id, error)
             metrics.RELOADS.labels("refused").inc()
             return
