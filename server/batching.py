@@ -108,8 +108,10 @@ class Batcher:
 
     def _start(self) -> None:
         """Hand out batches as long as there is a free thread and a request that waits."""
-        self._reject_late(time.perf_counter())
-        while self._free and (batch := self._next(time.perf_counter())):
+        now = time.perf_counter()
+        self._reject_late(now)
+        while self._free and self._queue:
+            batch = self._next()
             self._free -= 1
             loop = asyncio.get_running_loop()
             try:
@@ -118,13 +120,11 @@ class Batcher:
                 work = loop.create_future()
                 work.set_exception(error)
             work.add_done_callback(partial(self._end, batch))
+            self._reject_late(now)
         metrics.QUEUE.set(len(self._queue))
 
-    def _next(self, now: float) -> list[_Waiting]:
-        """Take the oldest request that is still in time, and others like it."""
-        self._reject_late(now)
-        if not self._queue:
-            return []
+    def _next(self) -> list[_Waiting]:
+        """Take the oldest request, and others like it."""
         first = self._queue.popleft()
         batch, longest = [first], first.length
         others: deque[_Waiting] = deque()

@@ -53,8 +53,8 @@ class EventLog(Events):
 
     An event is on the disk when `append` returns.
 
-    SQLite is asked about every user, also those without an event: that costs 5 to 10 us, and a
-    worker that keeps its own list of users with events must learn of the other workers' commits.
+    SQLite is asked about every user, also those without an event, which takes some microseconds. A
+    worker's own list of the users with events could lack what another worker has just stored.
 
     Raises:
         ServingError: The file cannot be opened, or is no event log.

@@ -47,9 +47,11 @@ def test_the_parts_of_a_request_add_up_and_the_floor_is_arithmetic_and_bytes(ser
 
 @pytest.mark.parametrize("name", [SERVED, IN_KIND])
 def test_a_ranker_adds_its_arithmetic_where_it_serves(served, name, monkeypatch):
-    monkeypatch.setattr(floor, "peaks", lambda: {"fp32": 2.0, "int8": 2.0})
+    rates = {"fp32": 2.0, "int8": 8.0}
+    monkeypatch.setattr(floor, "peaks", lambda: rates)
     found = floor.find(served.folders[name], LIMITS, COLD, 2.0, 0.1)
     serves = served.parts[name].ranker is not None
     assert ("rank" in found.floor_ms) is serves
-    arithmetic = found.floor_ms["encode"] + found.floor_ms.get("rank", 0.0)
-    assert arithmetic == pytest.approx(found.macs / 2.0 / 1e6)
+    encoder = rates["int8" if served.parts[name].tower_is_int8 else "fp32"]
+    arithmetic = encoder * found.floor_ms["encode"] + 2.0 * found.floor_ms.get("rank", 0.0)
+    assert arithmetic == pytest.approx(found.macs / 1e6)

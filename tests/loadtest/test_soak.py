@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
+from benchmarks import soak as benchmark
 from benchmarks.soak import (
     CANDIDATES,
     TOLERANCE,
@@ -16,6 +17,7 @@ from benchmarks.soak import (
     RedisProcess,
     Report,
     _message,
+    gather_in_fp32,
     soak,
 )
 from nanorecsys.loadtest import bundles
@@ -58,6 +60,14 @@ def test_scores_do_not_depend_on_the_batch(direct, served):
     for user in users:
         alone = direct.scores(direct.user_vector(direct.history(int(user) + 1, ())), items)
         assert np.abs(direct.scores(together[user : user + 1], items) - alone).max() < TOLERANCE / 4
+
+
+def test_a_run_is_gathered_with_the_tower_in_fp32(served, tmp_path, monkeypatch):
+    parts = dataclasses.replace(served.served, tower_is_int8=True)
+    monkeypatch.setattr(benchmark, "gather", lambda _: parts)
+    monkeypatch.setattr(benchmark, "fp32_tower", lambda run: run / "fp32.onnx")
+    changed = gather_in_fp32(tmp_path)
+    assert (changed.tower, changed.tower_is_int8) == (tmp_path / "fp32.onnx", False)
 
 
 def test_wrong_answers_are_found(direct):
