@@ -29,13 +29,13 @@ CHECK_S = 2.0  # age of a computed batch at which a check computes another, and 
 PROBE = Query(np.zeros(1, np.int64), exclude_seen=True)
 # At a higher rate of rejections they are delayed: each client that retries at once would otherwise
 # get several for the work of one answer, and take the processor from computing.
-REJECTION_GAP_S = 0.002
-REJECTION_DELAY_S = 0.5
+REJECTION_GAP_S = 0.004
+REJECTION_DELAY_S = 1.0
 COLLECT_AFTER = (20_000, 20, 50)  # thresholds of the garbage collector's generations
 
 
 class Rejections:
-    """Spaces rejections: at once at a low rate, up to half a second later at a high one."""
+    """Spaces rejections: at once at a low rate, up to a second later at a high one."""
 
     def __init__(self) -> None:
         self._next = 0.0

@@ -30,7 +30,7 @@ ALLOWED = {
     r"RFC 9457": "a standard's number",
     r"answer is 503|gets 503 with": "a status code of HTTP",
     r"median of the latest 15 batches": "a constant of the server",
-    r"at most 500 rejections a second": "a constant of the server",
+    r"at most 250 rejections a second": "a constant of the server",
     r"latest 1,000 events of each user": "a constant of the server",
     r"more than 1 % (are slower|late)": "the protocol's rules for a run",
     r"at least 100 requests .*? 10,000 for P99": "the protocol's rule for percentiles",
