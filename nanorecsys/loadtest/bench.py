@@ -336,7 +336,7 @@ def measure(
         for rung in list(found)[:: -1 if number % 2 else 1]:
             first = found[rung][-1].highest_per_s if number else None
             found[rung].append(measure_round(bench, rung, search, first))
-    told = ("name", "before", "change", "findings", "workers", "threads")
+    told = ("name", "before", "change", "findings", "without", "workers", "threads")
     return {
         rung: MeasuredServer(rounds=rounds, **{name: getattr(rung, name) for name in told})
         for rung, rounds in found.items()

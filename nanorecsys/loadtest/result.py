@@ -121,8 +121,9 @@ class MeasuredServer(msgspec.Struct, frozen=True, kw_only=True):
         name: Name of the server.
         before: Name of the rung that it is compared with; empty for the first.
         change: What is new against that rung.
-        findings: Ids of the findings that say what the change costs in quality; none if it changes
+        findings: Ids of the findings that say what the change does to quality; none if it changes
             the speed alone.
+        without: Ids of findings about parts that this server leaves out.
         workers, threads: Number of workers, and of compute threads of each.
         rounds: The rounds, in which all servers take turns.
     """
@@ -131,6 +132,7 @@ class MeasuredServer(msgspec.Struct, frozen=True, kw_only=True):
     before: str
     change: str
     findings: tuple[str, ...]
+    without: tuple[str, ...] = ()
     workers: int
     threads: int
     rounds: list[Round]

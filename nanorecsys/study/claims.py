@@ -10,7 +10,10 @@ from nanorecsys.study.records import Record
 from nanorecsys.study.spread import Interval
 from nanorecsys.study.tables import cell
 
-OriginalVerdict = Literal["replicated", "refuted", "ours differs", "cannot be compared", "not run"]
+OriginalVerdict = Literal[
+    *("replicated", "refuted", "consistent", "inconsistent"),
+    *("ours differs", "cannot be compared", "not run"),
+]
 
 
 class JudgedClaim(msgspec.Struct, frozen=True, kw_only=True):

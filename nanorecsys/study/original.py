@@ -1,8 +1,9 @@
 """The rows of the original, the earlier benchmark, beside what this study's records say.
 
 A comparison of the original is made here with the same two sides in one run, and is *replicated* or
-*refuted* by its rule. Where our system does another thing, *ours differs* and its figure is for
-scale. A figure of one machine *cannot be compared*.
+*refuted* by its rule. A figure that follows from others of its document is *consistent* with them
+or *inconsistent*. Where our system does another thing, *ours differs* and its figure is for scale.
+A figure of one machine *cannot be compared*.
 """
 
 import re
@@ -21,6 +22,10 @@ ORIGINAL_RATE = 80  # requests/s
 TORCH, ONNX, BEST, FINAL = "original, PyTorch", "original, ONNX", "best PyTorch", "second worker"
 Values = tuple[float, ...]
 ReadValues = Callable[[Any], Values | None]  # from a chapter's result; None if it was not measured
+BY_RULE: dict[Kind, tuple[OriginalVerdict, OriginalVerdict]] = {
+    "comparison": ("replicated", "refuted"),
+    "document": ("consistent", "inconsistent"),
+}
 WITHOUT_RULE: dict[Kind, OriginalVerdict] = {
     "scale": "ours differs",
     "absolute": "cannot be compared",
@@ -45,7 +50,8 @@ def judge_row(row: OriginalRow, read: ReadValues, record: Record[Any] | None) ->
     if values is not None and row.rule is None:
         verdict = WITHOUT_RULE[row.kind]
     elif values and row.rule:
-        verdict = "replicated" if row.rule.keeps(values[0] / row.factor) else "refuted"
+        kept, broken = BY_RULE[row.kind]
+        verdict = kept if row.rule.keeps(values[0] / row.factor) else broken
     return JudgedClaim(
         id=f"original.{row.id}",
         chapter=row.chapter,

@@ -52,12 +52,13 @@ def parts(folders: Layout, results: Path) -> dict[str, str]:
     amendments = [a | {"after": claims.get(a["after"], a["after"])} for a in protocol.amendments]
     templates = _templates()
     templates.globals |= {"run": run, "sides": sides, "judged": judged, "compared": compared}
+    older = {name: compare.older_definitions(everything, side) for name, side in sides.items()}
 
     def rendered(name: str, **values: object) -> str:
         return templates.get_template(f"{name}.html").render(values)
 
     return {
-        "machines.html": rendered("machines"),
+        "machines.html": rendered("machines", older=older),
         "headlines.html": rendered("headlines", headlines=HEADLINES),
         "findings.html": rendered("claims", targets=findings),
         "original.html": rendered("claims", targets=original),
@@ -77,7 +78,8 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    functions = (compare.counts, compare.machine_of, decide.choices, decide.expected, figure)
+    functions = (compare.counts, compare.machine_of, figure)
+    functions += (decide.choices, decide.expected, decide.large_catalogue)
     found.globals |= {function.__name__: function for function in functions}
     found.globals |= {"definition": _definition, "middle": _middle, "table": _table}
     return found

@@ -17,7 +17,7 @@ from nanorecsys.system.errors import NanorecsysError
 
 Verdict = Literal["holds", "fails", "undecided", "not run"]
 Agreement = Literal["exact", "ratio", "quality", "machine"]
-Kind = Literal["comparison", "scale", "absolute"]
+Kind = Literal["comparison", "document", "scale", "absolute"]
 
 OPERATORS = {">": gt, ">=": ge, "<=": le}
 

@@ -22,7 +22,7 @@ from nanorecsys.study.protocol import read_protocol
 pytestmark = pytest.mark.timed
 
 BY_NAME = {rung.name: rung for rung in RUNGS}
-TOLD = ("name", "before", "change", "findings")
+TOLD = ("name", "before", "change", "findings", "without")
 
 
 def changed(before, after):
@@ -52,13 +52,16 @@ def test_the_ladder_has_at_most_nine_rungs_and_each_names_an_earlier_one():
 
 def test_a_rung_that_changes_answers_names_what_measures_its_quality():
     known = {finding.id for finding in read_protocol(layout()).findings}
-    silent = [rung.name for rung in RUNGS if not rung.findings]
+    named = {rung.name: (*rung.findings, *rung.without) for rung in (*RUNGS, WHOLE_WINDOW)}
+    silent = [name for name, findings in named.items() if not findings]
     assert silent == [ORIGINAL_PYTORCH.name, "thread and batches", FINAL.name]
     for rung in (*RUNGS, WHOLE_WINDOW):
-        assert rung == ORIGINAL_ONNX or known.issuperset(rung.findings)
+        assert rung == ORIGINAL_ONNX or known.issuperset(named[rung.name])
     changes_model = {"bundle", "engine", "whole_window"}
     for rung in RUNGS[1:]:
-        assert bool(rung.findings) == bool(changed(BY_NAME[rung.before], rung) & changes_model)
+        assert bool(named[rung.name]) == bool(changed(BY_NAME[rung.before], rung) & changes_model)
+    assert WHOLE_WINDOW.without == LAST_EVENTS.findings  # it gives back what that rung took
+    assert BEST_PYTORCH.without == RUNGS[3].without == ("training.ranker",)
 
 
 def test_the_grid_has_the_final_server_with_each_number_of_workers_and_threads():

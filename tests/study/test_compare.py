@@ -253,15 +253,25 @@ def test_the_claims_page_has_a_column_for_each_published_machine(mini):
     assert "second run: a CPU, 2 cores; 0 claims agree, 2 differ" in machines
 
 
-def test_the_check_refuses_records_of_other_definitions_beside_the_published_ones(ran):
+def test_an_older_record_of_another_machine_stays_and_says_so(ran):
     book.publish(ran, "quick", QUIET)
     write(ran, ran.published / compare.OTHER_MACHINE, "02_beta", 6.0)
-    assert book.check_run(ran, None) == []
+    assert "older" not in pages.parts(ran, ran.published)["machines.html"]
     path = ran.published / compare.OTHER_MACHINE / "02_beta" / FILE
     path.write_text(path.read_text().replace('"definitions_sha256": "', '"definitions_sha256": "0'))
+    assert book.check_run(ran, None) == []
+    shown = pages.parts(ran, ran.published)["machines.html"]
+    assert "before the definitions of 02_beta" in shown
+
+
+def test_the_check_refuses_other_definitions_in_a_second_run(ran):
+    book.publish(ran, "quick", QUIET)
+    write(ran, ran.published / compare.REPEATED, "02_beta", 6.0)
+    path = ran.published / compare.REPEATED / "02_beta" / FILE
+    path.write_text(path.read_text().replace('"definitions_sha256": "', '"definitions_sha256": "0'))
     [problem] = book.check_run(ran, None)
-    assert "another machine: 02_beta ran under other definitions" in problem
-    assert "replace book/results/other-machine with a new publication, or delete it" in problem
+    assert "second run: 02_beta ran under other definitions" in problem
+    assert "replace book/results/again with a new publication, or delete it" in problem
 
 
 def refused(folders, message):
