@@ -25,11 +25,11 @@ export PYTHONPATH := $(CURDIR)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  PROFILE=smoke|quick|full|ml-20m|ml-32m   sizes of the study (quick)"
+	@echo "  PROFILE=smoke|quick|hour|full|ml-20m|ml-32m   sizes of the study (quick)"
 	@echo "  ARGS='-p chapter.name=value ...'         more arguments for nanorecsys run, pytest or the server"
 	@echo "  BUNDLE=DIR                               what make serve serves (data/runs/PROFILE/bundle)"
 	@echo "  MILVUS_DATA=DIR MILVUS_PORT=N            data folder (_build/milvus/data) and port (19530) of make milvus"
-	@echo "  EXTRAS=lorann                            install LoRANN as well, the fastest index library; pip compiles it"
+	@echo "  EXTRAS=lorann                            install LoRANN as well, one more index library; pip compiles it"
 	@echo "  VENV=                                    use the active environment instead of .venv"
 
 install: $(INSTALLED) ## create or refresh the environment (a few minutes at first)

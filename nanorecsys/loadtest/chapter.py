@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from nanorecsys.loadtest.result import BASELINE, LAST, LoadtestResult
+from nanorecsys.data.registry import DEFAULT_DATASET
+from nanorecsys.loadtest.result import BASELINE, FULL_ROUNDS, LAST, LoadtestResult
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.fingerprint import source_files
 from nanorecsys.study.layout import layout
@@ -18,24 +19,23 @@ Result = LoadtestResult
 # The load of the findings: share of cold users, bound in ms, share of requests that may be refused,
 # and the overload as a multiple of the capacity.
 SCALE_ITEMS = 3_000_000
+FEWEST_ROUNDS = 2  # one round shows no range
 COLD_SHARE, BOUND_MS, REFUSED_SHARE, OVERLOAD = 0.3, 100.0, 0.001, 1.5
 
 
 def _values(find: Callable[[LoadtestResult], Spread | None]) -> Callable[[LoadtestResult], Values]:
     """The median of the rounds and their range, whose worse end decides.
 
-    There is none where model, catalogue or load are not those of the findings' definitions.
+    There is none where data set, model or load are not those of the findings' definitions, and
+    none of one round.
     """
 
     def values(result: LoadtestResult) -> Values:
         load = result.cold_share, result.p99_bound_ms, result.refused_share, result.overload_times
-        is_defined = result.is_study_shape and load == (
-            COLD_SHARE,
-            BOUND_MS,
-            REFUSED_SHARE,
-            OVERLOAD,
-        )
-        found = find(result) if is_defined else None
+        is_defined = load == (COLD_SHARE, BOUND_MS, REFUSED_SHARE, OVERLOAD)
+        is_defined &= result.is_study_shape and result.dataset == DEFAULT_DATASET
+        enough = len(result.final.rounds) >= FEWEST_ROUNDS
+        found = find(result) if is_defined and enough else None
         return {result.dataset: found.interval} if found else None
 
     return values
@@ -54,7 +54,8 @@ def _overload_p99(result: LoadtestResult) -> Spread | None:
 
 def _served_scale(result: LoadtestResult) -> Spread | None:
     found = result.served_scale
-    return found.ratio if result.is_full and found.index.n == SCALE_ITEMS else None
+    is_whole = result.is_full and len(found.ratios) >= FULL_ROUNDS
+    return found.ratio if is_whole and found.index.n == SCALE_ITEMS else None
 
 
 FINDINGS: dict[str, Callable[[LoadtestResult], Values]] = {

@@ -13,6 +13,7 @@ from nanorecsys.study.spread import Spread, spread
 # Names of servers whose figures are compared with one another.
 PYTORCH, ONNX = "original, PyTorch", "original, ONNX"
 BASELINE, LAST = "best PyTorch", "second worker"
+FULL_ROUNDS = 3  # rounds of full searches from which a highest rate is judged
 
 
 class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,7 +215,7 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         computed_share, cached_share: Good answers a second in the overload by where they came from,
-            over their peaks, those at the highest rate.
+            over their peaks, those at the highest rate that a round confirmed.
         p99_ms: 99th percentile of latency of the good answers.
         refused_cold, refused_hot: Shares of the cold and hot users' requests answered with 503.
         lost_share: Share of the requests that failed otherwise or were skipped.
@@ -289,12 +290,19 @@ class ServedScale(msgspec.Struct, frozen=True, kw_only=True):
     large_cost: Operated
 
     @property
-    def ratio(self) -> Spread | None:
-        """Highest rate with the large catalogue over that with the real one, by round."""
+    def ratios(self) -> list[float]:
+        """Highest rate with the large catalogue over that with the real one, by round.
+
+        Rounds in which the generator was late are left out.
+        """
         pairs = zip(self.large.rounds, self.real.rounds, strict=True)
         rates = [(large.highest_per_s, real.highest_per_s) for large, real in pairs]
-        found = [large / real for large, real in rates if large is not None and real]
-        return spread(np.array(found)) if found else None
+        return [large / real for large, real in rates if large is not None and real]
+
+    @property
+    def ratio(self) -> Spread | None:
+        """The spread of `ratios`; None where there is none."""
+        return spread(np.array(self.ratios)) if self.ratios else None
 
 
 class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -379,8 +387,8 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_full(self) -> bool:
-        """Whether the final server's highest rate was searched in full, three times."""
-        return len(self.final.rounds) >= 3 and self.search == Search()
+        """Whether the final server's highest rate is known from enough full searches."""
+        return len(self.final.rates) >= FULL_ROUNDS and self.search == Search()
 
     @property
     def thread_gain(self) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from nanorecsys.data.registry import DEFAULT_DATASET, SECOND_DATASET
 from nanorecsys.scaleup.analysis import MEMORY_SHARE
 from nanorecsys.scaleup.result import ScaleupResult
 from nanorecsys.study.chapters import Estimate
@@ -15,9 +16,13 @@ STUDY_SIZE = (3_000_000, 256, 10, 0.95)  # items, dimensions, neighbours, floor 
 
 
 def _is_study_size(r: ScaleupResult) -> bool:
-    """Whether the large catalogue is the study's, made by the recommended generator."""
+    """Whether the large catalogue is the study's, made by the recommended generator.
+
+    The first data set has to be the bundled one.
+    """
     size = (r.n_items, r.d, r.k, r.recall_floor)
-    return size == STUDY_SIZE and r.generator == r.recommended_generator
+    is_recommended = r.generator == r.recommended_generator
+    return r.dataset == DEFAULT_DATASET and size == STUDY_SIZE and is_recommended
 
 
 def _speed(r: ScaleupResult) -> dict[str, Interval] | None:
@@ -34,8 +39,9 @@ def _fidelity(r: ScaleupResult) -> dict[str, Interval] | None:
     if not _is_study_size(r) or r.best.family not in r.families:
         return None
     judged = next(j for j in r.judged if j.generator == r.recommended_generator)
-    names = sorted(judged.by_set, key=lambda name: name != r.dataset)  # the first data set first
-    return {name: judged.by_set[name].worst for name in names}
+    if judged.by_set.keys() != {DEFAULT_DATASET, SECOND_DATASET}:
+        return None
+    return {name: judged.by_set[name].worst for name in (DEFAULT_DATASET, SECOND_DATASET)}
 
 
 FINDINGS: dict[str, Callable[[ScaleupResult], Values]] = {

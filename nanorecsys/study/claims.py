@@ -11,8 +11,13 @@ from nanorecsys.study.spread import Interval
 from nanorecsys.study.tables import cell
 
 OriginalVerdict = Literal[
-    *("replicated", "refuted", "consistent", "inconsistent"),
-    *("ours differs", "cannot be compared", "not run"),
+    "replicated",
+    "refuted",
+    "consistent",
+    "inconsistent",
+    "ours differs",
+    "cannot be compared",
+    "not run",
 ]
 
 

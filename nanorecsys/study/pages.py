@@ -78,9 +78,9 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    functions = (compare.counts, compare.machine_of, figure)
-    functions += (decide.choices, decide.expected, decide.large_catalogue)
-    found.globals |= {function.__name__: function for function in functions}
+    found.globals |= {f.__name__: f for f in (compare.counts, compare.machine_of, figure)}
+    pages = (decide.choices, decide.expected, decide.large_catalogue)
+    found.globals |= {function.__name__: function for function in pages}
     found.globals |= {"definition": _definition, "middle": _middle, "table": _table}
     return found
 

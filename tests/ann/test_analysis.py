@@ -18,7 +18,7 @@ from nanorecsys.ann.result import (
     Served,
     to_records,
 )
-from nanorecsys.data.load import DEFAULT_DATASET
+from nanorecsys.data.registry import DEFAULT_DATASET, SECOND_DATASET
 from nanorecsys.evaluation import Change
 from nanorecsys.serving.retrieval import library
 from nanorecsys.study.layout import layout
@@ -76,7 +76,7 @@ def result(**changes):
         "second_choice": finalist,
         "served": {
             DEFAULT_DATASET: served((0.995, 0.992, 0.997), (0.0, -0.001, 0.001)),
-            "second": served((0.98, 0.975, 0.985), (-0.002, -0.004, 0.0)),
+            SECOND_DATASET: served((0.98, 0.975, 0.985), (-0.002, -0.004, 0.0)),
         },
         "seconds": 100.0,
     }
@@ -228,9 +228,9 @@ def test_the_findings_are_read_with_their_intervals():
     assert msgspec.structs.astuple(speed) == pytest.approx((20.0, 18.0, 22.0))
     assert FINDINGS["recall_999"](result())[DEFAULT_DATASET] == Interval(9, 8, 11)
     recall = FINDINGS["recall_second"](result())
-    assert list(recall) == [DEFAULT_DATASET, "second"]
-    assert recall["second"] == Interval(0.98, 0.975, 0.985)
-    change = FINDINGS["end_task"](result())["second"]
+    assert list(recall) == [DEFAULT_DATASET, SECOND_DATASET]
+    assert recall[SECOND_DATASET] == Interval(0.98, 0.975, 0.985)
+    change = FINDINGS["end_task"](result())[SECOND_DATASET]
     assert msgspec.structs.astuple(change) == pytest.approx((-0.01, -0.02, 0.0))
 
 

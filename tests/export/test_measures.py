@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nanorecsys.data import DEFAULT_DATASET, Histories, Interactions, leave_one_out
+from nanorecsys.data import DEFAULT_DATASET, SECOND_DATASET, Histories, Interactions, leave_one_out
 from nanorecsys.evaluation import Change, DotProduct, make_task
 from nanorecsys.export import arithmetic, latency, parity
 from nanorecsys.export.chapter import FINDINGS
@@ -249,7 +249,7 @@ def result(**changes):
         "times_torch": Spread(middle=2.5, low=2.1, high=3.0),
         "int8_change": {
             DEFAULT_DATASET: Change(base=0.1, change=-0.001, low=-0.0015, high=0.001),
-            "second": Change(base=0.2, change=-0.002, low=-0.006, high=0.0),
+            SECOND_DATASET: Change(base=0.2, change=-0.002, low=-0.006, high=0.0),
         },
         "peak_gmacs": {"fp32": 70.0, "int8": 280.0},
         "profile_ms": {},
@@ -260,8 +260,8 @@ def result(**changes):
 def test_the_findings_are_read_with_their_intervals():
     assert FINDINGS["speed"](result()) == {DEFAULT_DATASET: Interval(2.5, 2.1, 3.0)}
     int8 = FINDINGS["int8"](result())
-    assert list(int8) == [DEFAULT_DATASET, "second"]
-    assert msgspec.structs.astuple(int8["second"]) == pytest.approx((-0.01, -0.03, 0.0))
+    assert list(int8) == [DEFAULT_DATASET, SECOND_DATASET]
+    assert msgspec.structs.astuple(int8[SECOND_DATASET]) == pytest.approx((-0.01, -0.03, 0.0))
 
 
 def test_a_run_of_another_size_or_on_one_data_set_has_no_finding():

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from nanorecsys.data.registry import DEFAULT_DATASET
 from nanorecsys.loadtest.chapter import FINDINGS, estimate, inputs
 from nanorecsys.loadtest.result import (
     BASELINE,
@@ -80,7 +81,7 @@ GRID = [
 
 
 GOOD = LoadtestResult(
-    dataset="d",
+    dataset=DEFAULT_DATASET,
     is_study_shape=True,
     n_users=100,
     n_items=10,
@@ -125,7 +126,7 @@ GOOD = LoadtestResult(
 
 def read(name, found):
     values = FINDINGS[name](found)
-    return values and values["d"]
+    return values and values[DEFAULT_DATASET]
 
 
 def changed(**values):
@@ -153,7 +154,7 @@ LOW = (pytest.approx(345 / 1200), pytest.approx(345 / 1100))
     ("finding", "values", "low", "high"),
     [
         ("rate", {"final": server(LAST, [2.0] * 3, [450.0, 300.0, 400.0])}, 300.0, 450.0),
-        ("rate", {"final": server(LAST, [2.0] * 3, [600.0, 0.0, None])}, 0.0, 600.0),
+        ("rate", {"final": server(LAST, [2.0] * 4, [600.0, 0.0, 500.0, None])}, 0.0, 600.0),
         ("baseline", {"ladder": [server(BASELINE, [3.0, 3.2, 3.6], [1.0] * 3), FINAL]}, 1.5, 1.8),
         ("computed_goodput", {"overload": [overload_round(0.4, 90.0)]}, 0.4, 0.4),
         ("overload_p99", {"overload": [overload_round(0.9, 400.0)]}, 4.0, 4.0),
@@ -170,6 +171,8 @@ def test_every_finding_can_fail(finding, values, low, high):
     [
         *[(name, {"is_study_shape": False}) for name in FINDINGS],
         *[(name, {"cold_share": 0.1}) for name in FINDINGS],
+        *[(name, {"dataset": "own"}) for name in FINDINGS],
+        *[(name, {"final": server(LAST, [2.0], [1.0])}) for name in FINDINGS],
         *[(name, {"p99_bound_ms": 200.0}) for name in FINDINGS],
         *[(name, {"refused_share": 0.01}) for name in FINDINGS],
         ("rate", {"search": Search(try_s=2.0)}),
@@ -177,10 +180,12 @@ def test_every_finding_can_fail(finding, values, low, high):
         ("rate", {"search": Search(precision=0.1)}),
         ("rate", {"final": server(LAST, [2.0] * 2, [1.0] * 2)}),
         ("rate", {"final": server(LAST, [2.0] * 3, [None] * 3)}),
+        ("rate", {"final": server(LAST, [2.0] * 3, [600.0, 0.0, None])}),
         ("baseline", {"ladder": [FINAL]}),
         ("served_scale", {"search": Search(try_s=2.0)}),
         ("served_scale", {"served_scale": scaled(index=replace(POINT, n=200_000))}),
         ("served_scale", {"served_scale": scaled(large=server("x", [1.0] * 3, [None] * 3))}),
+        ("served_scale", {"served_scale": scaled(large=server("x", [1.0] * 3, [1.0, 1.0, None]))}),
         ("computed_goodput", {"overload": []}),
         ("computed_goodput", {"overload": [overload_round(0.9, 90.0, "VOID")]}),
         ("computed_goodput", {"overload_times": 1.1}),

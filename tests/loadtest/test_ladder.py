@@ -60,7 +60,7 @@ def test_a_rung_that_changes_answers_names_what_measures_its_quality():
     changes_model = {"bundle", "engine", "whole_window"}
     for rung in RUNGS[1:]:
         assert bool(named[rung.name]) == bool(changed(BY_NAME[rung.before], rung) & changes_model)
-    assert WHOLE_WINDOW.without == LAST_EVENTS.findings  # it gives back what that rung took
+    assert WHOLE_WINDOW.without == ladder.LAST_EVENTS.findings  # it gives back what that rung took
     assert BEST_PYTORCH.without == RUNGS[3].without == ("training.ranker",)
 
 

@@ -41,6 +41,7 @@ EARLY = {
 }
 # Commands that are not run here, and what covers them.
 ELSEWHERE = {
+    r"source ": "the other commands run in that environment",
     r"conda": "needs conda; tests/study/test_environment.py compares its file with the pins",
     r"docker": "needs Docker; tests/server/test_container.py reads its files",
     r"locust": "needs Locust; tests/data/test_id_files.py runs its file",

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from nanorecsys.data.registry import DEFAULT_DATASET, SECOND_DATASET
 from nanorecsys.scaleup import analysis
 from nanorecsys.scaleup.chapter import FINDINGS, estimate
 from nanorecsys.study.spread import Interval, Spread
@@ -44,13 +45,16 @@ def test_points_of_another_recall_are_not_compared():
 
 def record(**changes):
     """A result of the study's size: 400 times as fast as Flat, fidelity .02 and .04."""
-    worst = {"another": Interval(0.04, 0.031, 0.05), "zero": Interval(0.02, 0.01, 0.029)}
+    worst = {
+        SECOND_DATASET: Interval(0.04, 0.031, 0.05),
+        DEFAULT_DATASET: Interval(0.02, 0.01, 0.029),
+    }
     by_set = {name: SimpleNamespace(worst=own) for name, own in worst.items()}
     best = SimpleNamespace(
         family="IVF, SQ8", recall_low=0.951, p50_ms=Spread(middle=0.5, low=0.4, high=0.8)
     )
     values = {
-        "dataset": "zero",
+        "dataset": DEFAULT_DATASET,
         "n_items": 3_000_000,
         "d": 256,
         "k": 10,
@@ -73,18 +77,24 @@ def test_the_speed_ranges_over_rounds_of_both_sides():
 
 def test_an_index_whose_lower_end_misses_the_floor_has_no_speed():
     short = SimpleNamespace(**vars(record().best) | {"recall_low": 0.949})
-    assert FINDINGS["speed"](record(best=short)) == {"zero": Interval(0.0, 0.0, 0.0)}
+    assert FINDINGS["speed"](record(best=short)) == {DEFAULT_DATASET: Interval(0.0, 0.0, 0.0)}
 
 
 def test_fidelity_is_the_worst_case_of_each_data_set():
     found = FINDINGS["fidelity"](record())
-    assert found == {"zero": Interval(0.02, 0.01, 0.029), "another": Interval(0.04, 0.031, 0.05)}
-    assert list(found) == ["zero", "another"]  # a record sorts its keys
+    assert list(found) == [DEFAULT_DATASET, SECOND_DATASET]  # a record sorts its keys
+    assert list(found.values()) == [Interval(0.02, 0.01, 0.029), Interval(0.04, 0.031, 0.05)]
+    judged = record().judged
+    judged[0].by_set["own"] = judged[0].by_set.pop(SECOND_DATASET)
+    assert FINDINGS["fidelity"](record(judged=judged)) is None
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"n_items": 300_000}, {"d": 32}, {"generator": "independent"}, {"recall_floor": 0.9}],
+    [
+        *({"n_items": 300_000}, {"d": 32}, {"generator": "independent"}, {"recall_floor": 0.9}),
+        {"dataset": "own"},
+    ],
 )
 def test_another_size_is_not_judged(change):
     assert [read(record(**change)) for read in FINDINGS.values()] == [None, None]

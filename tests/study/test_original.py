@@ -85,9 +85,9 @@ def test_comparisons_read_the_servers_in_kind():
         ("efficiency", "refuted", "1.5x, by CPU time"),
         ("transformer", "replicated", "80% of it"),
         ("onnx", "replicated", "1.20x less CPU time a request"),
-        ("stable_computing", "refuted", "P95 2.0x that of a request alone"),
-        ("saturation", "refuted", "60% busy, by its own service times"),
-        ("queueing_p99", "refuted", "200 ms, simulated from its own service times"),
+        ("stable_computing", "ours differs", "P95 2.0x that of a request alone"),
+        ("saturation", "inconsistent", "60% busy, by its own service times"),
+        ("queueing_p99", "inconsistent", "200 ms, simulated from its own service times"),
     ):
         assert (found[name].verdict, found[name].shown) == (verdict, shown)
     rates = {TORCH: 30.0, ONNX: 75.0}
@@ -126,9 +126,8 @@ def test_without_values_or_records_no_comparison_is_judged():
 
 def test_the_other_chapters_are_read_at_the_studys_size():
     flat = Made(n_items=27_278, d=256, k=100, recommended=Made(saved_ms=0.8))
-    assert judged(Made(result=flat), "04_ann")["flat_default"].verdict == "replicated"
-    flat.recommended.saved_ms = 1.2
-    assert judged(Made(result=flat), "04_ann")["flat_default"].verdict == "refuted"
+    found = judged(Made(result=flat), "04_ann")["flat_default"]
+    assert (found.verdict, found.shown) == ("cannot be compared", "0.80 ms saved")
     flat.n_items = 1000
     assert judged(Made(result=flat), "04_ann")["flat_default"].verdict == "not run"
 
