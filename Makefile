@@ -25,7 +25,7 @@ export PYTHONPATH := $(CURDIR)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  PROFILE=smoke|quick|hour|full|ml-20m|ml-32m   sizes of the study (quick)"
+	@echo "  PROFILE=smoke|quick|medium|full|ml-20m|ml-32m   sizes of the study (quick)"
 	@echo "  ARGS='-p chapter.name=value ...'         more arguments for nanorecsys run, pytest or the server"
 	@echo "  BUNDLE=DIR                               what make serve serves (data/runs/PROFILE/bundle)"
 	@echo "  MILVUS_DATA=DIR MILVUS_PORT=N            data folder (_build/milvus/data) and port (19530) of make milvus"

@@ -65,7 +65,7 @@ def run(
 ) -> None:
     """Run the chapters of the study that are not up to date.
 
-    PROFILE names the parameters: smoke, quick (the default), hour, full, ml-20m or ml-32m.
+    PROFILE names the parameters: smoke, quick (the default), medium, full, ml-20m or ml-32m.
     A chapter is skipped when its notebook, parameters, code, upstream results and input files are
     unchanged. After a kill or a failure the same command (without --force) resumes; a failed
     chapter leaves its last good result in place. A second run (`--again`) has other random

@@ -21,7 +21,7 @@ from nanorecsys.study.parameters import resolve
 from nanorecsys.study.runner import load_profile
 
 FOLDERS = layout()
-PROFILES = ("smoke", "quick", "hour", "full", "ml-20m", "ml-32m")
+PROFILES = ("smoke", "quick", "medium", "full", "ml-20m", "ml-32m")
 PROJECT = tomllib.loads((FOLDERS.root / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 COMPILED = EXTRAS.pop("lorann")  # only on request, pinned where it is named
