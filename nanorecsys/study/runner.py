@@ -79,6 +79,10 @@ class Run:
         """What the result of `chapter` in this run depends on now."""
         return fingerprint(chapter, self.parameters[chapter.name], self.folders, self.upstream)
 
+    def work(self, chapter: Chapter, now: Fingerprint) -> Path:
+        """The folder that `chapter` runs in, and resumes in while its fingerprint is `now`."""
+        return self.folder / WORK / f"{chapter.name}-{now.key[:16]}"
+
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """The runner's note beside a record.
@@ -90,6 +94,11 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     fingerprint: Fingerprint
     seconds: float
+
+
+def command(run: str) -> str:
+    """The command that runs the chapters of the run called `run`."""
+    return f"nanorecsys run {run}".replace(SECOND_RUN, " --again")
 
 
 def load_profile(folders: Layout, name: str) -> dict[str, dict[str, Any] | None]:
@@ -201,15 +210,14 @@ def run_chapters(run: Run, selected: Iterable[Chapter], console: Console) -> lis
             missing = [n for n in chapter.needs if not (run.upstream / n).is_dir()]
             if missing and not chapter.is_summary:
                 source = run.upstream.name
-                command = f"nanorecsys run {source}".replace(SECOND_RUN, " --again")
                 raise ChapterError(
                     f"{chapter.name} reads {', '.join(missing)}, which has not run in {source}",
-                    f"{command} --from {missing[0]}",
+                    f"{command(source)} --from {missing[0]}",
                 )
             message = f"{chapter.name}  runs: {why}"
             console.print(message, highlight=False, markup=False, soft_wrap=True)
             now = run.fingerprint(chapter)
-            work = folder / WORK / f"{chapter.name}-{now.key[:16]}"
+            work = run.work(chapter, now)
             _clear_work(folder, chapter, keep=None if run.force else work)
             work.mkdir(parents=True, exist_ok=True)
             last = state_of(chapter, folder)
@@ -234,7 +242,10 @@ def plan(run: Run, selected: Iterable[Chapter]) -> list[tuple[Chapter, str]]:
         elif before:
             why = f"{', '.join(before)} runs before it"
         else:
-            why = why_stale(chapter, run.folder, run.fingerprint(chapter))
+            now = run.fingerprint(chapter)
+            why = why_stale(chapter, run.folder, now)
+            if not why and run.work(chapter, now).exists():  # of --force, failed or killed
+                why = "resumes an interrupted run"
         planned.append((chapter, why))
     return planned
 

@@ -226,6 +226,21 @@ def killed_at(monkeypatch, call_number, function):
     return False
 
 
+def test_a_forced_run_that_was_killed_resumes_without_force(ran, monkeypatch):
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_finish", kill)
+        with pytest.raises(Killed):
+            ran.cli("run", "--force")
+    assert ran.executions() == ["alpha"]
+    assert reasons(ran) == ["resumes an interrupted run", "01_alpha runs before it"]
+    ran.cli("run")
+    assert ran.executions() == ["alpha-resumed", "beta"]
+    assert reasons(ran) == ["", ""]
+
+
 def test_sealing_survives_a_kill_at_every_step(mini, monkeypatch, tmp_path_factory):
     run = mini.run("quick")
     selected = [chapters(mini)["01_alpha"]]
