@@ -16,22 +16,3 @@ from nanorecsys.evaluation.errors import EvaluationError
 from nanorecsys.evaluation.metrics import METRICS, value, values
 from nanorecsys.evaluation.protocols import Task, last_events, make_task, some_users
 from nanorecsys.evaluation.ranking import DotProduct, Evaluation, Scorer, evaluate
-
-__all__ = [
-    "METRICS",
-    "Change",
-    "DotProduct",
-    "Evaluation",
-    "EvaluationError",
-    "Interval",
-    "Scorer",
-    "Task",
-    "evaluate",
-    "last_events",
-    "make_task",
-    "mean_interval",
-    "paired_change",
-    "some_users",
-    "value",
-    "values",
-]
