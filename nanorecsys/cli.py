@@ -97,7 +97,7 @@ def run(
         if (not only or name in only) and (first is None or name >= first)
     ]
     folder = folders.run(profile + runner.SECOND_RUN if again else profile)
-    this_run = runner.Run(folders, folder, parameters, folder, force)
+    this_run = runner.Run(folders, folder, parameters, force)
     if listing:
         table = Table("chapter", "state", "last took", "parameters", title=f"run {folder.name}")
         for chapter, why in runner.plan(this_run, selected):

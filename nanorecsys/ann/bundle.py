@@ -77,17 +77,13 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
     from nanorecsys.study.records import FILE
 
     data, training, export = (_chapter(run, name) for name in (DATA, TRAINING, EXPORT))
-    for earlier, later in ((data, training), (training, export)):
-        if later.record.provenance.started_utc < earlier.record.provenance.started_utc:
-            raise NanorecsysError(
-                f"{later.folder.name} in run {run.name!r} is older than {earlier.folder.name}, "
-                "which it reads",
-                f"nanorecsys run {run.name}",
-            )
+    _check_order(data, training)
+    _check_order(training, export)
     first = second = {"factory": "Flat", "search": ""}
     users = None
     if (run / ANN / FILE).exists():
         ann = _chapter(run, ANN)
+        _check_order(export, ann)
         first = ann.record.result["recommended"]
         second = ann.record.result.get("second_choice", second)
         if any(choice["factory"].startswith("Users") for choice in (first, second)):
@@ -153,6 +149,17 @@ def _chapter(run: Path, name: str) -> "Upstream[dict[str, Any]]":
     from nanorecsys.study.session import Upstream
 
     return Upstream(run / name, read_record(run / name, dict[str, Any]))
+
+
+def _check_order(earlier: "Upstream[Any]", later: "Upstream[Any]") -> None:
+    """Check that a chapter ran after the one that it reads."""
+    if later.record.provenance.started_utc < earlier.record.provenance.started_utc:
+        run = later.folder.parent.name
+        raise NanorecsysError(
+            f"{later.folder.name} in run {run!r} is older than {earlier.folder.name}, "
+            "which it reads",
+            f"nanorecsys run {run}",
+        )
 
 
 def _file(chapter: "Upstream[Any]", name: str) -> Path:

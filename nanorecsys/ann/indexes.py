@@ -12,18 +12,9 @@ import numpy as np
 
 from nanorecsys.ann.errors import VectorsError
 from nanorecsys.ann.specs import PROJECTED, options
+from nanorecsys.serving import retrieval
 from nanorecsys.serving.errors import SpecificationError
-from nanorecsys.serving.retrieval import (
-    LORANN_BITS,
-    FaissIndex,
-    Index,
-    LorannIndex,
-    ScannIndex,
-    bfloat16,
-    library,
-    load_library,
-    reason,
-)
+from nanorecsys.serving.retrieval import Index, reason
 from nanorecsys.system.blas import faiss
 
 NORM_TOLERANCE = 1e-3
@@ -49,7 +40,7 @@ def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = No
         LibraryError: The specification's library is not installed.
     """
     check_vectors(vectors)
-    if library(factory) != "faiss":
+    if retrieval.library(factory) != "faiss":
         return build_other(factory, vectors)
     index = empty_index(factory, vectors.shape[1])
     if PROJECTED.match(factory):
@@ -64,7 +55,7 @@ def build_index(factory: str, vectors: np.ndarray, users: np.ndarray | None = No
         raise SpecificationError(
             f"{factory}: {reason(error)}", "Use another specification."
         ) from error
-    return FaissIndex(index)
+    return retrieval.FaissIndex(index)
 
 
 def empty_index(factory: str, d: int) -> Any:
@@ -91,8 +82,7 @@ def build_other(factory: str, vectors: np.ndarray) -> Index:
     its vectors are then aligned.
 
     Raises:
-        SpecificationError: An option is unknown.
-        SpecificationError: The specification does not fit the vectors.
+        SpecificationError: An option is unknown, or the specification does not fit the vectors.
         LibraryError: The library is not installed.
     """
     (n, d), threads = vectors.shape, faiss.omp_get_max_threads()
@@ -102,9 +92,9 @@ def build_other(factory: str, vectors: np.ndarray) -> Index:
         raise SpecificationError(
             f"{factory} has {parts} parts for {n} vectors", "Use fewer of them."
         )
-    module = load_library(library(factory))
+    module = retrieval.load_library(retrieval.library(factory))
     try:
-        if library(factory) == "scann":
+        if retrieval.library(factory) == "scann":
             builder = module.builder(vectors, 1, "dot_product").set_n_training_threads(threads)
             sample = min(n, SCANN_SAMPLE)
             builder.tree(parts, 1, training_sample_size=sample, spherical=True)
@@ -115,24 +105,26 @@ def build_other(factory: str, vectors: np.ndarray) -> Index:
             )
             kind = {32: "FLOAT32", 16: "BFLOAT16", 8: "INT8"}[given["vectors"]]
             builder.reorder(1, getattr(module.scann_builder.ReorderType, kind))
-            return ScannIndex(builder.build())
+            return retrieval.ScannIndex(builder.build())
         if d < max(LORANN_LEAST, given["dims"]) or given["dims"] % 32 or given["rank"] >= d:
             raise SpecificationError(
                 f"{factory} does not fit {d} dimensions",
                 f"Use {LORANN_LEAST} dimensions or more, dims a multiple of 32 and less rank.",
             )
-        kind = LORANN_BITS[given["vectors"]]
+        kind = retrieval.LORANN_BITS[given["vectors"]]
         if not hasattr(module, kind):
             raise SpecificationError(
                 f"{factory}: this build of LoRANN has no vectors of 16 bits", "Use vectors=32."
             )
-        stored = bfloat16(vectors) if given["vectors"] == 16 else np.ascontiguousarray(vectors)
+        stored = (
+            retrieval.bfloat16(vectors) if given["vectors"] == 16 else np.ascontiguousarray(vectors)
+        )
         numbers = (given[name] for name in ("bits", "clusters", "dims", "rank"))
         index = getattr(module, kind)(stored, n, d, *numbers, LORANN_NEAREST, module.IP, 0, 0)
         index.build(1, 0, threads)
     except RuntimeError as error:
         raise SpecificationError(f"{factory}: {error}", "Use another specification.") from error
-    return LorannIndex(index)
+    return retrieval.LorannIndex(index)
 
 
 def check_vectors(vectors: np.ndarray) -> None:

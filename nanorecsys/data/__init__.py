@@ -6,27 +6,3 @@ from nanorecsys.data.load import check_size, load_dataset, load_second, sample_u
 from nanorecsys.data.prepared import load_prepared, save_prepared
 from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, SECOND_DATASET
 from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split, global_temporal, leave_one_out
-
-__all__ = [
-    "DATASETS",
-    "DEFAULT_DATASET",
-    "SECOND_DATASET",
-    "TEST",
-    "TRAIN",
-    "VALIDATION",
-    "DataError",
-    "Dataset",
-    "Histories",
-    "Interactions",
-    "Split",
-    "check_size",
-    "expand",
-    "global_temporal",
-    "histories",
-    "leave_one_out",
-    "load_dataset",
-    "load_prepared",
-    "load_second",
-    "sample_users",
-    "save_prepared",
-]

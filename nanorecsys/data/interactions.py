@@ -11,10 +11,10 @@ import pandas as pd
 class Interactions:
     """The events, one row each, sorted by (user, timestamp, item).
 
-    Users and items are numbered from 0 without gaps, in the order of their raw ids. No two rows are
-    equal in (user, item, timestamp), so the order is total and does not depend on the order of the
-    rows in the file. Fractions of a second, where a file has them, order the events and tell them
-    apart; they are not kept.
+    Users and items are numbered from 0 without gaps, in the order of their raw ids. No two events
+    of the file are equal in (user, item, timestamp), so the order is total and does not depend on
+    the order of the rows there. Fractions of a second, where a file has them, order the events and
+    tell them apart; they are not kept, so that two rows here may be equal.
     """
 
     user: np.ndarray  # int32 (n,)

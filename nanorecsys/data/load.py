@@ -9,18 +9,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from nanorecsys.data import read
 from nanorecsys.data.errors import DataError
 from nanorecsys.data.interactions import Dataset, Interactions
-from nanorecsys.data.read import (
-    DataFile,
-    EventTable,
-    Movie,
-    find_events,
-    name_rows,
-    open_events,
-    read_events,
-    read_movies,
-)
 from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, fetch
 
 FEWEST_USERS = FEWEST_ITEMS = 50  # what samples, splits and indexes of the later chapters need
@@ -60,9 +51,9 @@ def load_dataset(
     else:
         name = path.resolve().name if path.is_dir() else path.stem
     try:
-        sources, movies = find_events(path)
-        table = open_events(sources[0], columns, sources[1:])
-        return build_dataset(name, table, read_events(table), movies, duplicates)
+        sources, movies = read.find_events(path)
+        table = read.open_events(sources[0], columns, sources[1:])
+        return build_dataset(name, table, read.read_events(table), movies, duplicates)
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise DataError(
@@ -73,9 +64,9 @@ def load_dataset(
 
 def build_dataset(
     name: str,
-    table: EventTable,
+    table: read.EventTable,
     events: pa.Table,
-    movies: DataFile | None,
+    movies: read.DataFile | None,
     duplicates: str = "error",
 ) -> Dataset:
     """Number and sort a table's events, and add the titles of a movies file where there is one.
@@ -107,7 +98,7 @@ def build_dataset(
         copies = int(same[first:].argmin()) or len(same) - first
         event = f"user {user_ids[user[first]]}, item {item_ids[item[first]]}"
         raise DataError(
-            f"{name_rows(table, order[first : first + copies + 1])}: the same event "
+            f"{read.name_rows(table, order[first : first + copies + 1])}: the same event "
             f"({event}, timestamp {timestamp[first]}); "
             f"{same.sum():,} of {len(order):,} events repeat an earlier one",
             'Delete them, or keep the first of each by the option duplicates="keep_first".',
@@ -118,7 +109,7 @@ def build_dataset(
     if timestamp.dtype.kind == "M":  # fractions of a second have served to sort and to compare
         timestamp = timestamp.astype("datetime64[s]").astype(np.int64)
     users = pd.DataFrame({"user": np.arange(len(user_ids), dtype=np.int32), "user_id": user_ids})
-    items = _items(item_ids, read_movies(movies) if movies else {})
+    items = _items(item_ids, read.read_movies(movies) if movies else {})
     ids_hash = ids_sha256(users["user_id"], items["item_id"])
     return Dataset(name, Interactions(user, item, rating, timestamp, ids_hash), users, items)
 
@@ -213,9 +204,9 @@ def ids_sha256(user_ids: pd.Series, item_ids: pd.Series) -> str:
     return hashlib.sha256(json.dumps([user_ids.tolist(), item_ids.tolist()]).encode()).hexdigest()
 
 
-def _items(item_ids: pd.Index, movies: dict[int, Movie]) -> pd.DataFrame:
+def _items(item_ids: pd.Index, movies: dict[int, read.Movie]) -> pd.DataFrame:
     """The table of items, see `Dataset`."""
-    unknown = Movie("", None, [])
+    unknown = read.Movie("", None, [])
     found = [movies.get(item_id, unknown) for item_id in item_ids.tolist()]
     items = pd.DataFrame({"item": np.arange(len(item_ids), dtype=np.int32), "item_id": item_ids})
     titles = pd.Series([movie.title for movie in found], dtype="str")

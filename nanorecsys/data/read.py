@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -168,30 +168,20 @@ def estimate_rows(path: Path) -> int:
         if path.suffix.lower() == ".zip" and path.is_file():
             with zipfile.ZipFile(path) as archive:
                 events, _ = _layout(path, archive.namelist())
-                return sum(_rows_of_member(archive, name) for name in events)
-        return sum(map(_rows_of_file, find_events(path)[0]))
+                members = ((n, archive.open(n), archive.getinfo(n).file_size) for n in events)
+                return sum(_rows_of(*member) for member in members)
+        return sum(_rows_of(f.label, f.open(), f.size) for f in find_events(path)[0])
     except (DataError, pa.ArrowException, OSError, zipfile.BadZipFile, zlib.error, RuntimeError):
         return 0
 
 
-def _rows_of_member(archive: zipfile.ZipFile, name: str) -> int:
-    """Estimate the rows of a member of a zip from its beginning; it is not unpacked."""
-    with archive.open(name) as stream:
+def _rows_of(name: str, stream: IO[bytes], size: int) -> int:
+    """Rows of a file: exact for parquet, else by the length of its first lines; not unpacked."""
+    with stream:
         if name.lower().endswith(".parquet"):
             return parquet.read_metadata(stream).num_rows
-        return _rows_in(stream.read(SAMPLE_BYTES), archive.getinfo(name).file_size)
-
-
-def _rows_of_file(source: DataFile) -> int:
-    with source.open() as stream:
-        if source.is_parquet:
-            return parquet.read_metadata(stream).num_rows
-        times = COMPRESSION if isinstance(stream, pa.CompressedInputStream) else 1
-        return _rows_in(stream.read(SAMPLE_BYTES), times * source.size)
-
-
-def _rows_in(head: bytes, size: int) -> int:
-    """Rows of a text of a size in bytes, by the length of its first lines."""
+        head = stream.read(SAMPLE_BYTES)
+    size *= COMPRESSION if isinstance(stream, pa.CompressedInputStream) else 1
     lines = max(head.count(b"\n"), head.count(b"\r"))
     return lines if len(head) < SAMPLE_BYTES else size * lines // len(head)
 

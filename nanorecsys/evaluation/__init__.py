@@ -12,26 +12,6 @@ Instead of `DotProduct`, any callable from users int32 (b,) to float32 scores (b
 """
 
 from nanorecsys.evaluation.bootstrap import Change, Interval, mean_interval, paired_change
-from nanorecsys.evaluation.errors import EvaluationError
 from nanorecsys.evaluation.metrics import METRICS, value, values
 from nanorecsys.evaluation.protocols import Task, last_events, make_task, some_users
-from nanorecsys.evaluation.ranking import DotProduct, Evaluation, Scorer, evaluate
-
-__all__ = [
-    "METRICS",
-    "Change",
-    "DotProduct",
-    "Evaluation",
-    "EvaluationError",
-    "Interval",
-    "Scorer",
-    "Task",
-    "evaluate",
-    "last_events",
-    "make_task",
-    "mean_interval",
-    "paired_change",
-    "some_users",
-    "value",
-    "values",
-]
+from nanorecsys.evaluation.ranking import DotProduct, Evaluation, EvaluationError, Scorer, evaluate

@@ -6,8 +6,7 @@ The rank r of a target is its mean rank (see ranking.py). Metrics are named `nam
 
 import numpy as np
 
-from nanorecsys.evaluation.errors import EvaluationError
-from nanorecsys.evaluation.ranking import Evaluation
+from nanorecsys.evaluation.ranking import Evaluation, EvaluationError
 
 
 def hitrate(evaluation: Evaluation, k: int) -> np.ndarray:

@@ -13,8 +13,7 @@ import numpy as np
 
 from nanorecsys.data import Histories, Interactions, histories
 from nanorecsys.data.split import TEST, TRAIN, VALIDATION, Split, split_sha256
-from nanorecsys.evaluation.errors import EvaluationError
-from nanorecsys.evaluation.ranking import Evaluation, Scorer, evaluate
+from nanorecsys.evaluation.ranking import Evaluation, EvaluationError, Scorer, evaluate
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,12 +19,16 @@ import numpy as np
 import pandas as pd
 
 from nanorecsys.data import Histories, expand
-from nanorecsys.evaluation.errors import EvaluationError
+from nanorecsys.system.errors import NanorecsysError
 
 Scorer = Callable[[np.ndarray], np.ndarray]
 
 # Size of a block's scores: small enough for the cache, large enough for a fast matrix product.
 BLOCK_BYTES = 16 * 2**20
+
+
+class EvaluationError(NanorecsysError):
+    """Targets, seen items, scores or a metric's name cannot be evaluated as given."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from nanorecsys.models.retriever import Block, UserEncoder
 
-OPSET, MICROSOFT = 23, "com.microsoft"  # the first opset with Attention
+# The first opset with RMSNormalization and Attention; before it they are spelled out.
+OPSET, MICROSOFT = 23, "com.microsoft"
 OF_MICROSOFT = {"MultiHeadAttention", "QuickGelu", "RotaryEmbedding"}
 OF_MICROSOFT |= {"SkipSimplifiedLayerNormalization"}
 # Default of torch's RMSNorm.

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import torch
 
+from nanorecsys.export.graph import OPSET
 from nanorecsys.models.retriever import EveryPosition, UserEncoder
-
-# The first opset with RMSNormalization and Attention; before it they are spelled out.
-OPSET = 23
 
 
 def export_encoder(

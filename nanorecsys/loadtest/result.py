@@ -27,7 +27,7 @@ class LoadRow(msgspec.Struct, frozen=True, kw_only=True):
         answered: Requests answered with 200 from the model or the cache.
         slow: Those of them that took longer than the bound.
         refused: Requests answered with 503.
-        failed: Requests with another status, a broken connection or a timeout.
+        failed: Requests with another status or a fallback, a broken connection or a timeout.
         skipped: Requests that the generator left out because too many were in flight.
         goodput_per_s: Good answers a second.
         p50_ms, p95_ms, p99_ms: Latency of the good answers.

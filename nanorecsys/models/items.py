@@ -40,10 +40,6 @@ class ItemContent:
     features: Tensor
     names: tuple[str, ...]
 
-    @property
-    def n_items(self) -> int:
-        return len(self.offsets) - 1
-
 
 def item_content(items: pd.DataFrame) -> ItemContent:
     """Genres, five-year bins, and those words of the titles that more than one title has.

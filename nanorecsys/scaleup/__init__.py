@@ -8,5 +8,3 @@ The real items come first.
 
 from nanorecsys.scaleup.catalogue import generate, write_catalogue
 from nanorecsys.scaleup.generators import GENERATORS
-
-__all__ = ["GENERATORS", "generate", "write_catalogue"]

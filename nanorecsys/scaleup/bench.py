@@ -17,16 +17,11 @@ from nanorecsys.ann.bench import BuildCosts, build, call_once, fingerprint, in_c
 from nanorecsys.ann.errors import Failure
 from nanorecsys.ann.exact import Exact
 from nanorecsys.ann.specs import BASELINE
+from nanorecsys.scaleup import specs
 from nanorecsys.scaleup.build import build as build_catalogue
 from nanorecsys.scaleup.build import try_build
 from nanorecsys.scaleup.catalogue import CatalogueFile
 from nanorecsys.scaleup.search import SearchOptions, open_flat, search_at_floor
-from nanorecsys.scaleup.specs import (
-    OTHERS,
-    ParsedSpecification,
-    parse_specification,
-    widest_settings,
-)
 from nanorecsys.serving.retrieval import Index, load_index
 
 FLAT_QUERIES = 20  # a round of exact search of the largest catalogue takes some seconds
@@ -50,8 +45,8 @@ def usable(
     failures: list[Failure] = []
     for specification in specifications:
         with recorded(failures, specification):
-            parsed = parse_specification(specification, len(vectors))
-            if parsed.library in OTHERS:
+            parsed = specs.parse_specification(specification, len(vectors))
+            if parsed.library in specs.OTHERS:
                 in_child(try_build, parsed.factory, vectors, threads=threads)
             kept.append(specification)
     return kept, failures
@@ -101,7 +96,7 @@ class CatalogueBench:
             AnnError: Flat failed.
         """
         with recorded(self.failures, specification, f" at {n:,}"):
-            parsed = parse_specification(specification, n)
+            parsed = specs.parse_specification(specification, n)
             rows, path = CatalogueFile(self.catalogue, n), self.index_path(parsed.factory, n)
             if parsed.factory == BASELINE:
                 costs = BuildCosts(0, 0, index_bytes=4 * n * rows.d, base_bytes=0, peak_bytes=0)
@@ -132,7 +127,7 @@ class CatalogueBench:
 
     def _search(
         self,
-        parsed: ParsedSpecification,
+        parsed: specs.ParsedSpecification,
         rows: CatalogueFile,
         count: int,
         load: Callable[..., Index],
@@ -140,7 +135,7 @@ class CatalogueBench:
     ) -> dict[str, Any]:
         """Search with the first `count` queries an index that is loaded in the child process."""
         name, queries, options = parsed.factory, self.queries[:count], self.options
-        settings = [*widest_settings(parsed, options.k, rows.n), *self.extra]
+        settings = [*specs.widest_settings(parsed, options.k, rows.n), *self.extra]
         path = self._folder(rows) / f"{name}-{fingerprint(settings, queries, options)}.search"
         task = (search_at_floor, load, arguments, settings, queries, self.exact[rows.n], options)
         found, measured = call_once(path, in_child, *task, threads=options.threads)

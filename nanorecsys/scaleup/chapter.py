@@ -26,12 +26,13 @@ def _is_study_size(r: ScaleupResult) -> bool:
 
 
 def _speed(r: ScaleupResult) -> dict[str, Interval] | None:
-    """Flat's P50 over the best index's; 0 if no index surely reaches the floor of recall."""
+    """Flat's P50 over the best index's; 0 if it is above the memory bound or may miss the floor."""
     if not _is_study_size(r):
         return None
     best, flat = r.best.p50_ms, r.flat.p50_ms
     times = Interval(r.speedup, flat.low / best.high, flat.high / best.low)
-    return {r.dataset: times if r.best.recall_low >= r.recall_floor else Interval(0.0, 0.0, 0.0)}
+    is_good = r.best.recall_low >= r.recall_floor and r.memory_share <= r.memory_bound
+    return {r.dataset: times if is_good else Interval(0.0, 0.0, 0.0)}
 
 
 def _fidelity(r: ScaleupResult) -> dict[str, Interval] | None:

@@ -14,7 +14,7 @@ from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.pages import parts
 from nanorecsys.study.records import FILE
-from nanorecsys.study.runner import SECOND_RUN, STATE, locked
+from nanorecsys.study.runner import SECOND_RUN, STATE, command, locked
 from nanorecsys.study.summary import size_mib
 from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.files import write_atomically
@@ -96,9 +96,9 @@ def copy_results(chapter: Chapter, results: Path, target: Path) -> None:
             shutil.copy(path, target / chapter.name)
 
 
-def write_parts(folders: Layout, results: Path, target: Path) -> None:
-    """Write the parts that the pages of a book over `results` include."""
-    for name, text in parts(folders, results).items():
+def write_parts(folders: Layout, results: Path, target: Path, *, staged: bool = False) -> None:
+    """Write the parts that the pages of a book over `results` include; for `staged` see `parts`."""
+    for name, text in parts(folders, results, staged=staged).items():
         write_atomically(target / name, text.encode())
 
 
@@ -114,17 +114,19 @@ def publish(folders: Layout, run: str, console: Console, *, again: bool = False)
         again: Whether to publish the records of its second run too.
 
     Raises:
-        BookError: Its second run is not whole, or of another machine or other parameters.
+        BookError: It ran on more than one machine or with changes that were not committed, or its
+            second run did, is not whole, or is of another machine or other parameters.
         CompareError, GateError, RecordError: A record is missing or may not be shown. After any
             of these errors the published results are unchanged.
     """
     results, other = folders.run(run), folders.published / compare.OTHER_MACHINE
     records, parent = compare.records(folders, results), folders.published.parent
     with locked(results), tempfile.TemporaryDirectory(prefix=".results-", dir=parent) as hidden:
-        staged = Path(hidden, "results")
-        for chapter in chapters(folders).values():
-            check_chapter(chapter, results)
+        staged, made = Path(hidden, "results"), {}
+        for name, chapter in chapters(folders).items():
+            made[name] = check_chapter(chapter, results)
             copy_results(chapter, results, staged)
+        _check_provenance(run, made)
         if again:
             second = folders.run(run + SECOND_RUN)
             _check_second_run(folders, second, records)
@@ -132,9 +134,9 @@ def publish(folders: Layout, run: str, console: Console, *, again: bool = False)
         machine = compare.machine_of(records)
         if other.is_dir() and compare.machine_of(compare.records(folders, other)) != machine:
             shutil.copytree(other, staged / compare.OTHER_MACHINE)
+        write_parts(folders, staged, staged, staged=True)
         shutil.rmtree(folders.published, ignore_errors=True)
         staged.rename(folders.published)
-    write_parts(folders, folders.published, folders.published)
     size = f"{size_mib(folders.published):.1f} MiB in {folders.relative(folders.published)}"
     console.print(f"published {run}: {size}", highlight=False)
 
@@ -143,11 +145,14 @@ def publish_other_machine(folders: Layout, run: str, console: Console) -> None:
     """Publish the records of a run on another machine beside the published results.
 
     Raises:
-        BookError: The run was on the machine of the published results.
+        BookError: The run was on the machine of the published results, on more than one machine or
+            with changes that were not committed.
         CompareError, GateError, RecordError: A record is missing or may not be shown.
     """
     results = folders.run(run)
-    machine = compare.machine_of(compare.records(folders, results))
+    records = compare.records(folders, results)
+    _check_provenance(run, records)
+    machine = compare.machine_of(records)
     if machine == compare.machine_of(compare.records(folders, folders.published)):
         raise BookError(f"{run} did not run on another machine, but on {machine}")
     _copy_records(folders, results, folders.published / compare.OTHER_MACHINE)
@@ -155,8 +160,24 @@ def publish_other_machine(folders: Layout, run: str, console: Console) -> None:
     console.print(f"published the records of {run} ({machine})", highlight=False)
 
 
+def _check_provenance(run: str, records: compare.Records) -> None:
+    """Check that a run was on one machine from beginning to end, and all its code committed."""
+    again = f"{command(run)} --force"
+    if len(machines := compare.machines_of(records)) > 1:
+        raise BookError(
+            f"{run} ran on more than one machine: {'; '.join(machines)}",
+            f"run all of it on one machine: {again}",
+        )
+    changed = [name for name, r in records.items() if r.provenance.commit.endswith("+")]
+    if changed:
+        raise BookError(
+            f"{run}: {', '.join(changed)} ran with changes that were not committed",
+            f"commit them or take them back, then {again}",
+        )
+
+
 def _check_second_run(folders: Layout, second: Path, records: compare.Records) -> None:
-    """Check that a second run is whole, on the same machine, and differs in random seeds alone.
+    """Check that a second run is whole, on the same machine, with the same parameters but seeds.
 
     Args:
         folders: Folders of the study.
@@ -165,8 +186,8 @@ def _check_second_run(folders: Layout, second: Path, records: compare.Records) -
     """
     found, run = compare.records(folders, second), second.name
     if missing := ", ".join(sorted(records.keys() - found.keys())):
-        command = f"nanorecsys run {run}".replace(SECOND_RUN, " --again")
-        raise BookError(f"{run} has not run {missing}", command)
+        raise BookError(f"{run} has not run {missing}", command(run))
+    _check_provenance(run, found)
     if (machine := compare.machine_of(found)) != compare.machine_of(records):
         raise BookError(f"{run} did not run on the same machine, but on {machine}")
     for name, chapter in chapters(folders).items():

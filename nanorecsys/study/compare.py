@@ -154,10 +154,15 @@ def older_definitions(everything: Mapping[str, Chapter], found: Records) -> str:
     return ", ".join(n for n, sha256 in made.items() if sha256 != everything[n].definitions_sha256)
 
 
+def machines_of(found: Records) -> list[str]:
+    """The machines that the records of a run were measured on, in words, each of them once."""
+    machines = [record.provenance.machine for record in found.values()]
+    return list(dict.fromkeys(f"{m.processor}, {m.cores} cores" for m in machines))
+
+
 def machine_of(found: Records) -> str:
-    """The machine that the records of a run were measured on, in words."""
-    machine = next(iter(found.values())).provenance.machine
-    return f"{machine.processor}, {machine.cores} cores"
+    """The machine that the records of a run were measured on, in words; all, if it has several."""
+    return " and ".join(machines_of(found))
 
 
 def title(folders: Layout, results: Path) -> str:

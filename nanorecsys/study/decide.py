@@ -67,12 +67,15 @@ def expected(records: Records) -> pd.DataFrame:
     """CPU time and rate by catalogue and share of cold requests.
 
     Returns:
-        One row per catalogue of the load test and share; empty where it has not run.
+        One row per catalogue of the load test and share; empty where it has not run, or ran with
+        cold requests alone or none, which gives no line over the share.
     """
     if not set(NEEDED) <= records.keys():
         return pd.DataFrame()
     ann, load = (records[name].result for name in NEEDED)
     scale, cold = load.served_scale, load.cold_share
+    if not 0 < cold < 1:
+        return pd.DataFrame()
     real_slope = (load.busy_cold.server_cpu_ms - load.final.cpu_ms.middle) / (1 - cold)
     more_ms = (scale.large.cpu_ms.middle - scale.real.cpu_ms.middle) / cold
     recall = ann.served[ann.dataset].recall.estimate

@@ -27,10 +27,16 @@ SECTIONS: dict[str, str] = _SHOWN["sections"]
 UNITS: dict[str, tuple[str, float]] = _SHOWN["units"]
 
 
-def parts(folders: Layout, results: Path) -> dict[str, str]:
-    """The parts that the pages of a book over `results` include, by file name."""
+def parts(folders: Layout, results: Path, *, staged: bool = False) -> dict[str, str]:
+    """The parts that the pages of a book over `results` include, by file name.
+
+    Args:
+        folders: Folders of the study.
+        results: Folder of a run, or of the published results.
+        staged: Whether `results` is about to replace the published results.
+    """
     everything, protocol = chapters(folders), read_protocol(folders)
-    sides = _sides(folders, results)
+    sides = _sides(folders, results, staged or results == folders.published)
     run, has_run = next(iter(sides.items()))
     judged, compared = {}, {}
     for name, side in sides.items():
@@ -85,16 +91,20 @@ def _templates() -> jinja2.Environment:
     return found
 
 
-def _sides(folders: Layout, results: Path) -> dict[str, compare.Records]:
+def _sides(folders: Layout, results: Path, is_published: bool) -> dict[str, compare.Records]:
     """The records of `results`, of its second run and of what is published beside it, by title."""
-    places = [results, folders.run(results.name + SECOND_RUN), folders.published]
-    if results == folders.published:
-        places = [results, results / compare.REPEATED, results / compare.OTHER_MACHINE]
-    found: dict[str, compare.Records] = {compare.title(folders, results): {}}
-    for place in places:
+    if is_published:
+        places = {compare.PUBLISHED: results}
+        places |= {title: results / name for name, title in compare.TITLES.items()}
+    else:
+        again = results.name + SECOND_RUN
+        places = {results.name: results, again: folders.run(again)}
+        places |= {compare.PUBLISHED: folders.published}
+    found: dict[str, compare.Records] = {next(iter(places)): {}}
+    for title, place in places.items():
         # there may be none, or one that was made under other definitions
         with contextlib.suppress(compare.CompareError):
-            found[compare.title(folders, place)] = compare.records(folders, place)
+            found[title] = compare.records(folders, place)
     return found
 
 

@@ -63,21 +63,23 @@ class Run:
 
     Args:
         folders: Folders of the study.
-        folder: Folder for the results.
+        folder: Folder for the results, where a chapter also finds those of earlier ones.
         parameters: Resolved parameters by chapter.
-        upstream: Folder of the run whose earlier chapters it reads.
         force: Whether to run chapters that are up to date.
     """
 
     folders: Layout
     folder: Path
     parameters: Mapping[str, dict[str, Any]]
-    upstream: Path
     force: bool = False
 
     def fingerprint(self, chapter: Chapter) -> Fingerprint:
         """What the result of `chapter` in this run depends on now."""
-        return fingerprint(chapter, self.parameters[chapter.name], self.folders, self.upstream)
+        return fingerprint(chapter, self.parameters[chapter.name], self.folders, self.folder)
+
+    def work(self, chapter: Chapter, now: Fingerprint) -> Path:
+        """The folder that `chapter` runs in, and resumes in while its fingerprint is `now`."""
+        return self.folder / WORK / f"{chapter.name}-{now.key[:16]}"
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +92,11 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     fingerprint: Fingerprint
     seconds: float
+
+
+def command(run: str) -> str:
+    """The command that runs the chapters of the run called `run`."""
+    return f"nanorecsys run {run}".replace(SECOND_RUN, " --again")
 
 
 def load_profile(folders: Layout, name: str) -> dict[str, dict[str, Any] | None]:
@@ -198,18 +205,17 @@ def run_chapters(run: Run, selected: Iterable[Chapter], console: Console) -> lis
                 _clear_work(folder, chapter)
                 console.print(f"{chapter.name}  up to date", highlight=False)
                 continue
-            missing = [n for n in chapter.needs if not (run.upstream / n).is_dir()]
+            missing = [n for n in chapter.needs if not (folder / n).is_dir()]
             if missing and not chapter.is_summary:
-                source = run.upstream.name
-                command = f"nanorecsys run {source}".replace(SECOND_RUN, " --again")
+                name = folder.name
                 raise ChapterError(
-                    f"{chapter.name} reads {', '.join(missing)}, which has not run in {source}",
-                    f"{command} --from {missing[0]}",
+                    f"{chapter.name} reads {', '.join(missing)}, which has not run in {name}",
+                    f"{command(name)} --from {missing[0]}",
                 )
             message = f"{chapter.name}  runs: {why}"
             console.print(message, highlight=False, markup=False, soft_wrap=True)
             now = run.fingerprint(chapter)
-            work = folder / WORK / f"{chapter.name}-{now.key[:16]}"
+            work = run.work(chapter, now)
             _clear_work(folder, chapter, keep=None if run.force else work)
             work.mkdir(parents=True, exist_ok=True)
             last = state_of(chapter, folder)
@@ -234,7 +240,10 @@ def plan(run: Run, selected: Iterable[Chapter]) -> list[tuple[Chapter, str]]:
         elif before:
             why = f"{', '.join(before)} runs before it"
         else:
-            why = why_stale(chapter, run.folder, run.fingerprint(chapter))
+            now = run.fingerprint(chapter)
+            why = why_stale(chapter, run.folder, now)
+            if not why and run.work(chapter, now).exists():  # of --force, failed or killed
+                why = "resumes an interrupted run"
         planned.append((chapter, why))
     return planned
 
@@ -242,14 +251,14 @@ def plan(run: Run, selected: Iterable[Chapter]) -> list[tuple[Chapter, str]]:
 def _execute(chapter: Chapter, run: Run, work: Path, progress: ChapterProgress) -> None:
     """Run one chapter's notebook in its work folder and check what it left."""
     output = work / f"{chapter.name}.ipynb"
-    upstream = run.upstream.relative_to(run.folders.runs).as_posix()
+    name = run.folder.relative_to(run.folders.runs).as_posix()
     variables = {OUT_VARIABLE: str(work), "NANORECSYS_ROOT": str(run.folders.root), **KERNEL}
     try:
         with environment(variables):
             papermill.execute_notebook(
                 chapter.notebook,
                 output,
-                parameters={**run.parameters[chapter.name], RUN_NAME: upstream},
+                parameters={**run.parameters[chapter.name], RUN_NAME: name},
                 on_cell_start=progress.cell,
                 stdout_file=progress,
                 stderr_file=progress,

@@ -11,10 +11,9 @@ from tqdm import tqdm
 from nanorecsys.data import Interactions, Split
 from nanorecsys.data.prepared import Prepared
 from nanorecsys.evaluation.bootstrap import Change, mean_interval, paired_change
-from nanorecsys.evaluation.errors import EvaluationError
 from nanorecsys.evaluation.metrics import value, values
 from nanorecsys.evaluation.protocols import Task, last_events, make_task
-from nanorecsys.evaluation.ranking import Evaluation
+from nanorecsys.evaluation.ranking import Evaluation, EvaluationError
 from nanorecsys.models.ranker import FittedRanker
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
 from nanorecsys.study.spread import Interval

@@ -31,7 +31,7 @@ class RankerTraining:
     """Settings of the ranker's training.
 
     Args:
-        lists: Largest number of places, the latest of each user first.
+        lists: Approximate number of places, the latest of each user first.
         depth: Number of the retriever's best items that mined negatives are drawn from.
         mined: Negatives of a list from the retriever's best items.
         uniform: Negatives of a list from the whole catalogue.

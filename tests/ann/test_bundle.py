@@ -230,6 +230,13 @@ def test_a_run_that_is_half_renewed_is_refused(run: Path) -> None:
         command.gather(run)
 
 
+def test_an_index_that_is_older_than_the_encoder_is_refused(run: Path) -> None:
+    spec = {"factory": "IVF2,SQ8", "search": "nprobe=2"}
+    write_chapter(run, "04_ann", "2026-01-01T00:01:30+00:00", {"recommended": spec}, {})
+    with pytest.raises(NanorecsysError, match="04_ann in run 'quick' is older than 03_export"):
+        command.gather(run)
+
+
 def test_a_record_without_a_file_is_named(run: Path) -> None:
     write_chapter(run, "02_training", "2026-01-01T00:01:00+00:00", {}, {})
     with pytest.raises(NanorecsysError, match="02_training has no 'item_vectors' in its files"):

@@ -26,6 +26,7 @@ from nanorecsys.study.pages import HEADLINES, SECTIONS, figure
 from nanorecsys.study.protocol import read_protocol
 from nanorecsys.study.records import read_record
 from tests.book.html_check import check_html
+from tests.records import as_committed
 
 FOLDERS = layout()
 RUN = FOLDERS.run("smoke")
@@ -203,6 +204,7 @@ def test_publish_takes_a_whole_run_or_nothing(tmp_path):
             FOLDERS.root / name, tmp_path / name, ignore=shutil.ignore_patterns(OTHER_MACHINE)
         )
     shutil.copytree(RUN, folders.run("smoke"))
+    as_committed(folders.run("smoke"))
     folders.protocol.parent.mkdir(parents=True)
     shutil.copy(FOLDERS.protocol, folders.protocol)
     book.publish(folders, "smoke", Console(quiet=True))

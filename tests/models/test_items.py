@@ -40,7 +40,7 @@ def test_content_of_items_without_any_feature():
     content = item_content(
         pd.DataFrame({"title": ["a"], "year": [None], "genres": [[]]}).astype(ITEMS.dtypes)
     )
-    assert (content.n_items, content.names) == (1, ())
+    assert (len(content.offsets), content.names) == (2, ())
     assert ItemTable(np.array([True]), 4, content)(0.5).shape == (2, 4)
 
 

@@ -24,6 +24,7 @@ from nanorecsys.study.layout import Layout, layout
 from nanorecsys.training import __main__ as training
 from server.__main__ import serve
 from server.settings import make_command
+from tests.records import as_committed
 
 FOLDERS = layout()
 PROGRAMS = (
@@ -130,6 +131,7 @@ def clone(tmp_path_factory) -> Layout:
     for name in ("smoke", "quick", "full", "full-again"):
         ignored = shutil.ignore_patterns(".*", "bundle*")
         shutil.copytree(FOLDERS.run("smoke"), folders.run(name), ignore=ignored)
+        as_committed(folders.run(name))
     for path in FOLDERS.root.glob("data/*.zip"):
         (root / "data" / path.name).symlink_to(path)
     (root / "my").mkdir()

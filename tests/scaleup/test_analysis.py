@@ -66,6 +66,8 @@ def record(**changes):
         "best": best,
         "flat": SimpleNamespace(p50_ms=Spread(middle=200.0, low=180.0, high=240.0)),
         "speedup": 400.0,
+        "memory_share": 0.65,
+        "memory_bound": 0.65,
     }
     return SimpleNamespace(**values | changes)
 
@@ -78,6 +80,10 @@ def test_the_speed_ranges_over_rounds_of_both_sides():
 def test_an_index_whose_lower_end_misses_the_floor_has_no_speed():
     short = SimpleNamespace(**vars(record().best) | {"recall_low": 0.949})
     assert FINDINGS["speed"](record(best=short)) == {DEFAULT_DATASET: Interval(0.0, 0.0, 0.0)}
+
+
+def test_an_index_above_the_memory_bound_has_no_speed():
+    assert FINDINGS["speed"](record(memory_share=0.651)) == {"zero": Interval(0.0, 0.0, 0.0)}
 
 
 def test_fidelity_is_the_worst_case_of_each_data_set():

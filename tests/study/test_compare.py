@@ -234,6 +234,45 @@ def test_run_again_and_publish_both(ran):
     refused(ran, "'quick-again' has no results")
 
 
+def provenance(folder, chapter, **changes):
+    """Change the provenance of a chapter's record."""
+    path = folder / chapter / FILE
+    record = json.loads(path.read_text())
+    record["provenance"].update(changes)
+    path.write_text(json.dumps(record))
+
+
+def test_a_run_on_two_machines_is_not_published(ran):
+    book.publish(ran, "quick", QUIET)
+    machine = ran.result("02_beta")["provenance"]["machine"]
+    provenance(ran.run("quick"), "02_beta", machine=machine | {"memory_gib": 1.5})
+    book.publish(ran, "quick", QUIET)  # the memory that is free to a process is no machine
+    provenance(ran.run("quick"), "02_beta", machine=machine | {"cores": 1000})
+    refused(ran, r"quick ran on more than one machine: .* cores; .* 1000 cores")
+    with pytest.raises(book.BookError, match=r"on one machine: nanorecsys run quick --force"):
+        book.publish_other_machine(ran, "quick", QUIET)
+
+
+def test_a_run_of_code_that_was_not_committed_is_not_published(ran):
+    book.publish(ran, "quick", QUIET)
+    shutil.copytree(ran.run("quick"), ran.run("quick-again"))
+    provenance(ran.run("quick-again"), "02_beta", commit="abc1234+")
+    refused(ran, "quick-again: 02_beta ran with changes that were not committed")
+    provenance(ran.run("quick"), "01_alpha", commit="abc1234+")
+    refused(ran, "quick: 01_alpha ran with changes that were not committed")
+
+
+def test_publishing_that_fails_in_the_end_leaves_the_published_results(ran, monkeypatch):
+    book.publish(ran, "quick", QUIET)
+
+    def broken(*_, **__):
+        raise NanorecsysError("a page is broken")
+
+    monkeypatch.setattr(book, "parts", broken)
+    shutil.copytree(ran.run("quick"), ran.run("quick-again"))
+    refused(ran, "a page is broken")
+
+
 def test_the_claims_page_has_a_column_for_each_published_machine(mini):
     for name, total in (("01_alpha", 8.0), ("02_beta", 4.0)):
         write(mini, mini.published, name, total)

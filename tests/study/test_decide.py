@@ -67,6 +67,12 @@ def test_without_a_load_test_there_is_no_table(records):
     assert decide.expected(records).empty
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_without_both_kinds_of_requests_there_is_no_table(records, share):
+    records["06_loadtest"].result.cold_share = share
+    assert decide.expected(records).empty
+
+
 @pytest.mark.parametrize(
     ("base", "told"), [(0.1, "+1.0% (-2.0% to +4.0%)"), (0.0, "not known, nothing found")]
 )

@@ -44,7 +44,7 @@ def reasons(mini, *overrides):
     everything = chapters(mini)
     settable = {name: chapter.settable for name, chapter in everything.items()}
     parameters = resolve(settable, runner.load_profile(mini, "quick"), "quick", overrides)
-    run = runner.Run(mini, mini.run("quick"), parameters, upstream=mini.run("quick"))
+    run = runner.Run(mini, mini.run("quick"), parameters)
     return [why for _, why in runner.plan(run, everything.values())]
 
 
@@ -226,6 +226,21 @@ def killed_at(monkeypatch, call_number, function):
     return False
 
 
+def test_a_forced_run_that_was_killed_resumes_without_force(ran, monkeypatch):
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_finish", kill)
+        with pytest.raises(Killed):
+            ran.cli("run", "--force")
+    assert ran.executions() == ["alpha"]
+    assert reasons(ran) == ["resumes an interrupted run", "01_alpha runs before it"]
+    ran.cli("run")
+    assert ran.executions() == ["alpha-resumed", "beta"]
+    assert reasons(ran) == ["", ""]
+
+
 def test_sealing_survives_a_kill_at_every_step(mini, monkeypatch, tmp_path_factory):
     run = mini.run("quick")
     selected = [chapters(mini)["01_alpha"]]
@@ -234,7 +249,7 @@ def test_sealing_survives_a_kill_at_every_step(mini, monkeypatch, tmp_path_facto
         parameters = resolve(
             {"01_alpha": selected[0].settable}, {}, "quick", [f"n_items={n_items}"]
         )
-        this_run = runner.Run(mini, run, parameters, upstream=run)
+        this_run = runner.Run(mini, run, parameters)
         return runner.run_chapters(this_run, selected, Console(quiet=True))
 
     def kill(*_):

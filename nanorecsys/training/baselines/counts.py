@@ -7,14 +7,7 @@ from scipy import sparse
 
 from nanorecsys.data import Interactions, expand
 from nanorecsys.evaluation import Scorer
-from nanorecsys.training.baselines.matrices import (
-    age_in_events,
-    co_counts,
-    popularity,
-    recency_weights,
-    user_item,
-    with_fallback,
-)
+from nanorecsys.training.baselines import matrices
 
 DAY_S = 86_400
 
@@ -24,7 +17,7 @@ class Popularity:
     """score(u, i) = item i's share of the known events, the same for every user."""
 
     def fit(self, known: Interactions, n_users: int, n_items: int) -> Scorer:
-        shares = popularity(known, n_items)
+        shares = matrices.popularity(known, n_items)
         return lambda users: np.tile(shares, (len(users), 1))
 
 
@@ -49,7 +42,7 @@ class RecentPopularity:
         cut[known.user] = known.timestamp  # sorted by time within a user: the last assignment stays
         start = np.searchsorted(time, cut - self.days * DAY_S)
         stop = np.searchsorted(time, cut, side="right")
-        shares = popularity(known, n_items)
+        shares = matrices.popularity(known, n_items)
 
         def score(users: np.ndarray) -> np.ndarray:
             row, event = expand(start[users], stop[users])
@@ -79,11 +72,11 @@ class ItemKNN:
     recency: float = 1.0
 
     def fit(self, known: Interactions, n_users: int, n_items: int) -> Scorer:
-        x = user_item(known, n_users, n_items)
+        x = matrices.user_item(known, n_users, n_items)
         root = np.sqrt(x.sum(axis=0, dtype=np.float32))
         keep = min(self.neighbours, n_items)
         parts = []
-        for rows, counts in co_counts(x):
+        for rows, counts in matrices.co_counts(x):
             norm = np.multiply.outer(root[rows], root)
             norm += self.shrinkage
             similar = np.divide(counts, np.maximum(norm, 1, out=norm), out=counts)  # no 0 / 0
@@ -93,8 +86,10 @@ class ItemKNN:
             similar[similar < bar] = 0
             parts.append(sparse.csr_array(similar))
         similarity = sparse.vstack(parts, format="csr")
-        weights = user_item(known, n_users, n_items, recency_weights(known, n_users, self.recency))
-        return with_fallback(
+        weights = matrices.user_item(
+            known, n_users, n_items, matrices.recency_weights(known, n_users, self.recency)
+        )
+        return matrices.with_fallback(
             lambda users: (weights[users] @ similarity).toarray(), known, n_users, n_items
         )
 
@@ -146,11 +141,11 @@ class Markov:
         target = np.maximum(counts, 1.0) ** np.float32(-self.debias)
         scaled = sparse.diags_array(source) @ transitions @ sparse.diags_array(target)
         transitions = scaled.astype(np.float32).tocsr()
-        weights = recency_weights(known, n_users, self.recency)
-        weights[age_in_events(known, n_users) >= self.last] = 0
-        recent = user_item(known, n_users, n_items, weights)
+        weights = matrices.recency_weights(known, n_users, self.recency)
+        weights[matrices.age_in_events(known, n_users) >= self.last] = 0
+        recent = matrices.user_item(known, n_users, n_items, weights)
         recent.eliminate_zeros()
-        floor = np.float32(self.backoff) * popularity(known, n_items)
+        floor = np.float32(self.backoff) * matrices.popularity(known, n_items)
         if self.features is None:
             return lambda users: (recent[users] @ transitions).toarray() + floor
         profiles, columns = recent @ self.features, self.features.T.tocsr()

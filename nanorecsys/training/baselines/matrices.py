@@ -75,11 +75,11 @@ def content_features(items: pd.DataFrame) -> sparse.csr_array:
         items: One row per item, as in `nanorecsys.data.Dataset`.
     """
     content = item_content(items)
-    shape = content.n_items, len(content.names)
+    shape = len(items), len(content.names)
     ones = np.ones(len(content.features), np.float32)
     has = sparse.csr_array((ones, content.features.numpy(), content.offsets.numpy()), shape)
     has = has[:, np.flatnonzero([not name.startswith("word:") for name in content.names])]
-    weighted = has @ sparse.diags_array(np.log(content.n_items / has.sum(axis=0)))
+    weighted = has @ sparse.diags_array(np.log(len(items) / has.sum(axis=0)))
     norm = np.sqrt(weighted.power(2).sum(axis=1))
     unit = sparse.diags_array(1 / np.where(norm > 0, norm, 1)) @ weighted
     return unit.astype(np.float32).tocsr()
