@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import statistics
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ SHORT = 8
 AFTER_S = 0.01  # a timer may be early, so late requests are looked for this long after
 EARLY = 0.5  # expected wait at which the queue is full, as a share of the deadline
 RECENT = 15  # batches whose median is the pace; a batch that was held up does not change it
-COMPUTE_NICE = 5  # how much nicer compute threads are than the event loop
+COMPUTE_NICE = 5  # how much nicer than the event loop: compute threads, and the one that reloads
 FULL = "too many requests wait already"
 
 Computed = tuple[float, list[Ranked], Timings]  # when a thread began, and its results
@@ -58,7 +59,7 @@ class Batcher:
     """
 
     def __init__(self, threads: int, max_batch: int, max_queue: int, deadline_s: float) -> None:
-        self._threads = ThreadPoolExecutor(threads or 1, "compute", initializer=_lower_priority)
+        self._threads = ThreadPoolExecutor(threads or 1, "compute", initializer=lower_priority)
         self._blocking, self._free, self._number = threads == 0, threads, threads
         self._max_batch, self._max_queue, self._deadline_s = max_batch, max_queue, deadline_s
         self._queue: deque[_Waiting] = deque()
@@ -184,9 +185,10 @@ def _compute(batch: list[_Waiting]) -> Computed:
     return begun, *batch[0].engine([waiting.query for waiting in batch])
 
 
-def _lower_priority() -> None:
+def lower_priority() -> None:
     """Let the event loop go first: it answers cached requests. Linux applies this to one thread."""
     try:
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + COMPUTE_NICE)
     except OSError as error:
-        log.warning("compute threads keep the event loop's priority: %s", error)
+        name = threading.current_thread().name
+        log.warning("the thread %s keeps the event loop's priority: %s", name, error)

@@ -16,7 +16,7 @@ import numpy as np
 from nanorecsys.serving.errors import CollectionError, RetrievalError
 from nanorecsys.serving.milvus import Milvus
 from server import metrics
-from server.batching import FULL, Batcher, Computing
+from server.batching import FULL, Batcher, Computing, lower_priority
 from server.cache import open_cache
 from server.engine import Engine, Query, Ranked, Timings
 from server.events import Events
@@ -77,7 +77,8 @@ class Service:
             number = settings.retrieval_retries, settings.retrieval_pool
             self._milvus = Milvus(settings.retrieval, timeout_s, *number)
         self._in_flight: dict[bytes, asyncio.Future[Ranked]] = {}
-        self._disk = ThreadPoolExecutor(1, "disk")
+        # It opens bundles, which takes as much of a core as computing.
+        self._disk = ThreadPoolExecutor(1, "disk", initializer=lower_priority)
 
     async def open(self) -> None:
         """Open the bundle and the event log.

@@ -1,7 +1,9 @@
 """An answer equals a direct computation, in any batch. 5 s."""
 
+import asyncio
 import dataclasses
 import gc
+import os
 import shutil
 import time
 import weakref
@@ -13,9 +15,11 @@ import pytest
 
 from nanorecsys.serving.bundle import _write_manifest, check_bundle, open_bundle
 from nanorecsys.serving.errors import ServingError
+from server import service
+from server.batching import COMPUTE_NICE
 from server.engine import Engine, Query, Ranked
 from server.schema import MAX_K
-from server.service import COLLECT_AFTER, settle_memory
+from server.service import COLLECT_AFTER, Service, settle_memory
 from server.settings import Settings
 from tests.server.conftest import N_ITEMS, WINDOW, Small, build_small
 
@@ -253,3 +257,28 @@ def test_what_was_loaded_is_spared_by_later_collections_and_garbage_is_not():
     finally:
         gc.unfreeze()
         gc.set_threshold(*thresholds)
+
+
+def test_bundles_are_opened_at_a_lower_priority_than_the_event_loop(small, tmp_path, monkeypatch):
+    event_loop, opened = os.getpriority(os.PRIO_PROCESS, 0), []
+
+    class Noted(Engine):
+        def __init__(self, *arguments):
+            opened.append(os.getpriority(os.PRIO_PROCESS, 0))
+            super().__init__(*arguments)
+
+    async def main():
+        worker = Service(Settings(bundle=small.bundle, events=str(tmp_path / "events.sqlite")))
+        await worker.open()
+        await worker.reload()
+        await worker.close()
+
+    thresholds = gc.get_threshold()
+    monkeypatch.setattr(service, "Engine", Noted)
+    try:
+        asyncio.run(main())
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+    assert opened == [event_loop + COMPUTE_NICE] * 2
+    assert os.getpriority(os.PRIO_PROCESS, 0) == event_loop
