@@ -118,6 +118,8 @@ class Server(BaseApplication):
             "worker_class": f"{Worker.__module__}.{Worker.__qualname__}",
             "graceful_timeout": int(s.lame_duck_s + s.drain_s + KILL_AFTER_S),
             "timeout": HEARTBEAT_S,
+            # A worker touches a file here each second, on its event loop: no disk may hold it up.
+            "worker_tmp_dir": os.environ["PROMETHEUS_MULTIPROC_DIR"],
             "control_socket_disable": True,
             "loglevel": "warning",
             "when_ready": _log_address,

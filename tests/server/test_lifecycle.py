@@ -311,6 +311,14 @@ def test_metrics_are_in_memory_where_no_disk_is_full_and_failures_leave_none(own
     assert not folder.exists()
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no shared memory")
+def test_the_heartbeat_is_in_memory_where_no_disk_holds_it_up(single):
+    [worker] = workers_of(single)
+    opened = [os.readlink(file) for file in Path(f"/proc/{worker}/fd").iterdir()]
+    [heartbeat] = [name for name in opened if "/wgunicorn-" in name]
+    assert heartbeat.startswith("/dev/shm/nanorecsys-metrics-")
+
+
 def test_a_killed_worker_is_replaced_while_the_other_answers_and_both_know_every_event(
     own, tmp_path
 ):
