@@ -137,7 +137,7 @@ class Service:
             return
         try:
             async with asyncio.timeout(CHECK_S):
-                await self.batcher.compute(self.engine, PROBE)
+                await asyncio.shield(self.batcher.compute(self.engine, PROBE))
         except Exception as error:
             detail = f"nothing can be computed: {error!r:.200}"
             raise ProblemError(503, "Not ready", detail, {"Retry-After": "1"}) from error
@@ -168,7 +168,7 @@ class Service:
         engine = self.engine
         if self.batcher.is_full() and not request.degrade:
             metrics.SHED.labels("early").inc()
-            raise OverloadedError(FULL)
+            raise OverloadedError("early", FULL)
         key, items, unread = await self._history(engine, request)
         if not len(items):
             return Recommendation(engine, engine.popular(items), "fallback", unread)
@@ -182,7 +182,9 @@ class Service:
             ranked = await self._computed(engine, key, query, timings)
             return Recommendation(engine, ranked, "model", unread)
         except (OverloadedError, RetrievalError) as error:
-            if isinstance(error, RetrievalError):
+            if isinstance(error, OverloadedError):
+                metrics.SHED.labels(error.reason).inc()
+            else:
                 metrics.RETRIEVAL_FAILURES.inc()
                 self.batcher.computed_at = -math.inf  # the next check computes
             if not request.degrade:
