@@ -222,12 +222,20 @@ def test_another_bundle_has_another_id(small, engine, tmp_path):
     assert open_engine(build_small(tmp_path, seed=1).bundle).id != engine.id
 
 
-def test_every_setting_that_changes_an_answer_is_in_the_key_of_the_cache(small, engine):
+def test_every_setting_that_changes_an_answer_is_in_the_key_of_the_cache(small, engine, tmp_path):
+    folders = [small.models, build_small(tmp_path / "other", seed=1).models]
+    copies = {"retriever.pt": tmp_path / "retriever", "ranker.pt": tmp_path / "ranker"}
+    for name, folder in copies.items():  # one of the two models is the other run's
+        shutil.copytree(small.models, folder)
+        shutil.copy(folders[1] / name, folder / name)
     others = [{"candidates": 7}, {"read_events": 3}, {"pad": True}]
-    others += [{"engine": kind, "models": small.models} for kind in ("torch", "torch-padded")]
+    others += [{"engine": "torch", "models": folder} for folder in [*folders, *copies.values()]]
+    others += [{"engine": "torch-padded", "models": small.models}]
     keys = {open_engine(small.bundle, **settings).cache_id for settings in others}
-    assert len(keys | {engine.cache_id}) == 6
+    assert len(keys | {engine.cache_id}) == 1 + len(others)
     assert open_engine(small.bundle).cache_id == engine.cache_id
+    again = shutil.copytree(small.models, tmp_path / "again")
+    assert open_engine(small.bundle, "torch", again).cache_id in keys
 
 
 def test_bytes_keep_everything():
