@@ -31,7 +31,8 @@ def serve(settings: Settings) -> None:
 
     After SIGTERM /readyz fails, and the server takes requests for --lame-duck-s more. Then it ends
     when those are answered, at the latest after --drain-s. After SIGHUP every worker opens the
-    bundle again without a failed request. If the new bundle is broken, the old one stays.
+    bundle again. No request fails for the reload itself. It takes processor time, so a server that
+    is almost full rejects some. If the new bundle is broken, the old one stays.
     """
     logging.basicConfig(
         format="%(asctime)s %(process)d %(levelname)s %(message)s", level=logging.INFO

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import statistics
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ SHORT = 8
 AFTER_S = 0.01  # a timer may be early, so late requests are looked for this long after
 EARLY = 0.5  # expected wait at which the queue is full, as a share of the deadline
 RECENT = 15  # batches whose median is the pace; a batch that was held up does not change it
-COMPUTE_NICE = 5  # how much nicer compute threads are than the event loop
+COMPUTE_NICE = 5  # how much nicer than the event loop: compute threads, and the one that reloads
 FULL = "too many requests wait already"
 
 Computed = tuple[float, list[Ranked], Timings]  # when a thread began, and its results
@@ -58,7 +59,7 @@ class Batcher:
     """
 
     def __init__(self, threads: int, max_batch: int, max_queue: int, deadline_s: float) -> None:
-        self._threads = ThreadPoolExecutor(threads or 1, "compute", initializer=_lower_priority)
+        self._threads = ThreadPoolExecutor(threads or 1, "compute", initializer=lower_priority)
         self._blocking, self._free, self._number = threads == 0, threads, threads
         self._max_batch, self._max_queue, self._deadline_s = max_batch, max_queue, deadline_s
         self._queue: deque[_Waiting] = deque()
@@ -82,7 +83,8 @@ class Batcher:
     def compute(self, engine: Engine, query: Query) -> Computing:
         """Queue a query for its answer.
 
-        The future has an `OverloadedError` if the query is rejected, now or by the deadline.
+        The future has an `OverloadedError` if the query is rejected, now or by the deadline. It
+        must not be cancelled: a caller that may leave awaits it behind `asyncio.shield`.
         """
         answer: Computing = asyncio.get_running_loop().create_future()
         if self._blocking:
@@ -91,8 +93,7 @@ class Batcher:
             metrics.BATCH.observe(1)
             answer.set_result((ranked, {"queue": (0.0, None)} | timings))
         elif self.is_full():
-            metrics.SHED.labels("queue").inc()
-            answer.set_exception(OverloadedError(FULL))
+            answer.set_exception(OverloadedError("queue", FULL))
         else:
             length = engine.length(query)
             self._queue.append(_Waiting(engine, query, length, time.perf_counter(), answer))
@@ -108,8 +109,7 @@ class Batcher:
 
     def _start(self) -> None:
         """Hand out batches as long as there is a free thread and a request that waits."""
-        now = time.perf_counter()
-        self._reject_late(now)
+        self._reject_late()
         while self._free and self._queue:
             batch = self._next()
             self._free -= 1
@@ -120,7 +120,6 @@ class Batcher:
                 work = loop.create_future()
                 work.set_exception(error)
             work.add_done_callback(partial(self._end, batch))
-            self._reject_late(now)
         metrics.QUEUE.set(len(self._queue))
 
     def _next(self) -> list[_Waiting]:
@@ -132,7 +131,7 @@ class Batcher:
             short, long = sorted((first.length, waiting.length))
             alike = waiting.engine is first.engine and long <= max(short * ALIKE, short + SHORT)
             most = min(self._max_batch, first.engine.window // max(longest, waiting.length))
-            if alike and len(batch) < most and not waiting.answer.done():
+            if alike and len(batch) < most:
                 batch.append(waiting)
                 longest = max(longest, waiting.length)
             else:
@@ -141,18 +140,12 @@ class Batcher:
         metrics.BATCH.observe(len(batch))
         return batch
 
-    def _reject_late(self, now: float) -> None:
-        """Drop the oldest requests if their client is gone or their deadline has passed."""
-        while self._queue:
-            oldest = self._queue[0]
-            late = now - oldest.since > self._deadline_s
-            if not late and not oldest.answer.done():
-                return
-            self._queue.popleft()
-            if not oldest.answer.done():
-                metrics.SHED.labels("deadline").inc()
-                detail = f"no thread was free within {self._deadline_s * 1e3:g} ms"
-                oldest.answer.set_exception(OverloadedError(detail))
+    def _reject_late(self) -> None:
+        """Reject the requests whose deadline has passed, which are the oldest."""
+        now = time.perf_counter()
+        while self._queue and now - self._queue[0].since > self._deadline_s:
+            detail = f"no thread was free within {self._deadline_s * 1e3:g} ms"
+            self._queue.popleft().answer.set_exception(OverloadedError("deadline", detail))
 
     def _end(self, batch: list[_Waiting], done: asyncio.Future[Computed]) -> None:
         self._free += 1
@@ -163,8 +156,6 @@ class Batcher:
             self._recent.append(took_s)
             self._pace_s = statistics.median(self._recent)
         for row, waiting in enumerate(batch):
-            if waiting.answer.done():
-                continue
             if error:
                 waiting.answer.set_exception(error)
             else:
@@ -184,9 +175,10 @@ def _compute(batch: list[_Waiting]) -> Computed:
     return begun, *batch[0].engine([waiting.query for waiting in batch])
 
 
-def _lower_priority() -> None:
+def lower_priority() -> None:
     """Let the event loop go first: it answers cached requests. Linux applies this to one thread."""
     try:
         os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + COMPUTE_NICE)
     except OSError as error:
-        log.warning("compute threads keep the event loop's priority: %s", error)
+        name = threading.current_thread().name
+        log.warning("the thread %s keeps the event loop's priority: %s", name, error)

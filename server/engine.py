@@ -84,6 +84,7 @@ class Engine:
             models = TorchModels(settings.models, bundle, every_position, settings.compile)
             self.encode = models.encode
             self.rank = models.rank if bundle.ranker else None
+            kind = f"{kind}-{models.id}"  # the bundle's id does not name these models
         manifest = bundle.manifest
         self.id, self.window, self.pad = manifest.id, manifest.window, pad
         self.candidates = min(settings.candidates, manifest.n_items)

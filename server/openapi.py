@@ -83,7 +83,8 @@ def document(routes: tuple[Route, ...]) -> dict[str, Any]:
             "version": metadata.version("nanorecsys"),
             "summary": "Recommendations from a serving bundle.",
             "description": "Ids are those of the data set; a whole number is 5, not 5.0. Every "
-            "error is a problem description (RFC 9457); its `detail` says what was expected.",
+            "error of a well-formed HTTP request is a problem description (RFC 9457); its `detail` "
+            "says what was expected. What is no valid HTTP gets a plain 400.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "."}],  # where this document is, so a proxy may add a prefix

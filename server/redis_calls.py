@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 log = logging.getLogger("server")
 PAUSE_S = 1.0  # pause after a failure
 CONNECTION = "connection"
+WRONG_TYPE = "WRONGTYPE"  # how Redis's error begins if a key has a value of another type
 
 _Call = tuple[tuple[Any, ...], asyncio.Future]  # a command and its answer
 
@@ -27,7 +28,8 @@ class RedisCalls:
     clients needs no further connection, and a call costs less under load.
 
     After a failure Redis is not asked for a second, and calls fail at once. If Redis itself answers
-    with an error, as when its memory is full, only that command pauses.
+    with an error, as when its memory is full, only that command pauses. If a key has a value of
+    another type, only the call fails and nothing pauses.
 
     Args:
         url: redis://HOST:PORT/DB.
@@ -98,7 +100,9 @@ class RedisCalls:
 
     def _note(self, command: str, answer: Any) -> None:
         """Pause after a failure. The log has a line for the first one, and one for the recovery."""
-        if isinstance(answer, Exception):
+        if isinstance(answer, ResponseError) and str(answer).startswith(WRONG_TYPE):
+            self._failures.inc()  # of one key alone
+        elif isinstance(answer, Exception):
             failed, reason = CONNECTION, _reason(answer)
             if isinstance(answer, ResponseError):
                 failed = command

@@ -139,7 +139,13 @@ class ProblemError(Exception):
 
 
 class OverloadedError(ProblemError):
-    """The queue is full, or a request waited in it beyond the deadline."""
+    """The queue is full, or a request waited in it beyond the deadline.
 
-    def __init__(self, detail: str) -> None:
+    Args:
+        reason: Label of the metric that counts rejections: early, queue or deadline.
+        detail: Text for the client.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
         super().__init__(503, "Overloaded", detail, {"Retry-After": "1"})
+        self.reason = reason

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import threading
 import unicodedata
 from collections.abc import Sequence
 
@@ -33,6 +34,9 @@ class TitleSearch:
         # A row's number is its popularity rank, so the index finds the most popular items first.
         # The tokenizer only has to split at the blanks between words.
         self._index = sqlite3.connect(":memory:", check_same_thread=False)
+        # A second search on the connection would wait for SQLite's own lock, and keep Python's
+        # interpreter lock meanwhile: no thread of the process could run.
+        self._one_at_a_time = threading.Lock()
         self._index.execute(
             "CREATE VIRTUAL TABLE titles USING fts5"
             "(words, content='', detail='none', tokenize='ascii', prefix='1 2 3')"
@@ -43,14 +47,19 @@ class TitleSearch:
         )
 
     def find(self, query: str, limit: int) -> list[int]:
-        """Find at most `limit` item numbers; none if the query has no letter and no digit."""
+        """Find at most `limit` item numbers; none if the query has no letter and no digit.
+
+        Any number of threads may call it. They search one after the other.
+        """
         words = dict.fromkeys(_words(query))
         if not words:
             return []
-        found = self._index.execute(
-            "SELECT rowid FROM titles WHERE titles MATCH ? ORDER BY rowid LIMIT ?",
-            (" ".join(f'"{word}"*' for word in words), limit),
-        )
+        matched = " ".join(f'"{word}"*' for word in words)
+        with self._one_at_a_time:
+            found = self._index.execute(
+                "SELECT rowid FROM titles WHERE titles MATCH ? ORDER BY rowid LIMIT ?",
+                (matched, limit),
+            ).fetchall()
         return [self._popular[rank] for (rank,) in found]
 
 

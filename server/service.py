@@ -16,7 +16,7 @@ import numpy as np
 from nanorecsys.serving.errors import CollectionError, RetrievalError
 from nanorecsys.serving.milvus import Milvus
 from server import metrics
-from server.batching import FULL, Batcher, Computing
+from server.batching import FULL, Batcher, Computing, lower_priority
 from server.cache import open_cache
 from server.engine import Engine, Query, Ranked, Timings
 from server.events import Events
@@ -77,7 +77,8 @@ class Service:
             number = settings.retrieval_retries, settings.retrieval_pool
             self._milvus = Milvus(settings.retrieval, timeout_s, *number)
         self._in_flight: dict[bytes, asyncio.Future[Ranked]] = {}
-        self._disk = ThreadPoolExecutor(1, "disk")
+        # It opens bundles, which takes as much of a core as computing.
+        self._disk = ThreadPoolExecutor(1, "disk", initializer=lower_priority)
 
     async def open(self) -> None:
         """Open the bundle and the event log.
@@ -136,7 +137,7 @@ class Service:
             return
         try:
             async with asyncio.timeout(CHECK_S):
-                await self.batcher.compute(self.engine, PROBE)
+                await asyncio.shield(self.batcher.compute(self.engine, PROBE))
         except Exception as error:
             detail = f"nothing can be computed: {error!r:.200}"
             raise ProblemError(503, "Not ready", detail, {"Retry-After": "1"}) from error
@@ -167,7 +168,7 @@ class Service:
         engine = self.engine
         if self.batcher.is_full() and not request.degrade:
             metrics.SHED.labels("early").inc()
-            raise OverloadedError(FULL)
+            raise OverloadedError("early", FULL)
         key, items, unread = await self._history(engine, request)
         if not len(items):
             return Recommendation(engine, engine.popular(items), "fallback", unread)
@@ -181,7 +182,9 @@ class Service:
             ranked = await self._computed(engine, key, query, timings)
             return Recommendation(engine, ranked, "model", unread)
         except (OverloadedError, RetrievalError) as error:
-            if isinstance(error, RetrievalError):
+            if isinstance(error, OverloadedError):
+                metrics.SHED.labels(error.reason).inc()
+            else:
                 metrics.RETRIEVAL_FAILURES.inc()
                 self.batcher.computed_at = -math.inf  # the next check computes
             if not request.degrade:

@@ -4,6 +4,7 @@ Only `--engine torch` and `torch-padded` import this. They use one thread: two a
 request sooner, but take more of the processor.
 """
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -23,6 +24,8 @@ log = logging.getLogger("server")
 class TorchModels:
     """`encode` and `rank` as the engine calls them; `rank` only for a bundle with a ranker.
 
+    `id` names the files that were read, by the first digits of their SHA-256.
+
     Args:
         folder: Folder of retriever.pt and ranker.pt.
         bundle: Bundle whose sizes the models have to fit.
@@ -39,6 +42,9 @@ class TorchModels:
             self._ranker = load_ranker(folder / "ranker.pt") if bundle.ranker else None
         except ModelError as error:
             raise ServingError(error.message, error.remedy) from error
+        read = ["retriever.pt", *(["ranker.pt"] if self._ranker else [])]
+        content = b"".join((folder / name).read_bytes() for name in read)
+        self.id = hashlib.sha256(content).hexdigest()[:12]
         encoder = retriever.encoder()
         n_items, d = retriever.item_vectors().shape
         found = (n_items, d, encoder.tower.config.window)

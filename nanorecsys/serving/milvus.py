@@ -186,8 +186,9 @@ class MilvusIndex:
         return scores, items
 
     def _search(self, queries: np.ndarray, k: int) -> Any:
+        retries = 0 if self._failure else None
         if self._setting is None:
-            self._setting = self._open()
+            self._setting = self._open(retries)
         params = {
             name: max(value, k) if name in AT_LEAST_K else value
             for name, value in self._setting.items()
@@ -198,17 +199,18 @@ class MilvusIndex:
             data=queries,
             limit=k,
             search_params={"params": params},
-            retries=0 if self._failure else None,
+            retries=retries,
         )
 
-    def _open(self) -> dict[str, int]:
+    def _open(self, retries: int | None) -> dict[str, int]:
         """Check that the collection is whole, and read its search setting."""
         what = f"expected {self.shape} vectors in the collection {self._name} of Milvus at "
         what += f"{self._milvus.address}, found "
-        if not self._milvus.call("has_collection", self._name, timeout_s=OPEN_S):
+        options: dict[str, Any] = {"timeout_s": OPEN_S, "retries": retries}
+        if not self._milvus.call("has_collection", self._name, **options):
             raise CollectionError(f"{what}no such collection", self._remedy)
-        d, description = describe(self._milvus, self._name, timeout_s=OPEN_S)
-        found = count(self._milvus, self._name, timeout_s=OPEN_S), d
+        d, description = describe(self._milvus, self._name, **options)
+        found = count(self._milvus, self._name, **options), d
         if found != self.shape:
             raise CollectionError(f"{what}{found}", self._remedy)
         return parse_setting(description.partition(" ")[2])

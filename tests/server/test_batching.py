@@ -4,13 +4,17 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
 
+from server import metrics
 from server.batching import COMPUTE_NICE, EARLY, RECENT, Batcher
 from server.engine import Query, Ranked
-from server.schema import OverloadedError
+from server.schema import OverloadedError, ProblemError, Request
+from server.service import Service
+from server.settings import Settings
 
 pytestmark = pytest.mark.timed
 
@@ -37,6 +41,18 @@ class Slow:
         with self.lock:
             self.computing -= 1
         return [Ranked(q.items, q.items) for q in queries], {"encode": (1.0, 0.5)}
+
+
+class Held(Slow):
+    """Computes nothing until it is released, as a search in a Milvus that hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+
+    def __call__(self, queries):
+        assert self.released.wait(20)
+        return super().__call__(queries)
 
 
 class Broken(Slow):
@@ -159,20 +175,15 @@ def test_a_request_beyond_the_deadline_is_rejected():
 
 def test_a_request_is_rejected_at_its_deadline_while_every_thread_is_held():
     """A search in a Milvus that hangs may hold a thread for seconds."""
-    held = threading.Event()
-
-    class Held(Slow):
-        def __call__(self, queries):
-            assert held.wait(20)
-            return super().__call__(queries)
+    held = Held()
 
     async def main():
         batcher = Batcher(1, 1, 100, 0.05)
-        first = batcher.compute(Held(), query(3))
+        first = batcher.compute(held, query(3))
         with pytest.raises(OverloadedError):
             await asyncio.wait_for(batcher.compute(Slow(), query(3)), 10)
         assert not first.done()
-        held.set()
+        held.released.set()
         await first
         batcher.close()
 
@@ -241,18 +252,62 @@ def test_a_batch_has_one_engine():
     assert new.batches == [[20, 20]]
 
 
-def test_a_cancelled_request_is_not_computed():
-    engine = Slow(0.05)
+def shed() -> dict[str, float]:
+    """Rejections so far, by reason."""
+    [counted] = metrics.SHED.collect()
+    return {
+        sample.labels["reason"]: sample.value
+        for sample in counted.samples
+        if sample.name == "nanorecsys_shed_total"
+    }
+
+
+def in_service(small, tmp_path, act: Callable[[Service], Awaitable[None]], **settings) -> None:
+    """Act on an open service with one compute thread."""
 
     async def main():
-        batcher = Batcher(1, 1, 100, 10.0)
-        first, gone, last = (
-            asyncio.ensure_future(batcher.compute(engine, query(n))) for n in (1, 50, 150)
-        )
-        await asyncio.sleep(0.01)
-        gone.cancel()
-        await asyncio.gather(first, last)
-        batcher.close()
+        place = str(tmp_path / "events.sqlite")
+        service = Service(Settings(bundle=small.bundle, events=place, cache="none", **settings))
+        await service.open()
+        try:
+            await act(service)
+        finally:
+            await service.close()
 
     asyncio.run(main())
-    assert engine.batches == [[1], [150]]
+
+
+def test_every_rejected_request_is_counted_once_and_a_check_is_not(small, tmp_path):
+    """Equal requests wait for one computation, and are rejected with it."""
+    held = Held()
+
+    async def act(service):
+        busy, before = service.batcher.compute(held, query(3)), shed()
+        asked = [service.recommend(Request(user_id=1002), {}) for _ in range(3)]
+        asked.append(service.recommend(Request(user_id=1003), {}))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        with pytest.raises(ProblemError, match="nothing can be computed"):
+            await service.check()
+        held.released.set()
+        await busy
+        assert [type(answer) for answer in answers] == [OverloadedError] * 4
+        assert shed() == before | {"deadline": before.get("deadline", 0) + 4}
+
+    in_service(small, tmp_path, act, deadline_ms=50.0)
+
+
+def test_a_check_that_waits_in_vain_leaves_the_thread_at_work(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("server.service.CHECK_S", 0.05)
+    errors, held = [], Held()
+
+    async def act(service):
+        asyncio.get_running_loop().set_exception_handler(lambda _, error: errors.append(error))
+        service.engine = held
+        with pytest.raises(ProblemError, match="TimeoutError"):
+            await service.check()
+        held.released.set()
+        ranked, _ = await service.batcher.compute(Slow(), query(3))
+        assert len(ranked.items) == 3
+
+    in_service(small, tmp_path, act)
+    assert not errors

@@ -1,7 +1,9 @@
 """An answer equals a direct computation, in any batch. 5 s."""
 
+import asyncio
 import dataclasses
 import gc
+import os
 import shutil
 import time
 import weakref
@@ -13,9 +15,11 @@ import pytest
 
 from nanorecsys.serving.bundle import _write_manifest, check_bundle, open_bundle
 from nanorecsys.serving.errors import ServingError
+from server import service
+from server.batching import COMPUTE_NICE
 from server.engine import Engine, Query, Ranked
 from server.schema import MAX_K
-from server.service import COLLECT_AFTER, settle_memory
+from server.service import COLLECT_AFTER, Service, settle_memory
 from server.settings import Settings
 from tests.server.conftest import N_ITEMS, WINDOW, Small, build_small
 
@@ -218,12 +222,20 @@ def test_another_bundle_has_another_id(small, engine, tmp_path):
     assert open_engine(build_small(tmp_path, seed=1).bundle).id != engine.id
 
 
-def test_every_setting_that_changes_an_answer_is_in_the_key_of_the_cache(small, engine):
+def test_every_setting_that_changes_an_answer_is_in_the_key_of_the_cache(small, engine, tmp_path):
+    folders = [small.models, build_small(tmp_path / "other", seed=1).models]
+    copies = {"retriever.pt": tmp_path / "retriever", "ranker.pt": tmp_path / "ranker"}
+    for name, folder in copies.items():  # one of the two models is the other run's
+        shutil.copytree(small.models, folder)
+        shutil.copy(folders[1] / name, folder / name)
     others = [{"candidates": 7}, {"read_events": 3}, {"pad": True}]
-    others += [{"engine": kind, "models": small.models} for kind in ("torch", "torch-padded")]
+    others += [{"engine": "torch", "models": folder} for folder in [*folders, *copies.values()]]
+    others += [{"engine": "torch-padded", "models": small.models}]
     keys = {open_engine(small.bundle, **settings).cache_id for settings in others}
-    assert len(keys | {engine.cache_id}) == 6
+    assert len(keys | {engine.cache_id}) == 1 + len(others)
     assert open_engine(small.bundle).cache_id == engine.cache_id
+    again = shutil.copytree(small.models, tmp_path / "again")
+    assert open_engine(small.bundle, "torch", again).cache_id in keys
 
 
 def test_bytes_keep_everything():
@@ -253,3 +265,28 @@ def test_what_was_loaded_is_spared_by_later_collections_and_garbage_is_not():
     finally:
         gc.unfreeze()
         gc.set_threshold(*thresholds)
+
+
+def test_bundles_are_opened_at_a_lower_priority_than_the_event_loop(small, tmp_path, monkeypatch):
+    event_loop, opened = os.getpriority(os.PRIO_PROCESS, 0), []
+
+    class Noted(Engine):
+        def __init__(self, *arguments):
+            opened.append(os.getpriority(os.PRIO_PROCESS, 0))
+            super().__init__(*arguments)
+
+    async def main():
+        worker = Service(Settings(bundle=small.bundle, events=str(tmp_path / "events.sqlite")))
+        await worker.open()
+        await worker.reload()
+        await worker.close()
+
+    thresholds = gc.get_threshold()
+    monkeypatch.setattr(service, "Engine", Noted)
+    try:
+        asyncio.run(main())
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+    assert opened == [event_loop + COMPUTE_NICE] * 2
+    assert os.getpriority(os.PRIO_PROCESS, 0) == event_loop

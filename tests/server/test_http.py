@@ -337,7 +337,9 @@ def test_what_is_no_http_gets_400_and_no_traceback(server):
     ):
         with connect(server) as client:
             client.sendall(noise)
-            assert client.recv(100).startswith(b"HTTP/1.0 400")
+            answer = b"".join(iter(lambda: client.recv(1000), b""))
+            assert answer.startswith(b"HTTP/1.0 400")
+            assert b"Content-Type: text/plain" in answer
 
 
 def test_clients_that_leave_during_a_request_leave_no_traceback(server):

@@ -13,15 +13,19 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import msgspec
 import numpy as np
 import pytest
+from aiohttp import web
 
 from nanorecsys.models.retriever import RetrieverConfig
 from nanorecsys.serving.bundle import MANIFEST, RANKER, TOWER, Manifest, _write_manifest
 from server.service import REJECTION_DELAY_S, REJECTION_GAP_S
+from server.settings import Settings
+from server.supervisor import Worker
 from tests.server.conftest import N_USERS, build_small, export_bundle
 from tests.server.films import RedisServer, Running, serving
 
@@ -307,6 +311,14 @@ def test_metrics_are_in_memory_where_no_disk_is_full_and_failures_leave_none(own
     assert not folder.exists()
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no shared memory")
+def test_the_heartbeat_is_in_memory_where_no_disk_holds_it_up(single):
+    [worker] = workers_of(single)
+    opened = [os.readlink(file) for file in Path(f"/proc/{worker}/fd").iterdir()]
+    [heartbeat] = [name for name in opened if "/wgunicorn-" in name]
+    assert heartbeat.startswith("/dev/shm/nanorecsys-metrics-")
+
+
 def test_a_killed_worker_is_replaced_while_the_other_answers_and_both_know_every_event(
     own, tmp_path
 ):
@@ -413,6 +425,38 @@ def test_accepted_requests_are_answered_after_the_listener_closes(heavy, tmp_pat
                 return await asyncio.gather(*requests)
 
         assert asyncio.run(stop_while_asking()) == [200] * 60
+
+
+def test_a_request_without_end_delays_the_end_by_the_time_to_drain(small, tmp_path):
+    """gunicorn kills a worker that takes much longer."""
+    drain_s = 2.0
+    settings = Settings(
+        bundle=small.bundle, events=str(tmp_path / "events.sqlite"), drain_s=drain_s
+    )
+
+    async def never_ends(request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def main() -> float:
+        worker = SimpleNamespace(
+            app=SimpleNamespace(settings=settings), loop=asyncio.get_running_loop()
+        )
+        runner = await Worker._make_runner(worker)
+        runner.app.router.add_get("/never", never_ends)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        [(host, port)] = runner.addresses
+        async with aiohttp.ClientSession() as session:
+            asked = asyncio.create_task(session.get(f"http://{host}:{port}/never"))
+            await asyncio.sleep(0.2)
+            start = time.monotonic()
+            await runner.cleanup()
+            took_s = time.monotonic() - start
+            assert isinstance((await asyncio.gather(asked, return_exceptions=True))[0], OSError)
+        return took_s
+
+    assert 0.9 < asyncio.run(main()) / drain_s < 1.5
 
 
 def health_latencies(url: str, seconds: float) -> list[float]:

@@ -74,6 +74,29 @@ def test_an_event_is_known_to_the_other_host_at_once():
 
 
 @needs_redis
+def test_a_key_of_a_wrong_type_costs_only_its_own_user_the_events():
+    redis = RedisServer()
+
+    async def main():
+        store, before = RedisEvents(redis.url), failures()
+        await store.append(8, "a")
+        with redis_py.Redis(port=redis.port, protocol=2) as client:
+            client.set("nanorecsys:events:7", "no list")
+        assert await store.of_user(7) is None
+        assert await store.of_user(8) == ["a"]
+        with pytest.raises(ProblemError, match="WRONGTYPE"):
+            await store.append(7, "b")
+        assert await store.append(8, "b") == 2
+        together = await asyncio.gather(store.of_user(7), store.of_user(8))
+        assert together == [None, ["a", "b"]]
+        assert failures() == before + 3
+        await store.close()
+
+    with redis:
+        asyncio.run(main())
+
+
+@needs_redis
 def test_redis_keeps_the_latest_events_of_each_user(monkeypatch):
     monkeypatch.setattr(redis_events, "EVENTS_KEPT", 3)
     redis = RedisServer()

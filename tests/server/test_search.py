@@ -1,4 +1,8 @@
-"""Title search finds what a look at every title finds. 3 s."""
+"""Title search finds what a look at every title finds, also for several threads at once. 4 s."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -98,3 +102,39 @@ def test_it_finds_what_a_look_at_every_title_finds(data: st.DataObject, titles: 
     query, limit = data.draw(LETTERS), data.draw(st.integers(1, 50))
     found = TitleSearch(titles, np.array(popular)).find(query, limit)
     assert found == naive(titles, popular, query, limit)
+
+
+def test_threads_that_search_at_once_find_their_own_words() -> None:
+    words = [f"word{number}" for number in range(8)]
+    titles = [f"{word} film {i}" for i in range(500) for word in words]
+    search = TitleSearch(titles, np.arange(len(titles)))
+    with ThreadPoolExecutor(len(words)) as threads:
+        found = list(threads.map(lambda word: search.find(word, 300), words * 50))
+    for number, items in enumerate(found):
+        first = number % len(words)
+        assert items == list(range(first, first + 300 * len(words), len(words)))
+
+
+SLOW_SEARCHES = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from server.search import TitleSearch
+
+search = TitleSearch(["Alien", "Aliens", "Brazil", "Brazil 2"], np.arange(4))
+# SQLite calls this in the middle of a search, and keeps its own lock meanwhile.
+search._index.set_progress_handler(lambda: time.sleep(0.001), 1)
+with ThreadPoolExecutor(4) as threads:
+    print(*threads.map(lambda word: search.find(word, 2), ["alien", "brazil"] * 8))
+"""
+
+
+def test_a_search_that_waits_for_another_does_not_stop_the_interpreter() -> None:
+    """In a process of its own: a thread that waits with the interpreter's lock stops it for ever.
+
+    The search that it waits for needs that lock in order to go on.
+    """
+    command = [sys.executable, "-c", SLOW_SEARCHES]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.stderr == ""
+    assert ended.stdout.split() == ["[0,", "1]", "[2,", "3]"] * 8

@@ -145,6 +145,20 @@ def test_after_the_last_try_searches_fail_at_once_then_one_decides(
     assert "s3cret" not in caplog.text
 
 
+def test_one_try_decides_too_where_the_collection_could_not_be_checked_yet(loaded, clock):
+    """Each try may hold the thread that searches for seconds."""
+    remote = index(retries=2)
+    loaded.fail = failing("has_collection", TimedOutError())
+    tried = [3, 4, 5]
+    for number in tried:
+        with pytest.raises(RetrievalError, match="Deadline Exceeded"):
+            remote.search(users(1, 16), 5)
+        assert [method for method, _ in loaded.calls] == ["has_collection"] * number
+        clock[0] += 1.1
+    loaded.fail = lambda method: None
+    assert (remote.search(users(1, 16), 5)[1] >= 0).all()
+
+
 def test_a_thread_holds_a_connection_and_there_are_no_more_than_the_pool(loaded):
     remote, inside, most = index(pool=3), Counter(), []
     remote.search(users(1, 16), 5)
