@@ -101,7 +101,7 @@ class RedisCalls:
     def _note(self, command: str, answer: Any) -> None:
         """Pause after a failure. The log has a line for the first one, and one for the recovery."""
         if isinstance(answer, ResponseError) and str(answer).startswith(WRONG_TYPE):
-            self._failures.inc()  # of one key alone
+            self._failures.inc()  # it concerns one key
         elif isinstance(answer, Exception):
             failed, reason = CONNECTION, _reason(answer)
             if isinstance(answer, ResponseError):
