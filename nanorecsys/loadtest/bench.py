@@ -276,8 +276,9 @@ def find_highest(
         cold_share: Share of the requests from cold users; the bench's by default.
 
     Returns:
-        The run that confirmed a rate, None where none did; the rate, 0 where none held and None
-        where the generator was late; and how the next higher rate failed.
+        The run that confirmed a rate, None where none did; the rate, 0 where no try held and None
+        where it is not known: the generator was late, or no long run held; and how the next higher
+        rate failed.
     """
     runs, n_before = server.bench.runs, len(server.bench.runs)
     mix = "" if cold_share is None else f", {cold_share:.0%} cold"
@@ -299,7 +300,9 @@ def find_highest(
     if failed:
         row = min(failed, key=lambda row: row.rate)
         limit = f"{row.limit} at {row.rate:,.0f}/s: {row.reason}"
-    return confirmed, None if was_late else rate_of(confirmed), limit
+    # A machine that stalls fails every long run. That says nothing about the server.
+    is_unknown = was_late or (n_searched < len(runs) and not confirmed)
+    return confirmed, None if is_unknown else rate_of(confirmed), limit
 
 
 def measure_round(bench: Bench, rung: Rung, search: Search, first: float | None = None) -> Round:
