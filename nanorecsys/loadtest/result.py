@@ -104,8 +104,8 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         cpu_ms: CPU milliseconds for each good answer when kept busy.
         busy_per_s: Good answers a second when kept busy.
-        highest_per_s: Highest offered rate that a long run confirmed; 0 where none held, None where
-            the generator was late.
+        highest_per_s: Highest offered rate that a long run confirmed; 0 where no try held, None
+            where it is not known: the generator was late, or no long run held.
         limit: How the next higher rate failed.
     """
 
