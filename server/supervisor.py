@@ -119,7 +119,7 @@ class Server(BaseApplication):
             "graceful_timeout": int(s.lame_duck_s + s.drain_s + KILL_AFTER_S),
             "timeout": HEARTBEAT_S,
             # A worker touches a file here each second, on its event loop: no disk may hold it up.
-            "worker_tmp_dir": os.environ["PROMETHEUS_MULTIPROC_DIR"],
+            "worker_tmp_dir": os.environ.get("PROMETHEUS_MULTIPROC_DIR"),
             "control_socket_disable": True,
             "loglevel": "warning",
             "when_ready": _log_address,
