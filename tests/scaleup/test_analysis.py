@@ -83,7 +83,9 @@ def test_an_index_whose_lower_end_misses_the_floor_has_no_speed():
 
 
 def test_an_index_above_the_memory_bound_has_no_speed():
-    assert FINDINGS["speed"](record(memory_share=0.651)) == {DEFAULT_DATASET: Interval(0.0, 0.0, 0.0)}
+    assert FINDINGS["speed"](record(memory_share=0.651)) == {
+        DEFAULT_DATASET: Interval(0.0, 0.0, 0.0)
+    }
 
 
 def test_fidelity_is_the_worst_case_of_each_data_set():
