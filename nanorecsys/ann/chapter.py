@@ -5,7 +5,7 @@ from typing import Any
 
 from nanorecsys.ann.result import AnnResult, Served
 from nanorecsys.ann.specs import TABLE
-from nanorecsys.data.registry import DEFAULT_DATASET, SECOND_DATASET
+from nanorecsys.data.registry import BOTH_DATASETS, DEFAULT_DATASET
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.spread import Interval, Values
 
@@ -36,8 +36,7 @@ def _on_both(value: Callable[[Served], Interval]) -> Callable[[AnnResult], Value
     """A figure of the recommended index on each served catalogue, measured on both data sets."""
 
     def read(result: AnnResult) -> Values:
-        both = result.served.keys() == {DEFAULT_DATASET, SECOND_DATASET}
-        if not both or not _at_study_size(result):
+        if not _at_study_size(result) or result.served.keys() != BOTH_DATASETS:
             return None
         return {name: value(served) for name, served in result.served.items()}
 

@@ -14,6 +14,7 @@ from nanorecsys.data.errors import DataError
 ROOT = Path(__file__).resolve().parents[2]
 BASE_URL = "https://files.grouplens.org/datasets/movielens/"
 DEFAULT_DATASET, SECOND_DATASET = "ml-latest-small-2016", "ml-latest-2023-head"
+BOTH_DATASETS = {DEFAULT_DATASET, SECOND_DATASET}  # of the findings that name both
 ATTEMPTS = 3  # a failed download starts again from the beginning: pooch cannot resume
 TIMEOUT_S = 30  # without a byte
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from nanorecsys.data.registry import DEFAULT_DATASET, SECOND_DATASET
+from nanorecsys.data.registry import BOTH_DATASETS, DEFAULT_DATASET
 from nanorecsys.export.result import ExportResult
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.spread import Values
@@ -23,8 +23,7 @@ def _speed(result: ExportResult) -> Values:
 
 def _int8(result: ExportResult) -> Values:
     """Relative change of NDCG@10 by static int8, by data set."""
-    both = result.int8_change.keys() == {DEFAULT_DATASET, SECOND_DATASET}
-    if not both or not _at_study_size(result):
+    if not _at_study_size(result) or result.int8_change.keys() != BOTH_DATASETS:
         return None
     return {name: change.relative for name, change in result.int8_change.items()}
 

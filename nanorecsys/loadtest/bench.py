@@ -294,14 +294,14 @@ def find_highest(
         confirmed = runs[-1] if holds(rate, CONFIRM, search.confirm_s) else None
         rate /= 1 + search.precision
     tried = [run.row for run in runs[n_before:]]
-    was_late = all(row.verdict == VOID for row in tried[n_searched - n_before :] or tried)
     failed = [row for row in tried if row.verdict != VALID and row.rate > rate_of(confirmed)]
     limit = "no higher rate was tried"
     if failed:
         row = min(failed, key=lambda row: row.rate)
         limit = f"{row.limit} at {row.rate:,.0f}/s: {row.reason}"
-    # A machine that stalls fails every long run. That says nothing about the server.
-    is_unknown = was_late or (n_searched < len(runs) and not confirmed)
+    # Where tries held and no long run did, the machine may have stalled, and not the server.
+    had_long_runs = len(runs) > n_searched
+    is_unknown = not confirmed and (had_long_runs or all(row.verdict == VOID for row in tried))
     return confirmed, None if is_unknown else rate_of(confirmed), limit
 
 

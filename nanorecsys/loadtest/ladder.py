@@ -30,7 +30,7 @@ class Rung:
         change: What is new against that rung.
         findings: Ids of the findings that say what the change does to quality; none if it changes
             the speed alone.
-        without: Ids of findings about parts that this rung leaves out, which change it back.
+        without: Ids of the findings about parts that this rung leaves out.
         engine: Engine of the server: onnx, torch or torch-padded.
         bundle: Name of its bundle, see `bundles`; histories are padded to the window in kind.
         whole_window: Whether all events of the window are read, or only as many as the bundle says.

@@ -124,7 +124,7 @@ class MeasuredServer(msgspec.Struct, frozen=True, kw_only=True):
         change: What is new against that rung.
         findings: Ids of the findings that say what the change does to quality; none if it changes
             the speed alone.
-        without: Ids of findings about parts that this server leaves out.
+        without: Ids of the findings about parts that this server leaves out.
         workers, threads: Number of workers, and of compute threads of each.
         rounds: The rounds, in which all servers take turns.
     """
@@ -150,7 +150,7 @@ class MeasuredServer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rates(self) -> list[float]:
-        """The highest rate of each round in which the generator was not late."""
+        """The highest rate of each round in which it is known."""
         return [r.highest_per_s for r in self.rounds if r.highest_per_s is not None]
 
     @property
@@ -293,7 +293,7 @@ class ServedScale(msgspec.Struct, frozen=True, kw_only=True):
     def ratios(self) -> list[float]:
         """Highest rate with the large catalogue over that with the real one, by round.
 
-        Rounds in which the generator was late are left out.
+        Rounds in which one of the two rates is not known are left out.
         """
         pairs = zip(self.large.rounds, self.real.rounds, strict=True)
         rates = [(large.highest_per_s, real.highest_per_s) for large, real in pairs]

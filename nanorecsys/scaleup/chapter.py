@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from nanorecsys.data.registry import DEFAULT_DATASET, SECOND_DATASET
+from nanorecsys.data.registry import BOTH_DATASETS, DEFAULT_DATASET, SECOND_DATASET
 from nanorecsys.scaleup.analysis import MEMORY_SHARE
 from nanorecsys.scaleup.result import ScaleupResult
 from nanorecsys.study.chapters import Estimate
@@ -40,7 +40,7 @@ def _fidelity(r: ScaleupResult) -> dict[str, Interval] | None:
     if not _is_study_size(r) or r.best.family not in r.families:
         return None
     judged = next(j for j in r.judged if j.generator == r.recommended_generator)
-    if judged.by_set.keys() != {DEFAULT_DATASET, SECOND_DATASET}:
+    if judged.by_set.keys() != BOTH_DATASETS:
         return None
     return {name: judged.by_set[name].worst for name in (DEFAULT_DATASET, SECOND_DATASET)}
 

@@ -4,6 +4,7 @@ The folder `templates` has the HTML, pages.yaml says what the pages show of the 
 """
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
@@ -84,9 +85,9 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    found.globals |= {f.__name__: f for f in (compare.counts, compare.machine_of, figure)}
-    pages = (decide.choices, decide.expected, decide.large_catalogue)
-    found.globals |= {function.__name__: function for function in pages}
+    functions: list[Callable[..., object]] = [compare.counts, compare.machine_of, figure]
+    functions += [decide.choices, decide.expected, decide.large_catalogue]
+    found.globals |= {function.__name__: function for function in functions}
     found.globals |= {"definition": _definition, "middle": _middle, "table": _table}
     return found
 

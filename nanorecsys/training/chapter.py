@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from nanorecsys.data.registry import DEFAULT_DATASET, SECOND_DATASET
+from nanorecsys.data.registry import BOTH_DATASETS, DEFAULT_DATASET
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.spread import Values
 from nanorecsys.training.result import LAST_TEN, LEAVE_ONE_OUT, WITH_HISTORY, TrainingResult
@@ -17,7 +17,7 @@ def _at_study_size(read: Reader) -> Reader:
     """Values only of a run of the findings' size: the study shape, on both bundled data sets."""
 
     def checked(result: TrainingResult) -> Values:
-        both = result.quality.keys() == {DEFAULT_DATASET, SECOND_DATASET}
+        both = result.quality.keys() == BOTH_DATASETS
         measured = both and result.dataset == DEFAULT_DATASET and result.is_study_shape
         return read(result) if measured else None
 
