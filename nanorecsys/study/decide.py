@@ -66,6 +66,8 @@ def _change(change: Any) -> str:
 def expected(records: Records) -> pd.DataFrame:
     """CPU time and rate by catalogue and share of cold requests.
 
+    The two catalogues are compared where their servers took turns.
+
     Returns:
         One row per catalogue of the load test and share; empty where it has not run, or ran with
         cold requests alone or none, which gives no line over the share.
@@ -76,11 +78,11 @@ def expected(records: Records) -> pd.DataFrame:
     scale, cold = load.served_scale, load.cold_share
     if not 0 < cold < 1:
         return pd.DataFrame()
-    real_slope = (load.busy_cold.server_cpu_ms - load.final.cpu_ms.middle) / (1 - cold)
+    real_slope = (load.busy_cold.server_cpu_ms - scale.real.cpu_ms.middle) / (1 - cold)
     more_ms = (scale.large.cpu_ms.middle - scale.real.cpu_ms.middle) / cold
     recall = ann.served[ann.dataset].recall.estimate
     catalogues = [
-        (load.n_items, load.final, real_slope, ann.recommended.family, recall),
+        (load.n_items, scale.real, real_slope, ann.recommended.family, recall),
         (scale.index.n, scale.large, real_slope + more_ms, scale.index.family, scale.index.recall),
     ]
     rows = []
@@ -91,7 +93,7 @@ def expected(records: Records) -> pd.DataFrame:
             rate = f"{per_s.middle * usual_ms / cpu_ms:,.0f}, estimated"
             if share == cold:
                 rate = f"{per_s.middle:,.0f} ({per_s.low:,.0f} to {per_s.high:,.0f}), measured"
-            elif share == 1 and server is load.final:
+            elif share == 1 and server is scale.real:
                 rate = f"{load.busy_cold.goodput_per_s:,.0f}, measured"
             rows.append(
                 {

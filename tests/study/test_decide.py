@@ -21,10 +21,9 @@ def records():
     load = Fake(
         n_items=9_000,
         cold_share=0.3,
-        final=server,
         busy_cold=Fake(server_cpu_ms=1.2, goodput_per_s=1_200),
         served_scale=Fake(
-            real=Fake(cpu_ms=Fake(middle=0.5)),
+            real=server,
             large=large,
             index=Fake(n=3_000_000, family="graph", recall=0.991),
         ),
