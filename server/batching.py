@@ -87,6 +87,8 @@ class Batcher:
         must not be cancelled: a caller that may leave awaits it behind `asyncio.shield`.
         """
         answer: Computing = asyncio.get_running_loop().create_future()
+        # A caller that has left reads no error, and asyncio would log it as never retrieved.
+        answer.add_done_callback(lambda done: done.exception())
         if self._blocking:
             (ranked,), timings = engine([query])
             self.computed_at = time.perf_counter()
