@@ -35,7 +35,11 @@ Step = Callable[[], int]
 
 
 def measure(
-    task: Task, items: pd.DataFrame, model: RetrieverConfig, training: TrainingConfig, repeats: int
+    task: Task,
+    items: pd.DataFrame,
+    model: RetrieverConfig,
+    training: TrainingConfig,
+    repeats: int = 3,
 ) -> pd.DataFrame:
     """Raw timings, one row per repeat of a loop: loop, repeat, tokens, seconds.
 
