@@ -30,7 +30,8 @@ examples:
 
 A server is NAME=CHECKOUT:BUNDLE; CHECKOUT/.venv/bin/python runs it if it is there. The bundle needs
 users 1, 2, 3, ...: those of the load test's bootstrapped population. needs wrk (Debian has it).
-How to read it: medians over the rounds, lowest and highest in brackets. Compare within one run.
+How to read it: medians over the rounds, lowest and highest in brackets; a refusal is no answer.
+Compare within one run. Overload: --connections 64, then 128, 256 and 800.
 """
 
 
@@ -52,7 +53,7 @@ def main() -> None:
             for load, result in measure(Path(checkout), Path(bundle), arguments).items():
                 found.setdefault((load, name), []).append(result)
                 print(f"round {round_ + 1}  {load:6} {name:10} {result}", flush=True)
-    header = f"{'requests/s':>24} {'CPU ms a request':>22} {'P99 ms':>20}"
+    header = f"{'answers/s':>24} {'CPU ms a request':>22} {'P99 ms':>20}"
     print(f"\n{'load':6} {'server':10} {header}")
     for (load, name), results in sorted(found.items()):
         shown = [spread([r[key] for r in results]) for key in ("rate", "cpu_ms", "p99_ms")]
@@ -83,7 +84,8 @@ def measure(
             result = wrk(port, cold, first, arguments.seconds, arguments.connections)
             first += round(cold * result["requests"]) + HOT  # a new user is new once
             result["cpu_ms"] = 1e3 * (cpu_seconds(server.pid) - before) / result["requests"]
-            result["rate"] = result["requests"] / result["seconds"]
+            answered = result["requests"] - result["refused"]
+            result["rate"] = answered / result["seconds"]
             results[load] = result
         return results
     finally:
