@@ -36,6 +36,7 @@ AT_LEAST_K = {"ef", "reorder_k"}  # Milvus refuses these below the number of nei
 BATCH = 4096  # rows that are inserted together
 POLL_S = 0.2  # pause between looks at the progress of a build
 CHOSEN_AT = 100  # neighbours for which chapter 04 chooses settings
+SEGMENT_ROWS = 131_072  # vectors of 256 dimensions in a segment, as insertion makes them
 EXAMPLE = "Write it like http://127.0.0.1:19530."
 REPLACE = "Load it with --replace, which drops the collection first."
 
@@ -366,12 +367,17 @@ def bundle_index(milvus: Milvus, path: Path, manifest: Manifest) -> MilvusIndex:
 def milvus_choice(factory: str, search: str, n: int) -> tuple[str, str]:
     """Milvus's index and search setting that are nearest to those of a bundle with n items.
 
+    Milvus indexes each segment of a collection by itself. A segment of m vectors gets at most
+    4 m^.5 lists, as Milvus's documentation advises, and the same share of them is searched.
+
     >>> milvus_choice("IVF256,SQ8", "nprobe=16", 27_278)
     ('IVF_SQ8:nlist=256', 'nprobe=16')
     >>> milvus_choice("lorann:clusters=128,dims=96", "clusters=32,rerank=350", 27_278)
     ('SCANN:nlist=128', 'nprobe=32,reorder_k=350')
     >>> milvus_choice("IVF128,PQ128x4fs,Refine(SQfp16)", "nprobe=23,k_factor_rf=4", 27_278)
     ('SCANN:nlist=128', 'nprobe=23,reorder_k=400')
+    >>> milvus_choice("scann:leaves=8192", "leaves=100,rerank=200", 1_000_000)
+    ('SCANN:nlist=1448', 'nprobe=18,reorder_k=200')
     >>> milvus_choice("HNSW32", "efSearch=128", 27_278), milvus_choice("Flat", "", 27_278)
     (('HNSW:M=32,efConstruction=200', 'ef=128'), ('FLAT', ''))
     """
@@ -385,6 +391,9 @@ def milvus_choice(factory: str, search: str, n: int) -> tuple[str, str]:
     lists = int(found[1] or found[2]) if found else 2 ** round(math.log2(n) / 2)
     parts = [setting[part] for part in ("nprobe", "leaves", "clusters") if part in setting]
     probes = parts[0] if parts else max(1, lists // 4)
+    most = round(4 * min(n, SEGMENT_ROWS) ** 0.5)
+    if lists > most:
+        lists, probes = most, math.ceil(probes * most / lists)
     for codes, kind in (("SQ8", "IVF_SQ8"), ("Flat", "IVF_FLAT")):
         if factory.endswith(f",{codes}"):
             return f"{kind}:nlist={lists}", f"nprobe={probes}"
