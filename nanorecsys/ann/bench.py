@@ -36,6 +36,7 @@ from nanorecsys.system.blas import faiss
 from nanorecsys.system.environment import environment
 from nanorecsys.system.files import atomic_path, write_atomically
 from nanorecsys.system.memory import forget_peak, peak_resident_bytes, resident_bytes
+from nanorecsys.system.processes import watch_parent
 
 LARGE_BATCH, SMALL_BATCH = 1000, 32
 SMALL_BATCHES = 4  # calls per round
@@ -65,7 +66,7 @@ def in_child(work: Callable[..., T], *arguments: Any, threads: int) -> T:
     """
     variables = dict.fromkeys(THREAD_VARIABLES, str(threads)) | CHILD_VARIABLES
     context = multiprocessing.get_context("spawn")
-    with environment(variables), ProcessPoolExecutor(1, context, silence) as pool:
+    with environment(variables), ProcessPoolExecutor(1, context, start_worker) as pool:
         try:
             return pool.submit(work, *arguments).result()
         except BrokenProcessPool as error:
@@ -75,8 +76,9 @@ def in_child(work: Callable[..., T], *arguments: Any, threads: int) -> T:
             ) from error
 
 
-def silence() -> None:
-    """Drop what libraries write to a worker's standard error, such as warnings of small samples."""
+def start_worker() -> None:
+    """Make a worker end with its parent, and drop what libraries write to its standard error."""
+    watch_parent()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 

@@ -27,12 +27,13 @@ import pandas as pd
 
 from nanorecsys.loadtest.bundles import Bundles
 from nanorecsys.loadtest.errors import LoadTestError
-from nanorecsys.loadtest.generator import Load, Sent, end_with_parent, generate, poisson
+from nanorecsys.loadtest.generator import Load, Sent, generate, poisson
 from nanorecsys.loadtest.ladder import Rung, climb
 from nanorecsys.loadtest.population import Workload
 from nanorecsys.loadtest.result import LoadRow, MeasuredServer, Round, Search
 from nanorecsys.loadtest.server_process import ServerProcess
 from nanorecsys.loadtest.summary import SLOW_SHARE, VALID, VOID, frame_of, summarize
+from nanorecsys.system.processes import watch_parent
 
 # Servers are nicer than the generator, which would otherwise be late when they use all cores.
 SERVER = ("nice", "-n", "5", sys.executable, "-m", "server")
@@ -85,7 +86,7 @@ class Bench:
         self.user_ids: list[Any] = np.asarray(self.bundles.served.user_ids).tolist()
         n_users = len(self.user_ids)
         self.workload = Workload(n_users, self.hot_users, self.cold_share, self.seed)
-        self.generator = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
+        self.generator = ProcessPoolExecutor(1, get_context("spawn"), watch_parent)
         self.runs: list[LoadRun] = []
         self.servers: list[LoadedServer] = []
 

@@ -12,12 +12,10 @@ import ctypes
 import gc
 import json
 import math
-import multiprocessing
 import os
 import re
 import struct
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -128,18 +126,6 @@ def cpu_seconds(pid: int) -> float:
         except OSError:  # it has just ended
             continue
     return total
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it has ended, also where that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def generate(load: Load) -> Sent:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from nanorecsys.ann.bench import call_once, fingerprint, silence
+from nanorecsys.ann.bench import call_once, fingerprint, start_worker
 from nanorecsys.scaleup.catalogue import generate
 from nanorecsys.scaleup.curves import Case, relabelled, user_recalls
 from nanorecsys.scaleup.datasets import RealCatalogue
@@ -144,7 +144,7 @@ def judge_generators(test: HeldOutTest, generators: Sequence[str], folder: Path)
     context = multiprocessing.get_context("spawn")
     with (
         environment(dict.fromkeys(THREAD_VARIABLES, "1")),
-        ProcessPoolExecutor(test.workers, context, silence) as pool,
+        ProcessPoolExecutor(test.workers, context, start_worker) as pool,
     ):
         kept = folder / fingerprint(test)
         paths = [kept / f"{t.generator}-{t.subset}-{t.number}" for t in trainings]

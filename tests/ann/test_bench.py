@@ -5,9 +5,12 @@ A process takes a second to start. So most tests call in this one what the bench
 
 import gc
 import os
+import subprocess
+import sys
 from itertools import groupby
 
 import numpy as np
+import psutil
 import pytest
 
 from nanorecsys import evaluation
@@ -242,6 +245,18 @@ def test_an_index_of_other_vectors_is_built_anew(measured, workload):
     other = clustered(N, D, seed=5)
     measure_table(folder, specs.choose("core", ["SQ8"])[:1], other, *workload, ONE_ROUND)
     assert len(set(folder.glob("*.index")) - before) == 1
+
+
+def test_a_child_ends_when_its_parent_is_killed():
+    script = (
+        "from nanorecsys.ann.bench import in_child\n"
+        "from tests.ann.children import tell_pid_and_wait\n"
+        "in_child(tell_pid_and_wait, threads=1)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        assert child in psutil.wait_procs([child], timeout=10)[0]
 
 
 def test_a_child_that_dies_is_a_named_failure_and_leaves_no_index(tmp_path, monkeypatch):

@@ -303,18 +303,3 @@ def test_cpu_time_counts_children_that_live_and_those_that_have_ended(ends):
             process.kill()
     assert spent > 0.3
     assert len(family) == (not ends)
-
-
-def test_the_process_ends_with_its_parent():
-    script = (
-        "import concurrent.futures, multiprocessing, os, time\n"
-        "from nanorecsys.loadtest.generator import end_with_parent\n"
-        "context = multiprocessing.get_context('spawn')\n"
-        "pool = concurrent.futures.ProcessPoolExecutor(1, context, end_with_parent)\n"
-        "print(pool.submit(os.getpid).result(), flush=True)\n"
-        "time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
-        child = psutil.Process(int(parent.stdout.readline()))
-        parent.kill()
-        assert child in psutil.wait_procs([child], timeout=10)[0]
