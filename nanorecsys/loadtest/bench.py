@@ -7,7 +7,7 @@ follow MLPerf's load generator: single stream, server (a Poisson stream) and off
     with bench.start(ladder.FINAL) as server:
         run = server.open_loop("steady", rate=200, seconds=10)
         run.row.p95_ms, summary.stages(run.rows)
-    found = measure(bench, ladder.RUNGS, Search(), rounds=3)
+    found = measure(bench, ladder.RUNGS, Search(), rounds=3, kept=Path("rounds"))
     found[ladder.FINAL].highest_per_s
 """
 
@@ -25,6 +25,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from nanorecsys.ann.bench import call_once, fingerprint
 from nanorecsys.loadtest.bundles import Bundles
 from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.generator import Load, Sent, generate, poisson
@@ -320,26 +321,43 @@ def measure_round(bench: Bench, rung: Rung, search: Search, first: float | None 
         busy = server.closed_loop("kept busy", CLIENTS, search.try_s, min_requests=enough).row
         first = first or BUSY_SHARE * busy.goodput_per_s
         _, rate, limit = find_highest(server, search, first)
-    busy_per_s = busy.goodput_per_s
-    return Round(cpu_ms=busy.server_cpu_ms, busy_per_s=busy_per_s, highest_per_s=rate, limit=limit)
+        is_eager = "not compiled" in server.process.printed()
+    return Round(
+        cpu_ms=busy.server_cpu_ms,
+        busy_per_s=busy.goodput_per_s,
+        highest_per_s=rate,
+        limit=limit,
+        is_eager=is_eager,
+    )
 
 
 def measure(
-    bench: Bench, rungs: Sequence[Rung], search: Search, rounds: int
+    bench: Bench, rungs: Sequence[Rung], search: Search, rounds: int, kept: Path
 ) -> dict[Rung, MeasuredServer]:
     """Measure servers in rounds, in which they take turns; every other round runs backwards.
+
+    A round whose file is there, since the chapter was killed later, is not measured again.
 
     Args:
         bench: The bench.
         rungs: The servers; one that is there twice is measured once.
         search: Lengths and precision of each search. It starts from the last round's rate.
         rounds: Number of rounds.
+        kept: Folder for a file of each round, of the same chapter and inputs.
     """
     found: dict[Rung, list[Round]] = {rung: [] for rung in rungs}
+
+    def measured(rung: Rung, first: float | None) -> tuple[Round, list[LoadRun]]:
+        begin = len(bench.runs)
+        return measure_round(bench, rung, search, first), bench.runs[begin:]
+
     for number in range(rounds):
         for rung in list(found)[:: -1 if number % 2 else 1]:
             first = found[rung][-1].highest_per_s if number else None
-            found[rung].append(measure_round(bench, rung, search, first))
+            begin, turn = len(bench.runs), fingerprint([*found], number, rung, search, first)
+            round_, runs = call_once(kept / f"{turn}.round", measured, rung, first)
+            bench.runs[begin:] = runs
+            found[rung].append(round_)
     told = ("name", "before", "change", "findings", "without", "workers", "threads")
     return {
         rung: MeasuredServer(rounds=rounds, **{name: getattr(rung, name) for name in told})

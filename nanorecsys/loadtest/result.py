@@ -107,12 +107,14 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
         highest_per_s: Highest offered rate that a long run confirmed; 0 where no try held, None
             where it is not known: the generator was late, or no long run held.
         limit: How the next higher rate failed.
+        is_eager: Whether the server said that its PyTorch encoder is not compiled.
     """
 
     cpu_ms: float
     busy_per_s: float
     highest_per_s: float | None
     limit: str
+    is_eager: bool = False
 
 
 class MeasuredServer(msgspec.Struct, frozen=True, kw_only=True):
@@ -320,7 +322,6 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
         refused_share: Share of the requests that may be refused, fail or be skipped.
         deadline_ms: Longest wait of a request in the server's queue.
         search: Lengths and precision of the search for the highest rates.
-        is_compiled: Whether the encoder of the best PyTorch server was compiled.
         ladder: The rungs.
         grid: The final server with each number of workers and threads.
         final, whole_window: The final server, and the same as it reads the whole window.
@@ -354,7 +355,6 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
     refused_share: float
     deadline_ms: float
     search: Search
-    is_compiled: bool
     ladder: list[MeasuredServer]
     grid: list[MeasuredServer]
     final: MeasuredServer

@@ -99,19 +99,27 @@ def test_a_round_keeps_a_server_busy_then_searches_and_keeps_the_requests_that_c
     assert (bench.frame().run == kept[-1]).sum() == len(bench.runs[-1].rows) > 0
 
 
-def test_servers_take_turns_and_the_rounds_are_recorded(bench, monkeypatch):
+def test_servers_take_turns_and_rounds_of_a_killed_run_are_kept(bench, monkeypatch, tmp_path):
     asked = []
 
     def measure_round(bench, rung, search, first):
         asked.append((rung, first))
         n = float(len(asked))
+        bench.runs.append(LoadRun(load_row(server=rung.name, goodput_per_s=n), rows()))
         return Round(cpu_ms=n, busy_per_s=n, highest_per_s=n, limit="")
 
     monkeypatch.setattr(bench_module, "measure_round", measure_round)
-    found = measure(bench, [INDEX, FINAL, INDEX], Search(), rounds=2)
+    turns = [INDEX, FINAL, INDEX]
+    measure(bench, turns, Search(), rounds=1, kept=tmp_path)  # killed after a round
+    bench.runs.clear()
+    found = measure(bench, turns, Search(), rounds=2, kept=tmp_path)
     assert asked == [(INDEX, None), (FINAL, None), (FINAL, 2.0), (INDEX, 1.0)]
     assert found[INDEX].rates == [1.0, 4.0]
     assert found[FINAL].rates == [2.0, 3.0]
+    assert [run.row.goodput_per_s for run in bench.runs] == [1.0, 2.0, 3.0, 4.0]
+    measure(bench, turns, Search(precision=0.1), rounds=1, kept=tmp_path)
+    measure(bench, [FINAL], Search(), rounds=1, kept=tmp_path)
+    assert len(asked) == 7
     for rung, server in found.items():
         assert (server.name, server.before) == (rung.name, rung.before)
         assert (server.workers, server.threads) == (rung.workers, rung.threads)

@@ -94,7 +94,6 @@ GOOD = LoadtestResult(
     refused_share=0.001,
     deadline_ms=75.0,
     search=Search(),
-    is_compiled=True,
     ladder=[BEST, FINAL],
     grid=GRID,
     final=FINAL,
