@@ -312,6 +312,8 @@ def test_tune_draws_without_repeats_and_takes_the_best(monkeypatch, bundled):
     assert model == Markov(window=best["window"], last=best["last"])
     assert tune("small", task, trials=4)[0] == model
     assert len(tune("small", task, trials=100)[1]) == 6
+    fewer = tune("small", task, trials=2)[1].drop(columns="seconds")
+    assert fewer.equals(trials.drop(columns="seconds")[:2])  # more trials include the fewer
     assert len(tune("popularity", task, trials=3)[1]) == 1
 
 

@@ -90,7 +90,8 @@ def tune(
     Args:
         name: A name of `BASELINES`.
         task: Validation task to choose by; of equal results the first one wins.
-        trials: Points drawn from the space, the same in every call; a smaller space is tried whole.
+        trials: Points drawn from the space, the same in every call, so that more of them include
+            the fewer; a smaller space is tried whole.
         features: `content_features` of the items, for a baseline that knows content.
 
     Returns:
@@ -99,7 +100,7 @@ def tune(
     build, space = BASELINES[name]
     shared = {key: values for key, values in space.items() if key != "content"}
     points = list(itertools.product(*shared.values()))
-    drawn = np.random.default_rng(0).choice(len(points), min(trials, len(points)), replace=False)
+    drawn = np.random.default_rng(0).permutation(len(points))[:trials]
     table = pd.DataFrame([points[point] for point in drawn], range(len(drawn)), list(shared))
     if knows_content(name):
         build = partial(build, features=features)
