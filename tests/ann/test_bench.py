@@ -5,12 +5,9 @@ A process takes a second to start. So most tests call in this one what the bench
 
 import gc
 import os
-import subprocess
-import sys
 from itertools import groupby
 
 import numpy as np
-import psutil
 import pytest
 
 from nanorecsys import evaluation
@@ -33,6 +30,7 @@ from nanorecsys.system.blas import faiss
 from tests.ann.children import die, look_around
 from tests.ann.vectors import clustered, users
 from tests.libraries import NEEDS, remove
+from tests.orphans import child_ends
 
 N, D, K, USERS = 800, 32, 10, 30
 
@@ -248,15 +246,11 @@ def test_an_index_of_other_vectors_is_built_anew(measured, workload):
 
 
 def test_a_child_ends_when_its_parent_is_killed():
-    script = (
+    assert child_ends(
         "from nanorecsys.ann.bench import in_child\n"
         "from tests.ann.children import tell_pid_and_wait\n"
         "in_child(tell_pid_and_wait, threads=1)"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
-        child = psutil.Process(int(parent.stdout.readline()))
-        parent.kill()
-        assert child in psutil.wait_procs([child], timeout=10)[0]
 
 
 def test_a_child_that_dies_is_a_named_failure_and_leaves_no_index(tmp_path, monkeypatch):
