@@ -39,10 +39,14 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--seconds", type=int, default=8, help="length of one load")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--server", action="append", metavar="NAME", help="only this one, or these")
     arguments = parser.parse_args()
     run = layout().run(arguments.profile)
     record = read_record(run / "06_loadtest", Result).result
     inside = {found.name: found for found in (*record.ladder, *record.grid, record.whole_window)}
+    if unknown := set(arguments.server or ()) - set(inside):
+        parser.error(f"no server {unknown}; the record has {', '.join(inside)}")
+    inside = {name: inside[name] for name in arguments.server or inside}
     outside: dict[str, list[float]] = {name: [] for name in inside}
     rungs = [rung for rung in {*RUNGS, *grid([0, 1, 2]), WHOLE_WINDOW} if rung.name in inside]
     with tempfile.TemporaryDirectory() as text:

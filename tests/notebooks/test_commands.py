@@ -38,7 +38,9 @@ EARLY = {
     r"make\b": "-n",  # `make study` and `make test` take minutes
     r"papermill\b": "--prepare-only",  # test_papermill.py runs notebooks
     r"python benchmarks/": "--help",  # benchmarks take minutes
-    r"python -m benchmarks\.wrk\.order": "--rounds 1 --seconds 1",
+    r"python -m benchmarks\.wrk\.order": (
+        "--rounds 1 --seconds 1 --server index --server 'second worker'"
+    ),
 }
 # Commands that are not run here, and what covers them.
 ELSEWHERE = {
