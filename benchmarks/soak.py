@@ -111,7 +111,7 @@ class DirectAnswer:
 
     def __init__(self, folder: Path) -> None:
         faiss.omp_set_num_threads(1)
-        self.bundle = open_bundle(folder, verify=False)
+        self.bundle = open_bundle(folder)
         self.item_ids = self.bundle.items["item_id"].to_numpy()
 
     def fault(

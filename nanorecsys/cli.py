@@ -228,7 +228,7 @@ def load_milvus(bundle: Path, uri: str, index: str | None, search: str, replace:
       nanorecsys serving load-milvus /srv/bundle --uri http://milvus:19530 --index FLAT --replace
     """
     from nanorecsys.serving.bundle import read_vectors
-    from nanorecsys.serving.milvus import Milvus, collection, drop, load_vectors, milvus_choice
+    from nanorecsys.serving.milvus import Milvus, collection, load_vectors, milvus_choice
 
     if search and not index:
         raise click.UsageError("--search is a setting of --index: give both")
@@ -240,7 +240,7 @@ def load_milvus(bundle: Path, uri: str, index: str | None, search: str, replace:
     with Milvus(uri, timeout_s=LOAD_S, retries=0) as milvus:
         click.echo(f"collection {name} of {milvus.address}: index {index} {search}")
         if milvus.call("has_collection", name) and replace:
-            drop(milvus, name)
+            milvus.call("drop_collection", name)
         with click.progressbar(length=len(vectors), label="vectors") as bar:
             loaded = load_vectors(milvus, name, vectors, index, search, bar.update)
     click.echo(

@@ -151,19 +151,17 @@ class Batcher:
 
     def _end(self, batch: list[_Waiting], done: asyncio.Future[Computed]) -> None:
         self._free += 1
-        error = done.exception()
-        if not error:
-            self.computed_at = time.perf_counter()
-            took_s = (self.computed_at - done.result()[0]) / len(batch) / self._number
-            self._recent.append(took_s)
-            self._pace_s = statistics.median(self._recent)
-        for row, waiting in enumerate(batch):
-            if error:
+        if error := done.exception():
+            for waiting in batch:
                 waiting.answer.set_exception(error)
-            else:
-                begun, answers, timings = done.result()
-                queued_ms = (begun - waiting.since) * 1e3
-                waiting.answer.set_result((answers[row], {"queue": (queued_ms, None)} | timings))
+        else:
+            begun, answers, timings = done.result()
+            self.computed_at = time.perf_counter()
+            self._recent.append((self.computed_at - begun) / len(batch) / self._number)
+            self._pace_s = statistics.median(self._recent)
+            for waiting, ranked in zip(batch, answers, strict=True):
+                queued: Timings = {"queue": ((begun - waiting.since) * 1e3, None)}
+                waiting.answer.set_result((ranked, queued | timings))
         self._start()
 
     def close(self) -> None:

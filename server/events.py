@@ -61,7 +61,7 @@ class EventLog(Events):
     """
 
     def __init__(self, path: Path) -> None:
-        self._writer, self._reader = _open(path)
+        self._writer, self._reader = open_log(path), open_log(path, timeout_s=1.0)
         self._thread = ThreadPoolExecutor(1, "events")  # one, for one writer
         self._waiting = 0
 
@@ -89,29 +89,23 @@ class EventLog(Events):
         self._reader.close()
 
 
-def make_log(path: Path) -> None:
-    """Make the file, once before several workers would race to make it.
+def open_log(path: Path, timeout_s: float = 10.0) -> sqlite3.Connection:
+    """Open the file, and make it where it is missing.
+
+    Args:
+        path: SQLite file.
+        timeout_s: Longest wait for another connection, in seconds.
 
     Raises:
         ServingError: The file cannot be opened, or is no event log.
     """
-    for connection in _open(path):
-        connection.close()
-
-
-def _open(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """Open a connection to write and one to read."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _connect(path, timeout_s=10.0), _connect(path, timeout_s=1.0)
+        connection = sqlite3.connect(
+            path, timeout=timeout_s, isolation_level=None, check_same_thread=False
+        )
+        connection.executescript(_SCHEMA)
     except (sqlite3.Error, OSError) as error:
         remedy = "Name another file: --events."
         raise ServingError(f"{path}: cannot keep events there: {error}", remedy) from error
-
-
-def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path, timeout=timeout_s, isolation_level=None, check_same_thread=False
-    )
-    connection.executescript(_SCHEMA)
     return connection

@@ -20,7 +20,7 @@ from gunicorn.arbiter import Arbiter
 from prometheus_client import multiprocess
 
 from nanorecsys.serving.errors import ServingError
-from server.events import make_log
+from server.events import open_log
 from server.settings import Settings, is_redis
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Server(BaseApplication):
         """
         try:
             if not is_redis(place := self.settings.events_place):
-                make_log(Path(place))
+                open_log(Path(place)).close()  # before several workers would race to make it
         except ServingError as error:
             raise click.BadParameter(str(error), param_hint="--events") from error
         Supervisor(self).run()

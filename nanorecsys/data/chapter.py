@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from nanorecsys.data.errors import DataError
 from nanorecsys.data.read import estimate_rows
-from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, SECOND_DATASET, fetch
+from nanorecsys.data.registry import DATASETS, DEFAULT_DATASET, SECOND_DATASET
 from nanorecsys.data.result import DataResult
 from nanorecsys.study.chapters import Estimate
-from nanorecsys.study.doctor import Check
 from nanorecsys.study.spread import Interval
 
 NEEDS: tuple[str, ...] = ()
@@ -26,11 +24,6 @@ def _leakage(result: DataResult) -> dict[str, Interval] | None:
 FINDINGS = {"leakage": _leakage}
 
 
-def checks() -> list[Check]:
-    """Whether each bundled data set is there and has the right checksum."""
-    return [_check(name) for name in (DEFAULT_DATASET, SECOND_DATASET)]
-
-
 def estimate(parameters: dict[str, Any]) -> Estimate:
     """Memory and disk: 200 bytes of memory and 20 bytes of disk per rating."""
     ratings = sum(
@@ -46,14 +39,6 @@ def inputs(parameters: dict[str, Any]) -> list[Path]:
     for path in (Path(name) for name in _names(parameters) if name not in DATASETS):
         found += sorted(file for file in (path, *path.rglob("[!._]*")) if file.is_file())
     return found
-
-
-def _check(name: str) -> Check:
-    title = f"data set {name}"
-    try:
-        return Check(name=title, value=f"{fetch(name).stat().st_size:,} bytes, checksum right")
-    except DataError as error:
-        return Check(name=title, value=error.message, status="fails", remedy=error.remedy)
 
 
 def _names(parameters: dict[str, Any]) -> list[str]:

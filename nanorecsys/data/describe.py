@@ -1,6 +1,7 @@
 """Measures of a data set and its splits: popularity, timestamp ties and leakage."""
 
 import numpy as np
+import pandas as pd
 
 from nanorecsys.data.interactions import Interactions
 from nanorecsys.data.split import TEST, TRAIN, Split
@@ -24,24 +25,15 @@ def gini(counts: np.ndarray) -> float:
 
 def tied_event_share(interactions: Interactions) -> float:
     """Share of the events that have the same timestamp as another event of their user."""
-    tied = ties_with_next(interactions)
-    tied[1:] |= tied[:-1].copy()
-    return float(tied.mean())
+    times = pd.DataFrame({"user": interactions.user, "timestamp": interactions.timestamp})
+    return float(times.duplicated(keep=False).mean())
 
 
 def last_two_tied_share(interactions: Interactions) -> float:
     """Share of the users whose last two events tie: the tie rule picks their leave-one-out test."""
-    lengths = np.bincount(interactions.user)
-    last_but_one = (np.cumsum(lengths) - 2)[lengths > 1]
-    return float(ties_with_next(interactions)[last_but_one].sum() / len(lengths))
-
-
-def ties_with_next(interactions: Interactions) -> np.ndarray:
-    """Whether each event has the timestamp of its user's next event, bool (n,)."""
-    user, timestamp = interactions.user, interactions.timestamp
-    ties = np.zeros(len(interactions), bool)
-    ties[:-1] = (user[1:] == user[:-1]) & (timestamp[1:] == timestamp[:-1])
-    return ties
+    timestamp, lengths = interactions.timestamp, np.bincount(interactions.user)
+    last = (np.cumsum(lengths) - 1)[lengths > 1]
+    return float((timestamp[last] == timestamp[last - 1]).sum() / len(lengths))
 
 
 def future_shares(interactions: Interactions, split: Split) -> np.ndarray:

@@ -139,17 +139,14 @@ def sample_users(dataset: Dataset, users: int, seed: int = 0) -> Dataset:
     if users >= events.n_users:
         return dataset
     drawn = np.random.default_rng(seed).choice(events.n_users, users, replace=False)
-    rows = np.isin(events.user, drawn)
-    kept_users, user = np.unique(events.user[rows], return_inverse=True)
-    kept_items, item = np.unique(events.item[rows], return_inverse=True)
+    kept = events.take(np.isin(events.user, drawn))
+    kept_users, user = np.unique(kept.user, return_inverse=True)
+    kept_items, item = np.unique(kept.item, return_inverse=True)
     user_rows = _renumbered(dataset.users, "user", kept_users)
     item_rows = _renumbered(dataset.items, "item", kept_items)
+    ids_hash = ids_sha256(user_rows["user_id"], item_rows["item_id"])
     interactions = Interactions(
-        user.astype(np.int32),
-        item.astype(np.int32),
-        events.rating[rows],
-        events.timestamp[rows],
-        ids_sha256(user_rows["user_id"], item_rows["item_id"]),
+        user.astype(np.int32), item.astype(np.int32), kept.rating, kept.timestamp, ids_hash
     )
     return Dataset(f"{dataset.name}, {users} users", interactions, user_rows, item_rows)
 

@@ -36,14 +36,11 @@ def save_prepared(directory: Path | str, dataset: Dataset, splits: Iterable[Spli
     """
     directory = Path(directory)
     columns = {name: getattr(dataset.interactions, name) for name in _COLUMNS}
-    hashes = {}
-    for split in splits:
-        columns[split.name] = split.part
-        hashes[split.name] = split.sha256
+    columns |= {split.name: split.part for split in splits}
     metadata = {
         "dataset": dataset.name,
         "ids_sha256": dataset.interactions.ids_sha256,
-        "splits": hashes,
+        "splits": {split.name: split.sha256 for split in splits},
     }
     events = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(metadata)})
     with atomic_path(directory / "users.parquet") as part:

@@ -95,8 +95,7 @@ class Bench:
         """Start a server and fill its cache with the hot set.
 
         Raises:
-            ServerStartError: It does not start.
-            LoadTestError: Its cache does not fill.
+            LoadTestError: It does not start, or its cache does not fill.
         """
         self.report(f"{rung.name}: starting")
         folder = self.folder / f"{len(self.servers) + 1:02d}-{rung.name.replace(' ', '-')}"

@@ -28,7 +28,7 @@ def find(
         cold_cpu_ms: CPU milliseconds of the server for each of their answers.
         hit_cpu_ms: The same for cached answers alone, which is the CPU time of the HTTP layer.
     """
-    bundle = open_bundle(folder, verify=False)
+    bundle = open_bundle(folder)
     m, lengths = bundle.manifest, bundle.histories.lengths
     served = np.minimum(lengths[lengths > 0], m.events_read)
     rate = peaks()

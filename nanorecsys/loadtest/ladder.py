@@ -157,33 +157,28 @@ def choose(numbers: Sequence[int]) -> list[Rung]:
 
 def grid(threads: Iterable[int]) -> list[Rung]:
     """List the final server with one and two workers, and these numbers of threads for each."""
-    rungs = {(rung.workers, rung.threads): rung for rung in (INDEX, FINAL)}
-    return [
-        rungs.get(
-            (workers, number),
-            FINAL.then(f"{workers} x {number}", "", workers=workers, threads=number),
-        )
+    known = {(rung.workers, rung.threads): rung for rung in (INDEX, FINAL)}
+    made = [
+        FINAL.then(f"{workers} x {number}", "", workers=workers, threads=number)
         for workers in (1, 2)
         for number in threads
     ]
+    return [known.get((rung.workers, rung.threads), rung) for rung in made]
 
 
-def climb(
-    holds: Callable[[float], bool], first: float, precision: float, tries: int = TRIES
-) -> float | None:
+def climb(holds: Callable[[float], bool], first: float, precision: float) -> float | None:
     """Search the highest rate that holds: up or down until it is bracketed, then by bisection.
 
     Args:
         holds: Tries a rate.
         first: First rate, a guess.
         precision: Relative distance of a rate that holds and one that does not, at the end.
-        tries: Number of tries at most.
 
     >>> round(climb(lambda rate: rate <= 130, first=60, precision=0.05))
     129
     """
     low, high, rate, step = 0.0, np.inf, first, STEP
-    for _ in range(tries):
+    for _ in range(TRIES):
         if holds(rate):
             low = rate
         else:

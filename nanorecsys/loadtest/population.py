@@ -88,11 +88,6 @@ class Workload:
         """The hot set, int32 (hot_users,)."""
         return self.order[: self.hot_users]
 
-    @property
-    def n_cold(self) -> int:
-        """Number of users outside the hot set."""
-        return self.n_users - self.hot_users
-
     def draw(self, n: int, cold_used: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Draw the users of n requests.
 
@@ -113,6 +108,6 @@ class Workload:
         cold = n - int(hot.sum())
         users = np.empty(n, np.int32)
         users[hot] = rng.choice(self.hot, n - cold)
-        places = (cold_used + np.arange(cold)) % max(self.n_cold, 1)
+        places = (cold_used + np.arange(cold)) % max(self.n_users - self.hot_users, 1)
         users[~hot] = self.order[self.hot_users + places]
         return users, hot

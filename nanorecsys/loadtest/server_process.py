@@ -11,7 +11,7 @@ from typing import Self
 
 import psutil
 
-from nanorecsys.loadtest.errors import ServerStartError
+from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.system.processes import end_with_parent, free_port
 
 START_S, STOP_S = 180.0, 20.0  # longest waits; a start may compile PyTorch models
@@ -48,7 +48,7 @@ class ServerProcess:
         """Start the server and wait until /readyz answers 200.
 
         Raises:
-            ServerStartError: It ended or was not ready in time; the message has its last output.
+            LoadTestError: It ended or was not ready in time; the message has its last output.
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -116,7 +116,7 @@ class ServerProcess:
             late = time.monotonic() - began > START_S
             if status is not None or late:
                 ended = f"ended with status {status}" if status is not None else "was not ready"
-                raise ServerStartError(
+                raise LoadTestError(
                     f"the server {ended} after {time.monotonic() - began:.1f} s: "
                     f"{self.printed().strip()[-1500:] or 'it printed nothing'}",
                     f"Start it by hand: {' '.join(self.command)}",

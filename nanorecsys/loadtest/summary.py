@@ -221,15 +221,9 @@ def bands(rows: pd.DataFrame) -> list[Band]:
         return []
     made = []
     for low, high in itertools.pairwise(QUANTILES):
-        band = found.iloc[round(low * len(found)) : round(high * len(found))]
-        made.append(
-            Band(
-                low=low,
-                high=high,
-                mean_ms=float(band.latency_ms.mean()),
-                parts_ms={name: float(band[name].mean()) for name in PARTS},
-            )
-        )
+        means = found.iloc[round(low * len(found)) : round(high * len(found))].mean().to_dict()
+        latency_ms = means.pop("latency_ms")
+        made.append(Band(low=low, high=high, mean_ms=latency_ms, parts_ms=means))
     return made
 
 

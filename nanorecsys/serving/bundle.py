@@ -212,7 +212,6 @@ class Bundle:
     `user_numbers` map the data set's own ids to numbers, of items those that histories may hold.
     """
 
-    path: Path
     manifest: Manifest
     encoder: Encoder
     ranker: Ranker | None
@@ -224,6 +223,10 @@ class Bundle:
     popular: np.ndarray  # int64 (n_items,)
     item_numbers: Mapping[int | str, int]
     user_numbers: Mapping[int | str, int]
+
+
+# What a manifest has to search in place of the bundle's own index.
+Remote = Callable[[Manifest], Retriever]
 
 
 def build_bundle(target: Path | str, parts: Parts) -> Manifest:
@@ -284,12 +287,7 @@ def read_vectors(path: Path | str) -> tuple[Manifest, np.ndarray]:
     return manifest, _array(folder, VECTORS, "<f4", manifest.n_items, manifest.d)
 
 
-def open_bundle(
-    path: Path | str,
-    *,
-    verify: bool = True,
-    remote: Callable[[Manifest], Retriever] | None = None,
-) -> Bundle:
+def open_bundle(path: Path | str, *, remote: Remote | None = None) -> Bundle:
     """Open a bundle for serving, its models on one thread per call.
 
     A server sets OMP_NUM_THREADS=1 before its first import, which holds for FAISS in every thread.
@@ -298,7 +296,6 @@ def open_bundle(
     Args:
         path: Folder of the bundle, or a link to it; a link is followed once, so all files are of
             one bundle.
-        verify: Whether to compare the sha256 of every file; if not, only sizes, shapes and dtypes.
         remote: Function that names the index to search in place of the bundle's own, which is then
             not loaded.
 
@@ -308,7 +305,7 @@ def open_bundle(
     folder = _folder(path)
     try:
         manifest = _read_manifest(folder)
-        checked = _check_files(folder, manifest, hashes=verify)
+        checked = _check_files(folder, manifest, hashes=True)
         bundle = _load(folder, manifest, remote)
         if checked != _check_files(folder, manifest, hashes=False):
             raise BundleError(f"{path}: a file was changed while the bundle was opened", REBUILD)
@@ -317,7 +314,7 @@ def open_bundle(
         if _folder(path) == folder:
             raise
         # a new bundle has replaced this one meanwhile
-        return open_bundle(path, verify=verify, remote=remote)
+        return open_bundle(path, remote=remote)
 
 
 @dataclass(frozen=True)
@@ -381,11 +378,7 @@ def _check_files(folder: _Folder, manifest: Manifest, *, hashes: bool) -> dict[s
     return changed
 
 
-def _load(
-    folder: _Folder,
-    manifest: Manifest,
-    remote: Callable[[Manifest], Retriever] | None = None,
-) -> Bundle:
+def _load(folder: _Folder, manifest: Manifest, remote: Remote | None = None) -> Bundle:
     """Open every file and check shapes, dtypes and names."""
     n_items, n_users = manifest.n_items, manifest.n_users
     offsets = _array(folder, OFFSETS, "<i8", n_users + 1)
@@ -400,7 +393,6 @@ def _load(
         with folder.reading(RANKER) as path:
             ranker = Ranker(path)
     return Bundle(
-        path=folder.path,
         manifest=manifest,
         encoder=encoder,
         ranker=ranker,

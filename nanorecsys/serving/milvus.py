@@ -280,11 +280,6 @@ def load_vectors(
     return Loaded(inserted, inserted_at - start, time.perf_counter() - inserted_at)
 
 
-def drop(milvus: Milvus, name: str) -> None:
-    """Drop a collection."""
-    milvus.call("drop_collection", name)
-
-
 def describe(milvus: Milvus, name: str, **options: Any) -> tuple[int, str]:
     """Dimensions of a collection, and its description: index and search setting."""
     found = milvus.call("describe_collection", name, **options)
@@ -328,7 +323,7 @@ def _prepare(milvus: Milvus, name: str, d: int, index: str, search: str) -> bool
         try:
             milvus.call("create_index", name, client.prepare_index_params("vector", **built))
         except RetrievalError:  # the next load may name another index
-            drop(milvus, name)
+            milvus.call("drop_collection", name)
             raise
     return is_new
 

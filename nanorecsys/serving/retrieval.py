@@ -69,7 +69,6 @@ class FaissIndex:
 
     def __init__(self, index: Any) -> None:
         self.index = index
-        self._search = index.search
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -94,7 +93,7 @@ class FaissIndex:
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Index`."""
-        return self._search(queries, k)
+        return self.index.search(queries, k)
 
     def save(self, path: Path) -> None:
         """See `Index`."""

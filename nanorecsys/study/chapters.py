@@ -8,8 +8,7 @@ A chapter is `notebooks/NN_name.ipynb` whose metadata names its subpackage (`{"n
 - `FINDINGS`: by the short name of each of its findings in protocol.yaml, a function from the result
   to one `Interval` by data set, or to None where the run did not measure it;
 - `estimate(parameters) -> Estimate`: the memory and disk that a run takes;
-- `inputs(parameters) -> list[Path]`, optional: files outside the repository that it reads;
-- `checks() -> list[Check]`, optional: what `nanorecsys doctor` reports for it.
+- `inputs(parameters) -> list[Path]`, optional: files outside the repository that it reads.
 """
 
 from collections.abc import Mapping

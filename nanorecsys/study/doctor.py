@@ -32,9 +32,9 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def examine(folders: Layout | None = None) -> list[Check]:
-    """Check this machine, this environment and what the chapters need."""
+    """Check this machine and this environment."""
     folders = folders or layout()
-    return [*_machine(folders), *_packages(folders), *_chapters(folders)]
+    return [*_machine(folders), *_packages(folders)]
 
 
 def healthy(checks: list[Check]) -> bool:
@@ -95,16 +95,3 @@ def _packages(folders: Layout) -> Iterator[Check]:
         yield Check(name=name, value=installed.get(name, "missing"))
     for name, value in provenance.threads().items():
         yield Check(name=name, value=value)
-
-
-def _chapters(folders: Layout) -> Iterator[Check]:
-    """What the chapters' own `checks` say."""
-    from nanorecsys.study.chapters import chapters  # chapters import `Check` from here
-
-    try:
-        modules = [chapter.module for chapter in chapters(folders).values()]
-    except ImportError as error:
-        yield _check("chapters", str(error), False, "make install", "fails")
-        return
-    for module in modules:
-        yield from getattr(module, "checks", list)()

@@ -20,7 +20,6 @@ from nanorecsys.data import (
     global_temporal,
     leave_one_out,
     load_dataset,
-    registry,
 )
 from nanorecsys.data.result import DataResult, data_result, split_result
 from nanorecsys.evaluation import mean_interval
@@ -155,13 +154,3 @@ def test_own_files_are_inputs_and_both_data_sets_take_memory(folder: Path) -> No
     assert chapter.inputs(none) == []
     both = none | {"second_dataset": SECOND_DATASET}
     assert chapter.estimate(both).memory_gib > chapter.estimate(none).memory_gib
-
-
-def test_the_machine_check_finds_missing_data_sets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert [check.status for check in chapter.checks()] == ["ok", "ok"]
-    monkeypatch.setattr(registry, "ROOT", tmp_path)
-    for check in chapter.checks():
-        assert check.status == "fails"
-        assert "git checkout" in check.remedy

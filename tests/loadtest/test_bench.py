@@ -75,7 +75,7 @@ def test_the_originals_servers_in_kind_refuse_nothing_and_their_ranker_has_a_sta
 
 def test_cold_users_who_return_after_all_others_are_cold_again(bench):
     """With one worker: of two, one with few of the connections would keep its answers longer."""
-    n_cold = bench.workload.n_cold
+    n_cold = bench.workload.n_users - bench.workload.hot_users
     with bench.start(INDEX) as server:
         for cold_used in (0, n_cold // 2, n_cold):
             server.cold_used = cold_used

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from nanorecsys.loadtest import server_process
-from nanorecsys.loadtest.errors import ServerStartError
+from nanorecsys.loadtest.errors import LoadTestError
 from nanorecsys.loadtest.server_process import ServerProcess
 
 pytestmark = pytest.mark.timed
@@ -60,7 +60,7 @@ def test_arguments_and_signals_reach_it(log):
 def test_a_server_that_ends_at_once_shows_its_output(log):
     broken = command("import sys; sys.exit('no bundle there')", "")
     with (
-        pytest.raises(ServerStartError, match=r"(?s)ended with status 1 .*no bundle there"),
+        pytest.raises(LoadTestError, match=r"(?s)ended with status 1 .*no bundle there"),
         ServerProcess([], log, command=broken),
     ):
         pass
@@ -69,7 +69,7 @@ def test_a_server_that_ends_at_once_shows_its_output(log):
 def test_a_server_that_is_not_ready_in_time_is_ended(log, monkeypatch):
     monkeypatch.setattr(server_process, "START_S", 0.3)
     server = ServerProcess([], log, command=command("import time; time.sleep(60)"))
-    with pytest.raises(ServerStartError, match="was not ready after"), server:
+    with pytest.raises(LoadTestError, match="was not ready after"), server:
         pass
     assert server.process.returncode is not None
 

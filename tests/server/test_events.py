@@ -8,7 +8,7 @@ import pytest
 
 from nanorecsys.serving.errors import ServingError
 from server import events
-from server.events import EventLog, make_log
+from server.events import EventLog, open_log
 
 
 def test_an_event_is_seen_by_all_and_kept(tmp_path):
@@ -94,7 +94,7 @@ def test_a_truncated_file_is_an_error_and_ends_no_process(tmp_path):
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("open_it", [EventLog, make_log])
+@pytest.mark.parametrize("open_it", [EventLog, open_log])
 def test_a_file_that_is_something_else_is_refused(tmp_path, open_it):
     (tmp_path / "log").write_text("no database" * 200)
     with pytest.raises(ServingError, match="cannot keep events there"):

