@@ -7,7 +7,6 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from nanorecsys.ann.bundle import bundle
 from nanorecsys.study.layout import layout
 from nanorecsys.system.errors import NanorecsysError
 
@@ -43,7 +42,58 @@ def cli() -> None:
     """
 
 
-cli.add_command(bundle)
+@cli.command()
+@click.argument("profile", default="quick")
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the bundle goes; data/runs/PROFILE/bundle by default.",
+)
+@click.option(
+    "--check",
+    "checked",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Verify the bundle in DIR and build none; exit code 1 with what is wrong.",
+)
+def bundle(profile: str, output: Path | None, checked: Path | None) -> None:
+    """Build and check the serving bundle of the run of PROFILE, then let it replace an older one.
+
+    The index is the one that chapter 04 recommends; exact search where it has not run. DIR becomes
+    a link to the folder DIR.d/ID beside it.
+
+    \b
+    Examples:
+      nanorecsys bundle full --output /srv/bundle
+      nanorecsys bundle --check /srv/bundle
+    """
+    from nanorecsys.serving.bundle import build_bundle, check_bundle
+
+    if checked and output:
+        raise click.UsageError("--check builds nothing: leave --output out")
+    if checked:
+        manifest, folder = check_bundle(checked), checked
+    else:
+        from nanorecsys.ann.bundle import gather
+
+        study = layout()
+        source = study.run(profile)
+        manifest = build_bundle(output or source / "bundle", gather(source))
+        folder = output or Path(study.relative(source)) / "bundle"
+    click.echo(f"serving bundle {folder}")
+    for name, file in manifest.files.items():
+        click.echo(f"{name:24}{file.bytes / 1024:12,.1f} KiB  sha256 {file.sha256[:12]}")
+    precision = "int8" if manifest.tower_is_int8 else "fp32"
+    search = f" with {manifest.index_search}" if manifest.index_search else ""
+    if manifest.second_factory:
+        search += f"; without its library {manifest.second_factory} {manifest.second_search}"
+    click.echo(
+        f"{manifest.dataset}: {manifest.n_users:,} users, {manifest.n_items:,} items; "
+        f"window {manifest.window}, the last {manifest.events_read} events read; d {manifest.d}\n"
+        f"tower {manifest.tower_variant} ({precision}); index {manifest.index_factory}{search}\n"
+        f"check it: nanorecsys bundle --check {folder}"
+    )
 
 
 @cli.command()

@@ -130,11 +130,6 @@ def _accuracy(rows: pd.DataFrame, choosing: int) -> pd.DataFrame:
     found = {}
     for point, own in rows.groupby("point"):
         recall = own.sort_values("query")["recall_k"].to_numpy(np.float64)
-        interval = mean_interval(recall[choosing:])
-        found[point] = {
-            "sure": mean_interval(recall[:choosing]).low,
-            "recall_k": interval.estimate,
-            "recall_k_low": interval.low,
-            "recall_k_high": interval.high,
-        }
+        sure = {"sure": mean_interval(recall[:choosing]).low}
+        found[point] = sure | mean_interval(recall[choosing:]).columns("recall_k")
     return pd.DataFrame.from_dict(found, orient="index")

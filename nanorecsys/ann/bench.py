@@ -225,9 +225,7 @@ def percentiles(latency: pd.DataFrame, by: str = "point") -> pd.DataFrame:
         Columns p50_ms, p50_ms_low and p50_ms_high.
     """
     rounds = (latency.groupby([by, "round"])["ns"].median() / 1e6).groupby(by)
-    return pd.DataFrame(
-        {"p50_ms": rounds.median(), "p50_ms_low": rounds.min(), "p50_ms_high": rounds.max()}
-    )
+    return rounds.agg(p50_ms="median", p50_ms_low="min", p50_ms_high="max")
 
 
 @dataclass(frozen=True)

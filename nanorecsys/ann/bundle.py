@@ -1,60 +1,23 @@
-"""`nanorecsys bundle`: build the serving bundle from a finished run, or check one."""
+"""The parts of a serving bundle, gathered from the chapters of a finished run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
+import numpy as np
 
+from nanorecsys.ann.indexes import build_index
+from nanorecsys.ann.specs import fitted
+from nanorecsys.data import histories, load_prepared
+from nanorecsys.serving.bundle import Parts, SecondChoice
+from nanorecsys.serving.retrieval import library
+from nanorecsys.study.records import FILE, read_record
+from nanorecsys.study.session import Upstream
 from nanorecsys.system.errors import NanorecsysError
-
-if TYPE_CHECKING:
-    from nanorecsys.serving.bundle import Manifest, Parts
-    from nanorecsys.study.session import Upstream
 
 DATA, TRAINING, EXPORT, ANN = "01_data", "02_training", "03_export", "04_ann"
 
 
-@click.command()
-@click.argument("profile", default="quick")
-@click.option(
-    "--output",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Where the bundle goes; data/runs/PROFILE/bundle by default.",
-)
-@click.option(
-    "--check",
-    "checked",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Verify the bundle in DIR and build none; exit code 1 with what is wrong.",
-)
-def bundle(profile: str, output: Path | None, checked: Path | None) -> None:
-    """Build and check the serving bundle of the run of PROFILE, then let it replace an older one.
-
-    The index is the one that chapter 04 recommends; exact search where it has not run. DIR becomes
-    a link to the folder DIR.d/ID beside it.
-
-    \b
-    Examples:
-      nanorecsys bundle full --output /srv/bundle
-      nanorecsys bundle --check /srv/bundle
-    """
-    from nanorecsys.serving.bundle import build_bundle, check_bundle
-    from nanorecsys.study.layout import layout
-
-    if checked and output:
-        raise click.UsageError("--check builds nothing: leave --output out")
-    if checked:
-        show(check_bundle(checked), checked)
-        return
-    study = layout()
-    run = study.run(profile)
-    manifest = build_bundle(output or run / "bundle", gather(run))
-    show(manifest, output or Path(study.relative(run)) / "bundle")
-
-
-def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
+def gather(run: Path, *, with_ranker: bool = False) -> Parts:
     """Collect the parts of a bundle from a run's folder.
 
     Histories and popularity count all events, so that a user's newest ones are served.
@@ -67,15 +30,6 @@ def gather(run: Path, *, with_ranker: bool = False) -> "Parts":
         NanorecsysError: A chapter has not run there, is older than one that it reads, or lacks a
             file or a result; the remedy is the command to run.
     """
-    import numpy as np
-
-    from nanorecsys.ann.indexes import build_index
-    from nanorecsys.ann.specs import fitted
-    from nanorecsys.data import histories, load_prepared
-    from nanorecsys.serving.bundle import Parts, SecondChoice
-    from nanorecsys.serving.retrieval import library
-    from nanorecsys.study.records import FILE
-
     data, training, export = (_chapter(run, name) for name in (DATA, TRAINING, EXPORT))
     _check_order(data, training)
     _check_order(training, export)
@@ -127,31 +81,11 @@ def fp32_tower(run: Path) -> Path:
     return _file(_chapter(run, EXPORT), "tower_fp32")
 
 
-def show(manifest: "Manifest", folder: Path) -> None:
-    """Print a bundle's files and sizes, and how to check it."""
-    click.echo(f"serving bundle {folder}")
-    for name, file in manifest.files.items():
-        click.echo(f"{name:24}{file.bytes / 1024:12,.1f} KiB  sha256 {file.sha256[:12]}")
-    precision = "int8" if manifest.tower_is_int8 else "fp32"
-    search = f" with {manifest.index_search}" if manifest.index_search else ""
-    if manifest.second_factory:
-        search += f"; without its library {manifest.second_factory} {manifest.second_search}"
-    click.echo(
-        f"{manifest.dataset}: {manifest.n_users:,} users, {manifest.n_items:,} items; "
-        f"window {manifest.window}, the last {manifest.events_read} events read; d {manifest.d}\n"
-        f"tower {manifest.tower_variant} ({precision}); index {manifest.index_factory}{search}\n"
-        f"check it: nanorecsys bundle --check {folder}"
-    )
-
-
-def _chapter(run: Path, name: str) -> "Upstream[dict[str, Any]]":
-    from nanorecsys.study.records import read_record
-    from nanorecsys.study.session import Upstream
-
+def _chapter(run: Path, name: str) -> Upstream:
     return Upstream(run / name, read_record(run / name, dict[str, Any]))
 
 
-def _check_order(earlier: "Upstream[Any]", later: "Upstream[Any]") -> None:
+def _check_order(earlier: Upstream, later: Upstream) -> None:
     """Check that a chapter ran after the one that it reads."""
     if later.record.provenance.started_utc < earlier.record.provenance.started_utc:
         run = later.folder.parent.name
@@ -162,11 +96,11 @@ def _check_order(earlier: "Upstream[Any]", later: "Upstream[Any]") -> None:
         )
 
 
-def _file(chapter: "Upstream[Any]", name: str) -> Path:
+def _file(chapter: Upstream, name: str) -> Path:
     return chapter.folder / _of(chapter, "files", name)
 
 
-def _of(chapter: "Upstream[Any]", part: str, name: str) -> Any:
+def _of(chapter: Upstream, part: str, name: str) -> Any:
     """Read an entry of a record's files or result."""
     entries = getattr(chapter.record, part)
     if name not in entries:

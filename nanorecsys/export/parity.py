@@ -49,8 +49,7 @@ def rank(
 
 def ndcg_change(ranked: Evaluation, reference: Evaluation) -> Change:
     """Change of NDCG@10 from the trained model's ranks to a variant's, paired by user."""
-    before, after = (values(of, "ndcg@10") for of in (reference, ranked))
-    return paired_change(before, after)
+    return paired_change(values(reference, "ndcg@10"), values(ranked, "ndcg@10"))
 
 
 def batch_effect(encode: Encode, task: Task, reads: int) -> float:

@@ -156,9 +156,7 @@ def _write(encoder: UserEncoder, histories: Histories, name: str, path: Path) ->
             quantize.static(path, path, _calibration(histories, window))
 
 
-def _calibration(
-    histories: Histories, window: int, users: int = 64
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _calibration(histories: Histories, window: int, users: int = 64) -> Iterator[quantize.Batch]:
     """Users spread evenly over the lengths of history, one per batch."""
     by_length = np.argsort(histories.lengths, kind="stable")
     users = min(users, len(by_length))

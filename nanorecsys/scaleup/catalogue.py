@@ -55,8 +55,7 @@ def generate(
             rows[:] = fitted.sample(len(rows), np.random.Generator(np.random.SFC64(seeds)))
 
         shards = -(-(n - real) // SHARD_ROWS)
-        for _ in pool.map(make, range(shards)):
-            continue
+        list(pool.map(make, range(shards)))  # raises what a shard raised
     return catalogue
 
 

@@ -183,8 +183,7 @@ class Task:
         """Recall of the other users with its interval, and the requests of `closed_loop`."""
         k, most = self.options.k, max(CLIENTS)
         recall = self.exact.recall(index.search(self.queries, k)[1])
-        found = mean_interval(recall[self.options.choosing :])
-        row = {"recall": found.estimate, "recall_low": found.low, "recall_high": found.high}
+        row = mean_interval(recall[self.options.choosing :]).columns("recall")
         closed_loop(index, self.queries, k, most, WARM_UP * most)
         loops = [closed_loop(index, self.queries, k, own, self.requests) for own in CLIENTS]
         return row, pd.concat(loops, ignore_index=True)
@@ -304,13 +303,10 @@ def hops(points: pd.DataFrame) -> pd.DataFrame:
         One row per number of items and kind of search: n, exact, here_recall, there_recall,
         here_ms and there_ms (P50), and hop_ms, their difference.
     """
-    own = points.rename(columns={"p50_ms": "ms"})[["n", "exact", "place", "recall", "ms"]]
-    here, there = own[own["place"] == HERE], own[own["place"] == MILVUS]
-    sides = [
-        side.drop(columns="place").set_index(["n", "exact"]).add_prefix(prefix)
-        for side, prefix in ((here, "here_"), (there, "there_"))
-    ]
-    found = sides[0].join(sides[1], how="inner").reset_index()
+    own = points.rename(columns={"p50_ms": "ms"}).set_index(["n", "exact"])
+    here = own.loc[own["place"] == HERE, ["recall", "ms"]].add_prefix("here_")
+    there = own.loc[own["place"] == MILVUS, ["recall", "ms"]].add_prefix("there_")
+    found = here.join(there, how="inner").reset_index()
     return found.assign(hop_ms=found["there_ms"] - found["here_ms"])
 
 

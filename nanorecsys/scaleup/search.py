@@ -156,9 +156,7 @@ def search_at_floor(
     recall = mean_interval(unused if len(unused) else recalls[chosen])
     row = {
         "search": chosen,
-        "recall": recall.estimate,
-        "recall_low": recall.low,
-        "recall_high": recall.high,
+        **recall.columns("recall"),
         **percentiles(pd.concat(confirming), "search").loc[chosen].to_dict(),
         "served_gib": resident_bytes() / 2**30,
     }

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import nbformat
 
@@ -60,11 +59,6 @@ class Chapter:
     def settable(self) -> dict[str, Parameter]:
         """The parameters that a user may set: all but the one that the runner sets."""
         return {name: p for name, p in self.parameters.items() if name != RUN_NAME}
-
-    @property
-    def result(self) -> type[Any]:
-        """Type of the chapter's result."""
-        return self.module.Result
 
 
 def chapters(folders: Layout) -> dict[str, Chapter]:

@@ -85,7 +85,7 @@ def records(folders: Layout, results: Path) -> dict[str, Record]:
     try:
         for name, chapter in chapters(folders).items():
             if not chapter.is_summary and (results / name / FILE).exists():
-                found[name] = read_record(results / name, chapter.result, raw_rows=False)
+                found[name] = read_record(results / name, chapter.module.Result, raw_rows=False)
                 if results.name != OTHER_MACHINE:
                     check_definitions(chapter, found[name])
     except (GateError, RecordError) as error:

@@ -56,7 +56,7 @@ def check_chapter(chapter: Chapter, results: Path, *, raw_rows: bool = True) -> 
             f"nanorecsys run {results.name} --only {chapter.name}",
         )
     check_executed(nbformat.read(path, as_version=4), chapter.name)
-    record = read_record(results / chapter.name, chapter.result, raw_rows=raw_rows)
+    record = read_record(results / chapter.name, chapter.module.Result, raw_rows=raw_rows)
     check_definitions(chapter, record)
     return record
 

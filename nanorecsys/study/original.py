@@ -65,11 +65,6 @@ def judge_row(row: OriginalRow, read: ReadValues, record: Record[Any] | None) ->
     )
 
 
-def address(row: OriginalRow) -> str:
-    """The address in the book of the section that shows a row, relative to the chapters' pages."""
-    return f"{row.chapter}.html#{anchor(row.section)}"
-
-
 def anchor(section: str) -> str:
     """The id of a heading in the built page.
 

@@ -17,7 +17,7 @@ from nanorecsys.study import compare, decide
 from nanorecsys.study.chapters import chapters
 from nanorecsys.study.claims import JudgedClaim
 from nanorecsys.study.layout import Layout
-from nanorecsys.study.original import address, anchor
+from nanorecsys.study.original import anchor
 from nanorecsys.study.protocol import ORIGINAL, Finding, read_protocol
 from nanorecsys.study.runner import SECOND_RUN
 from nanorecsys.study.tables import styled
@@ -43,12 +43,14 @@ def parts(folders: Layout, results: Path, *, staged: bool = False) -> dict[str, 
     for name, side in sides.items():
         judged[name] = {claim.id: claim for claim in compare.judge_all(everything, side)}
         compared[name] = compare.compare(everything, has_run, side).set_index("claim")
-    findings = {
-        f.id: f"results/{f.chapter}.html#{anchor(SECTIONS.get(f.id, ''))}" * (f.chapter in has_run)
-        for f in protocol.findings
-    }
+
+    def section(chapter: str, heading: str) -> str:
+        """The address of a section; empty where its chapter has not run."""
+        return f"results/{chapter}.html#{anchor(heading)}" * (chapter in has_run)
+
+    findings = {f.id: section(f.chapter, SECTIONS.get(f.id, "")) for f in protocol.findings}
     original = {
-        f"original.{row.id}": f"results/{address(row)}" * (row.chapter in has_run)
+        f"original.{row.id}": section(row.chapter, row.section)
         for row in ORIGINAL
         if row.chapter in everything
     }

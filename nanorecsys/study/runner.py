@@ -267,7 +267,7 @@ def _execute(chapter: Chapter, run: Run, work: Path, progress: ChapterProgress) 
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
         check_executed(nbformat.read(output, as_version=4), chapter.name)
-        read_record(work / chapter.name, chapter.result)
+        read_record(work / chapter.name, chapter.module.Result)
     except (PapermillExecutionError, DeadKernelError, NanorecsysError) as error:
         message = str(error)
         if isinstance(error, PapermillExecutionError):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import nbformat
 
@@ -31,15 +31,14 @@ OUT_VARIABLE = "NANORECSYS_OUT"
 BY_HAND = "by-hand"
 STARTED = "_chapter_started"  # in a notebook's globals once it has called `start`
 ATTEMPT = ".spent"  # in a chapter's folder from its start to its end: seconds spent before
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Upstream(Generic[T]):
+class Upstream:
     """An earlier chapter of the same run: its record, and the folder of its files."""
 
     folder: Path
-    record: records.Record[T]
+    record: records.Record[Any]
 
     def path(self, name: str) -> Path:
         """Path of the file that the record calls `name`."""
@@ -53,7 +52,6 @@ class Session:
     name: str
     out: Path
     parameters: dict[str, Any]
-    result: type
     folders: Layout
     started: float = field(default_factory=time.time)
     spent: float = 0.0
@@ -67,7 +65,7 @@ class Session:
         """Path of a file in the chapter's folder, by its name there."""
         return self.out / name
 
-    def upstream(self, name: str) -> Upstream[Any]:
+    def upstream(self, name: str) -> Upstream:
         """The record and files of chapter `name` in the run that `run_name` names.
 
         Raises:
@@ -110,7 +108,7 @@ class Session:
             result=result,
         )
         records.write_record(self.out, record)
-        records.read_record(self.out, self.result)
+        records.read_record(self.out, type(result))
         self.path(ATTEMPT).unlink(missing_ok=True)
 
 
@@ -141,8 +139,7 @@ def start(name: str, namespace: MutableMapping[str, Any]) -> Session:
     namespace.update(values)
     out = Path(os.environ.get(OUT_VARIABLE) or folders.run(BY_HAND)) / name
     plots.use_house_style()
-    result = chapter_module(notebook, name).Result
-    return Session(name, out, values, result, folders, spent=begin(out))
+    return Session(name, out, values, folders, spent=begin(out))
 
 
 def begin(out: Path) -> float:

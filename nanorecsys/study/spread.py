@@ -13,6 +13,10 @@ class Interval(msgspec.Struct, frozen=True):
     low: float
     high: float
 
+    def columns(self, name: str) -> dict[str, float]:
+        """Columns x, x_low and x_high of a table, which `ann.result.to_records` reads back."""
+        return {name: self.estimate, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 Values = Mapping[str, Interval] | None  # by data set; None where a run did not measure it
 

@@ -31,7 +31,7 @@ def collect(session: Session) -> tuple[dict[str, Chapter], dict[str, Record]]:
     everything = chapters(session.folders)
     earlier = {name: c for name, c in everything.items() if name < session.name}
     records = {
-        name: read_record(run / name, chapter.result)
+        name: read_record(run / name, chapter.module.Result)
         for name, chapter in earlier.items()
         if (run / name / FILE).exists()
     }

@@ -16,7 +16,6 @@ from nanorecsys.evaluation.protocols import Task, last_events, make_task
 from nanorecsys.evaluation.ranking import Evaluation, EvaluationError
 from nanorecsys.models.ranker import FittedRanker
 from nanorecsys.models.retriever import Retriever, RetrieverConfig
-from nanorecsys.study.spread import Interval
 from nanorecsys.training import result
 from nanorecsys.training.baselines.matrices import with_fallback
 from nanorecsys.training.errors import check_names
@@ -95,8 +94,7 @@ def margin(runs: Mapping[str, Sequence[Evaluation]]) -> result.Margin:
     """
     baselines = [name for name in runs if name not in (result.SERVED, result.RETRIEVER)]
     best = max(baselines, key=lambda name: _by_seed(runs[name], "ndcg@10").mean())
-    found = change(runs[result.SERVED], runs[best])
-    return result.Margin(against=best, ndcg=Interval(found.change, found.low, found.high))
+    return result.Margin(against=best, ndcg=change(runs[result.SERVED], runs[best]).interval)
 
 
 def rank(model: Retriever, task: Task, events: int | None = None) -> Evaluation:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from nanorecsys import cli
 from nanorecsys.ann import bundle as command
 from nanorecsys.ann.indexes import users_projection
 from nanorecsys.data import Dataset, Interactions, leave_one_out, save_prepared
@@ -92,7 +93,7 @@ def run(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_builds_from_a_run(run: Path) -> None:
-    done = CliRunner().invoke(command.bundle, [])
+    done = CliRunner().invoke(cli.bundle, [])
     assert done.exit_code == 0, done.output
     for text in (
         *FILES,
@@ -115,7 +116,7 @@ def test_the_command_builds_from_a_run(run: Path) -> None:
         N_ITEMS,
     ]  # all events of all parts of the split
     assert bundle.popularity.sum() == 10 + N_ITEMS
-    checked = CliRunner().invoke(command.bundle, ["--check", str(run / "bundle")])
+    checked = CliRunner().invoke(cli.bundle, ["--check", str(run / "bundle")])
     assert checked.exit_code == 0
     assert checked.output.count("KiB") == len(FILES)
 
@@ -131,7 +132,7 @@ def test_the_command_takes_the_recommended_index(run: Path, tmp_path: Path) -> N
     spec = {"factory": "IVF2,SQ8", "search": "nprobe=2", "recall": 0.99}
     write_chapter(run, "04_ann", "2026-01-01T00:03:00+00:00", {"recommended": spec}, {})
     target = tmp_path / "elsewhere" / "b"
-    assert CliRunner().invoke(command.bundle, ["quick", "--output", str(target)]).exit_code == 0
+    assert CliRunner().invoke(cli.bundle, ["quick", "--output", str(target)]).exit_code == 0
     assert check_bundle(target).index_search == "nprobe=2"
     assert isinstance(open_bundle(target).index.index, faiss.IndexIVFScalarQuantizer)
 
@@ -183,7 +184,7 @@ def test_a_second_choice_comes_from_the_chapter(run: Path, monkeypatch) -> None:
         built.append(factory)
         return FaissIndex(faiss.index_factory(D, "Flat"))
 
-    monkeypatch.setattr("nanorecsys.ann.indexes.build_index", build_index)
+    monkeypatch.setattr("nanorecsys.ann.bundle.build_index", build_index)
     parts = command.gather(run)
     assert built == [first["factory"], second["factory"]]
     assert (parts.index_factory, parts.index_search) == tuple(first.values())
@@ -194,7 +195,7 @@ def test_a_second_choice_comes_from_the_chapter(run: Path, monkeypatch) -> None:
 
 def test_a_ranker_that_is_not_served_is_left_out_unless_the_caller_asks(run: Path) -> None:
     write_training(run, TRAINED | {"serves_ranker": False})
-    done = CliRunner().invoke(command.bundle, [])
+    done = CliRunner().invoke(cli.bundle, [])
     assert done.exit_code == 0, done.output
     assert "ranker.onnx" not in done.output
     assert open_bundle(run / "bundle").ranker is None
@@ -211,7 +212,7 @@ def test_an_older_record_that_does_not_judge_the_ranker_is_refused(run: Path) ->
 @pytest.mark.parametrize("chapter", ["01_data", "02_training", "03_export"])
 def test_a_missing_chapter_is_named(run: Path, chapter: str) -> None:
     shutil.rmtree(run / chapter)
-    error = CliRunner().invoke(command.bundle, []).exception
+    error = CliRunner().invoke(cli.bundle, []).exception
     assert isinstance(error, NanorecsysError)
     assert chapter in error.message
     assert error.remedy == f"nanorecsys run quick --only {chapter}"
@@ -247,9 +248,9 @@ def test_the_command_refuses_a_damaged_bundle(parts: Parts, tmp_path: Path) -> N
     target = tmp_path / "bundle"
     build_bundle(target, parts)
     (target / "index.faiss").unlink()
-    done = CliRunner().invoke(command.bundle, ["--check", str(target)])
+    done = CliRunner().invoke(cli.bundle, ["--check", str(target)])
     assert done.exit_code == 1
     assert isinstance(done.exception, BundleError)
     assert "index.faiss" in done.exception.message
-    both = CliRunner().invoke(command.bundle, ["--check", str(target), "--output", str(target)])
+    both = CliRunner().invoke(cli.bundle, ["--check", str(target), "--output", str(target)])
     assert both.exit_code == 2

@@ -58,7 +58,7 @@ def write(folders, folder, chapter, total, **parameters):
         parameters={"seed": 0, "run_name": folder.name} | parameters,
         provenance=provenance,
         files={},
-        result=made.result(total=total),
+        result=made.module.Result(total=total),
     )
     write_record(folder / chapter, record)
 

@@ -86,9 +86,7 @@ class ItemKNN:
             similar[similar < bar] = 0
             parts.append(sparse.csr_array(similar))
         similarity = sparse.vstack(parts, format="csr")
-        weights = matrices.user_item(
-            known, n_users, n_items, matrices.recency_weights(known, n_users, self.recency)
-        )
+        weights = matrices.by_recency(known, n_users, n_items, self.recency)
         return matrices.with_fallback(
             lambda users: (weights[users] @ similarity).toarray(), known, n_users, n_items
         )

@@ -10,12 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from nanorecsys.data import Interactions
 from nanorecsys.evaluation import DotProduct, Scorer
-from nanorecsys.training.baselines.matrices import (
-    co_counts,
-    recency_weights,
-    user_item,
-    with_fallback,
-)
+from nanorecsys.training.baselines.matrices import by_recency, co_counts, user_item, with_fallback
 from nanorecsys.training.errors import TrainingError
 
 
@@ -67,7 +62,7 @@ class EASE:
         if self.features is not None:
             below = self.features.T * np.float32(np.sqrt(self.content))
             x = sparse.vstack([x, below], format="csr")
-        weights = user_item(known, n_users, n_items, recency_weights(known, n_users, self.recency))
+        weights = by_recency(known, n_users, n_items, self.recency)
         score = (_by_rows if few_rows else _by_items)(x, weights, self.penalty)
         return with_fallback(score, known, n_users, n_items)
 
@@ -129,7 +124,7 @@ class ImplicitALS:
     recency: float = 0.0
 
     def fit(self, known: Interactions, n_users: int, n_items: int) -> Scorer:
-        weights = user_item(known, n_users, n_items, recency_weights(known, n_users, self.recency))
+        weights = by_recency(known, n_users, n_items, self.recency)
         # BLAS threads within the library's own thread slow it tenfold, and it warns of them.
         with threadpool_limits(1, "blas"):
             model = AlternatingLeastSquares(

@@ -40,6 +40,11 @@ def user_item(
     return matrix
 
 
+def by_recency(known: Interactions, n_users: int, n_items: int, power: float) -> sparse.csr_array:
+    """Sparse float32 (n_users, n_items): the sum of the `recency_weights` at a user's items."""
+    return user_item(known, n_users, n_items, recency_weights(known, n_users, power))
+
+
 def co_counts(x: sparse.csr_array) -> Iterator[tuple[slice, np.ndarray]]:
     """The dense float32 matrix x.T @ x (n_items, n_items) by blocks: rows, block (b, n_items)."""
     n_items = x.shape[1]

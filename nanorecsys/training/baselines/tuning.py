@@ -36,6 +36,11 @@ ALS: Space = {
     "alpha": (0.5, 1, 2, 5, 10, 20),
     "iterations": (5, 15),
 }
+KNN: Space = {
+    "neighbours": (20, 50, 100, 200, 500, 1000),
+    "shrinkage": (0, 1, 2, 5, 10, 20, 50, 100),
+    "recency": (0, *RECENCY),
+}
 MARKOV: Space = {
     "window": (3, 5, 10, 20, 40),
     "gap": (0, 0.5, 1),
@@ -56,14 +61,7 @@ BASELINES: dict[str, tuple[Callable[..., Model], Space]] = {
     "EASE": (EASE, {"penalty": PENALTY}),
     "EASE, recent": (EASE, EASE_RECENT),
     "EASE, content": (EASE, {**EASE_RECENT, "content": (1, 3, 10, 30)}),
-    "item-kNN": (
-        ItemKNN,
-        {
-            "neighbours": (20, 50, 100, 200, 500, 1000),
-            "shrinkage": (0, 1, 2, 5, 10, 20, 50, 100),
-            "recency": (0, *RECENCY),
-        },
-    ),
+    "item-kNN": (ItemKNN, KNN),
     "Markov": (Markov, MARKOV),
     "Markov, content": (Markov, {**MARKOV, "content": (0.03, 0.1, 0.3, 1)}),
 }
