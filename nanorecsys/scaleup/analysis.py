@@ -57,7 +57,7 @@ def worker_gib(items: float, n: int, served_gib: float, bytes_a_vector: float) -
 
 
 def host_limits(n: int, served_gib: float, bytes_a_vector: float) -> list[HostLimit]:
-    """Items whose index fits each of `HOSTS_GIB` in `WORKERS` processes.
+    """Items whose index fits each of `HOSTS_GIB` in `WORKERS` processes, to two digits.
 
     Args:
         n: Items of the largest measured index.
@@ -70,6 +70,7 @@ def host_limits(n: int, served_gib: float, bytes_a_vector: float) -> list[HostLi
     """
     limits = []
     for host in HOSTS_GIB:
-        items = max(0, int(n + (host / WORKERS - served_gib) * GIB / bytes_a_vector))
+        fits = max(0.0, n + (host / WORKERS - served_gib) * GIB / bytes_a_vector)
+        items = int(float(f"{fits:.2g}"))
         limits.append(HostLimit(host_gib=host, items=items if items <= FURTHEST * n else None))
     return limits

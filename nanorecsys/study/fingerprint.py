@@ -32,7 +32,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         """One digest of all parts."""
-        return _digest(msgspec.json.encode(self, order="deterministic"))
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
 
     def changed_since(self, old: "Fingerprint") -> str:
         """What differs from `old`, in words; empty if nothing does."""
@@ -69,7 +69,7 @@ def fingerprint(
     if hasattr(chapter.module, "inputs"):
         files |= {f"input {folders.relative(p)}": p for p in chapter.module.inputs(parameters)}
     digests = {name: _file_digest(path) for name, path in files.items()}
-    digests["the notebook"] = _digest(msgspec.json.encode(cells))
+    digests["the notebook"] = hashlib.sha256(msgspec.json.encode(cells)).hexdigest()
     digests["the definitions"] = chapter.definitions_sha256
     return Fingerprint(parameters=parameters, digests=digests)
 
@@ -111,10 +111,6 @@ def _modules(name: str, root: Path) -> Iterator[Path]:
     for part in name.split("."):
         base = base / part
         yield from filter(Path.is_file, (base / "__init__.py", base.with_suffix(".py")))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _file_digest(path: Path) -> str:
