@@ -45,7 +45,7 @@ def main() -> int:
     record = read_record(run / "06_loadtest", Result).result
     inside = {found.name: found for found in (*record.ladder, *record.grid, record.whole_window)}
     if unknown := set(arguments.server or ()) - set(inside):
-        parser.error(f"no server {', '.join(unknown)}; the record has: {', '.join(inside)}")
+        parser.error(f"no server {'; '.join(unknown)} among: {'; '.join(inside)}")
     inside = {name: inside[name] for name in arguments.server or inside}
     outside: dict[str, list[float]] = {name: [] for name in inside}
     rungs = [rung for rung in {*RUNGS, *grid([0, 1, 2]), WHOLE_WINDOW} if rung.name in inside]
