@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 # Two processes with two threads each would wait for one another on two cores.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-PYTEST = [sys.executable, "-m", "pytest", "-q", "--durations", "8", "--durations-min", "10"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "--durations", "30", "--durations-min", "5"]
 # A worker that is lost with a hanging test is not restarted.
 TWO = ["-n", "2", "--max-worker-restart", "0"]
 TWO_AT_ONCE = [*TWO, "--dist", "worksteal"]

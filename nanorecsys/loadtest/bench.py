@@ -14,6 +14,7 @@ follow MLPerf's load generator: single stream, server (a Poisson stream) and off
 import dataclasses
 import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -45,7 +46,8 @@ WARM_PASSES = 64  # passes over the hot set, at most: a worker may get few of th
 WARM_SHARE = 0.99  # share of hits at which the caches count as warm
 CLOSED_PER_S = 20_000  # requests/s for which a closed loop has users, at most
 SEARCH, CONFIRM = "search", "confirming"
-LONG_RUNS = 6  # long runs that confirm a rate, at most, each lower than the one before
+LONG_RUNS = 12  # long runs that confirm a rate, at most, each lower than the one before
+PAUSE = 0.2  # before another long run, of its length: one stall of the machine fails one run
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +270,8 @@ def find_highest(
 ) -> tuple[LoadRun | None, float | None, str]:
     """Search the highest rate that is VALID, and confirm it by a long run.
 
-    A rate that the long run does not confirm is lowered by the precision of the search.
+    A rate that the long run does not confirm is lowered by the precision of the search. Before
+    each further long run there is a pause, since a machine that stalls does so for some seconds.
 
     Args:
         server: The server.
@@ -292,6 +295,8 @@ def find_highest(
     rate = climb(holds, first, search.precision) or 0.0
     n_searched, confirmed = len(runs), None
     while rate and not confirmed and len(runs) < n_searched + LONG_RUNS:
+        if len(runs) > n_searched:
+            time.sleep(PAUSE * search.confirm_s)
         confirmed = runs[-1] if holds(rate, CONFIRM, search.confirm_s) else None
         rate /= 1 + search.precision
     tried = [run.row for run in runs[n_before:]]

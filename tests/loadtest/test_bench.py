@@ -186,6 +186,14 @@ def test_a_server_whose_cache_does_not_fill_is_stopped(bench, monkeypatch):
     process.stop.assert_called_once_with()
 
 
+@pytest.fixture
+def pauses(monkeypatch):
+    """The pauses in seconds that the bench asks for, and none of which it gets."""
+    asked = []
+    monkeypatch.setattr(bench_module, "time", SimpleNamespace(sleep=asked.append))
+    return asked
+
+
 def tried(server, scenario):
     return [run.row for run in server.bench.runs if run.row.scenario == scenario]
 
@@ -210,16 +218,18 @@ def test_every_try_has_its_seconds_and_requests_unless_it_would_outlast_the_conf
             assert row.seconds * row.rate >= search.min_requests or row.seconds == 15.0
 
 
-def test_a_rate_that_is_not_confirmed_is_lowered_by_the_precision():
+def test_a_rate_that_is_not_confirmed_is_lowered_by_the_precision(pauses):
     server = SimulatedServer(400, 350)
     _, rate, limit = find_highest(server, Search(), 100.0)
     verdicts = [row.verdict for row in tried(server, CONFIRM)]
     assert verdicts == ["INVALID"] * (len(verdicts) - 1) + ["VALID"]
     assert rate <= 350 < 1.05 * rate
+    assert len(verdicts) > 1
+    assert pauses == [3.0] * (len(verdicts) - 1)
     assert limit.startswith(f"refusals at {1.05 * rate:,.0f}/s")
 
 
-def test_the_highest_rate_is_zero_where_no_try_held_and_unknown_where_no_long_run_did():
+def test_the_highest_rate_is_zero_where_no_try_held_and_unknown_where_no_long_run_did(pauses):
     """A machine that stalls fails long runs whatever the server can do."""
     for server, expected in ((SimulatedServer(0.0), 0.0), (SimulatedServer(400, 1.0), None)):
         run, rate, limit = find_highest(server, Search(), 100.0)

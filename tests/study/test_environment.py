@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from nanorecsys.loadtest.result import FULL_ROUNDS, Search
 from nanorecsys.serving.retrieval import LIBRARIES
 from nanorecsys.study import doctor, provenance
 from nanorecsys.study.chapters import chapters
@@ -90,6 +91,19 @@ def test_every_profile_sets_parameters_that_exist():
     assert {p.stem for p in FOLDERS.profiles.glob("*.yaml")} == set(PROFILES)
     for profile in PROFILES:
         resolve(everything, load_profile(FOLDERS, profile), profile)
+
+
+def test_the_full_profile_searches_highest_rates_as_the_findings_ask():
+    settable = {name: c.settable for name, c in chapters(FOLDERS).items()}
+    values = resolve(settable, load_profile(FOLDERS, "full"), "full")["06_loadtest"]
+    assert values["rounds"] >= FULL_ROUNDS
+    found = Search(
+        try_s=values["try_s"],
+        min_requests=values["try_requests"],
+        confirm_s=values["confirm_s"],
+        precision=values["precision"],
+    )
+    assert found == Search()
 
 
 @pytest.mark.parametrize("path", sorted(FOLDERS.notebooks.glob("*.ipynb")), ids=lambda p: p.stem)
