@@ -47,7 +47,7 @@ WARM_SHARE = 0.99  # share of hits at which the caches count as warm
 CLOSED_PER_S = 20_000  # requests/s for which a closed loop has users, at most
 SEARCH, CONFIRM = "search", "confirming"
 LONG_RUNS = 12  # long runs that confirm a rate, at most, each lower than the one before
-PAUSE = 0.2  # before another long run, of its length: one stall of the machine fails one run
+PAUSE = 0.2  # wait before a further long run, as a share of its length
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,8 +270,8 @@ def find_highest(
 ) -> tuple[LoadRun | None, float | None, str]:
     """Search the highest rate that is VALID, and confirm it by a long run.
 
-    A rate that the long run does not confirm is lowered by the precision of the search. Before
-    each further long run there is a pause, since a machine that stalls does so for some seconds.
+    A rate that the long run does not confirm is lowered by the precision of the search. The search
+    waits before each further long run, so that one stall of the machine fails fewer of them.
 
     Args:
         server: The server.

@@ -188,7 +188,7 @@ def test_a_server_whose_cache_does_not_fill_is_stopped(bench, monkeypatch):
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """The pauses in seconds that the bench asks for, and none of which it gets."""
+    """The pauses that the bench asks for, in seconds; none is made."""
     asked = []
     monkeypatch.setattr(bench_module, "time", SimpleNamespace(sleep=asked.append))
     return asked
