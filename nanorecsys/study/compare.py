@@ -21,7 +21,7 @@ from nanorecsys.study.parameters import RUN_NAME, is_seed
 from nanorecsys.study.records import FILE, Record, RecordError, read_record
 from nanorecsys.system.errors import NanorecsysError
 
-Outcome = Literal["agrees", "differs", "not comparable", "not judged"]
+Outcome = Literal["agrees", "differs", "not comparable", "not judged", "not repeated"]
 Records = Mapping[str, Record]  # by chapter
 
 PUBLISHED = "published"
@@ -53,6 +53,8 @@ def compare(everything: Mapping[str, Chapter], ours: Records, theirs: Records) -
     for own, other in pairs:
         changed = changed_parameters(everything[own.chapter], ours, theirs)
         outcome = agreement(own, other, same_parameters=not changed)
+        if own.chapter in ours and ours[own.chapter] == theirs.get(own.chapter):
+            outcome = "not repeated"  # a second run may start from the first one's training
         rows.append((own.id, str(other), str(own), outcome, ", ".join(some_of(changed))))
     return pd.DataFrame(rows, columns=["claim", "other", "run", "outcome", "changed"])
 
@@ -66,10 +68,13 @@ def judge_all(everything: Mapping[str, Chapter], found: Records) -> list[JudgedC
 def counts(claims: pd.DataFrame) -> str:
     """How many claims of a comparison had each outcome, in words."""
     number = Counter(claims.outcome)
-    return (
+    text = (
         f"{number['agrees']} claims agree, {number['differs']} differ, "
         f"{number['not comparable']} are not comparable, {number['not judged']} are not judged"
     )
+    if number["not repeated"]:
+        text += f", {number['not repeated']} are of chapters that were not repeated"
+    return text
 
 
 def records(folders: Layout, results: Path) -> dict[str, Record]:

@@ -195,6 +195,20 @@ def test_a_second_run_is_compared_with_the_first(mini):
         assert told in shown
 
 
+def test_a_chapter_that_the_second_run_took_from_the_first_agrees_with_nothing(mini):
+    first, second = mini.run("full"), mini.run("full-again")
+    write(mini, first, "01_alpha", 8.0)
+    write(mini, first, "02_beta", 9.0)
+    shutil.copytree(first / "01_alpha", second / "01_alpha")
+    write(mini, second, "02_beta", 9.0, seed=1000)
+    shown = pages.parts(mini, first)
+    [alpha, beta] = BeautifulSoup(shown["findings.html"], "html.parser").select("tbody tr")
+    assert alpha.find_all("td")[3].text.strip() == "not repeated"
+    assert beta.find_all("td")[3].text.strip().endswith("(agrees)")
+    assert "1 claims agree, 0 differ" in shown["machines.html"]
+    assert "1 are of chapters that were not repeated" in shown["machines.html"]
+
+
 def test_run_again_and_publish_both(ran):
     ran.cli("run", "--again", "--only", "01_alpha")
     assert ran.executions() == ["alpha"]
