@@ -52,6 +52,10 @@ PAGES = [
 PARTS = ("machines", "headlines", "findings", "original", "decide")
 PARTS += ("definitions", "families", "rows", "amendments")
 MOST_BYTES = 3_500_000  # weight limit of a page with its scripts and figures
+# Code lines that run out of their boxes, and tables that are cut off.
+CUT_OFF = """[...document.querySelectorAll('article table, article pre')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1 && e.offsetHeight)
+    .map(e => e.innerText.slice(0, 60) + ' ' + e.scrollWidth + ' > ' + e.clientWidth)"""
 
 
 @functools.cache
@@ -278,6 +282,8 @@ def test_a_page_in_the_browser(browser, address, name, width, scheme):
     broken = "[...document.images].filter(i => !i.complete || i.naturalWidth === 0).map(i => i.src)"
     assert page.evaluate(broken) == []
     assert page.evaluate("[...document.images].filter(i => !i.alt).map(i => i.src)") == []
+    if width == 1280:  # on a phone a wide table scrolls by itself
+        assert page.evaluate(CUT_OFF) == []
     context.close()
 
 
@@ -317,17 +323,6 @@ def test_the_claims_page_has_no_table_that_scrolls(browser, address, width, sche
         "[...document.querySelectorAll('table.claims')].map(t => t.scrollWidth - t.clientWidth)"
     )
     assert max(page.evaluate(scrolled)) <= 1
-    page.close()
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_no_code_line_runs_out_of_its_box_and_no_table_is_cut_off(browser, address, name):
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto(f"{address}/book/{name}.html")
-    wide = """[...document.querySelectorAll('article table, article pre')]
-        .filter(e => e.scrollWidth > e.clientWidth + 1 && e.offsetHeight)
-        .map(e => e.innerText.slice(0, 60) + ' ' + e.scrollWidth + ' > ' + e.clientWidth)"""
-    assert page.evaluate(wide) == []
     page.close()
 
 
