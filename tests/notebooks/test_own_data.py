@@ -1,8 +1,9 @@
-"""A reader's own data of four shapes: chapter 01 under the runner, then what later chapters size.
+"""A reader's own data of four shapes: what the chapters size by the data.
 
-The later chapters take two minutes on each shape: `python tests/tiers.py --own-data` runs them, as
-does CI every week. In every run of the tests, the functions that divide a data set among samples,
-splits, indexes and users get the same data, with random vectors in place of a model's. 60 s.
+All chapters take two minutes on each shape: `python tests/tiers.py --own-data` runs them, as does
+CI every week. In every run of the tests, chapter 01 runs on one shape, and the functions that
+divide a data set among samples, splits, indexes and users get all four, with random vectors in
+place of a model's.
 """
 
 import os
@@ -28,6 +29,7 @@ from nanorecsys.training.baselines.tuning import tune_and_test
 
 FOLDERS = layout()
 D = 32
+COLUMNS = "user=uid,item=sku,timestamp=t"
 # Users, items, and the shortest and longest history.
 SHAPES = {
     "tiny": (300, 60, 8, 8),
@@ -63,7 +65,7 @@ def run_smoke(root: Path, shape: str, *arguments: str) -> Layout:
         (folders.root / name).symlink_to(FOLDERS.root / name)
     path = folders.root / f"{shape}.csv"
     write_events(path, shape)
-    own = ["-p", f"dataset={path}", "-p", "columns=user=uid,item=sku,timestamp=t"]
+    own = ["-p", f"dataset={path}", "-p", f"columns={COLUMNS}"]
     own += ["-p", "sample_users=0", "-p", "second_dataset="]
     done = command(folders, "run", "smoke", *own, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -93,10 +95,8 @@ def test_every_chapter_runs_and_the_book_is_built(shape, tmp_path):
 
 @pytest.fixture(scope="module", params=SHAPES)
 def prepared(request, tmp_path_factory) -> data.prepared.Prepared:
-    """The data set as chapter 01 leaves it."""
-    root = tmp_path_factory.mktemp(request.param)
-    folders = run_smoke(root, request.param, "--only", "01_data")
-    return data.load_prepared(folders.run("smoke") / "01_data")
+    """The data set and its splits."""
+    return prepare(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +111,29 @@ def task(prepared):
     return make_task(prepared.dataset.interactions, split, "test")
 
 
+def prepare(folder: Path, shape: str) -> data.prepared.Prepared:
+    """Write and read a data set, and split it as chapter 01 does."""
+    path = folder / f"{shape}.csv"
+    write_events(path, shape)
+    dataset = data.load_dataset(path, COLUMNS)
+    events = dataset.interactions
+    splits = (data.leave_one_out(events, 3), data.global_temporal(events, 0.1, 0.1))
+    return data.prepared.Prepared(dataset, {split.name: split for split in splits})
+
+
 def unit(n: int, seed: int) -> np.ndarray:
     rows = np.random.default_rng(seed).standard_normal((n, D)).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_the_first_chapter_leaves_the_data_set_and_its_splits(tmp_path):
+    folders = run_smoke(tmp_path, "text", "--only", "01_data")
+    left = data.load_prepared(folders.run("smoke") / "01_data")
+    own = prepare(tmp_path, "text")
+    assert left.dataset.interactions.ids_sha256 == own.dataset.interactions.ids_sha256
+    assert {name: split.sha256 for name, split in left.splits.items()} == {
+        name: split.sha256 for name, split in own.splits.items()
+    }
 
 
 def test_splits_too_short_for_the_data_are_left_out_of_all_data_sets(prepared, capsys):

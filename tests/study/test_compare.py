@@ -207,6 +207,7 @@ def test_a_chapter_that_the_second_run_took_from_the_first_agrees_with_nothing(m
     assert beta.find_all("td")[3].text.strip().endswith("(agrees)")
     assert "1 claims agree, 0 differ" in shown["machines.html"]
     assert "1 are of chapters that were not repeated" in shown["machines.html"]
+    assert shown["decide.html"].count("<h3>") == 1  # one machine
 
 
 def test_run_again_and_publish_both(ran):
