@@ -1,8 +1,8 @@
 """Every tier of tests, cheapest first, with the seconds of each; `make test` and `.ci/run` call it.
 
 Arguments go to every pytest of the first tiers: `python tests/tiers.py -k splits`. `--lint` runs
-only the checks of style, types and imports, as `make lint` does. `--own-data` runs only what is too
-long for every run: all chapters on four generated data sets, ten minutes.
+only the checks of style, types and imports, as `make lint` does. `--long` runs only what is too
+long for every run: all chapters on four generated data sets, and one at another size; ten minutes.
 """
 
 import os
@@ -26,7 +26,7 @@ UNIT = "not timed and not milvus"
 ON_MILVUS = ("tests/server/test_milvus.py", "tests/scaleup/test_remote.py")
 TWICE = "tests/notebooks/twice.py"
 OF_A_RUN = ("tests/notebooks", "tests/book")  # they need the smoke run
-OWN_DATA = [*PYTEST, "-m", "own_data", "tests/notebooks/test_own_data.py"]
+LONG = [*PYTEST, "-m", "long", "tests/notebooks"]
 LINT = [
     ("style", [str(BIN / "ruff"), "check", "."], {}),
     ("format", [str(BIN / "ruff"), "format", "--check", "."], {}),
@@ -39,12 +39,14 @@ def main(arguments: list[str]) -> int:
     """Run the tiers; the first failure ends it. Returns the exit code."""
     if arguments == ["--lint"]:
         return run(LINT, [])
-    if arguments == ["--own-data"]:
-        return run([("every chapter on four generated data sets", OWN_DATA, {})], [])
+    # The tier with a real Milvus runs the chapter's search in it.
+    without = {"NANORECSYS_MILVUS": "none"}
+    smoke = [str(BIN / "nanorecsys"), "run", "smoke"]
+    smoke_run = ("smoke run of every chapter", smoke, without)
+    if arguments == ["--long"]:
+        return run([smoke_run, ("chapters on other data and at other sizes", LONG, {})], [])
     doctests = ["--doctest-modules", "nanorecsys", "server"]
     again = ROOT / "data" / "runs" / "nbval"
-    # The tier before these runs the chapter's search in Milvus.
-    without = {"NANORECSYS_MILVUS": "none"}
     nbval = ONE_THREAD | without | {"NANORECSYS_OUT": str(again)}
     return run(
         [
@@ -64,10 +66,10 @@ def main(arguments: list[str]) -> int:
                 [*PYTEST, "-rs", "-m", "milvus", *ON_MILVUS, *arguments],
                 ONE_THREAD,
             ),
-            ("smoke run of every chapter", [str(BIN / "nanorecsys"), "run", "smoke"], without),
+            smoke_run,
             (
                 "notebooks under papermill, the book in a browser",
-                [*PYTEST, *ONE_A_FILE, "-m", "not own_data", *OF_A_RUN, *arguments],
+                [*PYTEST, *ONE_A_FILE, "-m", "not long", *OF_A_RUN, *arguments],
                 ONE_THREAD,
             ),
             ("copies with cells twice", [sys.executable, TWICE, "data/runs/smoke", again], {}),

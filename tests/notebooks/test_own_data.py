@@ -1,7 +1,7 @@
 """A reader's own data of four shapes: what the chapters size by the data.
 
-All chapters take two minutes on each shape: `python tests/tiers.py --own-data` runs them, as does
-CI every week. In every run of the tests, chapter 01 runs on one shape, and the functions that
+All chapters take two minutes on each shape: `python tests/tiers.py --long` runs them, as does CI
+every week. In every run of the tests, chapter 01 runs on one shape, and the functions that
 divide a data set among samples, splits, indexes and users get all four, with random vectors in
 place of a model's.
 """
@@ -79,7 +79,7 @@ def command(folders: Layout, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(words, env=os.environ | variables, capture_output=True, text=True)
 
 
-@pytest.mark.own_data
+@pytest.mark.long
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_chapter_runs_and_the_book_is_built(shape, tmp_path):
     folders = run_smoke(tmp_path, shape)

@@ -74,6 +74,7 @@ def test_the_index_chapter_runs_on_another_size_and_other_indexes(tmp_path, monk
     assert {p["factory"] for p in result["best"]} == {"Flat", "IVF32,SQ8"}
 
 
+@pytest.mark.long
 def test_the_scale_up_chapter_runs_alone_at_another_size_and_on_a_named_generator(
     tmp_path, monkeypatch
 ):
