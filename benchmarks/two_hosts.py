@@ -41,6 +41,11 @@ READERS, POSTERS, ATTEMPTS, EVENTS_PER_USER = 12, 4, 10, 5
 READ_USERS = 1000  # users of the readers, so that answers come from the cache too
 CHECKED = 20  # users for whom each host is asked for what the other one knows
 TIMEOUT_S = 20.0
+EPILOG = """
+examples:
+  python -m benchmarks.two_hosts                                     20,000 requests, about a minute
+  python -m benchmarks.two_hosts --requests 2000 --events 200        a short one
+"""
 
 
 class Nginx:
@@ -321,7 +326,7 @@ def _request(user_id: Any) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, default=Path("data/runs/quick"), help="finished run")
     parser.add_argument("--requests", type=int, default=20_000, help="number of requests")
