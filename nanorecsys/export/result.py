@@ -28,9 +28,9 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `served_ms` and `window_ms` are means over real histories, of which the served number of events
     or the whole window is read, with their ranges over the rounds. `macs` are the
-    multiply-accumulates of an encode of the served number of events, and `share_of_peak` is the
-    share of the machine's peak in that precision; both are null where PyTorch runs. `compile_s` is
-    0 without torch.compile.
+    multiply-accumulates of a history of mean length, as far as it is served, and `share_of_peak` is
+    the share of `served_ms` that they take at the peak; both are null where PyTorch runs.
+    `compile_s` is 0 without torch.compile.
     """
 
     mib: float

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nanorecsys.data.registry import DEFAULT_DATASET
-from nanorecsys.loadtest.result import BASELINE, FULL_ROUNDS, LAST, LoadtestResult
+from nanorecsys.loadtest.result import FULL_ROUNDS, LoadtestResult
 from nanorecsys.study.chapters import Estimate
 from nanorecsys.study.fingerprint import source_files
 from nanorecsys.study.layout import layout
@@ -60,7 +60,7 @@ def _served_scale(result: LoadtestResult) -> Spread | None:
 
 FINDINGS: dict[str, Callable[[LoadtestResult], Values]] = {
     "rate": _values(lambda result: result.final.highest_per_s if result.is_full else None),
-    "baseline": _values(lambda result: result.times_cpu(BASELINE, LAST)),
+    "baseline": _values(lambda result: result.times_baseline),
     "computed_goodput": _values(_computed_goodput),
     "overload_p99": _values(_overload_p99),
     "served_scale": _values(_served_scale),

@@ -386,6 +386,11 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
         return spread(np.array([a.cpu_ms / b.cpu_ms for a, b in pairs]))
 
     @property
+    def times_baseline(self) -> Spread | None:
+        """CPU time a request of the best server with PyTorch over that of the last rung."""
+        return self.times_cpu(BASELINE, LAST)
+
+    @property
     def is_full(self) -> bool:
         """Whether the final server's highest rate is known from enough full searches."""
         return len(self.final.rates) >= FULL_ROUNDS and self.search == Search()

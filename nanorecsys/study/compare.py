@@ -113,10 +113,19 @@ def changed_parameters(chapter: Chapter, ours: Records, theirs: Records) -> list
     Random seeds are left out: a claim has to come out alike with others.
     """
     both = [name for name in (chapter.name, *chapter.needs) if name in ours and name in theirs]
-    changed = [
-        n for name in both for n in differing(ours[name].parameters, theirs[name].parameters)
-    ]
-    return [name for name in dict.fromkeys(changed) if name != RUN_NAME and not is_seed(name)]
+    return list(dict.fromkeys(n for name in both for n in _changed(ours[name], theirs[name])))
+
+
+def _changed(own: Record, other: Record) -> list[str]:
+    names = differing(own.parameters, other.parameters)
+    return [name for name in names if name != RUN_NAME and not is_seed(name)]
+
+
+def other_parameters(ours: Records, theirs: Records) -> str:
+    """The parameters in which two runs differ, by chapter, in words; empty if in none."""
+    both = sorted(ours.keys() & theirs.keys())
+    changed = {name: _changed(ours[name], theirs[name]) for name in both}
+    return "; ".join(f"{c} ({', '.join(some_of(names))})" for c, names in changed.items() if names)
 
 
 def agreement(own: JudgedClaim, other: JudgedClaim, *, same_parameters: bool) -> Outcome:

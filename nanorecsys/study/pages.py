@@ -23,7 +23,7 @@ from nanorecsys.study.runner import SECOND_RUN
 from nanorecsys.study.tables import styled
 
 _SHOWN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
-HEADLINES: dict[str, list[str]] = _SHOWN["headlines"]
+HEADLINES: dict[str, dict[str, str]] = _SHOWN["headlines"]
 SECTIONS: dict[str, str] = _SHOWN["sections"]
 UNITS: dict[str, tuple[str, float]] = _SHOWN["units"]
 
@@ -62,6 +62,8 @@ def parts(folders: Layout, results: Path, *, staged: bool = False) -> dict[str, 
     templates = _templates()
     templates.globals |= {"run": run, "sides": sides, "judged": judged, "compared": compared}
     older = {name: compare.older_definitions(everything, side) for name, side in sides.items()}
+    changed = {name: compare.other_parameters(has_run, side) for name, side in sides.items()}
+    templates.globals |= {"changed": changed}
 
     def rendered(name: str, **values: object) -> str:
         return templates.get_template(f"{name}.html").render(values)
@@ -122,9 +124,9 @@ def figure(claim: JudgedClaim) -> str:
     return "; ".join(texts)
 
 
-def _middle(claim: JudgedClaim) -> str:
-    """The figures of a claim without their intervals."""
-    return "; ".join(_in_unit(claim, value) for value in claim.value.values()) or claim.verdict
+def _middle(claim: JudgedClaim, style: str) -> str:
+    """The figures of a claim without their intervals, in the style of its card."""
+    return "; ".join(style.format(value) for value in claim.value.values()) or claim.verdict
 
 
 def _in_unit(claim: JudgedClaim, value: float) -> str:

@@ -195,6 +195,15 @@ def test_a_second_run_is_compared_with_the_first(mini):
         assert told in shown
 
 
+def test_the_pages_name_the_parameters_in_which_another_run_differs(mini):
+    first, second = mini.run("full"), mini.run("full-again")
+    write(mini, first, "01_alpha", 8.0)
+    write(mini, second, "01_alpha", 8.0)
+    assert "parameters differ" not in pages.parts(mini, first)["machines.html"]
+    write(mini, second, "01_alpha", 8.0, extra=3.0)
+    assert "parameters differ in 01_alpha (extra), so" in pages.parts(mini, first)["machines.html"]
+
+
 def test_a_chapter_that_the_second_run_took_from_the_first_agrees_with_nothing(mini):
     first, second = mini.run("full"), mini.run("full-again")
     write(mini, first, "01_alpha", 8.0)

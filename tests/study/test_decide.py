@@ -82,6 +82,17 @@ def test_a_choice_has_its_relative_cost_where_there_is_one(base, told):
     assert decide.choices({"04_ann": Fake(result=ann)})["change of NDCG@10"].tolist() == [told]
 
 
+def test_the_encoder_has_its_factor_for_a_request_beside_that_for_an_encode():
+    ndcg = Change(base=0.1, change=0.001, low=-0.002, high=0.004)
+    variant = Fake(parity=Fake(ndcg=ndcg))
+    exported = Fake(times_torch=Fake(middle=4.0), chosen="int8", variants={"int8": variant})
+    records = {"03_export": Fake(result=exported)}
+    assert decide.choices(records).saves.tolist() == ["4.0x as fast as the best PyTorch"]
+    records["06_loadtest"] = Fake(result=Fake(times_baseline=Fake(middle=1.5)))
+    [told] = decide.choices(records).saves
+    assert told.endswith("a whole request takes 1.5x less CPU time")
+
+
 @pytest.mark.parametrize(
     ("items", "told"),
     [
@@ -95,5 +106,5 @@ def test_the_point_of_change_is_told_where_a_milvus_was_measured(items, told):
     found = Fake(n_items=3_000_000, remote=Fake(limits=limits, hops=hops))
     [row] = decide.choices({"05_scaleup": Fake(result=found)}).to_dict("records")
     assert row["choice"] == told
-    assert row["saves"] == "1.50 ms a search, at 9,000 items"
+    assert row["saves"] == "1.5 ms a search of 9,000 items, against Milvus here"
     assert decide.choices({"05_scaleup": Fake(result=Fake(remote=None))}).empty
