@@ -4,6 +4,7 @@ The folder `templates` has the HTML, pages.yaml says what the pages show of the 
 """
 
 import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,7 +127,9 @@ def figure(claim: JudgedClaim) -> str:
 
 def _middle(claim: JudgedClaim, style: str) -> str:
     """The figures of a claim without their intervals, in the style of its card."""
-    return "; ".join(style.format(value) for value in claim.value.values()) or claim.verdict
+    before, number, after = re.split(r"(\{.*\})", style)
+    figures = "; ".join(number.format(value) for value in claim.value.values())
+    return f"{before}{figures}{after}" if figures else claim.verdict
 
 
 def _in_unit(claim: JudgedClaim, value: float) -> str:
