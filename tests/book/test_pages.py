@@ -94,6 +94,11 @@ def test_the_built_pages_pass_the_check(pages):
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_no_page_shows_the_name_of_a_class_in_place_of_an_empty_text(pages, name):
+    assert "IPython.core.display" not in text(pages, name)
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_light(pages, name):
     weights = {path.name: path.stat().st_size for path in loaded(pages, name)}
     assert sum(weights.values()) <= MOST_BYTES, sorted(weights.items(), key=lambda item: -item[1])[
