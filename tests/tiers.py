@@ -2,7 +2,7 @@
 
 Arguments go to every pytest of the first tiers: `python tests/tiers.py -k splits`. `--lint` runs
 only the checks of style, types and imports, as `make lint` does. `--long` runs only what is too
-long for every run: all chapters on four generated data sets, and one at another size; ten minutes.
+long for every run: all chapters on four generated data sets, and two at other sizes; ten minutes.
 """
 
 import os

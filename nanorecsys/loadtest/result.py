@@ -160,6 +160,15 @@ class MeasuredServer(msgspec.Struct, frozen=True, kw_only=True):
         """The highest rate; None where the generator was late in every round."""
         return spread(np.array(self.rates)) if self.rates else None
 
+    def times_rate(self, other: "MeasuredServer") -> list[float]:
+        """The highest rate over that of another server, by round.
+
+        Rounds in which one of the two rates is not known are left out.
+        """
+        pairs = zip(self.rounds, other.rounds, strict=True)
+        rates = [(one.highest_per_s, base.highest_per_s) for one, base in pairs]
+        return [one / base for one, base in rates if one is not None and base]
+
     @property
     def relative_spread(self) -> float | None:
         """Highest less lowest of the highest rates over their median; None where there is none."""
@@ -293,13 +302,8 @@ class ServedScale(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratios(self) -> list[float]:
-        """Highest rate with the large catalogue over that with the real one, by round.
-
-        Rounds in which one of the two rates is not known are left out.
-        """
-        pairs = zip(self.large.rounds, self.real.rounds, strict=True)
-        rates = [(large.highest_per_s, real.highest_per_s) for large, real in pairs]
-        return [large / real for large, real in rates if large is not None and real]
+        """Highest rate with the large catalogue over that with the real one, by round."""
+        return self.large.times_rate(self.real)
 
     @property
     def ratio(self) -> Spread | None:

@@ -122,10 +122,11 @@ def _changed(own: Record, other: Record) -> list[str]:
 
 
 def other_parameters(ours: Records, theirs: Records) -> str:
-    """The parameters in which two runs differ, by chapter, in words; empty if in none."""
+    """The parameters in which two runs differ, by chapter, in a sentence; empty if in none."""
     both = sorted(ours.keys() & theirs.keys())
     changed = {name: _changed(ours[name], theirs[name]) for name in both}
-    return "; ".join(f"{c} ({', '.join(some_of(names))})" for c, names in changed.items() if names)
+    told = [f"{name} ({', '.join(some_of(names))})" for name, names in changed.items() if names]
+    return f"Its parameters differ in {'; '.join(told)}, which can change its figures." * bool(told)
 
 
 def agreement(own: JudgedClaim, other: JudgedClaim, *, same_parameters: bool) -> Outcome:

@@ -40,10 +40,11 @@ def parts(folders: Layout, results: Path, *, staged: bool = False) -> dict[str, 
     everything, protocol = chapters(folders), read_protocol(folders)
     sides = _sides(folders, results, staged or results == folders.published)
     run, has_run = next(iter(sides.items()))
-    judged, compared = {}, {}
+    judged, compared, changed = {}, {}, {}
     for name, side in sides.items():
         judged[name] = {claim.id: claim for claim in compare.judge_all(everything, side)}
         compared[name] = compare.compare(everything, has_run, side).set_index("claim")
+        changed[name] = compare.other_parameters(has_run, side)
 
     def section(chapter: str, heading: str) -> str:
         """The address of a section; empty where its chapter has not run."""
@@ -62,9 +63,8 @@ def parts(folders: Layout, results: Path, *, staged: bool = False) -> dict[str, 
     amendments = [a | {"after": claims.get(a["after"], a["after"])} for a in protocol.amendments]
     templates = _templates()
     templates.globals |= {"run": run, "sides": sides, "judged": judged, "compared": compared}
-    older = {name: compare.older_definitions(everything, side) for name, side in sides.items()}
-    changed = {name: compare.other_parameters(has_run, side) for name, side in sides.items()}
     templates.globals |= {"changed": changed}
+    older = {name: compare.older_definitions(everything, side) for name, side in sides.items()}
 
     def rendered(name: str, **values: object) -> str:
         return templates.get_template(f"{name}.html").render(values)

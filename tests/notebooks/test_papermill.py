@@ -40,9 +40,8 @@ def test_papermill_prints_every_parameter_with_its_meaning(name):
         assert parameter.help in done.stdout
 
 
-# The nbval tier also runs every chapter without the runner; here papermill does, from two folders.
-
-
+# The nbval tier also runs every chapter without the runner; here papermill does, from two folders:
+# the first test from another one, the others from the root.
 def test_plain_papermill_runs_from_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("NANORECSYS_OUT", str(tmp_path / "out"))
     smoke = json.loads((FOLDERS.run("smoke") / "01_data" / "result.json").read_text())["parameters"]
@@ -105,6 +104,7 @@ def test_plain_papermill_keeps_its_results_apart_from_the_study(tmp_path):
         "smoke",
         cwd=FOLDERS.root,
     )
+    check_executed(nbformat.read(tmp_path / "o.ipynb", as_version=4), "07_summary")
     assert (FOLDERS.run("by-hand") / "07_summary" / "result.json").exists()
     assert (FOLDERS.run("smoke") / "07_summary" / "result.json").read_bytes() == before
 

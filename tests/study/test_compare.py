@@ -201,7 +201,8 @@ def test_the_pages_name_the_parameters_in_which_another_run_differs(mini):
     write(mini, second, "01_alpha", 8.0)
     assert "parameters differ" not in pages.parts(mini, first)["machines.html"]
     write(mini, second, "01_alpha", 8.0, extra=3.0)
-    assert "parameters differ in 01_alpha (extra), so" in pages.parts(mini, first)["machines.html"]
+    shown = pages.parts(mini, first)["machines.html"]
+    assert "Its parameters differ in 01_alpha (extra), which can change its figures." in shown
 
 
 def test_a_chapter_that_the_second_run_took_from_the_first_agrees_with_nothing(mini):
