@@ -1,9 +1,11 @@
 """Build indexes for inner products of unit vectors.
 
-index = build_index("IVF256,SQ8", vectors)  # or "lorann:clusters=128"
-index.set("nprobe=16")
-scores, items = index.search(queries, 100)
-index.save(path); load_index(path)
+::
+
+    index = build_index("IVF256,SQ8", vectors)  # or "lorann:clusters=128"
+    index.set("nprobe=16")
+    scores, items = index.search(queries, 100)
+    index.save(path); load_index(path)
 """
 
 from typing import Any

@@ -1,12 +1,15 @@
 """Evaluation of every model: ranks in the full catalogue, metrics, bootstrap intervals.
 
+::
+
     task = make_task(interactions, leave_one_out(interactions), "test")
     user_vectors, item_vectors = ...  # of a model fitted on task.known
     result = task.rank(DotProduct(user_vectors, item_vectors))
-    value(result, "ndcg@10")                        # one number
-    paired_change(values(baseline_result, "ndcg@10"), values(result, "ndcg@10"))  # with interval
-    result.rank_rows()                              # the raw rows that the metrics are derived from
-    result.restricted(keep)                         # some of the targets, such as rare items
+    value(result, "ndcg@10")    # one number
+    # its change and the interval of it
+    paired_change(values(baseline_result, "ndcg@10"), values(result, "ndcg@10"))
+    result.rank_rows()          # the raw rows of the metrics
+    result.restricted(keep)     # some of the targets, such as rare items
 
 Instead of `DotProduct`, any callable from users int32 (b,) to float32 scores (b, n_items) will do.
 """

@@ -1,8 +1,10 @@
 """Item vectors in Milvus (https://milvus.io), searched as an index of this process is.
 
-with Milvus("http://127.0.0.1:19530", timeout_s=60) as milvus:
-    load_vectors(milvus, "films", vectors, "IVF_SQ8:nlist=128", "nprobe=32")
-    scores, items = MilvusIndex(milvus, "films", vectors.shape).search(queries, 100)
+::
+
+    with Milvus("http://127.0.0.1:19530", timeout_s=60) as milvus:
+        load_vectors(milvus, "films", vectors, "IVF_SQ8:nlist=128", "nprobe=32")
+        scores, items = MilvusIndex(milvus, "films", vectors.shape).search(queries, 100)
 
 A collection has the item number as its primary key, `item`, and is compared by inner product. Its
 description names the index and the search setting, so a searcher needs only the collection's name.

@@ -1,8 +1,10 @@
 """Indexes that can be served, behind one small protocol. Scores are inner products.
 
-index = load_index(path)
-index.set("nprobe=16")
-scores, items = index.search(queries, 100)
+::
+
+    index = load_index(path)
+    index.set("nprobe=16")
+    scores, items = index.search(queries, 100)
 
 FAISS is always there. ScaNN has wheels for Linux on x86-64, and pip compiles LoRANN: both are
 imported when one of their indexes is built or loaded. Several threads can search an index at once,

@@ -1,5 +1,7 @@
 """What a notebook sees of the study: `start` checks its parameters, `finish` writes its record.
 
+::
+
     chapter = study.start("01_data", globals())
     ...
     chapter.finish(Result(...), files={"interactions": "interactions.parquet"}, seeds={})
