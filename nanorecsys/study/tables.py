@@ -8,7 +8,7 @@ from pandas.api.types import is_numeric_dtype
 from pandas.io.formats.style import Styler
 
 LONG_TEXT = 30  # characters; columns of longer texts are wide enough for a sentence
-LONG_WORD = 20  # characters; a column with a longer word, such as an index, breaks it
+LONG_WORD = 20  # characters; a longer word, such as an index, breaks behind its commas
 
 
 def cell(value: Any) -> str:
@@ -34,7 +34,7 @@ def styled(frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> Sty
         formats: Format string of a column, such as `{"share": "{:.1%}"}`; `cell` otherwise.
     """
     shown = Styler(frame, cell_ids=False).hide(axis="index")
-    formatters = dict.fromkeys(frame.columns, cell) | dict(formats or {})
+    formatters = dict.fromkeys(frame.columns, _breakable) | dict(formats or {})
     shown = shown.format(formatters, na_rep="-", escape="html")
     shown = shown.format_index(escape="html", axis="columns")
     styles = {}
@@ -43,8 +43,14 @@ def styled(frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> Sty
         side = "right" if is_number else "left"
         texts = [] if is_number else [str(value) for value in frame[name]]
         width = "7rem" if any(len(text) > LONG_TEXT for text in texts) else "3rem"
-        words = [word for text in texts for word in text.split()]
-        wrap = "anywhere" if any(len(word) > LONG_WORD for word in words) else "normal"
+        parts = [part for text in texts for word in text.split() for part in word.split(",")]
+        wrap = "anywhere" if any(len(part) > LONG_WORD for part in parts) else "normal"
         props = f"text-align: {side}; min-width: {width}; overflow-wrap: {wrap}"
         styles[name] = [{"selector": "", "props": props}]
     return shown.set_table_styles(styles)
+
+
+def _breakable(value: Any) -> str:
+    """The text of a cell in HTML, where a long word may break behind its commas."""
+    words = cell(value).split(" ")
+    return " ".join(w.replace(",", ",<wbr>") if len(w) > LONG_WORD else w for w in words)
