@@ -139,8 +139,8 @@ def test_comparing_with_the_published_run_ends_with_its_exit_code(mini):
     assert "1 claims agree, 1 differ" in done.output
     assert "holds: 8.5 [8.5, 8.5] fails: 4 [4, 4]" in " ".join(done.output.split())
     part = pages.parts(mini, mini.run("quick"))["machines.html"]
-    assert "quick: a CPU, 2 cores." in part
-    assert "published: a CPU, 2 cores; 1 claims agree, 1 differ" in part
+    assert "<b>quick</b>: a CPU, 2 cores." in part
+    assert "<b>published</b>: a CPU, 2 cores; 1 claims agree, 1 differ" in part
     write(mini, mini.run("other"), "01_alpha", 8.0)
     write(mini, mini.run("other"), "02_beta", 4.01)
     assert command("quick", "--with", "other").exit_code == 0
@@ -315,7 +315,7 @@ def test_the_claims_page_has_a_column_for_each_published_machine(mini):
     assert alpha.find_all("td")[4].text == "not run"
     assert alpha.find_all("td")[1].a["href"].startswith("results/01_alpha.html#")
     machines = pages.parts(mini, mini.published)["machines.html"]
-    assert "second run: a CPU, 2 cores; 0 claims agree, 2 differ" in machines
+    assert "<b>second run</b>: a CPU, 2 cores; 0 claims agree, 2 differ" in machines
 
 
 def test_an_older_record_of_another_machine_stays_and_says_so(ran):
