@@ -6,7 +6,7 @@
     user_vectors, item_vectors = ...  # of a model fitted on task.known
     result = task.rank(DotProduct(user_vectors, item_vectors))
     value(result, "ndcg@10")    # one number
-    # its change and the interval of it
+    # the change, with its interval
     paired_change(values(baseline_result, "ndcg@10"), values(result, "ndcg@10"))
     result.rank_rows()          # the raw rows of the metrics
     result.restricted(keep)     # some of the targets, such as rare items

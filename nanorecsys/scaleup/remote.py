@@ -47,7 +47,7 @@ CLIENTS = (1, 4, 16)  # clients that search at once
 WARM_UP = 5  # requests of each client
 ROUNDS = 3  # parts of the requests of a single client, for the range of their P50
 LONGEST_S = 20.0  # longest time of the requests of a number of clients
-MOST_ITEMS = 300_000  # Milvus took 22 minutes to build its index of a million
+MOST_ITEMS = 300_000  # largest catalogue; Milvus took 22 minutes to build its index of a million
 APART = 2.0  # least ratio of two sizes that are compared
 WIDER = (1, 2, 4, 8)  # multiples of the nearest search setting
 CALL_S = 600.0  # longest time of a call, such as the build of an index
@@ -67,7 +67,7 @@ def milvus_program(root: Path) -> Path | None:
 def sizes_apart(sizes: Sequence[int]) -> list[int]:
     """Return the first size, and those up to `MOST_ITEMS` that are `APART` from the one before.
 
-    >>> sizes_apart([7_000, 8_000]), sizes_apart([27_278, 300_000, 3_000_000])
+    >>> sizes_apart([7_000, 8_000]), sizes_apart([27_278, 300_000, 1_000_000])
     ([7000], [27278, 300000])
     """
     kept = list(sizes[:1])
