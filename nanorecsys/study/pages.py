@@ -56,7 +56,11 @@ def parts(folders: Layout, results: Path, *, staged: bool = False) -> dict[str, 
         for row in ORIGINAL
         if row.chapter in everything
     }
-    rows = [(r.claim, r.original, r.target, r.source, r.kind) for r in ORIGINAL]
+    # a cell shows plain text: the marks of code would stay in it
+    rows = [
+        (row.claim, row.original, row.target, row.source.replace("`", ""), row.kind)
+        for row in ORIGINAL
+    ]
     titles = ["claim", "original", "rule", "source", "kind"]
     claims = {claim_id: str(claim) for claim_id, claim in judged[run].items()}
     # what an amendment led to is a text, or the id of a claim of this run

@@ -99,6 +99,12 @@ def test_no_page_shows_the_name_of_a_class_in_place_of_an_empty_text(pages, name
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_no_page_shows_the_marks_of_code_in_its_text(pages, name):
+    texts = parsed(pages, name).find("article").find_all(string=re.compile("`"))
+    assert [t for t in texts if not t.find_parent(["code", "pre", "script"])] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_light(pages, name):
     weights = {path.name: path.stat().st_size for path in loaded(pages, name)}
     assert sum(weights.values()) <= MOST_BYTES, sorted(weights.items(), key=lambda item: -item[1])[
