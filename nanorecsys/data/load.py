@@ -223,10 +223,12 @@ def _renumbered(table: pd.DataFrame, number: str, kept: np.ndarray) -> pd.DataFr
 def _not_found(name: str) -> DataError:
     parent = Path(name).parent
     beside = [str(parent / entry.name) for entry in parent.iterdir()] if parent.is_dir() else []
+    above = Path("..", name)  # a notebook by hand runs in notebooks/, the commands run above it
     nearest = difflib.get_close_matches(name, [*DATASETS, *beside], 1)
+    nearest = [str(above)] if above.exists() else nearest
     hint = f"Did you mean {nearest[0]}? " if nearest else ""
     return DataError(
-        f"no data set, folder or file {name!r}",
+        f"no data set, folder or file {name!r} in {Path.cwd()}",
         f"{hint}Registered: {', '.join(DATASETS)}; "
         "or give the path of a folder, .zip, .csv, .dat or .parquet.",
     )

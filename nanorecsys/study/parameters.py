@@ -1,8 +1,8 @@
 """What a notebook source declares: its package and its typed parameters, checked before a run.
 
 papermill only logs an unknown name and enforces no type, so a typo would silently run the defaults.
-A parameter is one line of the cell, `name: type = literal  # meaning`, with type int, float, str,
-bool or list.
+A parameter is one statement of the cell, `name: type = literal  # meaning`, with type int, float,
+str, bool or list. The meaning may be missing, since a reader who types a line anew drops it.
 """
 
 import ast
@@ -23,6 +23,7 @@ from nanorecsys.system.errors import NanorecsysError
 
 Value = int | float | str | bool | list
 RUN_NAME = "run_name"  # the run whose upstream results a chapter reads; the runner sets it
+NO_MEANING = "no comment says what it means"
 TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 SEED_SHIFT = 1000  # offset of every random seed in a second run
 
@@ -73,27 +74,34 @@ def read_parameters(notebook: nbformat.NotebookNode, name: str) -> dict[str, Par
 
     Raises:
         ParameterError: Not exactly one cell is tagged `parameters`, or a line of it is not `name:
-            type = literal  # meaning`.
+            type = literal`.
     """
     cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
         raise ParameterError(f"{name}: expected one cell tagged 'parameters', found {len(cells)}")
     source = cells[0].source
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise ParameterError(
+            f"{name}: the parameters cell is not Python: {error.msg}",
+            f"correct this line in the notebook: {(error.text or '').strip()}",
+        ) from error
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {t.start[0]: t.string.strip("# ") for t in tokens if t.type == tokenize.COMMENT}
     found = {}
-    for node in ast.parse(source).body:
+    for node in statements:
         try:
             key, kind, default = node.target.id, node.annotation.id, ast.literal_eval(node.value)  # type: ignore[attr-defined]
-            parameter = Parameter(key, kind, default, comments[node.lineno])
+            parameter = Parameter(key, kind, default, comments.get(node.end_lineno, NO_MEANING))
             if "=" in parameter.help:
                 raise ValueError("papermill cannot read a comment with an equals sign")
             parameter.check(default, name)
-        except (AttributeError, ValueError, KeyError) as error:
+        except (AttributeError, ValueError, KeyError) as error:  # KeyError: of an unknown type
             line = source.splitlines()[node.lineno - 1]
             raise ParameterError(
                 f"{name}: {line!r} in the parameters cell is not a parameter",
-                f"write name: type = literal  # meaning (without =); types: {', '.join(TYPES)}",
+                f"write name: type = literal, and no = in a comment; types: {', '.join(TYPES)}",
             ) from error
         found[key] = parameter
     return found

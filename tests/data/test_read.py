@@ -337,6 +337,16 @@ def test_no_such_file_suggests_the_nearest(folder: Path) -> None:
     assert f"Did you mean {folder / 'ratings.csv'}?" in error.value.remedy
 
 
+def test_a_file_of_the_folder_above_is_suggested_as_a_notebook_names_it(tmp_path, monkeypatch):
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "ratings.csv").write_text("uid,sku,t\n")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    with pytest.raises(DataError, match=r"my/ratings\.csv' in .*notebooks") as error:
+        load_dataset("my/ratings.csv")
+    assert error.value.remedy.startswith("Did you mean ../my/ratings.csv?")
+
+
 def test_a_file_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")

@@ -7,6 +7,7 @@ import pytest
 
 from nanorecsys.study.chapters import chapters
 from nanorecsys.study.layout import layout
+from nanorecsys.study.parameters import NO_MEANING
 
 FOLDERS = layout()
 CHAPTERS = chapters(FOLDERS)
@@ -35,6 +36,7 @@ def test_a_reader_sees_most_of_the_code(name):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_has_few_parameters(name):
     assert len(CHAPTERS[name].parameters) <= 14
+    assert NO_MEANING not in [p.help for p in CHAPTERS[name].parameters.values()]
 
 
 @pytest.mark.parametrize("name", [name for name in CHAPTERS if not CHAPTERS[name].is_summary])

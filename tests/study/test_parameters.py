@@ -32,18 +32,27 @@ def test_reads_name_type_default_and_meaning():
     "source",
     [
         "n_items = 5  # no type",
-        "n_items: int = 5",
         "n_items: int = 2 + 3  # not a literal",
         "n_items: int = 'five'  # of another type",
         "n_items: int | None = None  # no plain type",
         "import os  # no parameter",
         "n_items: bool = 1  # an int is no bool",
         "n_items: int = 1  # papermill cannot read n = 1 here",
+        "n_items: int =  # no value",
     ],
 )
 def test_refuses_a_line_that_is_no_parameter(source):
     with pytest.raises(ParameterError):
         read_parameters(notebook(source), "x")
+
+
+def test_a_line_that_a_reader_typed_anew_needs_no_comment_nor_one_line():
+    source = 'n_items: int = 5\nspecs: list = [\n    "Flat",\n]  # index strings\n'
+    found = read_parameters(notebook(source), "x")
+    assert [p.default for p in found.values()] == [5, ["Flat"]]
+    assert found["specs"].help == "index strings"
+    with pytest.raises(ParameterError, match="n_items is int, not 'six'"):
+        found["n_items"].check("six", "-p")
 
 
 def test_refuses_a_notebook_without_the_cell_or_with_two():
