@@ -78,55 +78,68 @@ def empty_index(factory: str, d: int) -> Any:
 
 
 def build_other(factory: str, vectors: np.ndarray) -> Index:
-    """Build an index of ScaNN or LoRANN with FAISS's number of threads.
-
-    LoRANN refers to the vectors until it is saved. Searches of the loaded index are faster, since
-    its vectors are then aligned.
+    """Build an index of another library than FAISS, with FAISS's number of threads.
 
     Raises:
         SpecificationError: An option is unknown, or the specification does not fit the vectors.
         LibraryError: The library is not installed.
     """
-    (n, d), threads = vectors.shape, faiss.omp_get_max_threads()
-    given = options(factory, n)
+    given = options(factory, len(vectors))
     parts = next(iter(given.values()))
-    if parts > n:
+    if parts > len(vectors):
         raise SpecificationError(
-            f"{factory} has {parts} parts for {n} vectors", "Use fewer of them."
+            f"{factory} has {parts} parts for {len(vectors)} vectors", "Use fewer of them."
         )
-    module = retrieval.load_library(retrieval.library(factory))
+    name = retrieval.library(factory)
     try:
-        if retrieval.library(factory) == "scann":
-            builder = module.builder(vectors, 1, "dot_product").set_n_training_threads(threads)
-            sample = min(n, SCANN_SAMPLE)
-            builder.tree(parts, 1, training_sample_size=sample, spherical=True)
-            builder.score_ah(
-                given["block"],
-                anisotropic_quantization_threshold=SCANN_THRESHOLD,
-                training_sample_size=sample,
-            )
-            kind = {32: "FLOAT32", 16: "BFLOAT16", 8: "INT8"}[given["vectors"]]
-            builder.reorder(1, getattr(module.scann_builder.ReorderType, kind))
-            return retrieval.ScannIndex(builder.build())
-        if d < max(LORANN_LEAST, given["dims"]) or given["dims"] % 32 or given["rank"] >= d:
-            raise SpecificationError(
-                f"{factory} does not fit {d} dimensions",
-                f"Use {LORANN_LEAST} dimensions or more, dims a multiple of 32 and less rank.",
-            )
-        kind = retrieval.LORANN_BITS[given["vectors"]]
-        if not hasattr(module, kind):
-            raise SpecificationError(
-                f"{factory}: this build of LoRANN has no vectors of 16 bits", "Use vectors=32."
-            )
-        stored = (
-            retrieval.bfloat16(vectors) if given["vectors"] == 16 else np.ascontiguousarray(vectors)
-        )
-        numbers = (given[name] for name in ("bits", "clusters", "dims", "rank"))
-        index = getattr(module, kind)(stored, n, d, *numbers, LORANN_NEAREST, module.IP, 0, 0)
-        index.build(1, 0, threads)
+        return BUILDERS[name](retrieval.load_library(name), vectors, given)
+    except SpecificationError as error:
+        raise SpecificationError(f"{factory}: {error.message}", error.remedy) from error
     except RuntimeError as error:
         raise SpecificationError(f"{factory}: {error}", "Use another specification.") from error
+
+
+def build_scann(module: Any, vectors: np.ndarray, given: dict[str, int]) -> Index:
+    """Build a tree of ScaNN with the options of `specs.Scann`."""
+    builder = module.builder(vectors, 1, "dot_product")
+    builder.set_n_training_threads(faiss.omp_get_max_threads())
+    sample = min(len(vectors), SCANN_SAMPLE)
+    builder.tree(given["leaves"], 1, training_sample_size=sample, spherical=True)
+    builder.score_ah(
+        given["block"],
+        anisotropic_quantization_threshold=SCANN_THRESHOLD,
+        training_sample_size=sample,
+    )
+    kind = {32: "FLOAT32", 16: "BFLOAT16", 8: "INT8"}[given["vectors"]]
+    builder.reorder(1, getattr(module.scann_builder.ReorderType, kind))
+    return retrieval.ScannIndex(builder.build())
+
+
+def build_lorann(module: Any, vectors: np.ndarray, given: dict[str, int]) -> Index:
+    """Build an index of LoRANN with the options of `specs.Lorann`.
+
+    It refers to the vectors until it is saved. Searches of the loaded index are faster, since its
+    vectors are then aligned.
+    """
+    n, d = vectors.shape
+    if d < max(LORANN_LEAST, given["dims"]) or given["dims"] % 32 or given["rank"] >= d:
+        raise SpecificationError(
+            f"does not fit {d} dimensions",
+            f"Use {LORANN_LEAST} dimensions or more, dims a multiple of 32 and less rank.",
+        )
+    kind, is_half = retrieval.LORANN_BITS[given["vectors"]], given["vectors"] == 16
+    if not hasattr(module, kind):
+        raise SpecificationError(
+            "this build of LoRANN has no vectors of 16 bits", "Use vectors=32."
+        )
+    stored = retrieval.bfloat16(vectors) if is_half else np.ascontiguousarray(vectors)
+    numbers = (given[name] for name in ("bits", "clusters", "dims", "rank"))
+    index = getattr(module, kind)(stored, n, d, *numbers, LORANN_NEAREST, module.IP, 0, 0)
+    index.build(1, 0, faiss.omp_get_max_threads())
     return retrieval.LorannIndex(index)
+
+
+BUILDERS = {"scann": build_scann, "lorann": build_lorann}
 
 
 def check_vectors(vectors: np.ndarray) -> None:

@@ -49,6 +49,10 @@ class Scann(msgspec.Struct, forbid_unknown_fields=True):
     block: int = 2
     vectors: Literal[32, 16, 8] = 32
 
+    def fit(self, n: int) -> None:
+        """Choose the number of leaves for n vectors: about their root."""
+        self.leaves = self.leaves or 2 ** round(math.log2(n) / 2)
+
 
 class Lorann(msgspec.Struct, forbid_unknown_fields=True):
     """Options of LoRANN; 0 clusters follow the number of vectors."""
@@ -59,7 +63,13 @@ class Lorann(msgspec.Struct, forbid_unknown_fields=True):
     bits: Literal[8, 4] = 8
     vectors: Literal[32, 16] = 32
 
+    def fit(self, n: int) -> None:
+        """Choose the number of clusters for n vectors: about one for 256 of them."""
+        most = max(1, min(n // 256, MOST_CLUSTERS))
+        self.clusters = self.clusters or 2 ** round(math.log2(most))
 
+
+# Options by library; the first one is the number of parts, some of which are searched.
 OPTIONS: dict[str, Any] = {"scann": Scann, "lorann": Lorann}
 BASELINE = "Flat"
 USERS_FAMILY = "users' directions, PQ fast scan, refined"
@@ -172,8 +182,7 @@ def fitted(factory: str, search: str, n: int) -> tuple[str, str]:
 def options(factory: str, n: int) -> dict[str, int]:
     """Return all options of a specification of another library for n vectors.
 
-    The tree of ScaNN has about as many leaves as the root of n, LoRANN a cluster for 256 vectors,
-    both to the nearest power of two.
+    A number of parts that is left out is a power of two.
 
     >>> options("scann:", 27_278)
     {'leaves': 128, 'block': 2, 'vectors': 32}
@@ -192,13 +201,8 @@ def options(factory: str, n: int) -> dict[str, int]:
     except msgspec.ValidationError as error:
         remedy = "Write it like scann:leaves=128."
         raise SpecificationError(f"{factory}: {error}", remedy) from error
-    found = msgspec.structs.asdict(given)
-    if name == "scann":
-        found["leaves"] = found["leaves"] or 2 ** round(math.log2(n) / 2)
-    else:
-        most = max(1, min(n // 256, MOST_CLUSTERS))
-        found["clusters"] = found["clusters"] or 2 ** round(math.log2(most))
-    return found
+    given.fit(n)
+    return msgspec.structs.asdict(given)
 
 
 def search_settings(factory: str, points: int, n: int = 1) -> tuple[str, ...]:

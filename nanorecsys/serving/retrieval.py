@@ -142,9 +142,8 @@ class LorannIndex(_Partitioned):
         else:
             items, distances = self.index.search(given, k, self._searched, rerank, 1, -1)
         items, scores = items.astype(np.int64), (-distances).astype(np.float32)
-        # LoRANN does not sort an answer that takes all candidates, as few clusters may give.
-        few = self._searched * self.shape[0] < 8 * k * self._most
-        if few or (items[:, -1] < 0).any():
+        # LoRANN does not sort an answer of all candidates, as a small cluster may give.
+        if (scores[:, 1:] > scores[:, :-1]).any():
             order = np.argsort(-scores, axis=1, kind="stable")
             items, scores = (np.take_along_axis(part, order, axis=1) for part in (items, scores))
         return scores, items

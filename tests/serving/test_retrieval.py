@@ -13,7 +13,7 @@ from nanorecsys.ann import specs
 from nanorecsys.ann.exact import exact_neighbours
 from nanorecsys.ann.indexes import build_index
 from nanorecsys.serving.errors import LibraryError, SettingError, SpecificationError
-from nanorecsys.serving.retrieval import LIBRARIES, Index, library, load_index
+from nanorecsys.serving.retrieval import LIBRARIES, Index, LorannIndex, library, load_index
 from tests.ann.vectors import clustered, users
 from tests.libraries import NEEDS, NEEDS_HALVES, has_halves, remove
 
@@ -169,6 +169,31 @@ def test_lorann_tells_what_it_cannot_build() -> None:
     ):
         with pytest.raises(SpecificationError, match=told):
             build_index(factory, clustered(600, d))
+
+
+class Unsorted:
+    """What LoRANN answers from one cluster of exactly k vectors: all of them, in any order."""
+
+    def get_n_samples(self) -> int:
+        return 3000
+
+    def get_dim(self) -> int:
+        return D
+
+    def get_n_clusters(self) -> int:
+        return 16
+
+    def search(self, queries: np.ndarray, k: int, *_: int) -> tuple[np.ndarray, np.ndarray]:
+        distances = np.arange(k, dtype=np.float32)[::-1]
+        return np.arange(k, dtype=np.int32), distances
+
+
+def test_an_answer_from_a_cluster_of_exactly_k_vectors_is_sorted() -> None:
+    index = LorannIndex(Unsorted())
+    index.set("clusters=1,rerank=40")
+    scores, items = index.search(np.zeros((1, D), np.float32), K)
+    assert items[0].tolist() == list(range(K))[::-1]
+    assert (scores[0] == -np.arange(K)).all()
 
 
 @pytest.mark.parametrize("name", OTHERS)
