@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from nanorecsys.study.layout import layout
 from nanorecsys.system.errors import NanorecsysError
@@ -242,8 +243,11 @@ def compare(run: str, other: str | None) -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     claims = comparing.compare(chapters(folders), *sides)
-    named = claims.rename(columns={"run": run, "other": other or comparing.PUBLISHED})
-    click.echo(f"{named.to_string(index=False)}\n{comparing.counts(claims)}")
+    table = Table(Column("claim", no_wrap=True), other or comparing.PUBLISHED, run, "outcome")
+    for row in claims.itertuples(index=False):
+        table.add_row(*map(escape, row))
+    Console().print(table)
+    click.echo(f"{comparing.counts(claims)}. {comparing.other_parameters(*sides)}".rstrip())
     sys.exit(int((claims.outcome == "differs").any()))
 
 

@@ -45,8 +45,7 @@ def compare(everything: Mapping[str, Chapter], ours: Records, theirs: Records) -
         theirs: Records of the run that it is compared with.
 
     Returns:
-        One row per claim (claim, other, run, outcome, changed), each side with its verdict and
-        value; `changed` names parameters that differ.
+        One row per claim (claim, other, run, outcome), each side with its verdict and value.
     """
     rows = []
     pairs = zip(judge_all(everything, ours), judge_all(everything, theirs), strict=True)
@@ -55,8 +54,8 @@ def compare(everything: Mapping[str, Chapter], ours: Records, theirs: Records) -
         outcome = agreement(own, other, same_parameters=not changed)
         if own.chapter in ours and ours[own.chapter] == theirs.get(own.chapter):
             outcome = "not repeated"  # a second run may start from the first one's training
-        rows.append((own.id, str(other), str(own), outcome, ", ".join(some_of(changed))))
-    return pd.DataFrame(rows, columns=["claim", "other", "run", "outcome", "changed"])
+        rows.append((own.id, str(other), str(own), outcome))
+    return pd.DataFrame(rows, columns=["claim", "other", "run", "outcome"])
 
 
 def judge_all(everything: Mapping[str, Chapter], found: Records) -> list[JudgedClaim]:

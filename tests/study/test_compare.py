@@ -137,7 +137,7 @@ def test_comparing_with_the_published_run_ends_with_its_exit_code(mini):
     done = command("quick")
     assert done.exit_code == 1
     assert "1 claims agree, 1 differ" in done.output
-    assert "holds: 8.5 [8.5, 8.5] fails: 4 [4, 4]" in " ".join(done.output.split())
+    assert "holds: 8.5 [8.5, 8.5] │ fails: 4 [4, 4]" in " ".join(done.output.split())
     part = pages.parts(mini, mini.run("quick"))["machines.html"]
     assert "<b>quick</b>: a CPU, 2 cores." in part
     assert "<b>published</b>: a CPU, 2 cores; 1 claims agree, 1 differ" in part
@@ -152,12 +152,13 @@ def test_other_parameters_and_missing_chapters_are_told(mini):
     write(mini, mini.published, "02_beta", 8.5)
     write(mini, quick, "01_alpha", 4.0, n_items=2)
     alpha, beta = compared(mini, quick, mini.published).itertuples()
-    assert (alpha.outcome, alpha.changed) == ("not comparable", "n_items")
+    assert alpha.outcome == "not comparable"
     assert (beta.outcome, beta.run) == ("not comparable", "not run")
     write(mini, quick, "02_beta", 8.0)  # reads a chapter with other parameters
-    assert compared(mini, quick, mini.published).changed[1] == "n_items"
+    assert compared(mini, quick, mini.published).outcome[1] == "agrees"  # by its verdict alone
     done = command()
     assert done.exit_code == 0
+    assert "differ in 01_alpha (n_items), which can change its figures." in done.output
     assert "n_items" in done.output
     write(mini, quick, "01_alpha", 4.0, seed=7)  # another seed is no other parameter
     assert command().exit_code == 1
