@@ -47,6 +47,12 @@ KERNEL = {
     # threads that spin longer while they wait slow down a shared machine several times
     "GOMP_SPINCOUNT": "20000",
 }
+# The kernel warns of TCP, which stays on this machine, and logs its own shutdown. While it shuts
+# down it may use a socket that another of its threads has just closed; tornado logs this.
+QUIET_KERNEL = [
+    "--IPKernelApp.log_level=CRITICAL",
+    "--IPKernelApp.exec_lines=__import__('logging').getLogger('tornado').setLevel('CRITICAL')",
+]
 
 
 class ChapterError(NanorecsysError):
@@ -263,8 +269,7 @@ def _execute(chapter: Chapter, run: Run, work: Path, progress: ChapterProgress) 
                 stdout_file=progress,
                 stderr_file=progress,
                 progress_bar=False,
-                # the kernel warns of TCP, which stays on this machine, and logs its own shutdown
-                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+                extra_arguments=QUIET_KERNEL,
             )
         check_executed(nbformat.read(output, as_version=4), chapter.name)
         read_record(work / chapter.name, chapter.module.Result)

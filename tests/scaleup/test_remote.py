@@ -69,6 +69,7 @@ def test_a_setting_is_raised_until_it_keeps_the_floor_and_no_further(catalogue, 
 
 
 def test_without_the_program_there_is_no_milvus(tmp_path, monkeypatch):
+    monkeypatch.delenv("NANORECSYS_MILVUS", raising=False)
     assert remote.milvus_program(tmp_path) is None
     program = tmp_path / remote.PROGRAM
     program.parent.mkdir(parents=True)
