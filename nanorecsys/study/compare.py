@@ -7,7 +7,6 @@ if its value comes out alike within a stated tolerance, whatever its verdict.
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
@@ -21,7 +20,10 @@ from nanorecsys.study.parameters import RUN_NAME, is_seed
 from nanorecsys.study.records import FILE, Record, RecordError, read_record
 from nanorecsys.system.errors import NanorecsysError
 
-Outcome = Literal["agrees", "differs", "not comparable", "not judged", "not repeated"]
+OUTCOMES = (
+    *("agrees", "differs", "same verdict", "other verdict"),
+    *("not judged", "not measured", "not repeated"),
+)
 Records = Mapping[str, Record]  # by chapter
 
 PUBLISHED = "published"
@@ -67,13 +69,8 @@ def judge_all(everything: Mapping[str, Chapter], found: Records) -> list[JudgedC
 def counts(claims: pd.DataFrame) -> str:
     """How many claims of a comparison had each outcome, in words."""
     number = Counter(claims.outcome)
-    text = (
-        f"{number['agrees']} claims agree, {number['differs']} differ, "
-        f"{number['not comparable']} are not comparable, {number['not judged']} are not judged"
-    )
-    if number["not repeated"]:
-        text += f", {number['not repeated']} are of chapters that were not repeated"
-    return text
+    told = ", ".join(f"{name} {number[name]}" for name in OUTCOMES if number[name])
+    return f"{len(claims)} claims: {told}"
 
 
 def records(folders: Layout, results: Path) -> dict[str, Record]:
@@ -128,8 +125,8 @@ def other_parameters(ours: Records, theirs: Records) -> str:
     return f"Its parameters differ in {'; '.join(told)}, which can change its figures." * bool(told)
 
 
-def agreement(own: JudgedClaim, other: JudgedClaim, *, same_parameters: bool) -> Outcome:
-    """Whether a claim came out in one run as in the other.
+def agreement(own: JudgedClaim, other: JudgedClaim, *, same_parameters: bool) -> str:
+    """Whether a claim came out in one run as in the other; one of `OUTCOMES`.
 
     `ratio`s are alike within `RATIO`; a `quality` is inside the other's interval or within
     `QUALITY`; what belongs to a `machine` is not judged; neither is an `exact` value, unless it
@@ -139,15 +136,15 @@ def agreement(own: JudgedClaim, other: JudgedClaim, *, same_parameters: bool) ->
         own: The claim as judged in the run.
         other: The claim as judged in the other run.
         same_parameters: Whether both ran with the same parameters apart from seeds. With others
-            only an equal verdict says something.
+            values may differ, so that only the verdicts are compared.
     """
     common = own.value.keys() & other.value.keys()
     if not common:
-        return "not comparable"
+        return "not measured"
     if own.agreement == "machine":
         return "not judged"
     if not same_parameters:
-        return "agrees" if own.verdict == other.verdict else "not comparable"
+        return "same verdict" if own.verdict == other.verdict else "other verdict"
     if own.agreement == "exact":
         return "not judged" if own.shown == other.shown else "differs"
     return "agrees" if all(_alike(name, own, other) for name in common) else "differs"

@@ -1,4 +1,4 @@
-"""Comparing runs: what agrees on another machine, differs or is not comparable; a second run."""
+"""Comparing runs: what agrees on another machine, differs or changes its verdict; a second run."""
 
 import json
 import shutil
@@ -99,16 +99,16 @@ def test_a_verdict_may_change_within_the_tolerance():
 
 
 @pytest.mark.parametrize("kind", ["ratio", "quality", "exact"])
-def test_with_other_parameters_only_an_equal_verdict_says_something(kind):
-    assert outcome_of(kind, claim(1.0), claim(40.0), False) == "agrees"
+def test_with_other_parameters_only_verdicts_are_compared(kind):
+    assert outcome_of(kind, claim(1.0), claim(40.0), False) == "same verdict"
     fails = claim(1.0, verdict="fails")
-    assert outcome_of(kind, fails, claim(1.0), False) == "not comparable"
+    assert outcome_of(kind, fails, claim(1.0), False) == "other verdict"
 
 
 @pytest.mark.parametrize("kind", ["ratio", "quality", "machine", "exact"])
 def test_a_value_that_was_not_measured_is_no_failure(kind):
     for own, other in ((None, 40), (40, None), (None, None)):
-        assert outcome_of(kind, claim(own), claim(other)) == "not comparable"
+        assert outcome_of(kind, claim(own), claim(other)) == "not measured"
 
 
 def test_times_rates_and_bytes_of_the_study_are_never_judged():
@@ -132,15 +132,15 @@ def test_comparing_with_the_published_run_ends_with_its_exit_code(mini):
         write(mini, mini.run("quick"), name, total + 0.01)
     done = command()
     assert done.exit_code == 0, done.output
-    assert "2 claims agree, 0 differ" in done.output
+    assert "2 claims: agrees 2." in done.output
     write(mini, mini.run("quick"), "02_beta", 4.0)  # its bound is 5
     done = command("quick")
     assert done.exit_code == 1
-    assert "1 claims agree, 1 differ" in done.output
+    assert "2 claims: agrees 1, differs 1." in done.output
     assert "holds: 8.5 [8.5, 8.5] │ fails: 4 [4, 4]" in " ".join(done.output.split())
     part = pages.parts(mini, mini.run("quick"))["machines.html"]
     assert "<b>quick</b>: a CPU, 2 cores." in part
-    assert "<b>published</b>: a CPU, 2 cores; 1 claims agree, 1 differ" in part
+    assert "<b>published</b>: a CPU, 2 cores; 2 claims: agrees 1, differs 1." in part
     write(mini, mini.run("other"), "01_alpha", 8.0)
     write(mini, mini.run("other"), "02_beta", 4.01)
     assert command("quick", "--with", "other").exit_code == 0
@@ -152,12 +152,13 @@ def test_other_parameters_and_missing_chapters_are_told(mini):
     write(mini, mini.published, "02_beta", 8.5)
     write(mini, quick, "01_alpha", 4.0, n_items=2)
     alpha, beta = compared(mini, quick, mini.published).itertuples()
-    assert alpha.outcome == "not comparable"
-    assert (beta.outcome, beta.run) == ("not comparable", "not run")
+    assert alpha.outcome == "other verdict"
+    assert (beta.outcome, beta.run) == ("not measured", "not run")
     write(mini, quick, "02_beta", 8.0)  # reads a chapter with other parameters
-    assert compared(mini, quick, mini.published).outcome[1] == "agrees"  # by its verdict alone
+    assert compared(mini, quick, mini.published).outcome[1] == "same verdict"
     done = command()
     assert done.exit_code == 0
+    assert "2 claims: same verdict 1, other verdict 1." in done.output
     assert "differ in 01_alpha (n_items), which can change its figures." in done.output
     assert "n_items" in done.output
     write(mini, quick, "01_alpha", 4.0, seed=7)  # another seed is no other parameter
@@ -216,8 +217,7 @@ def test_a_chapter_that_the_second_run_took_from_the_first_agrees_with_nothing(m
     [alpha, beta] = BeautifulSoup(shown["findings.html"], "html.parser").select("tbody tr")
     assert alpha.find_all("td")[3].text.strip() == "not repeated"
     assert beta.find_all("td")[3].text.strip().endswith("(agrees)")
-    assert "1 claims agree, 0 differ" in shown["machines.html"]
-    assert "1 are of chapters that were not repeated" in shown["machines.html"]
+    assert "2 claims: agrees 1, not repeated 1." in shown["machines.html"]
     assert shown["decide.html"].count("<h3>") == 1  # one machine
 
 
@@ -316,7 +316,7 @@ def test_the_claims_page_has_a_column_for_each_published_machine(mini):
     assert alpha.find_all("td")[4].text == "not run"
     assert alpha.find_all("td")[1].a["href"].startswith("results/01_alpha.html#")
     machines = pages.parts(mini, mini.published)["machines.html"]
-    assert "<b>second run</b>: a CPU, 2 cores; 0 claims agree, 2 differ" in machines
+    assert "<b>second run</b>: a CPU, 2 cores; 2 claims: differs 2." in machines
 
 
 def test_an_older_record_of_another_machine_stays_and_says_so(ran):
