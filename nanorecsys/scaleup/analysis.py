@@ -57,7 +57,7 @@ def worker_gib(items: float, n: int, served_gib: float, bytes_a_vector: float) -
 
 
 def host_limits(n: int, served_gib: float, bytes_a_vector: float) -> list[HostLimit]:
-    """Items whose index fits each of `HOSTS_GIB` in `WORKERS` processes, to two digits.
+    """Items whose index fits each of `HOSTS_GIB` in `WORKERS` processes, down to two digits.
 
     Args:
         n: Items of the largest measured index.
@@ -67,10 +67,13 @@ def host_limits(n: int, served_gib: float, bytes_a_vector: float) -> list[HostLi
     >>> found = host_limits(1_000_000, 1.0, 2**30 / 1_000_000)
     >>> [limit.items for limit in found]
     [500000, 1000000, 2000000, 4000000, 8000000, None]
+    >>> host_limits(1_000_000, 0.49, 2**30 / 1_000_000)[0].items  # 1,010,000
+    1000000
     """
     limits = []
     for host in HOSTS_GIB:
         fits = max(0.0, n + (host / WORKERS - served_gib) * GIB / bytes_a_vector)
-        items = int(float(f"{fits:.2g}"))
+        step = 10 ** max(0, len(str(int(fits))) - 2)
+        items = int(fits) // step * step
         limits.append(HostLimit(host_gib=host, items=items if items <= FURTHEST * n else None))
     return limits

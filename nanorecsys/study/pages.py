@@ -95,9 +95,10 @@ def _templates() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     functions: list[Callable[..., object]] = [compare.counts, compare.machine_of, figure]
-    functions += [decide.choices, decide.expected, decide.large_catalogue]
+    functions += [decide.choices, decide.expected, decide.large_catalogue, decide.cached]
     found.globals |= {function.__name__: function for function in functions}
-    found.globals |= {"definition": _definition, "middle": _middle, "table": _table}
+    found.globals |= {"definition": _definition, "middle": _middle, "bound": _bound}
+    found.globals["table"] = _table
     return found
 
 
@@ -134,6 +135,12 @@ def _middle(claim: JudgedClaim, style: str) -> str:
     before, number, after = re.split(r"(\{.*\})", style)
     figures = "; ".join(number.format(value) for value in claim.value.values())
     return f"{before}{figures}{after}" if figures else claim.verdict
+
+
+def _bound(claim: JudgedClaim) -> str:
+    """The bound of a finding in the unit of its figures."""
+    operator, value = claim.target.split()
+    return f"{operator} {_in_unit(claim, float(value)) if float(value) else 0}"
 
 
 def _in_unit(claim: JudgedClaim, value: float) -> str:
