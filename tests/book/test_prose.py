@@ -22,7 +22,7 @@ ROOT = layout().root
 ALLOWED = {
     r"(HitRate|NDCG|HR|[Rr]ecall)@\d+": "a metric by its cutoff",
     r"\b95 % (bootstrap )?intervals?\b|intervals over users, at 95 %": "the level of intervals",
-    r"most popular 1 % of the films": "where the share is cut; the share itself is computed",
+    r"most popular 1 % of the items": "where the share is cut; the share itself is computed",
     r"MovieLens 20M": "the name of a data set",
     r"For orientation only.*?\.343/\.203": "what others published, with references",
     r"Which index at 27 thousand items": "the size in the chapter's title",
