@@ -29,8 +29,8 @@ from nanorecsys.system.blas import faiss
 LIBRARIES = {
     "faiss": ("faiss", "pip install faiss-cpu"),
     "scann": ("scann.scann_ops.py.scann_ops_pybind", "pip install scann"),
-    "lorann": ("lorannlib", "pip install 'nanorecsys[lorann]'"),
-    "milvus": ("pymilvus", "pip install 'nanorecsys[milvus]'"),
+    "lorann": ("lorannlib", "pip install -e '.[lorann]'"),
+    "milvus": ("pymilvus", "pip install -e '.[milvus]'"),
 }
 LORANN_BITS = {32: "FP32LorannIndex", 16: "BF16LorannIndex"}
 ROUNDED = 65_536  # rows that are rounded to 16 bits at once

@@ -19,7 +19,7 @@ DISK_GIB = 2.0  # what `quick` leaves behind at most
 MEMORY_GIB = 3.0  # what `smoke` needs
 LISTED = 5  # packages in a message, the missing ones first
 # Libraries of indexes that not every host has, with the commands that install them.
-OPTIONAL = {"scann": "pip install scann", "lorann": "pip install 'nanorecsys[lorann]'"}
+OPTIONAL = {"scann": "pip install scann", "lorann": "pip install -e '.[lorann]'"}
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):

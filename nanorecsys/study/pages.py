@@ -62,7 +62,7 @@ def parts(folders: Layout, results: Path, *, staged: bool = False) -> dict[str, 
         for row in ORIGINAL
     ]
     titles = ["claim", "original", "rule", "source", "kind"]
-    claims = {claim_id: str(claim) for claim_id, claim in judged[run].items()}
+    claims = {claim_id: f"{claim_id} {claim}" for claim_id, claim in judged[run].items()}
     # what an amendment led to is a text, or the id of a claim of this run
     amendments = [a | {"after": claims.get(a["after"], a["after"])} for a in protocol.amendments]
     templates = _templates()

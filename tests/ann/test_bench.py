@@ -122,7 +122,7 @@ def test_a_library_that_is_absent_is_recorded_with_the_command_that_installs_it(
         ("LibraryError", "the library scann is not installed here: pip install scann"),
         (
             "LibraryError",
-            "the library lorann is not installed here: pip install 'nanorecsys[lorann]'",
+            "the library lorann is not installed here: pip install -e '.[lorann]'",
         ),
     ]
 

@@ -270,7 +270,7 @@ def test_without_pymilvus_the_command_that_installs_it_is_named(vectors, monkeyp
     ):
         with pytest.raises(LibraryError) as caught:
             attempt()
-        assert caught.value.remedy == "pip install 'nanorecsys[milvus]'"
+        assert caught.value.remedy == "pip install -e '.[milvus]'"
 
 
 # The command
