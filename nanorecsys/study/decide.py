@@ -65,7 +65,12 @@ def _place(remote: Any, n_items: int) -> tuple[str, str, str, str]:
 
 def _changes(by_set: Mapping[str, Any], first: str) -> str:
     """The relative change on each data set, `first` before the others."""
-    return "; ".join(_change(by_set[name]) for name in sorted(by_set, key=lambda n: n != first))
+    return "; ".join(map(_change, _in_order(by_set, first)))
+
+
+def _in_order(by_set: Mapping[str, Any], first: str) -> list[Any]:
+    """The values of each data set, that of `first` before the others; a record sorts by name."""
+    return [by_set[name] for name in sorted(by_set, key=lambda name: name != first)]
 
 
 def _change(change: Any) -> str:
@@ -133,7 +138,7 @@ def large_catalogue(records: Records) -> str:
         return ""
     worst = "; ".join(
         f"{own.worst.estimate:.2f} ({own.worst.low:.2f} to {own.worst.high:.2f})"
-        for own in judged.by_set.values()
+        for own in _in_order(judged.by_set, found.dataset)
     )
     return (
         f"The large catalogue is synthetic. In the held-out test its generator, "

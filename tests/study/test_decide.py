@@ -55,12 +55,16 @@ def test_what_a_large_catalogue_takes_more_is_spent_in_computed_requests(records
 
 
 def test_the_verdict_on_the_generator_stands_below_the_tables():
-    worst = Fake(worst=Fake(estimate=0.101, low=0.08, high=0.12))
-    judged = [Fake(generator="recombined", verdict="not believable", by_set={"films": worst})]
-    found = Fake(generator="recombined", judged=judged, bound=0.03)
+    by_set = {
+        "books": Fake(worst=Fake(estimate=0.05, low=0.02, high=0.07)),
+        "films": Fake(worst=Fake(estimate=0.101, low=0.08, high=0.12)),
+    }
+    judged = [Fake(generator="recombined", verdict="not believable", by_set=by_set)]
+    found = Fake(dataset="films", generator="recombined", judged=judged, bound=0.03)
     told = decide.large_catalogue({"05_scaleup": Fake(result=found)})
     assert (
-        "recombined, is not believable: recall is off by up to 0.10 (0.08 to 0.12), where" in told
+        "recombined, is not believable: recall is off by up to 0.10 (0.08 to 0.12); "
+        "0.05 (0.02 to 0.07), where 0.03" in told
     )
     assert not decide.large_catalogue({})
 
