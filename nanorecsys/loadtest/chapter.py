@@ -41,6 +41,12 @@ def _values(find: Callable[[LoadtestResult], Spread | None]) -> Callable[[Loadte
     return values
 
 
+def _rate(result: LoadtestResult) -> Spread | None:
+    """The highest rate by round; a round in which none is confirmed counts as 0."""
+    rates = [found.highest_per_s or 0.0 for found in result.final.rounds]
+    return spread(np.array(rates)) if result.is_full else None
+
+
 def _computed_goodput(result: LoadtestResult) -> Spread | None:
     shares = [found.computed_share for found in result.overload_rounds]
     return spread(np.array(shares)) if shares else None
@@ -59,7 +65,7 @@ def _served_scale(result: LoadtestResult) -> Spread | None:
 
 
 FINDINGS: dict[str, Callable[[LoadtestResult], Values]] = {
-    "rate": _values(lambda result: result.final.highest_per_s if result.is_full else None),
+    "rate": _values(_rate),
     "baseline": _values(lambda result: result.times_baseline),
     "computed_goodput": _values(_computed_goodput),
     "overload_p99": _values(_overload_p99),

@@ -396,8 +396,8 @@ class LoadtestResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_full(self) -> bool:
-        """Whether the final server's highest rate is known from enough full searches."""
-        return len(self.final.rates) >= FULL_ROUNDS and self.search == Search()
+        """Whether enough full searches were made to judge the final server's highest rate."""
+        return len(self.final.rounds) >= FULL_ROUNDS and self.search == Search()
 
     @property
     def thread_gain(self) -> float | None:

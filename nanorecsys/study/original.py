@@ -18,8 +18,8 @@ from nanorecsys.study.records import Record
 STUDY_SIZE = (27_278, 256, 100)  # items, dimensions, neighbours
 SCALE_UP_ITEMS = 3_000_000
 ORIGINAL_RATE = 80  # requests/s
-# Servers of the load test: the original's in kind, the best PyTorch and the final one.
-TORCH, ONNX, BEST, FINAL = "original, PyTorch", "original, ONNX", "best PyTorch", "second worker"
+TORCH, ONNX = "original, PyTorch", "original, ONNX"  # the original's servers in kind
+EXPORTED = "fp32, as exported"  # the encoder as PyTorch exports it
 Values = tuple[float, ...]
 ReadValues = Callable[[Any], Values | None]  # from a chapter's result; None if it was not measured
 BY_RULE: dict[Kind, tuple[OriginalVerdict, OriginalVerdict]] = {
@@ -75,7 +75,7 @@ def anchor(section: str) -> str:
 
 
 def _at_study_shape(read: ReadValues) -> ReadValues:
-    """A figure of the load test at the study's shape."""
+    """A figure at the study's shape."""
     return lambda r: read(r) if r.is_study_shape else None
 
 
@@ -102,10 +102,18 @@ def _throughput(r: Any) -> Values | None:
     return (after / before, before, after) if before and after else None
 
 
-def _cpu_time(before: str, after: str, r: Any) -> Values | None:
-    """CPU time a request of one server over that of another."""
-    times = r.times_cpu(before, after)
+def _cpu_time(r: Any) -> Values | None:
+    """CPU time a request of the original's PyTorch server over that of its optimized one."""
+    times = r.times_cpu(TORCH, ONNX)
     return (times.middle,) if times else None
+
+
+def _exported(r: Any) -> Values | None:
+    """Time of an encode in the best PyTorch over that in ONNX Runtime, in single precision."""
+    if EXPORTED not in r.variants:
+        return None
+    before, after = (r.variants[name].served_ms.middle for name in (r.best_torch, EXPORTED))
+    return (before / after,)
 
 
 def _embedding_speed(r: Any) -> Values | None:
@@ -165,8 +173,8 @@ READERS: dict[str, ReadValues] = {
     "sq_independent": partial(_index, "IVF, SQ8"),
     "throughput": _at_study_shape(_throughput),
     "embedding_speed": _at_study_shape(_embedding_speed),
-    "efficiency": _at_study_shape(partial(_cpu_time, TORCH, ONNX)),
-    "onnx": _at_study_shape(partial(_cpu_time, BEST, FINAL)),
+    "efficiency": _at_study_shape(_cpu_time),
+    "onnx": _at_study_shape(_exported),
     "thread_pool": _at_full_length(lambda r: (r.thread_gain,) if r.thread_gain else None),
     "transformer": _at_study_shape(_transformer),
     "stable_computing": _at_full_length(_stable_computing),

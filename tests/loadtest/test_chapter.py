@@ -154,6 +154,7 @@ LOW = (pytest.approx(345 / 1200), pytest.approx(345 / 1100))
     [
         ("rate", {"final": server(LAST, [2.0] * 3, [450.0, 300.0, 400.0])}, 300.0, 450.0),
         ("rate", {"final": server(LAST, [2.0] * 4, [600.0, 0.0, 500.0, None])}, 0.0, 600.0),
+        ("rate", {"final": server(LAST, [2.0] * 3, [None] * 3)}, 0.0, 0.0),  # none confirmed
         ("baseline", {"ladder": [server(BASELINE, [3.0, 3.2, 3.6], [1.0] * 3), FINAL]}, 1.5, 1.8),
         ("computed_goodput", {"overload": [overload_round(0.4, 90.0)]}, 0.4, 0.4),
         ("overload_p99", {"overload": [overload_round(0.9, 400.0)]}, 4.0, 4.0),
@@ -178,8 +179,6 @@ def test_every_finding_can_fail(finding, values, low, high):
         ("rate", {"search": Search(min_requests=500)}),
         ("rate", {"search": Search(precision=0.1)}),
         ("rate", {"final": server(LAST, [2.0] * 2, [1.0] * 2)}),
-        ("rate", {"final": server(LAST, [2.0] * 3, [None] * 3)}),
-        ("rate", {"final": server(LAST, [2.0] * 3, [600.0, 0.0, None])}),
         ("baseline", {"ladder": [FINAL]}),
         ("served_scale", {"search": Search(try_s=2.0)}),
         ("served_scale", {"served_scale": scaled(index=replace(POINT, n=200_000))}),

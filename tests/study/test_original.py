@@ -6,10 +6,10 @@ from types import SimpleNamespace as Made
 import nbformat
 import pytest
 
+from nanorecsys.export import variants as variants_of_the_export
 from nanorecsys.study.layout import layout
 from nanorecsys.study.original import (
-    BEST,
-    FINAL,
+    EXPORTED,
     ONNX,
     READERS,
     TORCH,
@@ -29,7 +29,7 @@ def stage(p50, p95=None):
 def loadtest(**changes):
     """A load test with the original's two servers in kind, as far as the rows read it."""
     rungs = {TORCH: Made(busy_per_s=Made(middle=30.0)), ONNX: Made(busy_per_s=Made(middle=60.0))}
-    times = {(TORCH, ONNX): Made(middle=1.5), (BEST, FINAL): Made(middle=1.2)}
+    times = {(TORCH, ONNX): Made(middle=1.5)}
     values = {
         "is_study_shape": True,
         "is_full": True,
@@ -82,7 +82,6 @@ def test_comparisons_read_the_servers_in_kind():
         ("embedding_speed", "replicated", "30.0 to 20.0 ms (1.5x)"),
         ("efficiency", "refuted", "1.5x, by CPU time"),
         ("transformer", "replicated", "80% of it"),
-        ("onnx", "replicated", "1.20x less CPU time a request"),
         ("stable_computing", "ours differs", "P95 2.0x that of a request alone"),
         ("saturation", "inconsistent", "60% busy, by its own service times"),
         ("queueing_p99", "inconsistent", "200 ms, simulated from its own service times"),
@@ -92,8 +91,19 @@ def test_comparisons_read_the_servers_in_kind():
     more = judged(loadtest(server=lambda name: Made(busy_per_s=Made(middle=rates[name]))))
     assert more["throughput"].verdict == "replicated"
     lost = judged(loadtest(server=lambda name: None, times_cpu=lambda before, after: None))
-    for name in ("throughput", "efficiency", "onnx"):
+    for name in ("throughput", "efficiency"):
         assert lost[name].verdict == "not run"
+
+
+def test_the_runtime_is_compared_in_single_precision():
+    times = {"torch": 4.4, EXPORTED: 2.0, "int8": 1.0}
+    variants = {name: Made(served_ms=Made(middle=ms)) for name, ms in times.items()}
+    export = Made(is_study_shape=True, variants=variants, best_torch="torch")
+    found = judged(Made(result=export), "03_export")["onnx"]
+    assert (found.verdict, found.shown) == ("replicated", "2.2x as fast an encode")
+    del variants[EXPORTED]
+    assert judged(Made(result=export), "03_export")["onnx"].verdict == "not run"
+    assert EXPORTED == variants_of_the_export.EXPORTED
 
 
 def test_the_thread_is_compared_with_the_same_server_without_it():

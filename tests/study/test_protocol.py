@@ -92,11 +92,12 @@ def test_amendments_are_in_order_and_state_both_verdicts():
     dates = [amendment["date"] for amendment in PROTOCOL.amendments]
     assert dates == sorted(dates)
     assert dates[0] >= "2026-11-24"  # the first published record
+    ids = {*names(PROTOCOL.findings), *(f"original.{row.id}" for row in ORIGINAL)}
     for amendment in PROTOCOL.amendments:
         assert list(amendment) == ["date", "changed", "what", "why", "before", "after"]
         assert all(amendment.values()), amendment
         if "." in amendment["after"] and " " not in amendment["after"]:
-            assert amendment["after"] in names(PROTOCOL.findings)
+            assert amendment["after"] in ids
 
 
 @given(
