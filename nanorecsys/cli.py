@@ -178,26 +178,32 @@ def book(profile: str | None) -> None:
 
 @cli.command()
 @click.argument("profile", default="full")
-@click.option(
-    "--again", is_flag=True, help="Also publish its second run, which has to be complete."
-)
+@click.option("--again", is_flag=True, help="Only publish the records of its second run.")
 @click.option("--other-machine", is_flag=True, help="Only publish its records, for comparison.")
 def publish(profile: str, again: bool, other_machine: bool) -> None:
     """Copy a finished run into book/results, to be committed.
 
+    A second run (`--again`) and a run on another machine keep the published results, and add
+    their records. A second run has all chapters, and may be of any machine.
+
     \b
     Examples:
       nanorecsys publish full
-      nanorecsys publish full --other-machine    keeps the published results and adds the records
+      nanorecsys publish full --again
+      nanorecsys publish full --other-machine
     """
     from nanorecsys.study import book
+    from nanorecsys.study.compare import OTHER_MACHINE, REPEATED
+    from nanorecsys.study.runner import SECOND_RUN
 
     if again and other_machine:
         raise click.UsageError("expected --again or --other-machine, got both")
-    if other_machine:
-        book.publish_other_machine(layout(), profile, Console())
+    if again:
+        book.publish_beside(layout(), profile + SECOND_RUN, REPEATED, Console())
+    elif other_machine:
+        book.publish_beside(layout(), profile, OTHER_MACHINE, Console())
     else:
-        book.publish(layout(), profile, Console(), again=again)
+        book.publish(layout(), profile, Console())
 
 
 @cli.command()

@@ -14,7 +14,7 @@ from nanorecsys.study.gate import check_chapter
 from nanorecsys.study.layout import Layout
 from nanorecsys.study.pages import parts
 from nanorecsys.study.records import FILE
-from nanorecsys.study.runner import SECOND_RUN, STATE, command, locked
+from nanorecsys.study.runner import STATE, command, locked
 from nanorecsys.study.summary import size_mib
 from nanorecsys.system.errors import NanorecsysError
 from nanorecsys.system.files import write_atomically
@@ -102,20 +102,13 @@ def write_parts(folders: Layout, results: Path, target: Path, *, staged: bool = 
         write_atomically(target / name, text.encode())
 
 
-def publish(folders: Layout, run: str, console: Console, *, again: bool = False) -> None:
+def publish(folders: Layout, run: str, console: Console) -> None:
     """Replace the published results by those of a finished run, if all of it is valid.
 
     Records of an earlier second run are removed; those from another machine stay.
 
-    Args:
-        folders: Folders of the study.
-        run: Name of the run.
-        console: Console for messages.
-        again: Whether to publish the records of its second run too.
-
     Raises:
-        BookError: It ran on more than one machine or with changes that were not committed, or its
-            second run did, is not whole, or is of another machine or other parameters.
+        BookError: It ran on more than one machine or with changes that were not committed.
         CompareError, GateError, RecordError: A record is missing or may not be shown. After any
             of these errors the published results are unchanged.
     """
@@ -127,10 +120,6 @@ def publish(folders: Layout, run: str, console: Console, *, again: bool = False)
             made[name] = check_chapter(chapter, results)
             copy_results(chapter, results, staged)
         _check_provenance(run, made)
-        if again:
-            second = folders.run(run + SECOND_RUN)
-            _check_second_run(folders, second, records)
-            _copy_records(folders, second, staged / compare.REPEATED)
         machine = compare.machine_of(records)
         if other.is_dir() and compare.machine_of(compare.records(folders, other)) != machine:
             shutil.copytree(other, staged / compare.OTHER_MACHINE)
@@ -141,21 +130,31 @@ def publish(folders: Layout, run: str, console: Console, *, again: bool = False)
     console.print(f"published {run}: {size}", highlight=False)
 
 
-def publish_other_machine(folders: Layout, run: str, console: Console) -> None:
-    """Publish the records of a run on another machine beside the published results.
+def publish_beside(folders: Layout, run: str, place: str, console: Console) -> None:
+    """Publish the records of another run beside the published results, for comparison.
+
+    Args:
+        folders: Folders of the study.
+        run: Name of the run.
+        place: `compare.REPEATED` for a second run, which has all chapters and the same parameters
+            but seeds; `compare.OTHER_MACHINE` for a run on another machine.
+        console: Console for messages.
 
     Raises:
-        BookError: The run was on the machine of the published results, on more than one machine or
-            with changes that were not committed.
-        CompareError, GateError, RecordError: A record is missing or may not be shown.
+        BookError: The run is not what its place asks for, was on more than one machine or with
+            changes that were not committed.
+        CompareError, GateError, RecordError: A record is missing or may not be shown. After any
+            of these errors the published results are unchanged.
     """
     results = folders.run(run)
-    records = compare.records(folders, results)
+    records, first = (compare.records(folders, found) for found in (results, folders.published))
     _check_provenance(run, records)
     machine = compare.machine_of(records)
-    if machine == compare.machine_of(compare.records(folders, folders.published)):
+    if place == compare.REPEATED:
+        _check_second_run(folders, run, records, first)
+    elif machine == compare.machine_of(first):
         raise BookError(f"{run} did not run on another machine, but on {machine}")
-    _copy_records(folders, results, folders.published / compare.OTHER_MACHINE)
+    _copy_records(folders, results, folders.published / place)
     write_parts(folders, folders.published, folders.published)
     console.print(f"published the records of {run} ({machine})", highlight=False)
 
@@ -176,22 +175,14 @@ def _check_provenance(run: str, records: compare.Records) -> None:
         )
 
 
-def _check_second_run(folders: Layout, second: Path, records: compare.Records) -> None:
-    """Check that a second run is whole, on the same machine, with the same parameters but seeds.
-
-    Args:
-        folders: Folders of the study.
-        second: Folder of the second run.
-        records: Records of the first run.
-    """
-    found, run = compare.records(folders, second), second.name
-    if missing := ", ".join(sorted(records.keys() - found.keys())):
+def _check_second_run(
+    folders: Layout, run: str, records: compare.Records, first: compare.Records
+) -> None:
+    """Check that a second run is whole, with the parameters of the first but seeds."""
+    if missing := ", ".join(sorted(first.keys() - records.keys())):
         raise BookError(f"{run} has not run {missing}", command(run))
-    _check_provenance(run, found)
-    if (machine := compare.machine_of(found)) != compare.machine_of(records):
-        raise BookError(f"{run} did not run on the same machine, but on {machine}")
     for name, chapter in chapters(folders).items():
-        if changed := compare.changed_parameters(chapter, found, records):
+        if changed := compare.changed_parameters(chapter, records, first):
             raise BookError(f"{run}: {name} ran with another {', '.join(changed)}")
 
 
