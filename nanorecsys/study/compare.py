@@ -125,6 +125,16 @@ def other_parameters(ours: Records, theirs: Records) -> str:
     return f"Its parameters differ in {'; '.join(told)}, which can change its figures." * bool(told)
 
 
+def other_seeds(ours: Records, theirs: Records) -> str:
+    """The chapters in which two runs have other random seeds, in a sentence; empty if in none."""
+    told = [
+        name
+        for name in sorted(ours.keys() & theirs.keys())
+        if any(map(is_seed, differing(ours[name].parameters, theirs[name].parameters)))
+    ]
+    return f"Its random seeds differ in {', '.join(told)}." * bool(told)
+
+
 def agreement(own: JudgedClaim, other: JudgedClaim, *, same_parameters: bool) -> str:
     """Whether a claim came out in one run as in the other; one of `OUTCOMES`.
 

@@ -51,6 +51,7 @@ def parts(folders: Layout, results: Path, *, staged: bool = False) -> dict[str, 
         return f"results/{chapter}.html#{anchor(heading)}" * (chapter in has_run)
 
     findings = {f.id: section(f.chapter, SECTIONS.get(f.id, "")) for f in protocol.findings}
+    headlines = [claim_id for ids in HEADLINES.values() for claim_id in ids if claim_id in findings]
     original = {
         f"original.{row.id}": section(row.chapter, row.section)
         for row in ORIGINAL
@@ -76,6 +77,7 @@ def parts(folders: Layout, results: Path, *, staged: bool = False) -> dict[str, 
     return {
         "machines.html": rendered("machines", older=older),
         "headlines.html": rendered("headlines", headlines=HEADLINES),
+        "by_run.html": rendered("claims", targets={name: findings[name] for name in headlines}),
         "findings.html": rendered("claims", targets=findings),
         "original.html": rendered("claims", targets=original),
         "decide.html": rendered("decide"),
@@ -95,6 +97,7 @@ def _templates() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     functions: list[Callable[..., object]] = [compare.counts, compare.machine_of, figure]
+    functions += [compare.other_seeds]
     functions += [decide.choices, decide.expected, decide.large_catalogue, decide.cached]
     found.globals |= {function.__name__: function for function in functions}
     found.globals |= {"definition": _definition, "middle": _middle, "bound": _bound}

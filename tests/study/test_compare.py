@@ -207,6 +207,27 @@ def test_the_pages_name_the_parameters_in_which_another_run_differs(mini):
     assert "Its parameters differ in 01_alpha (extra), which can change its figures." in shown
 
 
+def test_the_pages_name_the_chapters_in_which_another_run_has_other_seeds(mini):
+    first, second = mini.run("full"), mini.run("full-again")
+    for name in ("01_alpha", "02_beta"):
+        write(mini, first, name, 8.0)
+        write(mini, second, name, 8.0, seed=1000 if name == "02_beta" else 0)
+    [own, other] = pages.parts(mini, first)["machines.html"].split("<li>")[1:]
+    assert "seeds" not in own
+    assert "Its random seeds differ in 02_beta." in other
+
+
+def test_the_headlines_are_shown_run_by_run(mini, monkeypatch):
+    monkeypatch.setattr(pages, "HEADLINES", {"Beta": {"beta.total": "{:.0f}", "gone": "{}"}})
+    write(mini, mini.run("full"), "02_beta", 9.0)
+    write(mini, mini.run("full-again"), "02_beta", 11.0, seed=1000)
+    shown = BeautifulSoup(pages.parts(mini, mini.run("full"))["by_run.html"], "html.parser")
+    [row] = shown.select("tbody tr")
+    assert row["id"] == "beta.total"
+    figures = [cell.text for cell in row.find_all("td")[2:]]
+    assert figures == ["9 (9 to 9)", "holds: 11 (11 to 11) (differs)"]
+
+
 def test_a_chapter_that_the_second_run_took_from_the_first_agrees_with_nothing(mini):
     first, second = mini.run("full"), mini.run("full-again")
     write(mini, first, "01_alpha", 8.0)
@@ -225,7 +246,7 @@ def test_run_again_and_publish_both(ran):
     ran.cli("run", "--again", "--only", "01_alpha")
     assert ran.executions() == ["alpha"]
     book.publish(ran, "quick", QUIET)
-    refused(ran, "quick-again has not run 02_beta")  # a second run is of all claims
+    refused(ran, "quick-again has not run 02_beta", again=True)  # a second run is of all claims
     repeated = ran.cli("run", "--again")
     assert "data/runs/quick-again" in repeated.stdout
     assert ran.executions() == ["beta"]
@@ -237,7 +258,9 @@ def test_run_again_and_publish_both(ran):
     assert ran.executions() == []  # it is up to date
     assert ran.cli("compare", "quick-again", "--with", "quick").returncode == 0
 
-    ran.cli("publish", "quick", "--again")
+    book.publish(ran, "quick", QUIET)
+    done = ran.cli("publish", "quick", "--again")
+    assert "published the records of quick-again" in done.stdout
     repeat = ran.published / compare.REPEATED
     names = sorted(p.relative_to(repeat).as_posix() for p in repeat.rglob("*") if p.is_file())
     assert names == ["01_alpha/result.json", "02_beta/result.json"]
@@ -247,17 +270,24 @@ def test_run_again_and_publish_both(ran):
     path = second / "02_beta" / FILE
     good = path.read_text()
     path.write_text(good.replace('"extra": 0.5', '"extra": 1.0'))
-    refused(ran, "another extra")
+    refused(ran, "another extra", again=True)
+    path.write_text(good)
+    provenance(second, "02_beta", commit="abc1234+")
+    refused(ran, "quick-again: 02_beta ran with changes that were not committed", again=True)
     path.write_text(good)
     on_another_machine(second)
-    refused(ran, "quick-again did not run on the same machine")
+    ran.cli("publish", "quick", "--again")  # the pages say which
+    [own, other] = (ran.published / "machines.html").read_text().split("<li>")[1:]
+    assert " with other, " not in own
+    assert " with other, " in other
+    assert "Its random seeds differ in 01_alpha, 02_beta." in other
     path.unlink()
-    refused(ran, "quick-again has not run 02_beta")
+    refused(ran, "quick-again has not run 02_beta", again=True)
     assert (repeat / "02_beta" / FILE).exists()
     book.publish(ran, "quick", QUIET)
     assert not repeat.exists()
     shutil.rmtree(second)
-    refused(ran, "'quick-again' has no results")
+    refused(ran, "'quick-again' has no results", again=True)
 
 
 def provenance(folder, chapter, **changes):
@@ -276,14 +306,14 @@ def test_a_run_on_two_machines_is_not_published(ran):
     provenance(ran.run("quick"), "02_beta", machine=machine | {"cores": 1000})
     refused(ran, r"quick ran on more than one machine: .* cores; .* 1000 cores")
     with pytest.raises(book.BookError, match=r"on one machine: nanorecsys run quick --force"):
-        book.publish_other_machine(ran, "quick", QUIET)
+        book.publish_beside(ran, "quick", compare.OTHER_MACHINE, QUIET)
 
 
 def test_a_run_of_code_that_was_not_committed_is_not_published(ran):
     book.publish(ran, "quick", QUIET)
     shutil.copytree(ran.run("quick"), ran.run("quick-again"))
     provenance(ran.run("quick-again"), "02_beta", commit="abc1234+")
-    refused(ran, "quick-again: 02_beta ran with changes that were not committed")
+    refused(ran, "quick-again: 02_beta ran with changes that were not committed", again=True)
     provenance(ran.run("quick"), "01_alpha", commit="abc1234+")
     refused(ran, "quick: 01_alpha ran with changes that were not committed")
 
@@ -295,7 +325,6 @@ def test_publishing_that_fails_in_the_end_leaves_the_published_results(ran, monk
         raise NanorecsysError("a page is broken")
 
     monkeypatch.setattr(book, "parts", broken)
-    shutil.copytree(ran.run("quick"), ran.run("quick-again"))
     refused(ran, "a page is broken")
 
 
@@ -340,12 +369,19 @@ def test_the_check_refuses_other_definitions_in_a_second_run(ran):
     assert "replace book/results/again with a new publication, or delete it" in problem
 
 
-def refused(folders, message):
-    """Publishing with the second run fails, and changes nothing, although the run has changed."""
+def publish(folders, *, again):
+    if again:
+        book.publish_beside(folders, "quick-again", compare.REPEATED, QUIET)
+    else:
+        book.publish(folders, "quick", QUIET)
+
+
+def refused(folders, message, *, again=False):
+    """Publishing a run, or its second run, fails and changes nothing, although it has changed."""
     (folders.published / "01_alpha.ipynb").write_text("published")
     before = {path: path.read_bytes() for path in folders.root.glob("book/**/*.*")}
     with pytest.raises(NanorecsysError, match=message):
-        book.publish(folders, "quick", QUIET, again=True)
+        publish(folders, again=again)
     assert {path: path.read_bytes() for path in folders.root.glob("book/**/*.*")} == before
 
 
@@ -360,10 +396,10 @@ def on_another_machine(folder):
 def test_a_run_on_another_machine_is_published_beside_the_results(ran, finished):
     place = ran.published / compare.OTHER_MACHINE
     with pytest.raises(compare.CompareError, match="'published' has no results"):
-        book.publish_other_machine(ran, "quick", QUIET)
+        book.publish_beside(ran, "quick", compare.OTHER_MACHINE, QUIET)
     book.publish(ran, "quick", QUIET)
     with pytest.raises(book.BookError, match="quick did not run on another machine"):
-        book.publish_other_machine(ran, "quick", QUIET)
+        book.publish_beside(ran, "quick", compare.OTHER_MACHINE, QUIET)
     assert not place.exists()
 
     on_another_machine(ran.run("quick"))
@@ -399,5 +435,5 @@ def test_publishing_a_run_that_does_not_exist_leaves_nothing(mini):
     with pytest.raises(compare.CompareError, match="'quicker' has no results"):
         book.publish(mini, "quicker", QUIET)
     with pytest.raises(compare.CompareError, match="'quicker' has no results"):
-        book.publish_other_machine(mini, "quicker", QUIET)
+        book.publish_beside(mini, "quicker", compare.OTHER_MACHINE, QUIET)
     assert not mini.run("quicker").exists()
