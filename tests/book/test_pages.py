@@ -49,7 +49,7 @@ PAGES = [
 ]
 
 
-PARTS = ("machines", "headlines", "findings", "original", "decide")
+PARTS = ("machines", "headlines", "by_run", "findings", "original", "decide")
 PARTS += ("definitions", "families", "rows", "amendments")
 MOST_BYTES = 3_500_000  # weight limit of a page with its scripts and figures
 # Code lines that run out of their boxes, and tables that are cut off.
