@@ -1,6 +1,7 @@
 """Comparing runs: what agrees on another machine, differs or changes its verdict; a second run."""
 
 import json
+import re
 import shutil
 
 import msgspec
@@ -346,6 +347,15 @@ def test_the_claims_page_has_a_column_for_each_published_machine(mini):
     assert alpha.find_all("td")[1].a["href"].startswith("results/01_alpha.html#")
     machines = pages.parts(mini, mini.published)["machines.html"]
     assert "<b>second run</b>: a CPU, 2 cores; 2 claims: differs 2." in machines
+
+
+def test_the_pages_tell_how_often_the_generator_of_each_load_test_was_late():
+    folders = layout()
+    shown = pages.parts(folders, folders.published)["machines.html"]
+    places = [folders.published, *(folders.published / name for name in compare.TITLES)]
+    records = [compare.records(folders, place) for place in places if place.is_dir()]
+    late = [str(found["06_loadtest"].result.void_runs) for found in records]
+    assert re.findall(r"late in\s+(\d+) runs", shown) == late
 
 
 def test_an_older_record_of_another_machine_stays_and_says_so(ran):
